@@ -1,0 +1,111 @@
+//! Time as the core sees it: values handed in, never read.
+//!
+//! Two clocks, never mixed: [`Mono`] orders and measures (it cannot be set back and does not
+//! advance in suspend, as the watched processes do not), `SystemTime` only labels things for people.
+//! The shell's edges call [`Mono::now`]; everything inwards takes it as an argument.
+
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+/// A point on `CLOCK_MONOTONIC`: nanoseconds since boot. It means the same in every process of one boot,
+/// so it may be stored, together with the boot id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Mono(u64);
+
+impl Mono {
+    /// Reads the clock.
+    pub fn now() -> Mono {
+        let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        Mono(t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64)
+    }
+
+    pub const fn from_nanos(nanos: u64) -> Mono {
+        Mono(nanos)
+    }
+
+    pub const fn from_millis(millis: u64) -> Mono {
+        Mono(millis * 1_000_000)
+    }
+
+    pub const fn from_secs(secs: u64) -> Mono {
+        Mono(secs * 1_000_000_000)
+    }
+
+    pub const fn as_nanos(self) -> u64 {
+        self.0
+    }
+
+    /// Time passed since `earlier`; zero if `earlier` is later.
+    pub const fn since(self, earlier: Mono) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+
+    /// The wall-clock time of this point, given one moment read on both clocks.
+    pub fn to_wall(self, (mono, wall): (Mono, SystemTime)) -> SystemTime {
+        if self <= mono { wall - mono.since(self) } else { wall + self.since(mono) }
+    }
+}
+
+impl std::ops::Add<Duration> for Mono {
+    type Output = Mono;
+    fn add(self, d: Duration) -> Mono {
+        Mono(self.0.saturating_add(u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)))
+    }
+}
+
+impl std::ops::Sub<Duration> for Mono {
+    type Output = Mono;
+    fn sub(self, d: Duration) -> Mono {
+        Mono(self.0.saturating_sub(u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)))
+    }
+}
+
+/// `20261123T081336Z`: UTC to the second, sortable, fit for a file name.
+pub fn compact_utc(t: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(t).to_string().replace(['-', ':'], "")
+}
+
+/// `2026-11-23T08:13:36.123Z`.
+pub fn rfc3339_millis(t: SystemTime) -> String {
+    humantime::format_rfc3339_millis(t).to_string()
+}
+
+/// A duration as a person writes it, to two units: `1h 5m`, `3s`, `250ms`, `0s`.
+pub fn human(d: Duration) -> String {
+    let d = if d >= Duration::from_secs(10) {
+        Duration::from_secs((d.as_secs_f64()).round() as u64)
+    } else {
+        Duration::from_millis(d.as_millis() as u64)
+    };
+    let full = humantime::format_duration(d).to_string();
+    full.split(' ').take(2).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bundle_stamp_is_compact_utc() {
+        let t = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_421_616);
+        assert_eq!(compact_utc(t), "20261123T081336Z");
+    }
+
+    #[test]
+    fn a_point_before_the_anchor_is_earlier_on_the_wall() {
+        let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000);
+        let anchor = (Mono::from_secs(50), wall);
+        assert_eq!(Mono::from_secs(40).to_wall(anchor), wall - Duration::from_secs(10));
+        assert_eq!(Mono::from_secs(55).to_wall(anchor), wall + Duration::from_secs(5));
+    }
+
+    #[test]
+    fn durations_read_like_speech() {
+        assert_eq!(human(Duration::from_secs(3_905)), "1h 5m");
+        assert_eq!(human(Duration::from_millis(250)), "250ms");
+        assert_eq!(human(Duration::from_nanos(12_000_000_123)), "12s");
+        assert_eq!(human(Duration::ZERO), "0s");
+    }
+}
