@@ -1,4 +1,11 @@
-//! What is remembered of an instance's RSS.
+//! What is remembered of an instance's RSS: enough for the rules and for an hour of timeline, in a few KiB.
+//!
+//! Readings are thinned into buckets of fixed width as they arrive. A bucket of the rules' tiers holds
+//! the mean (noise cancels), one of the timeline holds the maximum (peaks are what people look for). The last few readings are
+//! kept as they are. A series belongs to one life of one process: whoever sees a new process starts a new series.
+
+use std::collections::VecDeque;
+use std::time::Duration;
 
 use crate::clock::Mono;
 
@@ -7,4 +14,352 @@ use crate::clock::Mono;
 pub struct Sample {
     pub at: Mono,
     pub rss: u64,
+}
+
+/// Readings kept unthinned.
+const RECENT: usize = 16;
+/// Buckets that a rule's window is cut into, unless polling is coarser.
+const WINDOW_BUCKETS: u32 = 40;
+/// The timeline's bucket: 15 s, 240 of them in an hour.
+const TIMELINE_WIDTH: Duration = Duration::from_secs(15);
+const TIMELINE_SPAN: Duration = Duration::from_secs(3600);
+/// Share of a window's buckets that must hold a reading before a slope over it means anything.
+const MIN_COVERAGE: f64 = 0.8;
+
+/// A fitted line.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Line {
+    /// Median of the slopes of all pairs of buckets (Theil–Sen): up to 29 % of outliers do not move it.
+    pub bytes_per_second: f64,
+}
+
+/// Why there is no line over a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooFew {
+    pub have: usize,
+    pub need: usize,
+}
+
+/// RSS over a sliding window, in [`WINDOW_BUCKETS`] means.
+#[derive(Clone, Debug)]
+pub struct Window {
+    span: Duration,
+    buckets: Thinned,
+}
+
+impl Window {
+    /// `interval` is how often readings come: a bucket is never narrower.
+    pub fn new(span: Duration, interval: Duration) -> Window {
+        let width = (span / WINDOW_BUCKETS).max(interval);
+        let count = span.as_nanos().div_ceil(width.as_nanos().max(1)) as usize;
+        Window { span, buckets: Thinned::new(width, count.max(2), Keep::Mean) }
+    }
+
+    pub fn span(&self) -> Duration {
+        self.span
+    }
+
+    /// Takes a reading; true if that closed a bucket, which is when a line can have changed.
+    pub fn push(&mut self, sample: Sample) -> bool {
+        self.buckets.push(sample)
+    }
+
+    /// The robust line over the window that ends at `now`, once at least 80 % of it are sampled.
+    pub fn line(&self, now: Mono) -> Result<Line, TooFew> {
+        let points: Vec<Sample> = self.sampled(now)?.collect();
+        Ok(Line { bytes_per_second: theil_sen(&points) })
+    }
+
+    /// Highest minus lowest bucket, bytes. No robust line over the sampled part can rise by more,
+    /// so this spares the flat their quadratic fit.
+    pub fn range(&self, now: Mono) -> Result<u64, TooFew> {
+        let (min, max) = self.sampled(now)?.fold((u64::MAX, 0), |(lo, hi), p| (lo.min(p.rss), hi.max(p.rss)));
+        Ok(max.saturating_sub(min))
+    }
+
+    fn sampled(&self, now: Mono) -> Result<impl Iterator<Item = Sample>, TooFew> {
+        // the newest bucket is still filling, so the window ends at the last one closed
+        let from = now - self.span - self.buckets.width;
+        let points = self.buckets.closed().filter(move |p| p.at >= from);
+        let have = points.clone().count();
+        let need = ((self.buckets.capacity as f64 * MIN_COVERAGE).ceil() as usize).max(2);
+        if have < need { Err(TooFew { have, need }) } else { Ok(points) }
+    }
+}
+
+/// Median of the slopes (bytes per second) of all pairs of points with distinct times; 0 for fewer than two.
+pub fn theil_sen(points: &[Sample]) -> f64 {
+    let mut slopes = Vec::with_capacity(points.len() * points.len().saturating_sub(1) / 2);
+    for (i, a) in points.iter().enumerate() {
+        for b in &points[i + 1..] {
+            let seconds = b.at.since(a.at).as_secs_f64();
+            if seconds > 0.0 {
+                slopes.push((b.rss as f64 - a.rss as f64) / seconds);
+            }
+        }
+    }
+    if slopes.is_empty() {
+        return 0.0;
+    }
+    let middle = slopes.len() / 2;
+    let (_, median, _) = slopes.select_nth_unstable_by(middle, f64::total_cmp);
+    *median
+}
+
+/// An instance's memory of itself: raw recent readings and the thinned hour.
+#[derive(Clone, Debug)]
+pub struct Series {
+    recent: VecDeque<Sample>,
+    timeline: Thinned,
+}
+
+impl Default for Series {
+    fn default() -> Series {
+        Series::new()
+    }
+}
+
+impl Series {
+    pub fn new() -> Series {
+        let buckets = (TIMELINE_SPAN.as_secs() / TIMELINE_WIDTH.as_secs()) as usize;
+        Series { recent: VecDeque::with_capacity(RECENT), timeline: Thinned::new(TIMELINE_WIDTH, buckets, Keep::Max) }
+    }
+
+    pub fn push(&mut self, sample: Sample) {
+        if self.recent.len() == RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(sample);
+        self.timeline.push(sample);
+    }
+
+    pub fn last(&self) -> Option<Sample> {
+        self.recent.back().copied()
+    }
+
+    /// Slope of the last few readings, bytes per second: quick to see a jump, and as easily fooled by one.
+    /// `None` with fewer than two readings.
+    pub fn recent_slope(&self) -> Option<f64> {
+        let last: Vec<Sample> = self.recent.iter().rev().take(5).rev().copied().collect();
+        (last.len() >= 2).then(|| theil_sen(&last))
+    }
+
+    /// The last hour, oldest first: thinned, then the recent readings as they were.
+    pub fn timeline(&self) -> Vec<Sample> {
+        let raw_from = self.recent.front().map_or(Mono::default(), |s| s.at);
+        self.timeline.closed().take_while(|p| p.at < raw_from).chain(self.recent.iter().copied()).collect()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Keep {
+    Mean,
+    Max,
+}
+
+/// Readings thinned to one per bucket; the newest `capacity` closed buckets are kept.
+#[derive(Clone, Debug)]
+struct Thinned {
+    width: Duration,
+    capacity: usize,
+    keep: Keep,
+    /// Times of points are offsets from here.
+    base: Mono,
+    points: VecDeque<Point>,
+    open: Option<Open>,
+}
+
+/// Eight bytes a bucket: centiseconds since the base, and pages of 4 KiB (16 TiB at most).
+#[derive(Clone, Copy, Debug)]
+struct Point {
+    centis: u32,
+    pages: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    number: u64,
+    first: Mono,
+    last: Mono,
+    sum: u128,
+    count: u32,
+    max: Sample,
+}
+
+impl Thinned {
+    fn new(width: Duration, capacity: usize, keep: Keep) -> Thinned {
+        Thinned { width, capacity, keep, base: Mono::default(), points: VecDeque::new(), open: None }
+    }
+
+    /// Returns whether a bucket was closed.
+    fn push(&mut self, sample: Sample) -> bool {
+        let number = sample.at.as_nanos() / self.width.as_nanos().max(1) as u64;
+        let mut closed = false;
+        match &mut self.open {
+            Some(open) if open.number == number => {
+                open.last = sample.at;
+                open.sum += u128::from(sample.rss);
+                open.count += 1;
+                if sample.rss > open.max.rss {
+                    open.max = sample;
+                }
+            }
+            open => {
+                let fresh = Open { number, first: sample.at, last: sample.at, sum: sample.rss.into(), count: 1, max: sample };
+                if let Some(done) = open.replace(fresh) {
+                    self.close(done);
+                    closed = true;
+                }
+            }
+        }
+        closed
+    }
+
+    fn close(&mut self, bucket: Open) {
+        let sample = match self.keep {
+            Keep::Max => bucket.max,
+            Keep::Mean => Sample {
+                at: bucket.first + bucket.last.since(bucket.first) / 2,
+                rss: (bucket.sum / u128::from(bucket.count.max(1))) as u64,
+            },
+        };
+        if self.points.len() >= self.capacity {
+            self.points.pop_front();
+        }
+        if self.points.is_empty() {
+            self.base = sample.at;
+        }
+        let mut centis = centis_since(self.base, sample.at);
+        if centis > u64::from(u32::MAX / 2) {
+            centis = self.rebase(sample.at);
+        }
+        self.points.push_back(Point {
+            centis: u32::try_from(centis).unwrap_or(u32::MAX),
+            pages: u32::try_from(sample.rss >> 12).unwrap_or(u32::MAX),
+        });
+    }
+
+    /// After most of a year the offsets would overflow: counts them from the oldest point instead.
+    fn rebase(&mut self, newest: Mono) -> u64 {
+        let shift = self.points.front().map_or(0, |p| p.centis);
+        self.base = self.base + Duration::from_millis(u64::from(shift) * 10);
+        self.points.iter_mut().for_each(|p| p.centis -= shift);
+        centis_since(self.base, newest)
+    }
+
+    fn closed(&self) -> impl Iterator<Item = Sample> + Clone {
+        let base = self.base;
+        self.points
+            .iter()
+            .map(move |p| Sample { at: base + Duration::from_millis(u64::from(p.centis) * 10), rss: u64::from(p.pages) << 12 })
+    }
+}
+
+fn centis_since(base: Mono, at: Mono) -> u64 {
+    (at.since(base).as_millis() / 10) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::ByteSize;
+
+    const MIB: u64 = 1 << 20;
+
+    fn at(seconds: f64, mib: f64) -> Sample {
+        Sample { at: Mono::from_nanos((seconds * 1e9) as u64 + 1_000_000_000_000), rss: (mib * MIB as f64) as u64 }
+    }
+
+    fn filled(span: u64, seconds: u64, f: impl Fn(f64) -> f64) -> (Window, Mono) {
+        let mut w = Window::new(Duration::from_secs(span), Duration::from_secs(1));
+        for s in 0..=seconds {
+            w.push(at(s as f64, f(s as f64)));
+        }
+        (w, at(seconds as f64, 0.0).at)
+    }
+
+    fn mib_per_s(line: Line) -> f64 {
+        line.bytes_per_second / MIB as f64
+    }
+
+    #[test]
+    fn a_steady_leak_has_its_slope() {
+        let (w, now) = filled(600, 700, |s| 100.0 + s * 0.5);
+        assert!((mib_per_s(w.line(now).unwrap()) - 0.5).abs() < 0.01);
+    }
+
+    #[test]
+    fn a_quarter_of_outliers_does_not_move_the_slope() {
+        let (w, now) = filled(600, 700, |s| if s % 60.0 < 15.0 { 2000.0 } else { 300.0 });
+        assert!(mib_per_s(w.line(now).unwrap()).abs() < 0.05);
+    }
+
+    #[test]
+    fn a_step_at_the_end_is_no_slope_yet() {
+        let (w, now) = filled(600, 700, |s| if s < 690.0 { 300.0 } else { 600.0 });
+        assert_eq!(mib_per_s(w.line(now).unwrap()), 0.0);
+    }
+
+    #[test]
+    fn no_line_before_four_fifths_of_the_window() {
+        let (w, now) = filled(100, 70, |s| s);
+        assert!(w.line(now).is_err());
+        let (w, now) = filled(100, 90, |s| s);
+        assert!(w.line(now).is_ok());
+    }
+
+    #[test]
+    fn a_gap_of_more_than_a_fifth_silences_the_line() {
+        let mut w = Window::new(Duration::from_secs(100), Duration::from_secs(1));
+        for s in (0..150).chain(180..200) {
+            w.push(at(s as f64, 100.0));
+        }
+        assert!(w.line(at(200.0, 0.0).at).is_err());
+    }
+
+    #[test]
+    fn old_buckets_leave_the_window() {
+        let (w, _) = filled(60, 100, |s| s * 10.0);
+        assert!(w.line(at(1000.0, 0.0).at).is_err(), "a line must not be drawn through samples of another time");
+    }
+
+    #[test]
+    fn recent_slope_needs_two_readings() {
+        let mut s = Series::new();
+        assert_eq!(s.recent_slope(), None);
+        s.push(at(0.0, 100.0));
+        assert_eq!(s.recent_slope(), None);
+        s.push(at(1.0, 120.0));
+        assert_eq!(s.recent_slope(), Some((20 * MIB) as f64));
+    }
+
+    #[test]
+    fn the_timeline_holds_an_hour_in_order_and_keeps_peaks() {
+        let mut s = Series::new();
+        for t in 0..10_000 {
+            s.push(at(t as f64, if t == 8_000 { 999.0 } else { 100.0 }));
+        }
+        let line = s.timeline();
+        assert!(line.windows(2).all(|w| w[0].at < w[1].at));
+        let span = line[line.len() - 1].at.since(line[0].at);
+        assert!(span >= Duration::from_secs(3590), "{span:?}");
+        assert!(line.iter().any(|p| p.rss == 999 * MIB));
+        assert!(line.len() < 300);
+    }
+
+    #[test]
+    fn the_timeline_survives_years() {
+        let mut s = Series::new();
+        let year = 365.0 * 86_400.0;
+        for i in 0..2_000 {
+            s.push(at(f64::from(i) * year / 200.0, 100.0));
+        }
+        let line = s.timeline();
+        assert!(line.windows(2).all(|w| w[0].at < w[1].at));
+    }
+
+    #[test]
+    fn an_hour_of_an_instance_fits_in_a_few_kib() {
+        assert!(240 * size_of::<Point>() + RECENT * size_of::<Sample>() < ByteSize::kib(3).0 as usize);
+    }
 }
