@@ -16,6 +16,8 @@ pub mod clock;
 pub mod units;
 
 pub mod config;
+pub mod incident;
+pub mod roster;
 pub mod series;
 pub mod target;
 pub mod trigger;

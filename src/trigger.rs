@@ -210,35 +210,43 @@ impl Detector {
     /// The rule that has held long enough as of the last reading, with its numbers.
     pub fn fired(&self, levels: &Levels) -> Option<Fired> {
         let last = self.series.last()?;
-        let held = |since: Option<Mono>| since.is_some_and(|s| last.at.since(s) >= levels.hold);
-        if held(self.above_since) {
-            return self.threshold_fired(last, levels, format!("for {}", clock::human(levels.hold)));
-        }
-        if held(self.eta.as_ref().and_then(|t| t.since)) {
-            return self.eta_fired(last, levels);
-        }
-        if held(self.slope.as_ref().and_then(|t| t.since)) {
-            return self.slope_fired(last, levels);
-        }
-        self.cut_short(last, levels)
+        let held = |since: &Mono| last.at.since(*since) >= levels.hold;
+        let how_long = || format!("for {}", clock::human(levels.hold));
+        self.pick(last, levels, held, how_long).or_else(|| self.cut_short(last, levels))
+    }
+
+    /// The next stage of the threshold, once it has held long enough. Slopes do not escalate.
+    pub fn fired_stage(&self, levels: &Levels) -> Option<Fired> {
+        self.fired(levels).filter(|f| f.trigger == Trigger::Threshold)
+    }
+
+    /// What was pending when the process went away, with its numbers.
+    pub fn unfinished(&self, levels: &Levels) -> Option<Fired> {
+        let last = self.series.last()?;
+        self.pick(last, levels, |_| true, || "when the process ended".into())
     }
 
     /// `for` must not outlast the process: at the slope of the last readings, would the limit come first?
     fn cut_short(&self, last: Sample, levels: &Levels) -> Option<Fired> {
         let since = self.pending_since()?;
         let left = levels.hold.saturating_sub(last.at.since(since)).max(levels.interval);
-        let reached = time_to(levels.limit?, last.rss, self.series.recent_slope()?)?;
-        if reached > left {
-            return None;
+        let reached = time_to(levels.limit?, last.rss, self.series.recent_slope()?).filter(|t| *t <= left)?;
+        let why = || format!("not waiting {}: the limit would be reached in {}", clock::human(levels.hold), clock::human(reached));
+        self.pick(last, levels, |_| true, why)
+    }
+
+    /// The first rule whose condition has been met since a time that is `enough`.
+    fn pick(&self, last: Sample, levels: &Levels, enough: impl Fn(&Mono) -> bool, how_long: impl FnOnce() -> String) -> Option<Fired> {
+        let met = |tracked: &Option<Tracked>| tracked.as_ref().and_then(|t| t.since).filter(&enough).is_some();
+        if self.above_since.filter(&enough).is_some() {
+            self.threshold_fired(last, levels, how_long())
+        } else if met(&self.eta) {
+            self.eta_fired(last, levels)
+        } else if met(&self.slope) {
+            self.slope_fired(last, levels)
+        } else {
+            None
         }
-        if self.above_since.is_some() {
-            let why = format!("now; not waiting {}, the limit would be reached in {}", clock::human(levels.hold), clock::human(reached));
-            return self.threshold_fired(last, levels, why);
-        }
-        if self.eta.as_ref().is_some_and(|t| t.since.is_some()) {
-            return self.eta_fired(last, levels);
-        }
-        self.slope_fired(last, levels)
     }
 
     fn threshold_fired(&self, last: Sample, levels: &Levels, how_long: String) -> Option<Fired> {

@@ -1,0 +1,452 @@
+//! One incident, one bundle: the state machine of a watched instance, and the budget that all share.
+//!
+//! Pure. A [`Slot`] is the place that one instance of a target sits in; a process that takes over from a dead one takes over its
+//! slot, so that a crash loop stays one cooldown. The shell feeds it readings and outcomes, asks the [`Budget`], and does what
+//! the [`Order`]s say.
+//!
+//! ```text
+//!              arrive               rule met             held `for`, admitted
+//!  waiting ────────────> armed ──────────────> pending ──────────────────────> capturing
+//!     ^                 (warming)  <──────────    │  budget says no: throttled      │
+//!     │                    ^        not met any   │  process ends: captured dead    │ evidence saved    nothing saved
+//!     │ gone               │        more          v                                 v                        │
+//!     └──────────────── cooldown <────────────────────────────────────────────── open <── retry, backoff <──┘
+//!                          └─ until the cooldown has passed     RSS < rearm, or      └─ next stage, escalate: part n+1
+//!                                                               process replaced
+//! ```
+//!
+//! The cooldown is counted from the firing and belongs to the slot, not to the process. `blind` (RSS unreadable) can overlay any
+//! state but capturing.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::{self, Mono};
+use crate::config::Rules;
+use crate::series::{Sample, Series};
+use crate::target::InstanceId;
+use crate::trigger::{Detector, Fired, Levels};
+use crate::units::ByteSize;
+
+/// Where a slot stands, by SPEC's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    Waiting,
+    Warming,
+    Armed,
+    Pending,
+    Capturing,
+    Open,
+    Cooldown,
+    Throttled,
+    Blind,
+}
+
+impl State {
+    pub const fn name(self) -> &'static str {
+        match self {
+            State::Waiting => "waiting",
+            State::Warming => "warming",
+            State::Armed => "armed",
+            State::Pending => "pending",
+            State::Capturing => "capturing",
+            State::Open => "open",
+            State::Cooldown => "cooldown",
+            State::Throttled => "throttled",
+            State::Blind => "blind",
+        }
+    }
+}
+
+/// A capture that is due. The shell answers with [`Slot::admitted`] or [`Slot::refused`]; unanswered, it comes again with the
+/// next reading.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Order {
+    /// The open incident's id; `None` opens one.
+    pub incident: Option<String>,
+    pub part: u32,
+    pub fired: Fired,
+}
+
+/// An incident as it is kept, in memory and on disk.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Incident {
+    pub id: String,
+    /// Parts captured or being captured.
+    pub part: u32,
+    /// Stages of the threshold reached when the last part fired.
+    pub stages: usize,
+    /// Below this RSS the incident is over.
+    pub rearm_below: u64,
+    pub fired: Fired,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Phase {
+    Watching,
+    /// `of` tells a capture's process from one that took its place meanwhile.
+    Capturing {
+        fired_at: Mono,
+        of: Option<InstanceId>,
+        attempts: u32,
+    },
+    Open,
+    /// Nothing could be saved.
+    Retrying {
+        at: Mono,
+        attempts: u32,
+        why: String,
+    },
+}
+
+/// Backoff after a capture that saved nothing: 5 s, doubled each time, at most 5 min.
+fn backoff(attempts: u32) -> Duration {
+    Duration::from_secs(5 << attempts.min(6)).min(Duration::from_secs(300))
+}
+
+/// How a capture ended, as far as the incident cares.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Captured {
+    /// At least something was saved.
+    Evidence,
+    /// Nothing was, and why.
+    Nothing(String),
+}
+
+/// The place of one instance.
+#[derive(Clone, Debug)]
+pub struct Slot {
+    life: Option<Life>,
+    phase: Phase,
+    incident: Option<Incident>,
+    cooldown_until: Option<Mono>,
+    throttled: Option<String>,
+    blind: Option<String>,
+}
+
+/// One process in a slot.
+#[derive(Clone, Debug)]
+struct Life {
+    id: InstanceId,
+    detector: Detector,
+    warming: bool,
+}
+
+impl Default for Slot {
+    fn default() -> Slot {
+        Slot { life: None, phase: Phase::Watching, incident: None, cooldown_until: None, throttled: None, blind: None }
+    }
+}
+
+impl Slot {
+    pub fn instance(&self) -> Option<InstanceId> {
+        self.life.as_ref().map(|l| l.id)
+    }
+
+    pub fn series(&self) -> Option<&Series> {
+        self.life.as_ref().map(|l| l.detector.series())
+    }
+
+    pub fn slope(&self) -> Option<f64> {
+        self.life.as_ref().and_then(|l| l.detector.slope())
+    }
+
+    pub fn incident(&self) -> Option<&Incident> {
+        self.incident.as_ref()
+    }
+
+    pub fn is_capturing(&self) -> bool {
+        matches!(self.phase, Phase::Capturing { .. })
+    }
+
+    /// When the next capture may be at the earliest, while a cooldown runs.
+    pub fn cooldown_until(&self, now: Mono) -> Option<Mono> {
+        self.cooldown_until.filter(|t| *t > now)
+    }
+
+    /// Has this slot anything that outlives its process?
+    pub fn is_spent(&self, now: Mono) -> bool {
+        self.life.is_none() && self.phase == Phase::Watching && self.cooldown_until(now).is_none()
+    }
+
+    /// A process takes the place. An incident of another process is over, its cooldown is not.
+    pub fn arrive(&mut self, id: InstanceId, rules: &Rules, interval: Duration) {
+        self.blind = None;
+        self.throttled = None;
+        self.life = Some(Life { id, detector: Detector::new(rules, interval), warming: true });
+        if matches!(self.phase, Phase::Open | Phase::Retrying { .. }) {
+            self.phase = Phase::Watching;
+            self.incident = None;
+        }
+    }
+
+    /// Changed rules for the same process: its series, incident and cooldown stay.
+    pub fn change_rules(&mut self, rules: &Rules, interval: Duration) {
+        if let Some(life) = self.life.take() {
+            self.life = Some(Life { detector: life.detector.with_rules(rules, interval), ..life });
+        }
+    }
+
+    /// A reading of the instance's RSS; `age` is how long its process had been running.
+    pub fn observe(&mut self, sample: Sample, age: Duration, levels: &Levels, rules: &Rules) -> Option<Order> {
+        let life = self.life.as_mut()?;
+        self.blind = None;
+        life.warming = age < rules.warmup;
+        let captured = self.incident.as_ref().filter(|_| self.phase == Phase::Open);
+        life.detector.observe(sample, age, levels, captured.map_or(0, |i| i.stages));
+
+        let recovered = self.incident.as_ref().is_some_and(|i| sample.rss < i.rearm_below);
+        match &self.phase {
+            Phase::Capturing { .. } => None,
+            Phase::Open | Phase::Retrying { .. } if recovered => {
+                self.close();
+                None
+            }
+            Phase::Open => {
+                let fired = life.detector.fired_stage(levels).filter(|_| rules.escalate);
+                self.order(fired, 1)
+            }
+            Phase::Retrying { at, .. } if sample.at >= *at => {
+                let fired = self.incident.as_ref().map(|i| i.fired.clone());
+                self.order(fired, 0)
+            }
+            Phase::Retrying { .. } => None,
+            Phase::Watching if self.cooldown_until.is_some_and(|t| sample.at < t) => None,
+            Phase::Watching => {
+                let fired = life.detector.fired(levels);
+                self.order(fired, 1)
+            }
+        }
+    }
+
+    fn order(&mut self, fired: Option<Fired>, step: u32) -> Option<Order> {
+        if fired.is_none() {
+            self.throttled = None;
+        }
+        let incident = self.incident.as_ref();
+        Some(Order { incident: incident.map(|i| i.id.clone()), part: incident.map_or(0, |i| i.part) + step, fired: fired? })
+    }
+
+    /// The order is being carried out, under this incident id.
+    pub fn admitted(&mut self, order: &Order, id: String, levels: &Levels, rules: &Rules, now: Mono) {
+        // an incident above a stage of the threshold is not over before RSS is below that stage too
+        let lowest = levels.stages.first().map_or(u64::MAX, |s| s.bytes);
+        let level = if order.fired.rss_bytes >= lowest { order.fired.level_bytes.min(lowest) } else { order.fired.level_bytes };
+        self.throttled = None;
+        self.phase = Phase::Capturing { fired_at: now, of: self.instance(), attempts: self.attempts() };
+        self.incident = Some(Incident {
+            id,
+            part: order.part,
+            stages: levels.stages_reached(order.fired.rss_bytes),
+            rearm_below: rules.rearm.of(level),
+            fired: order.fired.clone(),
+        });
+    }
+
+    /// The budget said no; the order comes again while its rule holds.
+    pub fn refused(&mut self, why: String) {
+        self.throttled = Some(why);
+    }
+
+    /// The capture ended.
+    pub fn captured(&mut self, result: Captured, rules: &Rules, now: Mono) {
+        let Phase::Capturing { fired_at, of, attempts } = self.phase else { return };
+        self.phase = match result {
+            Captured::Evidence => {
+                self.cooldown_until = Some(fired_at + rules.cooldown);
+                Phase::Open
+            }
+            Captured::Nothing(why) => Phase::Retrying { at: now + backoff(attempts), attempts: attempts + 1, why },
+        };
+        if self.life.is_none() || self.instance() != of {
+            self.close();
+        }
+    }
+
+    /// RSS could not be read, though the process is there.
+    pub fn blind(&mut self, why: String) {
+        self.blind = Some(why);
+        if let Some(life) = &mut self.life {
+            life.detector.interrupt();
+        }
+    }
+
+    /// The process is gone. If a rule was pending, what is left of it is still worth a bundle. The series stays until the place
+    /// is taken or [`Slot::vacate`]d.
+    pub fn gone(&mut self, levels: &Levels, now: Mono) -> Option<Order> {
+        let life = self.life.as_ref()?;
+        match &self.phase {
+            Phase::Watching if self.cooldown_until(now).is_none() => {
+                let fired = life.detector.unfinished(levels);
+                self.order(fired, 1)
+            }
+            Phase::Retrying { .. } => {
+                let fired = self.incident.as_ref().map(|i| i.fired.clone());
+                self.order(fired, 0)
+            }
+            _ => None,
+        }
+    }
+
+    /// Empties the place; a running capture goes on, an open incident is over.
+    pub fn vacate(&mut self) {
+        self.life = None;
+        self.blind = None;
+        self.throttled = None;
+        if !self.is_capturing() {
+            self.close();
+        }
+    }
+
+    fn close(&mut self) {
+        self.phase = Phase::Watching;
+        self.incident = None;
+        self.throttled = None;
+    }
+
+    /// How often the current incident's capture has saved nothing.
+    fn attempts(&self) -> u32 {
+        match self.phase {
+            Phase::Retrying { attempts, .. } => attempts,
+            _ => 0,
+        }
+    }
+
+    /// State, and the reason in words.
+    pub fn state(&self, levels: &Levels, now: Mono) -> (State, String) {
+        let left = |until: Mono| clock::human(until.since(now));
+        let cooldown = self.cooldown_until(now);
+        if let (Phase::Capturing { .. }, Some(incident)) = (&self.phase, &self.incident) {
+            return (State::Capturing, incident.fired.reason.clone());
+        }
+        if let Some(why) = &self.blind {
+            return (State::Blind, why.clone());
+        }
+        let Some(life) = &self.life else {
+            let also = cooldown.map_or(String::new(), |t| format!("; no capture for another {}", left(t)));
+            return (State::Waiting, format!("no process matches{also}"));
+        };
+        match (&self.phase, &self.incident, cooldown) {
+            (Phase::Open, Some(incident), _) => {
+                let rearm = ByteSize(incident.rearm_below);
+                let also = cooldown.map_or(String::new(), |t| format!(", and for another {}", left(t)));
+                (State::Open, format!("captured; over once RSS falls below {rearm}, armed again after that{also}"))
+            }
+            (Phase::Retrying { at, why, .. }, ..) => (State::Pending, format!("nothing could be saved: {why}; next try in {}", left(*at))),
+            (_, _, Some(until)) => (State::Cooldown, format!("recovered; armed again in {}", left(until))),
+            _ => match (&self.throttled, life.detector.pending_since()) {
+                (Some(why), _) => (State::Throttled, why.clone()),
+                (None, Some(since)) => {
+                    let held = clock::human(now.since(since));
+                    let words = life.detector.standing(levels);
+                    (State::Pending, format!("{words}; holding for {held} of {}", clock::human(levels.hold)))
+                }
+                (None, None) if life.warming => (State::Warming, life.detector.standing(levels)),
+                (None, None) => (State::Armed, life.detector.standing(levels)),
+            },
+        }
+    }
+
+    /// What must outlive memtrap; `None` if nothing.
+    pub fn save(&self, now: Mono) -> Option<SavedSlot> {
+        let cooldown_left = self.cooldown_until(now).map(|t| t.since(now));
+        (self.incident.is_some() || cooldown_left.is_some()).then(|| SavedSlot {
+            instance: self.instance(),
+            incident: self.incident.clone(),
+            capturing: self.is_capturing(),
+            cooldown_left,
+        })
+    }
+
+    /// Takes a stored slot up again. `elapsed` is the time since it was stored. An incident continues only if its process is
+    /// still there, so the place is taken by the process that had it: the caller confirms it or vacates it.
+    pub fn restore(saved: SavedSlot, elapsed: Duration, rules: &Rules, interval: Duration, now: Mono) -> Slot {
+        let life = saved.instance.map(|id| Life { id, detector: Detector::new(rules, interval), warming: true });
+        let left = saved.cooldown_left.map(|left| left.saturating_sub(elapsed));
+        // interrupted while capturing: its partial bundle is what this incident got
+        let cooldown = if saved.capturing { Some(rules.cooldown.saturating_sub(elapsed)) } else { left };
+        let open = life.is_some() && saved.incident.is_some();
+        Slot {
+            life,
+            phase: if open { Phase::Open } else { Phase::Watching },
+            incident: saved.incident.filter(|_| open),
+            cooldown_until: cooldown.filter(|d| !d.is_zero()).map(|d| now + d),
+            throttled: None,
+            blind: None,
+        }
+    }
+}
+
+/// A slot on disk.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SavedSlot {
+    pub instance: Option<InstanceId>,
+    pub incident: Option<Incident>,
+    pub capturing: bool,
+    pub cooldown_left: Option<Duration>,
+}
+
+/// What all targets together may do: captures at once, and in any sliding hour.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    concurrent: usize,
+    per_hour: usize,
+    running: usize,
+    started: VecDeque<Mono>,
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+impl Budget {
+    pub fn new(concurrent: usize, per_hour: usize) -> Budget {
+        Budget { concurrent, per_hour, running: 0, started: VecDeque::new() }
+    }
+
+    /// Other bounds for what is counted already.
+    pub fn change(&mut self, concurrent: usize, per_hour: usize) {
+        (self.concurrent, self.per_hour) = (concurrent, per_hour);
+    }
+
+    /// Takes a place for a capture that starts now, or says why there is none.
+    pub fn admit(&mut self, now: Mono) -> Result<(), String> {
+        while self.started.front().is_some_and(|t| now.since(*t) >= HOUR) {
+            self.started.pop_front();
+        }
+        if self.running >= self.concurrent {
+            return Err(format!("{} captures are running, as many as max_concurrent_captures allows", self.running));
+        }
+        if self.started.len() >= self.per_hour {
+            let free = self.started.front().map_or(HOUR, |t| HOUR.saturating_sub(now.since(*t)));
+            let n = self.per_hour;
+            return Err(format!("{n} captures in the last hour, as many as max_captures_per_hour allows; next in {}", clock::human(free)));
+        }
+        self.running += 1;
+        self.started.push_back(now);
+        Ok(())
+    }
+
+    /// A capture that was admitted at `started` has ended; one that saved nothing is not counted.
+    pub fn finished(&mut self, started: Mono, saved: bool) {
+        self.running = self.running.saturating_sub(1);
+        if !saved && let Some(i) = self.started.iter().position(|t| *t == started) {
+            self.started.remove(i);
+        }
+    }
+
+    /// How long ago the counted captures started.
+    pub fn save(&self, now: Mono) -> Vec<Duration> {
+        self.started.iter().map(|t| now.since(*t)).filter(|d| *d < HOUR).collect()
+    }
+
+    pub fn restore(&mut self, ages: &[Duration], elapsed: Duration, now: Mono) {
+        // a saturated subtraction on a freshly booted host makes a capture look younger: the safe side
+        self.started = ages.iter().map(|age| *age + elapsed).filter(|age| *age < HOUR).map(|age| now - age).collect();
+    }
+}
+
+#[cfg(test)]
+#[path = "incident_tests.rs"]
+mod tests;

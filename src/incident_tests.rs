@@ -1,0 +1,432 @@
+//! The state machine by example, then by a hundred thousand random lives against an oracle that shares no code with it.
+
+use super::*;
+use crate::config;
+use crate::trigger::Trigger;
+use crate::trigger::tests::rules;
+use crate::units::SizeOrPercent;
+
+const MIB: u64 = 1 << 20;
+const SECOND: Duration = Duration::from_secs(1);
+
+fn size(mib: u64) -> SizeOrPercent {
+    SizeOrPercent::Size(ByteSize::mib(mib))
+}
+
+fn process(pid: u32) -> InstanceId {
+    InstanceId { pid, start_ticks: 1 }
+}
+
+/// One slot, one reading a second, captures that are admitted at once.
+struct Story {
+    rules: config::Rules,
+    slot: Slot,
+    levels: Levels,
+    now: Mono,
+    age: Duration,
+    orders: Vec<Order>,
+    /// End captures at once with this.
+    outcome: Option<Captured>,
+}
+
+impl Story {
+    fn new(rules: config::Rules) -> Story {
+        let mut slot = Slot::default();
+        slot.arrive(process(1), &rules, SECOND);
+        Story {
+            levels: Levels::resolve(&rules, SECOND, Some(1000 * MIB)),
+            rules,
+            slot,
+            now: Mono::from_secs(10_000),
+            age: Duration::from_secs(600),
+            orders: Vec::new(),
+            outcome: Some(Captured::Evidence),
+        }
+    }
+
+    /// Threshold of 100 MiB, fires at once.
+    fn at_once() -> Story {
+        Story::new(config::Rules { threshold: vec![size(100)], hold: Duration::ZERO, ..rules() })
+    }
+
+    fn rss(&mut self, mib: u64) -> &mut Story {
+        self.now = self.now + SECOND;
+        self.age += SECOND;
+        let order = self.slot.observe(Sample { at: self.now, rss: mib * MIB }, self.age, &self.levels, &self.rules);
+        self.carry_out(order);
+        self
+    }
+
+    fn carry_out(&mut self, order: Option<Order>) {
+        let Some(order) = order else { return };
+        let id = order.incident.clone().unwrap_or_else(|| format!("incident-{}", self.orders.len() + 1));
+        self.slot.admitted(&order, id, &self.levels, &self.rules, self.now);
+        self.orders.push(order);
+        if let Some(outcome) = self.outcome.clone() {
+            self.slot.captured(outcome, &self.rules, self.now);
+        }
+    }
+
+    fn for_seconds(&mut self, seconds: u64, mib: u64) -> &mut Story {
+        for _ in 0..seconds {
+            self.rss(mib);
+        }
+        self
+    }
+
+    fn process_ends(&mut self) -> &mut Story {
+        let order = self.slot.gone(&self.levels, self.now);
+        self.carry_out(order);
+        self.slot.vacate();
+        self
+    }
+
+    fn process_starts(&mut self, pid: u32) -> &mut Story {
+        self.slot.arrive(process(pid), &self.rules, SECOND);
+        self.age = Duration::ZERO;
+        self
+    }
+
+    fn state(&self) -> State {
+        self.slot.state(&self.levels, self.now).0
+    }
+
+    fn bundles(&self) -> usize {
+        self.orders.len()
+    }
+}
+
+#[test]
+fn one_incident_is_one_bundle_however_long_it_lasts() {
+    let mut s = Story::at_once();
+    assert_eq!(s.rss(50).state(), State::Armed);
+    assert_eq!(s.for_seconds(5_000, 150).bundles(), 1);
+    assert_eq!(s.state(), State::Open);
+}
+
+#[test]
+fn flapping_around_the_threshold_is_one_incident() {
+    let mut s = Story::at_once();
+    for _ in 0..2_000 {
+        s.rss(105).rss(95);
+    }
+    assert_eq!(s.bundles(), 1);
+}
+
+#[test]
+fn recovery_and_cooldown_both_arm_again() {
+    let mut s = Story::at_once();
+    s.rss(150).rss(50);
+    assert_eq!(s.state(), State::Cooldown);
+    s.for_seconds(890, 150);
+    assert_eq!(s.bundles(), 1, "recovered, but the cooldown has not passed");
+    s.for_seconds(20, 150);
+    assert_eq!(s.bundles(), 2, "a level that is held when the cooldown ends is a new incident");
+    s.for_seconds(2_000, 95);
+    assert_eq!((s.bundles(), s.state()), (2, State::Open), "95 is not below 90 % of the threshold");
+}
+
+#[test]
+fn a_crash_loop_is_one_bundle_per_cooldown() {
+    let mut s = Story::at_once();
+    for pid in 2..90 {
+        s.rss(150).for_seconds(9, 160).process_ends().process_starts(pid);
+    }
+    assert_eq!(s.bundles(), 1, "880 seconds of crashes");
+    s.for_seconds(60, 150);
+    assert_eq!(s.bundles(), 2);
+}
+
+#[test]
+fn a_pending_process_that_dies_still_gets_its_bundle() {
+    let mut s = Story::new(config::Rules { threshold: vec![size(100)], ..rules() });
+    s.rss(50).rss(150);
+    assert_eq!(s.state(), State::Pending);
+    s.process_ends();
+    assert_eq!(s.bundles(), 1);
+    assert!(s.orders[0].fired.reason.ends_with("when the process ended"), "{}", s.orders[0].fired.reason);
+    s.process_starts(2).for_seconds(20, 150);
+    assert_eq!(s.bundles(), 1, "and that spends the cooldown");
+}
+
+#[test]
+fn a_healthy_process_that_ends_gets_none() {
+    let mut s = Story::at_once();
+    assert_eq!(s.rss(50).process_ends().bundles(), 0);
+    assert_eq!(s.state(), State::Waiting);
+}
+
+#[test]
+fn a_capture_that_saved_nothing_is_tried_again_with_backoff() {
+    let mut s = Story::at_once();
+    s.outcome = Some(Captured::Nothing("no space left".into()));
+    s.for_seconds(60, 150);
+    assert_eq!(s.bundles(), 4, "at 0, 5, 15, 35 s");
+    assert!(s.orders.windows(2).all(|o| o[1].incident.as_deref() == Some("incident-1") && o[1].part == 1));
+    s.outcome = Some(Captured::Evidence);
+    s.for_seconds(600, 150);
+    assert_eq!((s.bundles(), s.state()), (5, State::Open));
+}
+
+#[test]
+fn stages_escalate_within_one_incident() {
+    let rules =
+        config::Rules { threshold: vec!["90%".parse().unwrap(), size(500), size(700)], hold: Duration::ZERO, escalate: true, ..rules() };
+    let mut s = Story::new(rules);
+    s.for_seconds(10, 550).for_seconds(10, 950).for_seconds(10, 990);
+    let parts: Vec<_> = s.orders.iter().map(|o| (o.part, o.fired.level_bytes / MIB)).collect();
+    assert_eq!(parts, [(1, 500), (2, 900)], "950 passes two stages at once");
+    assert_eq!(s.orders[1].incident.as_deref(), Some("incident-1"));
+}
+
+#[test]
+fn stages_without_escalate_are_one_bundle() {
+    let mut s = Story::new(config::Rules { threshold: vec![size(500), size(700)], hold: Duration::ZERO, ..rules() });
+    assert_eq!(s.for_seconds(10, 550).for_seconds(10, 950).bundles(), 1);
+}
+
+#[test]
+fn a_process_replaced_during_its_capture_is_a_new_story() {
+    let mut s = Story::at_once();
+    s.outcome = None;
+    s.rss(150).process_ends().process_starts(2).rss(50);
+    assert_eq!(s.state(), State::Capturing, "the capture of what was there goes on");
+    s.slot.captured(Captured::Evidence, &s.rules, s.now);
+    assert_eq!(s.state(), State::Cooldown, "the new process is in no incident");
+}
+
+#[test]
+fn a_refused_order_comes_again_while_the_rule_holds() {
+    let mut s = Story::at_once();
+    let mut budget = Budget::new(1, 10);
+    budget.admit(s.now).unwrap();
+    let order = s.slot.observe(Sample { at: s.now, rss: 150 * MIB }, s.age, &s.levels, &s.rules);
+    assert!(order.is_some());
+    s.slot.refused(budget.admit(s.now).unwrap_err());
+    assert_eq!(s.state(), State::Throttled);
+    assert!(s.slot.state(&s.levels, s.now).1.contains("max_concurrent_captures"));
+    s.rss(150);
+    assert_eq!(s.bundles(), 1);
+}
+
+#[test]
+fn a_blind_spell_says_why_and_holds_nothing() {
+    let mut s = Story::new(config::Rules { threshold: vec![size(100)], ..rules() });
+    s.rss(150).rss(150);
+    s.slot.blind("permission denied".into());
+    assert_eq!(s.slot.state(&s.levels, s.now), (State::Blind, "permission denied".into()));
+    assert_eq!(s.rss(150).bundles(), 0, "`for` starts anew");
+    assert_eq!(s.for_seconds(3, 150).bundles(), 1);
+}
+
+#[test]
+fn the_hourly_budget_slides_and_refunds() {
+    let mut b = Budget::new(10, 2);
+    let t = Mono::from_secs;
+    b.admit(t(0)).unwrap();
+    b.admit(t(1800)).unwrap();
+    assert!(b.admit(t(3599)).unwrap_err().contains("next in 1s"));
+    b.admit(t(3600)).unwrap();
+    b.finished(t(3600), false);
+    b.admit(t(3601)).unwrap();
+    assert!(b.admit(t(3602)).is_err());
+    let mut after = Budget::new(10, 2);
+    after.restore(&b.save(t(3602)), Duration::from_secs(1000), t(10));
+    assert!(after.admit(t(10)).is_err(), "a restart does not refill it");
+}
+
+#[test]
+fn an_incident_survives_a_restart_with_its_process() {
+    let mut s = Story::at_once();
+    s.rss(150);
+    let saved = s.slot.save(s.now).unwrap();
+    let text = serde_json::to_string(&saved).unwrap();
+    s.slot = Slot::restore(serde_json::from_str(&text).unwrap(), Duration::from_secs(5), &s.rules, SECOND, s.now);
+    assert_eq!(s.for_seconds(3_000, 150).bundles(), 1);
+    assert_eq!(s.state(), State::Open);
+}
+
+#[test]
+fn a_cooldown_survives_a_restart_without_its_process() {
+    let mut s = Story::at_once();
+    s.rss(150).process_ends();
+    let saved = s.slot.save(s.now).unwrap();
+    s.slot = Slot::restore(saved, Duration::from_secs(100), &s.rules, SECOND, s.now);
+    s.process_starts(2).for_seconds(790, 150);
+    assert_eq!(s.bundles(), 1);
+    assert_eq!(s.for_seconds(20, 150).bundles(), 2);
+}
+
+#[test]
+fn killed_while_capturing_the_interrupted_bundle_was_the_one() {
+    let mut s = Story::at_once();
+    s.outcome = None;
+    s.rss(150);
+    let saved = s.slot.save(s.now).unwrap();
+    s.slot = Slot::restore(saved, SECOND, &s.rules, SECOND, s.now);
+    assert_eq!(s.for_seconds(2_000, 150).bundles(), 1);
+}
+
+/// Random lives, judged by an oracle of plain loops.
+mod simulation {
+    use super::*;
+
+    /// A small, seeded generator: the same hundred thousand lives in every run.
+    struct Random(u64);
+
+    impl Random {
+        fn next(&mut self) -> u64 {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            self.0
+        }
+        fn below(&mut self, n: u64) -> u64 {
+            self.next() % n
+        }
+        fn one_in(&mut self, n: u64) -> bool {
+            self.below(n) == 0
+        }
+        fn pick<T: Copy>(&mut self, items: &[T]) -> T {
+            items[self.below(items.len() as u64) as usize]
+        }
+    }
+
+    const LIMIT: u64 = 1000 * MIB;
+
+    struct Life {
+        rules: config::Rules,
+        threshold: u64,
+    }
+
+    fn random_rules(r: &mut Random) -> Life {
+        let threshold = (100 + r.below(800)) * MIB;
+        let rules = config::Rules {
+            threshold: vec![SizeOrPercent::Size(ByteSize(threshold))],
+            slope: r.one_in(2).then(|| r.pick(&["50MiB/10s", "100MiB/20s", "10%/30s"]).parse().unwrap()),
+            eta: r.one_in(3).then(|| Duration::from_secs(10 + r.below(60))),
+            hold: Duration::from_secs(r.below(5)),
+            warmup: Duration::from_secs(r.below(30)),
+            cooldown: Duration::from_secs(r.below(60)),
+            ..rules()
+        };
+        Life { rules, threshold }
+    }
+
+    /// What the oracle remembers of the last capture.
+    struct Last {
+        at: Mono,
+        level: u64,
+        over: bool,
+        saved: bool,
+    }
+
+    /// Lives one random series; returns how many captures it saw.
+    fn live(r: &mut Random) -> usize {
+        let Life { rules, threshold } = random_rules(r);
+        let levels = Levels::resolve(&rules, SECOND, Some(LIMIT));
+        let mut slot = Slot::default();
+        let mut pid = 1;
+        slot.arrive(process(pid), &rules, SECOND);
+        let (mut now, mut born) = (Mono::from_secs(1_000), Mono::from_secs(1_000));
+        let mut rss = r.below(LIMIT);
+        let mut drift: i64 = 0;
+        let mut above_for: Option<Mono> = None;
+        let mut last: Option<Last> = None;
+        let mut running_until: Option<Mono> = None;
+        let mut captures = 0;
+
+        for _ in 0..80 {
+            now = now + SECOND;
+            // captures end
+            if running_until.is_some_and(|t| now >= t) {
+                running_until = None;
+                let saved = !r.one_in(6);
+                let result = if saved { Captured::Evidence } else { Captured::Nothing("disk full".into()) };
+                slot.captured(result, &rules, now);
+                if let Some(last) = &mut last {
+                    last.saved = saved;
+                }
+            }
+            // processes are replaced, readings fail
+            if r.one_in(60) {
+                if let Some(order) = slot.gone(&levels, now) {
+                    assert!(running_until.is_none());
+                    slot.admitted(&order, "dead".into(), &levels, &rules, now);
+                    check_spacing(&last, now, &rules, true);
+                    last = Some(Last { at: now, level: order.fired.level_bytes, over: true, saved: true });
+                    slot.captured(Captured::Evidence, &rules, now);
+                }
+                slot.vacate();
+                pid += 1;
+                slot.arrive(process(pid), &rules, SECOND);
+                (born, rss, above_for) = (now, r.below(300) * MIB, None);
+                if let Some(last) = &mut last {
+                    last.over = true;
+                }
+                continue;
+            }
+            if r.one_in(80) {
+                slot.blind("test".into());
+                above_for = None;
+                continue;
+            }
+            // a walk with moods: flat, leaking, flapping, freeing
+            if r.one_in(12) {
+                drift = r.pick(&[0, 0, 1, 5, 20, -30]) * MIB as i64;
+            }
+            let noise = r.below(9 * MIB) as i64 - 4 * MIB as i64;
+            rss = if r.one_in(25) { r.below(LIMIT) } else { rss.saturating_add_signed(drift + noise).min(LIMIT) };
+
+            above_for = (rss >= threshold).then(|| above_for.unwrap_or(now));
+            if let Some(last) = &mut last
+                && running_until.is_none()
+                && (rss as f64) < last.level as f64 * 0.9 - 1.0
+            {
+                last.over = true;
+            }
+            let order = slot.observe(Sample { at: now, rss }, now.since(born), &levels, &rules);
+
+            let blocked =
+                running_until.is_some() || last.as_ref().is_some_and(|l| !l.over || !l.saved || now.since(l.at) < rules.cooldown + SECOND);
+            let sustained = above_for.is_some_and(|since| now.since(since) >= rules.hold);
+            assert!(blocked || !sustained || order.is_some(), "a sustained crossing was missed: {slot:?}");
+
+            if let Some(order) = order {
+                captures += 1;
+                assert!(running_until.is_none(), "two captures at once in one slot");
+                check_spacing(&last, now, &rules, false);
+                if order.fired.trigger == Trigger::Slope {
+                    let window = Duration::from_secs_f64(order.fired.window_seconds.unwrap());
+                    assert!(now.since(born) >= window * 3 / 4, "a slope reached back across two processes");
+                }
+                slot.admitted(&order, "one".into(), &levels, &rules, now);
+                let level = if order.fired.rss_bytes >= threshold { threshold } else { order.fired.level_bytes };
+                last = Some(Last { at: now, level, over: false, saved: true });
+                running_until = Some(now + Duration::from_secs(r.below(8)));
+            }
+        }
+        captures
+    }
+
+    fn check_spacing(last: &Option<Last>, now: Mono, rules: &config::Rules, dead: bool) {
+        let Some(last) = last else { return };
+        if !last.saved {
+            return; // a retry of the same incident
+        }
+        assert!(last.over || dead, "two bundles in one incident");
+        assert!(now.since(last.at) >= rules.cooldown, "a capture inside the cooldown");
+    }
+
+    #[test]
+    fn a_hundred_thousand_random_lives_keep_the_rules() {
+        let lives = |seed: u64| {
+            std::thread::spawn(move || {
+                let mut r = Random(seed);
+                (0..50_000).map(|_| live(&mut r)).sum::<usize>()
+            })
+        };
+        let captures: usize = [lives(0x9E37_79B9_7F4A_7C15), lives(0xD1B5_4A32_D192_ED03)].into_iter().map(|t| t.join().unwrap()).sum();
+        assert!(captures > 50_000, "the simulation must provoke captures to mean anything: {captures}");
+    }
+}

@@ -1,0 +1,148 @@
+//! Who sits where: the slots of one target, and which process takes which.
+//!
+//! Pure. A process that appears takes over the place, and with it the cooldown, of one that went; only when there is none does
+//! it get a new place. That is what makes a crash loop one cooldown, and twenty workers twenty.
+
+use std::collections::BTreeMap;
+
+use crate::clock::Mono;
+use crate::incident::Slot;
+use crate::target::InstanceId;
+
+/// A slot's number within its target; never reused while memtrap runs.
+pub type SlotNumber = u32;
+
+/// The slots of one target. There is always at least one, so that a target without a process has a state to show.
+#[derive(Clone, Debug)]
+pub struct Roster {
+    slots: BTreeMap<SlotNumber, Slot>,
+    next: SlotNumber,
+}
+
+impl Default for Roster {
+    fn default() -> Roster {
+        Roster::new(Vec::new())
+    }
+}
+
+impl Roster {
+    pub fn new(restored: Vec<Slot>) -> Roster {
+        let mut slots: BTreeMap<SlotNumber, Slot> = (0..).zip(restored).collect();
+        if slots.is_empty() {
+            slots.insert(0, Slot::default());
+        }
+        let next = slots.len() as SlotNumber;
+        Roster { slots, next }
+    }
+
+    pub fn get_mut(&mut self, number: SlotNumber) -> Option<&mut Slot> {
+        self.slots.get_mut(&number)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (SlotNumber, &Slot)> {
+        self.slots.iter().map(|(n, s)| (*n, s))
+    }
+
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (SlotNumber, &mut Slot)> {
+        self.slots.iter_mut().map(|(n, s)| (*n, s))
+    }
+
+    /// The slots whose process is not among `found` any more.
+    pub fn left(&self, found: &[InstanceId]) -> Vec<SlotNumber> {
+        self.iter().filter(|(_, slot)| slot.instance().is_some_and(|id| !found.contains(&id))).map(|(n, _)| n).collect()
+    }
+
+    /// Gives every newcomer among `found` a place, and forgets empty places that remember nothing. Call it after those that left have been
+    /// vacated; the caller lets the newcomers [`Slot::arrive`].
+    pub fn seat(&mut self, found: &[InstanceId], now: Mono) -> Vec<(SlotNumber, InstanceId)> {
+        let mut newcomers: Vec<InstanceId> =
+            found.iter().filter(|id| self.iter().all(|(_, s)| s.instance() != Some(**id))).copied().collect();
+        newcomers.dedup();
+        let mut vacant: Vec<SlotNumber> = self.iter().filter(|(_, s)| s.instance().is_none()).map(|(n, _)| n).collect();
+        // popped from the end: first those whose capture still runs, then the longest cooldown
+        vacant.sort_by_key(|n| self.slots.get(n).map(|s| (s.is_capturing(), s.cooldown_until(now), std::cmp::Reverse(*n))));
+        let mut seated = Vec::with_capacity(newcomers.len());
+        for id in newcomers {
+            let number = vacant.pop().unwrap_or_else(|| {
+                self.next += 1;
+                self.slots.insert(self.next - 1, Slot::default());
+                self.next - 1
+            });
+            seated.push((number, id));
+        }
+        let keep_one = seated.is_empty() && self.iter().all(|(_, s)| s.instance().is_none());
+        let last = vacant.first().copied().filter(|_| keep_one);
+        vacant.retain(|n| Some(*n) != last && self.slots.get(n).is_some_and(|s| s.is_spent(now)));
+        for number in vacant {
+            self.slots.remove(&number);
+        }
+        seated
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::incident::SavedSlot;
+    use crate::trigger::tests::rules;
+
+    fn process(pid: u32) -> InstanceId {
+        InstanceId { pid, start_ticks: u64::from(pid) * 10 }
+    }
+
+    fn reconcile(roster: &mut Roster, pids: &[u32]) -> Vec<(SlotNumber, u32)> {
+        let found: Vec<InstanceId> = pids.iter().copied().map(process).collect();
+        for n in roster.left(&found) {
+            roster.get_mut(n).unwrap().vacate();
+        }
+        let seated = roster.seat(&found, Mono::from_secs(1_000));
+        for (n, id) in &seated {
+            roster.get_mut(*n).unwrap().arrive(*id, &rules(), Duration::from_secs(1));
+        }
+        seated.iter().map(|(n, id)| (*n, id.pid)).collect()
+    }
+
+    fn cooling(left: u64) -> Slot {
+        let saved = SavedSlot { instance: None, incident: None, capturing: false, cooldown_left: Some(Duration::from_secs(left)) };
+        Slot::restore(saved, Duration::ZERO, &rules(), Duration::from_secs(1), Mono::from_secs(1_000))
+    }
+
+    #[test]
+    fn a_lone_target_keeps_its_place_through_restarts() {
+        let mut roster = Roster::default();
+        assert_eq!(reconcile(&mut roster, &[]), []);
+        for pid in [10, 11, 12] {
+            assert_eq!(reconcile(&mut roster, &[pid]), [(0, pid)]);
+        }
+        assert_eq!(roster.iter().count(), 1);
+    }
+
+    #[test]
+    fn a_reused_pid_is_a_newcomer() {
+        let mut roster = Roster::default();
+        reconcile(&mut roster, &[10]);
+        let again = InstanceId { pid: 10, start_ticks: 999 };
+        assert_eq!(roster.left(&[again]), [0]);
+    }
+
+    #[test]
+    fn several_processes_sit_apart_and_empty_places_are_forgotten() {
+        let mut roster = Roster::default();
+        assert_eq!(reconcile(&mut roster, &[1, 2, 3]), [(0, 1), (1, 2), (2, 3)]);
+        reconcile(&mut roster, &[2]);
+        assert_eq!(roster.iter().count(), 1);
+        assert_eq!(reconcile(&mut roster, &[2, 4]), [(3, 4)]);
+        reconcile(&mut roster, &[]);
+        assert_eq!(roster.iter().count(), 1, "one place stays to wait in");
+    }
+
+    #[test]
+    fn a_newcomer_inherits_the_longest_cooldown() {
+        let mut roster = Roster::new(vec![cooling(10), cooling(100), cooling(50)]);
+        assert_eq!(reconcile(&mut roster, &[7]), [(1, 7)]);
+        assert_eq!(reconcile(&mut roster, &[7, 8]), [(2, 8)]);
+        assert_eq!(roster.iter().count(), 3, "a cooldown outlives its process");
+    }
+}
