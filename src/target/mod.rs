@@ -1,4 +1,20 @@
 //! Who is watched: selectors become instances, instances have limits, sockets and an end.
+//!
+//! Everything here reads the kernel's text files below a root that tests replace, is synchronous, bounded, and keeps no
+//! state: a caller that wants the answer again asks again. Not here: RSS polling (`poll`), and anything that is sent to a process.
+
+pub mod buildinfo;
+pub mod cgroup;
+pub mod limit;
+pub mod proc;
+pub mod resolve;
+pub mod sockets;
+
+#[cfg(test)]
+pub(crate) mod fake;
+
+pub use proc::{ProcDir, ProcError, ProcFs};
+pub use resolve::Resolution;
 
 use serde::{Deserialize, Serialize};
 

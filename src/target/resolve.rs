@@ -1,0 +1,522 @@
+//! Selectors to instances: one pass over /proc for all of them, which reads of each process only what some selector asks for.
+//!
+//! `listen` searches memtrap's own network namespace only. The same address exists in every container, so a process in another
+//! namespace is better selected by its unit, executable or name.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use regex_lite::Regex;
+
+use super::proc::{SMALL, read_path};
+use super::{InstanceId, ProcDir, ProcError, ProcFs, cgroup, sockets};
+use crate::config::Selector;
+use crate::error::chain;
+
+/// The kernel keeps 15 bytes of a command name.
+const COMM_LEN: usize = 15;
+/// Longer than any pid with its line end.
+const MAX_PID_FILE: usize = 64;
+/// A unit name without one of these is that of a service.
+const UNIT_SUFFIXES: [&str; 11] =
+    [".service", ".scope", ".slice", ".socket", ".mount", ".swap", ".target", ".device", ".automount", ".timer", ".path"];
+
+/// What a selector means at this moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resolution {
+    /// Sorted, without zombies and kernel threads.
+    pub instances: Vec<InstanceId>,
+    /// Why there is none, or why some may be missing.
+    pub problem: Option<String>,
+}
+
+impl Resolution {
+    fn none(problem: String) -> Resolution {
+        Resolution { instances: Vec::new(), problem: Some(problem) }
+    }
+}
+
+impl ProcFs {
+    /// One resolution per selector, in their order.
+    pub fn resolve(&self, selectors: &[&Selector]) -> Vec<Resolution> {
+        let mut searches: Vec<Search> = selectors.iter().map(|selector| Search::new(self, selector)).collect();
+        if searches.iter().any(Search::is_open) {
+            match self.pids() {
+                Ok(pids) => self.scan(pids, &mut searches),
+                Err(e) => {
+                    let problem = chain(&e);
+                    searches.iter_mut().filter(|s| s.is_open()).for_each(|s| s.want = Want::Known(Resolution::none(problem.clone())));
+                }
+            }
+        }
+        searches.into_iter().map(Search::finish).collect()
+    }
+
+    fn scan(&self, pids: impl Iterator<Item = u32>, searches: &mut [Search]) {
+        let own_pid = self.own_pid();
+        for pid in pids {
+            let Ok(dir) = self.dir(pid) else { continue };
+            let mut facts = Facts::new(&dir, own_pid == Some(pid));
+            for search in searches.iter_mut().filter(|s| s.is_open()) {
+                match search.want.matches(&mut facts) {
+                    Match::Yes => search.found.extend(facts.instance()),
+                    Match::No => {}
+                    Match::Closed { likely } => {
+                        search.closed += 1;
+                        search.closed_likely += usize::from(likely);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// One selector during the pass.
+struct Search<'a> {
+    selector: &'a Selector,
+    want: Want<'a>,
+    found: Vec<InstanceId>,
+    /// Processes that may not be looked into, and those of them that go by the right name.
+    closed: usize,
+    closed_likely: usize,
+}
+
+enum Want<'a> {
+    /// Needs no pass.
+    Known(Resolution),
+    Name(&'a [u8]),
+    Exe {
+        written: &'a Path,
+        real: PathBuf,
+    },
+    Cmdline(Regex),
+    Unit(String),
+    Sockets(BTreeSet<u64>),
+}
+
+enum Match {
+    Yes,
+    No,
+    /// No permission to tell; `likely` if the command name fits.
+    Closed {
+        likely: bool,
+    },
+}
+
+impl<'a> Search<'a> {
+    fn new(procfs: &ProcFs, selector: &'a Selector) -> Search<'a> {
+        let want = match selector {
+            Selector::Pid(pid) => Want::Known(by_pid(procfs, *pid, &format!("process {pid}"))),
+            Selector::PidFile(path) => Want::Known(by_pid_file(procfs, path)),
+            Selector::Name(name) => Want::Name(name.as_bytes()),
+            Selector::Exe(path) => Want::Exe { written: path, real: std::fs::canonicalize(path).unwrap_or_else(|_| path.clone()) },
+            Selector::Cmdline(pattern) => match Regex::new(pattern) {
+                Ok(regex) => Want::Cmdline(regex),
+                Err(e) => Want::Known(Resolution::none(format!("cmdline `{pattern}` is no regular expression: {e}"))),
+            },
+            Selector::Unit(unit) => Want::Unit(full_unit_name(unit)),
+            Selector::Listen(addr) => match sockets::serving(procfs, *addr) {
+                Ok(inodes) if inodes.is_empty() => Want::Known(Resolution::none(format!(
+                    "nobody listens on {addr} in memtrap's network namespace (a process in a container is found by unit, exe or name)"
+                ))),
+                Ok(inodes) => Want::Sockets(inodes),
+                Err(e) => Want::Known(Resolution::none(chain(&e))),
+            },
+        };
+        Search { selector, want, found: Vec::new(), closed: 0, closed_likely: 0 }
+    }
+
+    fn is_open(&self) -> bool {
+        !matches!(self.want, Want::Known(_))
+    }
+
+    fn finish(mut self) -> Resolution {
+        if let Want::Known(resolution) = self.want {
+            return resolution;
+        }
+        self.found.sort_unstable();
+        if matches!(self.want, Want::Sockets(_)) {
+            drop_socket_activator(&mut self.found);
+        }
+        let problem = if self.found.is_empty() { Some(self.nobody()) } else { self.incomplete() };
+        Resolution { instances: self.found, problem }
+    }
+
+    fn nobody(&self) -> String {
+        let what = match (&self.want, self.selector) {
+            (Want::Unit(unit), _) => format!("no process is in the unit {unit}"),
+            (_, Selector::Name(name)) => format!("no process is called {name}"),
+            (_, Selector::Exe(path)) => format!("no process runs {}", path.display()),
+            (_, Selector::Cmdline(pattern)) => format!("no process has arguments that match `{pattern}`"),
+            (_, Selector::Listen(addr)) => format!("someone listens on {addr}, but no process is seen to hold that socket"),
+            (_, selector) => format!("no process matches {selector:?}"),
+        };
+        if self.closed == 0 { what } else { format!("{what}; {}", no_permission(self.closed, &self.want)) }
+    }
+
+    fn incomplete(&self) -> Option<String> {
+        (self.closed_likely > 0).then(|| format!("some may be missing: {}", no_permission(self.closed_likely, &self.want)))
+    }
+}
+
+fn no_permission(count: usize, want: &Want) -> String {
+    let what = if matches!(want, Want::Sockets(_)) { "descriptors" } else { "executable" };
+    let processes = if count == 1 { "process" } else { "processes" };
+    format!("no permission to see the {what} of {count} {processes}: run memtrap as the same user, or with CAP_SYS_PTRACE")
+}
+
+impl Want<'_> {
+    fn matches(&self, facts: &mut Facts) -> Match {
+        let found = match self {
+            Want::Known(_) => false,
+            Want::Name(name) => return if facts.own { Match::No } else { facts.is_called(name) },
+            Want::Exe { written, real } => match facts.exe() {
+                Exe::Path(exe) => exe == written || exe == real,
+                Exe::None => false,
+                Exe::Closed => {
+                    let name = written.file_name().unwrap_or_default().as_bytes();
+                    return Match::Closed { likely: facts.comm() == shortened(name) };
+                }
+            },
+            Want::Cmdline(regex) => !facts.own && facts.cmdline().is_some_and(|args| regex.is_match(args)),
+            Want::Unit(unit) => facts.is_in_unit(unit),
+            Want::Sockets(inodes) => match sockets::holds_any(facts.dir, inodes) {
+                Ok(holds) => holds,
+                Err(sockets::Closed) => return Match::Closed { likely: false },
+            },
+        };
+        if found { Match::Yes } else { Match::No }
+    }
+}
+
+/// What the pass has read of one process so far.
+struct Facts<'a> {
+    dir: &'a ProcDir,
+    /// It is memtrap itself, which has its targets' names among its own arguments.
+    own: bool,
+    instance: Option<Option<InstanceId>>,
+    comm: Option<Vec<u8>>,
+    exe: Option<Exe>,
+    cmdline: Option<Option<String>>,
+    cgroup: Option<String>,
+}
+
+enum Exe {
+    Path(PathBuf),
+    /// A kernel thread, or gone.
+    None,
+    Closed,
+}
+
+impl<'a> Facts<'a> {
+    fn new(dir: &'a ProcDir, own: bool) -> Facts<'a> {
+        Facts { dir, own, instance: None, comm: None, exe: None, cmdline: None, cgroup: None }
+    }
+
+    /// `None` for what is never a target: zombies, kernel threads, and those that went away meanwhile.
+    fn instance(&mut self) -> Option<InstanceId> {
+        *self.instance.get_or_insert_with(|| {
+            let stat = self.dir.stat().ok().filter(|stat| !stat.is_dead() && !stat.is_kernel_thread())?;
+            Some(InstanceId { pid: self.dir.pid(), start_ticks: stat.start_ticks })
+        })
+    }
+
+    fn comm(&mut self) -> &[u8] {
+        self.comm.get_or_insert_with(|| self.dir.comm().unwrap_or_default())
+    }
+
+    fn exe(&mut self) -> &Exe {
+        self.exe.get_or_insert_with(|| match self.dir.exe() {
+            Ok(path) => Exe::Path(path),
+            Err(ProcError::Denied { .. }) => Exe::Closed,
+            Err(_) => Exe::None,
+        })
+    }
+
+    /// The arguments joined by spaces.
+    fn cmdline(&mut self) -> Option<&str> {
+        let read = || Some(self.dir.cmdline().ok().filter(|args| !args.is_empty())?.join(" "));
+        self.cmdline.get_or_insert_with(read).as_deref()
+    }
+
+    fn is_called(&mut self, name: &[u8]) -> Match {
+        let comm_fits = self.comm() == shortened(name);
+        if comm_fits && name.len() <= COMM_LEN {
+            return Match::Yes;
+        }
+        let exe = match self.exe() {
+            Exe::Path(path) => path.file_name().unwrap_or(OsStr::new("")).as_bytes(),
+            Exe::None => return if comm_fits { Match::Yes } else { Match::No },
+            // a short name that is not the command name would at best be that of a renamed process
+            Exe::Closed => return if comm_fits { Match::Yes } else { Match::Closed { likely: false } },
+        };
+        // two long names may share their first 15 bytes; then the executable tells them apart
+        let namesake = exe.starts_with(shortened(name)) && exe != name;
+        if exe == name || (comm_fits && !namesake) { Match::Yes } else { Match::No }
+    }
+
+    fn is_in_unit(&mut self, unit: &str) -> bool {
+        let read = || String::from_utf8_lossy(&self.dir.read("cgroup", SMALL).unwrap_or_default()).into_owned();
+        let text = self.cgroup.get_or_insert_with(read);
+        // systemd puts `_` before names that would clash with the kernel's files
+        let is_unit = |part: &str| part == unit || part.strip_prefix('_') == Some(unit);
+        cgroup::memberships(text).any(|(_, path)| path.split('/').any(is_unit))
+    }
+}
+
+fn shortened(name: &[u8]) -> &[u8] {
+    name.get(..COMM_LEN).unwrap_or(name)
+}
+
+fn full_unit_name(unit: &str) -> String {
+    if UNIT_SUFFIXES.iter().any(|suffix| unit.ends_with(suffix)) { unit.to_owned() } else { format!("{unit}.service") }
+}
+
+/// systemd keeps the sockets it has handed to a service; the service is meant.
+fn drop_socket_activator(found: &mut Vec<InstanceId>) {
+    if found.len() > 1 {
+        found.retain(|id| id.pid != 1);
+    }
+}
+
+fn by_pid(procfs: &ProcFs, pid: u32, who: &str) -> Resolution {
+    let stat = procfs.dir(pid).and_then(|dir| dir.stat());
+    match stat {
+        Ok(stat) if stat.is_dead() => Resolution::none(format!("{who} has exited and waits for its parent (a zombie)")),
+        Ok(stat) if stat.is_kernel_thread() => Resolution::none(format!("{who} is a kernel thread")),
+        Ok(stat) => Resolution { instances: vec![InstanceId { pid, start_ticks: stat.start_ticks }], problem: None },
+        Err(ProcError::Gone { .. }) => Resolution::none(format!("{who} does not exist")),
+        Err(e) => Resolution::none(chain(&e)),
+    }
+}
+
+fn by_pid_file(procfs: &ProcFs, path: &Path) -> Resolution {
+    let bytes = match read_path(path, MAX_PID_FILE + 1) {
+        Ok(bytes) => bytes,
+        Err(ProcError::Absent { .. }) => return Resolution::none(format!("the pid file {} does not exist", path.display())),
+        Err(ProcError::Denied { .. }) => return Resolution::none(format!("no permission to read the pid file {}", path.display())),
+        Err(e) => return Resolution::none(chain(&e)),
+    };
+    let number = std::str::from_utf8(&bytes).ok().filter(|text| text.len() <= MAX_PID_FILE).and_then(|text| text.trim().parse().ok());
+    match number {
+        Some(pid) => by_pid(procfs, pid, &format!("process {pid}, named by the pid file {},", path.display())),
+        None => Resolution::none(format!("the pid file {} does not hold one process number", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fake::{FakeHost, Unprivileged, tcp_row, tcp_table};
+    use super::*;
+
+    fn one(host: &FakeHost, selector: Selector) -> Resolution {
+        host.procfs().resolve(&[&selector]).remove(0)
+    }
+
+    fn pids(resolution: &Resolution) -> Vec<u32> {
+        resolution.instances.iter().map(|id| id.pid).collect()
+    }
+
+    /// The selector finds exactly these and has nothing to say; or finds none and says this.
+    fn check(host: &FakeHost, selector: Selector, expected: &[u32], problem: &str) {
+        let found = one(host, selector.clone());
+        assert_eq!(pids(&found), expected, "{selector:?}");
+        assert_eq!(found.problem.is_some(), !problem.is_empty(), "{selector:?}: {found:?}");
+        let said = found.problem.unwrap_or_default();
+        assert!(said.contains(problem), "{selector:?}: {said}");
+    }
+
+    /// A host on which memtrap is process 5.
+    fn host() -> FakeHost {
+        let host = FakeHost::new();
+        host.link("proc/self", "5").file("proc/uptime", "1 1");
+        host.process(5, "memtrap").exe("/usr/bin/memtrap").cmdline(&["memtrap", "watch", "--name", "checkout"]).write();
+        host.process(2, "kthreadd").kernel_thread().file("cmdline", "").write();
+        host
+    }
+
+    #[test]
+    fn a_name_is_the_command_name_or_the_file_name_of_the_executable() {
+        let host = host();
+        host.process(20, "checkout").exe("/opt/a").write();
+        host.process(10, "renamed").exe("/opt/checkout (deleted)").write();
+        host.process(30, "checkout2").exe("/opt/checkout2").write();
+        host.process(40, "checkout").exe("/opt/checkout").state('Z').write();
+        check(&host, Selector::Name("checkout".into()), &[10, 20], "");
+        check(&host, Selector::Name("check".into()), &[], "no process is called check");
+    }
+
+    #[test]
+    fn long_names_that_share_fifteen_bytes_are_told_apart_by_the_executable() {
+        let host = host();
+        host.process(10, "checkout-servic").exe("/opt/checkout-service-a").write();
+        host.process(20, "checkout-servic").exe("/opt/checkout-service-b").write();
+        host.process(30, "checkout-servic").exe("/usr/bin/launcher").write();
+        check(&host, Selector::Name("checkout-service-a".into()), &[10, 30], "");
+    }
+
+    #[test]
+    fn kernel_threads_and_memtrap_itself_are_never_found_by_name_or_arguments() {
+        let host = host();
+        check(&host, Selector::Name("kthreadd".into()), &[], "no process is called");
+        check(&host, Selector::Name("memtrap".into()), &[], "no process is called");
+        check(&host, Selector::Cmdline("checkout".into()), &[], "no process has arguments");
+        check(&host, Selector::Cmdline("".into()), &[], "no process has arguments");
+        check(&host, Selector::Pid(2), &[], "kernel thread");
+    }
+
+    #[test]
+    fn arguments_are_matched_joined_by_spaces() {
+        let host = host();
+        host.process(10, "java").cmdline(&["/opt/app", "-role", "search"]).write();
+        check(&host, Selector::Cmdline("^/opt/app .*-role search$".into()), &[10], "");
+        check(&host, Selector::Cmdline("(".into()), &[], "no regular expression");
+    }
+
+    #[test]
+    fn an_executable_is_found_under_its_real_path_even_after_an_upgrade() {
+        let host = host();
+        host.file("opt/app-1.2", "").link("usr/app", "../opt/app-1.2");
+        let real = std::fs::canonicalize(host.root()).unwrap().join("opt/app-1.2");
+        host.process(10, "app").exe(real.to_str().unwrap()).write();
+        host.process(20, "app").exe(&format!("{} (deleted)", real.display())).write();
+        check(&host, Selector::Exe(host.root().join("usr/app")), &[10, 20], "");
+        check(&host, Selector::Exe(real), &[10, 20], "");
+        check(&host, Selector::Exe("/opt/none".into()), &[], "no process runs /opt/none");
+    }
+
+    #[test]
+    fn a_unit_is_a_whole_component_of_any_cgroup_path() {
+        let host = host();
+        host.process(10, "a").file("cgroup", "0::/system.slice/checkout.service\n").write();
+        host.process(20, "b").file("cgroup", "4:memory:/x\n1:name=systemd:/system.slice/checkout.service/inner\n0::/\n").write();
+        host.process(30, "c").file("cgroup", "0::/system.slice/my-checkout.service\n").write();
+        host.process(40, "d").file("cgroup", "0::/system.slice/system-app.slice/app@a\\x2db.service\n").write();
+        host.process(50, "e").file("cgroup", "0::/system.slice/_memory.service\n").write();
+        check(&host, Selector::Unit("checkout".into()), &[10, 20], "");
+        check(&host, Selector::Unit("checkout.service".into()), &[10, 20], "");
+        check(&host, Selector::Unit("system-app.slice".into()), &[40], "");
+        check(&host, Selector::Unit("app@a\\x2db".into()), &[40], "");
+        check(&host, Selector::Unit("memory".into()), &[50], "");
+        check(&host, Selector::Unit("out.service".into()), &[], "no process is in the unit out.service");
+    }
+
+    #[test]
+    fn a_listener_is_found_by_its_address_and_systemd_is_not_meant() {
+        let host = host();
+        let rows = [tcp_row("0100007F:17AC", "0A", 55), tcp_row("00000000:1F90", "0A", 56), tcp_row("00000000:0050", "0A", 57)];
+        host.file("proc/net/tcp", tcp_table(&rows));
+        host.process(1, "systemd").socket(40, 55).socket(41, 57).write();
+        host.process(10, "app").socket(3, 55).write();
+        host.process(20, "web").socket(3, 56).write();
+        host.process(30, "worker").socket(3, 56).write();
+        let listen = |text: &str| Selector::Listen(text.parse().unwrap());
+        check(&host, listen("127.0.0.1:6060"), &[10], "");
+        check(&host, listen("0.0.0.0:6060"), &[10], "");
+        check(&host, listen("10.0.0.1:8080"), &[20, 30], "");
+        check(&host, listen("127.0.0.1:80"), &[1], "");
+        check(&host, listen("10.0.0.1:6060"), &[], "nobody listens on 10.0.0.1:6060");
+    }
+
+    #[test]
+    fn a_pid_file_must_hold_the_number_of_a_live_process() {
+        let host = host();
+        host.process(10, "app").write();
+        host.process(20, "app").state('Z').write();
+        let path = host.root().join("app.pid");
+        let selector = || Selector::PidFile(path.clone());
+        check(&host, selector(), &[], "does not exist");
+        for (text, found, problem) in [
+            (" 10\n".to_owned(), &[10][..], ""),
+            ("11".into(), &[], "process 11, named by the pid file"),
+            ("20".into(), &[], "zombie"),
+            ("".into(), &[], "does not hold one process number"),
+            ("10 20".into(), &[], "does not hold one process number"),
+            ("-1".into(), &[], "does not hold one process number"),
+            (format!("10{}", " ".repeat(1000)), &[], "does not hold one process number"),
+        ] {
+            host.file("app.pid", &text);
+            check(&host, selector(), found, problem);
+        }
+    }
+
+    #[test]
+    fn many_selectors_share_one_pass_and_keep_their_order() {
+        let host = host();
+        host.process(10, "app").exe("/opt/app").cmdline(&["app", "-x"]).write();
+        let selectors =
+            [Selector::Pid(10), Selector::Name("none".into()), Selector::Cmdline("-x".into()), Selector::Exe("/opt/app".into())];
+        let found = host.procfs().resolve(&selectors.iter().collect::<Vec<_>>());
+        assert_eq!(found.iter().map(pids).collect::<Vec<_>>(), [vec![10], vec![], vec![10], vec![10]]);
+    }
+
+    #[test]
+    fn without_proc_every_search_says_so() {
+        let host = FakeHost::new();
+        host.remove("proc");
+        check(&host, Selector::Name("app".into()), &[], "is missing");
+    }
+
+    #[test]
+    fn a_real_child_is_found_by_exe_arguments_and_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let exe = dir.path().join("sleep-of-memtrap-test");
+        let sleep = ["/bin/sleep", "/usr/bin/sleep"].iter().map(Path::new).find(|p| p.exists()).unwrap();
+        // its own name, so that no other `sleep` is found
+        std::fs::copy(sleep, &exe).unwrap();
+        let spawn = || std::process::Command::new(&exe).arg("61.25").spawn();
+        // busy while a child that another test forks still has the copy open
+        let busy = |e: &std::io::Error| e.kind() == std::io::ErrorKind::ExecutableFileBusy;
+        let mut child = std::iter::repeat_with(spawn).find(|child| !child.as_ref().is_err_and(busy)).unwrap().unwrap();
+        let procfs = ProcFs::host();
+        let id = procfs.identity(child.id()).unwrap();
+        // spawn may return in the middle of the exec, before name and arguments are in place
+        while procfs.cmdline(id.pid).unwrap().is_empty() {
+            std::thread::yield_now();
+        }
+        let selectors = [
+            Selector::Exe(exe.clone()),
+            Selector::Cmdline(format!("^{} 61.25$", exe.display())),
+            Selector::Name("sleep-of-memtrap-test".into()),
+        ];
+        let found = procfs.resolve(&selectors.iter().collect::<Vec<_>>());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        for resolution in &found {
+            assert_eq!(resolution.instances, [id], "{resolution:?}");
+        }
+        assert_eq!(procfs.resolve(&[&Selector::Exe(exe)])[0].instances, []);
+    }
+
+    #[test]
+    fn executables_that_may_not_be_seen_are_counted_with_the_remedy() {
+        let Some(stranger) = Unprivileged::stranger() else { return };
+        let exe = Selector::Exe("/opt/none".into());
+        let problem = stranger.as_other_user(|procfs, _| procfs.resolve(&[&exe]).remove(0).problem.unwrap());
+        assert!(problem.contains("no process runs /opt/none; no permission to see the executable of "), "{problem}");
+        assert!(problem.contains("CAP_SYS_PTRACE"), "{problem}");
+    }
+
+    #[test]
+    fn a_listener_whose_holder_may_not_be_seen_is_said_to_be_someones() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("NOT CHECKED: only root can start a process that another user may not look into");
+            return;
+        }
+        let Some(stranger) = Unprivileged::stranger() else { return };
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let selector = Selector::Listen(listener.local_addr().unwrap());
+        // from here on only the child holds the socket
+        let socket = std::os::fd::OwnedFd::from(listener);
+        let mut child = std::process::Command::new("sleep").arg("60").stdin(socket).spawn().unwrap();
+        let visible = ProcFs::host().resolve(&[&selector]).remove(0);
+        let hidden = stranger.as_other_user(|procfs, _| procfs.resolve(&[&selector]).remove(0));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(pids(&visible).contains(&child.id()), "{visible:?}");
+        let problem = hidden.problem.unwrap();
+        assert!(problem.contains("no process is seen to hold that socket; no permission to see the descriptors of "), "{problem}");
+    }
+}
