@@ -1,12 +1,77 @@
-//! What the user asked for: raw TOML ([`raw`]) resolved into what the program needs (this file).
+//! What the user asked for: TOML ([`parse`]) resolved into what the program needs (the types of this file).
 //!
-//! Validation touches neither disk nor network; whether a file exists or a port answers is `check --probe`'s business.
+//! All mistakes of a file are told at once, each with its place. Validation touches neither disk nor network; whether a file
+//! that the configuration names exists, or a port answers, is `check --probe`'s business.
 
+mod auth;
+mod document;
+mod endpoint;
+mod problem;
+mod reader;
+#[cfg(test)]
+mod tests;
+
+use std::io::Read as _;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use document::parse;
+pub use endpoint::{Invalid, parse_listen, parse_name, parse_regex};
+pub use problem::{Errors, Place, Problem, Warning};
+
 use crate::units::{ByteSize, Percent, Rate, SizeOrPercent};
+
+/// Where `run` and `check` look without `-c`.
+pub const DEFAULT_PATH: &str = "/etc/memtrap/memtrap.toml";
+
+/// Larger is no configuration.
+const MAX_FILE: u64 = 4 << 20;
+
+/// The steps of a capture that `skip` may name, in the order they are taken.
+pub const STEPS: [&str; 12] = [
+    "heap",
+    "memstats",
+    "goroutine",
+    "threadcreate",
+    "allocs",
+    "heap_gc",
+    "goroutineleak",
+    "goroutine_text",
+    "mutex",
+    "block",
+    "profile",
+    "heap_gc_after",
+];
+
+/// Reads and resolves a file; see [`parse`]. Blocks on the disk, and on the writer if `path` is a pipe.
+pub fn load(path: &Path) -> Result<(Config, Vec<Warning>), Errors> {
+    let file_name = path.to_string_lossy();
+    let unreadable = |error: std::io::Error| {
+        let hint = match error.kind() {
+            std::io::ErrorKind::NotFound => "; create it, or name another with -c FILE",
+            std::io::ErrorKind::PermissionDenied => "; run as a user that may read it, or let memtrap's group read it",
+            _ => "",
+        };
+        Errors::of_file(&file_name, format!("the configuration cannot be read: {error}{hint}"))
+    };
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(Errors::of_file(&file_name, format!("larger than {}: this is no configuration", ByteSize(MAX_FILE))));
+    }
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => parse(text, &file_name),
+        Err(e) => {
+            let valid = bytes.get(..e.valid_up_to()).and_then(|b| std::str::from_utf8(b).ok()).unwrap_or_default();
+            Err(Errors::not_utf8(&file_name, valid))
+        }
+    }
+}
+
+/// What `interval` may be.
+pub const INTERVALS: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
 
 /// A whole, valid configuration: every default filled in, every value within its bounds.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +91,18 @@ pub struct Daemon {
     pub max_captures_per_hour: usize,
 }
 
+impl Default for Daemon {
+    fn default() -> Daemon {
+        Daemon {
+            state_dir: "/var/lib/memtrap".into(),
+            bundle_dir: "/var/lib/memtrap/bundles".into(),
+            listen: None,
+            max_concurrent_captures: 2,
+            max_captures_per_hour: 12,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Retention {
     pub max_bundles_per_target: usize,
@@ -33,6 +110,17 @@ pub struct Retention {
     pub max_age: Duration,
     /// Below this, a capture leaves its big parts out.
     pub min_free_disk: ByteSize,
+}
+
+impl Default for Retention {
+    fn default() -> Retention {
+        Retention {
+            max_bundles_per_target: 20,
+            max_total_size: ByteSize::gib(2),
+            max_age: Duration::from_secs(14 * 86_400),
+            min_free_disk: ByteSize::gib(1),
+        }
+    }
 }
 
 /// One `[[target]]`, with `[defaults]` folded in.
@@ -47,6 +135,24 @@ pub struct Target {
     pub interval: Duration,
     pub rules: Rules,
     pub capture: Capture,
+}
+
+impl Target {
+    pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
+
+    /// A target as a file with nothing but its name and process would make it, for commands that have no file. It has no
+    /// pprof and no rule yet.
+    pub fn with_defaults(name: String, process: Selector) -> Target {
+        Target {
+            name,
+            process,
+            pprof: None,
+            auth: Auth::default(),
+            interval: Target::DEFAULT_INTERVAL,
+            rules: Rules::default(),
+            capture: Capture::default(),
+        }
+    }
 }
 
 /// Which processes a target means.
@@ -129,6 +235,21 @@ pub struct Rules {
     pub escalate: bool,
 }
 
+impl Default for Rules {
+    fn default() -> Rules {
+        Rules {
+            threshold: Vec::new(),
+            slope: None,
+            eta: None,
+            hold: Duration::from_secs(3),
+            warmup: Duration::from_secs(60),
+            cooldown: Duration::from_secs(15 * 60),
+            rearm: Percent::new(90.0).expect("90 is within (0, 100]"),
+            escalate: false,
+        }
+    }
+}
+
 /// What a capture may cost and what it leaves out.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Capture {
@@ -147,4 +268,20 @@ pub struct Capture {
     pub extra_profiles: Vec<String>,
     /// Step names that are not taken, e.g. `heap_gc`, `mutex`.
     pub skip: Vec<String>,
+}
+
+impl Default for Capture {
+    fn default() -> Capture {
+        Capture {
+            cpu_seconds: 30,
+            connect_timeout: Duration::from_secs(3),
+            step_timeout: Duration::from_secs(90),
+            retries: 2,
+            retry_delay: Duration::from_secs(1),
+            max_goroutines_debug2: 10_000,
+            max_file_size: ByteSize::gib(1),
+            extra_profiles: Vec::new(),
+            skip: Vec::new(),
+        }
+    }
 }

@@ -1,0 +1,357 @@
+//! The document: which keys there are, what each may be, and what must fit together.
+//!
+//! A default is a value that nobody overwrote: `[defaults]` is read over the built-in [`Settings`], each target over a
+//! copy of the result.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use toml::de::{DeTable, DeValue};
+
+use super::problem::{Errors, Report, Warning};
+use super::reader::{Read, Table, Value, boolean, checked, duration, fault, integer, list, or_off, parsed, path, text};
+use super::{Capture, Config, Daemon, Invalid, Pprof, Retention, Rules, STEPS, Selector, Target, auth, endpoint};
+use crate::clock::human;
+use crate::units::{ByteSize, Percent, Rate, SizeOrPercent};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3_600);
+const DAY: Duration = Duration::from_secs(86_400);
+/// As humantime counts it.
+const YEAR: Duration = Duration::from_secs(31_557_600);
+
+const PROCESS_EXAMPLE: &str = r#"{ unit = "checkout.service" }"#;
+/// Fewer readings than this make no slope.
+const MIN_READINGS: u32 = 5;
+/// No Go process is smaller than this.
+const MIN_THRESHOLD: ByteSize = ByteSize::mib(1);
+/// RSS counters lag by a few pages per CPU: a smaller rise cannot be told from that.
+const MIN_RISE: ByteSize = ByteSize::kib(64);
+const MAX_STAGES: usize = 8;
+const MAX_EXTRA_PROFILES: usize = 16;
+/// What a bundle holds besides [`STEPS`]; an extra profile's name must not meet any of it.
+const RESERVED_NAMES: [&str; 9] = ["cmdline", "memstats_gc", "manifest", "verdict", "report", "timeline", "baseline", "proc", "proc_after"];
+
+/// Resolves a file's text. `file_name` is only for messages. Touches neither disk nor network.
+///
+/// # Errors
+/// Every mistake of the file, from syntax to values that do not fit together.
+pub fn parse(text: &str, file_name: &str) -> Result<(Config, Vec<Warning>), Errors> {
+    let mut report = Report::new(text);
+    let (mut document, errors) = DeTable::parse_recoverable(text);
+    let repaired = note_syntax(text, &errors, &mut report);
+    if let Some(repaired) = &repaired {
+        let (rest, errors) = DeTable::parse_recoverable(repaired);
+        note_syntax(repaired, &errors, &mut report);
+        document = rest;
+    }
+    let empty = DeTable::new();
+    let config = read_document(Table::root(document.get_ref(), &mut report), &empty);
+    report.finish(text, file_name).map(|warnings| (config, warnings))
+}
+
+/// Notes the parser's errors. After a line without `=` the parser drops the rest of the file, and an unclosed header takes
+/// its name from what follows: returns a text without such a line or section, if there is one, so that all else is read.
+fn note_syntax(text: &str, errors: &[toml::de::Error], report: &mut Report) -> Option<String> {
+    let mut lost = BTreeMap::new();
+    for error in errors {
+        let at = error.span().map_or(text.len(), |span| span.start);
+        report.syntax(at, error.message().trim_end_matches(", expected literal string"));
+        if error.message().starts_with("key with no value") {
+            lost.insert(report.line(at), Lost::Line);
+        } else if error.message().starts_with("unclosed table") || error.message().starts_with("unclosed array table") {
+            lost.insert(report.line(at), Lost::Section);
+        }
+    }
+    if lost.is_empty() {
+        return None;
+    }
+    let mut repaired = String::with_capacity(text.len());
+    let mut section_lost = false;
+    for (index, line) in text.split_inclusive('\n').enumerate() {
+        let here = lost.get(&(index + 1));
+        section_lost = here == Some(&Lost::Section) || section_lost && !line.trim_start().starts_with('[');
+        if here.is_none() && !section_lost {
+            repaired.push_str(line);
+        } else {
+            // byte for byte, so that places stay what they are
+            repaired.extend(line.bytes().map(|b| if b == b'\n' { '\n' } else { ' ' }));
+        }
+    }
+    Some(repaired)
+}
+
+#[derive(PartialEq)]
+enum Lost {
+    Line,
+    Section,
+}
+
+fn read_document<'t>(mut root: Table<'_, 't>, empty: &'t DeTable<'t>) -> Config {
+    let daemon = read_daemon(root.section("daemon", "[daemon]", empty));
+    let retention = read_retention(root.section("retention", "[retention]", empty));
+    let mut defaults = Settings::default();
+    let mut section = root.section("defaults", "[defaults]", empty);
+    defaults.read(&mut section);
+    section.finish(&[]);
+
+    let found = root.tables("target");
+    if found.as_ref().is_some_and(Vec::is_empty) || !root.has("target") {
+        root.missing("target: none; add at least one [[target]] with a name, a process and a rule such as threshold = \"80%\"");
+    }
+    let mut targets = Vec::new();
+    let mut names = HashMap::new();
+    for (index, (entries, at)) in found.unwrap_or_default().into_iter().enumerate() {
+        let name = entries.get("name").and_then(|v| v.get_ref().as_str()).and_then(|name| endpoint::parse_name(name).ok());
+        let label = name.as_ref().map_or_else(|| format!("target #{}: ", index + 1), |name| format!("target \"{name}\": "));
+        let mut table = root.nested(entries, at, label, "[[target]]");
+        if let (Some(name), Some(at)) = (name, table.place_of("name")) {
+            let line = table.line(at.start);
+            let first = *names.entry(name).or_insert(line);
+            if first != line {
+                table.error(at, format_args!("name: taken by the target of line {first}; names must differ"));
+            }
+        }
+        targets.extend(read_target(table, defaults.clone()));
+    }
+    let not_yet = ["upload", "notify"];
+    root.not_yet(&not_yet);
+    root.finish(&not_yet);
+    Config { daemon, retention, targets }
+}
+
+fn read_daemon(mut t: Table<'_, '_>) -> Daemon {
+    let mut daemon = Daemon::default();
+    t.set("state_dir", &mut daemon.state_dir, path);
+    t.set("bundle_dir", &mut daemon.bundle_dir, path);
+    t.set("listen", &mut daemon.listen, |v| {
+        let addr = endpoint::parse_listen(text(v, "an address such as \"127.0.0.1:9709\"")?).or_else(|e| fault(v, e.to_string()))?;
+        if addr.ip().to_canonical().is_loopback() {
+            return Ok(Some(addr));
+        }
+        fault(v, format!("only loopback is supported in this version, such as 127.0.0.1:{}: any other address needs a token", addr.port()))
+    });
+    t.set("max_concurrent_captures", &mut daemon.max_concurrent_captures, integer(1..=64));
+    t.set("max_captures_per_hour", &mut daemon.max_captures_per_hour, integer(1..=3_600));
+    t.finish(&[]);
+    daemon
+}
+
+fn read_retention(mut t: Table<'_, '_>) -> Retention {
+    let mut retention = Retention::default();
+    t.set("max_bundles_per_target", &mut retention.max_bundles_per_target, integer(1..=100_000));
+    t.set("max_total_size", &mut retention.max_total_size, at_least(ByteSize::mib(1)));
+    t.set("max_age", &mut retention.max_age, duration(MINUTE..=YEAR * 10));
+    t.set("min_free_disk", &mut retention.min_free_disk, size());
+    t.finish(&[]);
+    retention
+}
+
+/// What a target may inherit.
+#[derive(Clone)]
+struct Settings {
+    interval: Duration,
+    rules: Rules,
+    capture: Capture,
+    /// Keys whose values were wrong: what follows from them is not known.
+    failed: Vec<&'static str>,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings { interval: Target::DEFAULT_INTERVAL, rules: Rules::default(), capture: Capture::default(), failed: Vec::new() }
+    }
+}
+
+impl Settings {
+    fn read(&mut self, t: &mut Table<'_, '_>) {
+        t.set("interval", &mut self.interval, duration(super::INTERVALS));
+        let rules = &mut self.rules;
+        t.set("threshold", &mut rules.threshold, thresholds);
+        t.set("slope", &mut rules.slope, or_off(checked(parsed::<Rate>("a rise per window such as \"200MiB/10m\""), check_rate)));
+        t.set("eta", &mut rules.eta, or_off(duration(SECOND..=30 * DAY)));
+        t.set("for", &mut rules.hold, duration(Duration::ZERO..=HOUR));
+        t.set("warmup", &mut rules.warmup, duration(Duration::ZERO..=DAY));
+        t.set("cooldown", &mut rules.cooldown, duration(Duration::ZERO..=30 * DAY));
+        t.set("rearm", &mut rules.rearm, parsed::<Percent>("a percentage such as \"90%\""));
+        t.set("escalate", &mut rules.escalate, boolean);
+        let capture = &mut self.capture;
+        t.set("cpu_seconds", &mut capture.cpu_seconds, integer(0..=300));
+        t.set("connect_timeout", &mut capture.connect_timeout, duration(Duration::from_millis(100)..=MINUTE));
+        t.set("step_timeout", &mut capture.step_timeout, duration(SECOND..=30 * MINUTE));
+        t.set("retries", &mut capture.retries, integer(0..=10));
+        t.set("retry_delay", &mut capture.retry_delay, duration(Duration::ZERO..=MINUTE));
+        t.set("max_goroutines_debug2", &mut capture.max_goroutines_debug2, integer(0..=1_000_000_000));
+        t.set("max_file_size", &mut capture.max_file_size, at_least(ByteSize::mib(1)));
+        t.set("extra_profiles", &mut capture.extra_profiles, extra_profiles);
+        t.set("skip", &mut capture.skip, list("a list of steps such as [\"mutex\", \"block\"]", STEPS.len(), step));
+        self.failed.extend(t.failed());
+        self.check_together(t);
+    }
+
+    /// Told only where one of the two was written: a conflict within `[defaults]` is not told again for every target.
+    fn check_together(&self, t: &mut Table<'_, '_>) {
+        let written = |t: &Table<'_, '_>, one: &'static str, other: &'static str| {
+            let known = ![one, other].iter().any(|key| self.failed.contains(key));
+            t.place_of(one).or_else(|| t.place_of(other)).filter(|_| known)
+        };
+        if let Some(slope) = self.rules.slope
+            && slope.window < self.interval * MIN_READINGS
+            && let Some(at) = written(t, "slope", "interval")
+        {
+            let (window, interval) = (human(slope.window), human(self.interval));
+            t.error(at, format_args!("slope: its window, {window}, is too short: at least {MIN_READINGS} intervals of {interval}"));
+        }
+        if self.capture.connect_timeout > self.capture.step_timeout
+            && let Some(at) = written(t, "step_timeout", "connect_timeout")
+        {
+            let (step, connect) = (human(self.capture.step_timeout), human(self.capture.connect_timeout));
+            t.error(at, format_args!("step_timeout: {step} is less than connect_timeout, {connect}, which is a part of it"));
+        }
+    }
+}
+
+fn read_target(mut t: Table<'_, '_>, mut settings: Settings) -> Option<Target> {
+    let name = t.take("name", |v| endpoint::parse_name(text(v, "a name such as \"checkout\"")?).or_else(|e| fault(v, e.to_string())));
+    let process = t.table("process", PROCESS_EXAMPLE).and_then(read_process);
+    let pprof = t.take("pprof", |v| parse_with(v, "a URL, a unix socket or \"auto\"", str::parse::<Pprof>));
+    let auth = auth::read(&mut t, pprof.as_ref());
+    settings.read(&mut t);
+
+    let not_yet = ["metrics", "prometheus", "limit"];
+    t.not_yet(&not_yet);
+    if !t.has("name") {
+        t.missing("name: missing; write for example name = \"checkout\"");
+    }
+    if !not_yet.iter().any(|key| t.has(key)) && !t.has("process") {
+        t.missing(format_args!("process: missing; write for example process = {PROCESS_EXAMPLE}"));
+    }
+    let Settings { interval, rules, capture, failed } = settings;
+    let no_rule = rules.threshold.is_empty() && rules.slope.is_none() && rules.eta.is_none();
+    if no_rule && !["threshold", "slope", "eta"].iter().any(|key| failed.contains(key)) {
+        t.missing("it has no rule and could never fire: set threshold, slope or eta, here or in [defaults]");
+    }
+    match rules.threshold.len() {
+        0 | 1 if t.has("escalate") && rules.escalate && !failed.contains(&"threshold") => {
+            let at = t.place_of("escalate").unwrap_or_else(|| t.place());
+            t.warning(at, "escalate: has no effect, because threshold has fewer than two stages");
+        }
+        2.. if t.has("threshold") && !rules.escalate && !failed.contains(&"escalate") => {
+            let at = t.place_of("threshold").unwrap_or_else(|| t.place());
+            t.warning(at, "threshold: only the lowest stage of an incident leaves a bundle; for the others set escalate = true");
+        }
+        _ => {}
+    }
+    t.finish(&not_yet);
+    Some(Target { name: name?, process: process?, pprof, auth, interval, rules, capture })
+}
+
+fn read_process(mut t: Table<'_, '_>) -> Option<Selector> {
+    let plain = |v: &Value<'_>, what: &str| text(v, what).map(str::to_owned);
+    let found = [
+        t.take("unit", |v| parse_with(v, "a systemd unit such as \"checkout.service\"", unit)),
+        // pid_max is at most 2^22
+        t.take("pid", integer(1..=4_194_304)).map(Selector::Pid),
+        t.take("pid_file", path).map(Selector::PidFile),
+        t.take("name", |v| plain(v, "a process name such as \"checkout\"")).map(Selector::Name),
+        t.take("exe", path).map(Selector::Exe),
+        t.take("cmdline", |v| parse_with(v, "a regular expression", endpoint::parse_regex)).map(Selector::Cmdline),
+        t.take("listen", |v| parse_with(v, "an address such as \":6060\"", listening)).map(Selector::Listen),
+    ];
+    match t.given() {
+        0 if t.is_empty() => t.error_here(format_args!("empty; write for example process = {PROCESS_EXAMPLE}")),
+        // a single unknown key is told as such
+        0 | 1 => {}
+        n => {
+            let one_of = t.asked().join(", ");
+            t.error_here(format_args!("{n} keys; exactly one of {one_of} says which process is meant"));
+        }
+    }
+    t.finish(&[]);
+    found.into_iter().flatten().next()
+}
+
+fn parse_with<T>(value: &Value<'_>, what: &str, parse: impl Fn(&str) -> Result<T, Invalid>) -> Read<T> {
+    parse(text(value, what)?).or_else(|e| fault(value, e.to_string()))
+}
+
+fn unit(name: &str) -> Result<Selector, Invalid> {
+    let fits = name.len() <= 255 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b":-_.\\@".contains(&b));
+    if fits { Ok(Selector::Unit(name.to_owned())) } else { Err(Invalid("not the name of a systemd unit, such as checkout.service".into())) }
+}
+
+fn listening(addr: &str) -> Result<std::net::SocketAddr, Invalid> {
+    let addr = endpoint::parse_listen(addr)?;
+    if addr.port() == 0 { Err(Invalid("nothing listens on port 0".into())) } else { Ok(addr) }
+}
+
+fn size() -> impl Fn(&Value<'_>) -> Read<ByteSize> {
+    parsed("a size in quotes such as \"512MiB\" or \"2GB\"")
+}
+
+fn at_least(least: ByteSize) -> impl Fn(&Value<'_>) -> Read<ByteSize> {
+    checked(size(), move |size| if *size >= least { Ok(()) } else { Err(format!("{size} is too small: at least {least}")) })
+}
+
+fn thresholds(value: &Value<'_>) -> Read<Vec<SizeOrPercent>> {
+    let one = checked(parsed("a size such as \"1.5GiB\", or a percentage of the limit such as \"80%\""), |level| match level {
+        SizeOrPercent::Size(size) if *size < MIN_THRESHOLD => {
+            Err(format!("{size} is below {MIN_THRESHOLD} and would always fire; write a unit, or % for a share of the limit"))
+        }
+        _ => Ok(()),
+    });
+    if !matches!(value.get_ref(), DeValue::Array(_)) {
+        return or_off(one)(value).map(|level| level.into_iter().collect());
+    }
+    let levels = list("a list", MAX_STAGES, one)(value)?;
+    let repeated = levels.iter().enumerate().any(|(i, level)| levels.iter().take(i).any(|earlier| earlier == level));
+    match levels.as_slice() {
+        [] => fault(value, "an empty list; to switch an inherited threshold off, write threshold = \"off\""),
+        _ if repeated => fault(value, "the same stage twice"),
+        _ => Ok(levels),
+    }
+}
+
+fn check_rate(rate: &Rate) -> Result<(), String> {
+    match rate.rise {
+        SizeOrPercent::Size(rise) if rise < MIN_RISE => {
+            Err(format!("a rise of {rise} is within the kernel's own inexactness: at least {MIN_RISE}, with its unit"))
+        }
+        _ if rate.window > DAY => Err(format!("its window, {}, is too long: at most {}", human(rate.window), human(DAY))),
+        _ => Ok(()),
+    }
+}
+
+fn step(value: &Value<'_>) -> Read<String> {
+    match text(value, "the name of a step")? {
+        name if STEPS.contains(&name) => Ok(name.to_owned()),
+        _ => fault(value, format!("no such step; steps are {}", STEPS.join(", "))),
+    }
+}
+
+/// `NAME` or `NAME?QUERY`; the name becomes a file's.
+fn extra_profiles(value: &Value<'_>) -> Read<Vec<String>> {
+    const HELP: &str = "a profile below the pprof path such as \"trace?seconds=5\"";
+    let name_of = |profile: &str| profile.split_once('?').map_or(profile, |(name, _)| name).to_owned();
+    let profiles = list("a list of profiles such as [\"trace?seconds=5\"]", MAX_EXTRA_PROFILES, |v| {
+        let profile = text(v, HELP)?;
+        let name = name_of(profile);
+        let query = profile.split_once('?').map_or("", |(_, query)| query);
+        if endpoint::parse_name(&name).is_err() {
+            return fault(v, format!("expected {HELP}; the name is 1 to 64 of A-Z a-z 0-9 . _ - with no dot at the beginning"));
+        }
+        if query.len() > 256 || !query.bytes().all(|b| b.is_ascii_alphanumeric() || b"=&.,:;_~%+/-".contains(&b)) {
+            return fault(v, "the query after `?` may hold up to 256 of A-Z a-z 0-9 = & . , : ; _ ~ % + / -");
+        }
+        if STEPS.contains(&name.as_str()) || RESERVED_NAMES.contains(&name.as_str()) {
+            return fault(v, format!("{name} is in every bundle's plan already, or is a name that bundles use"));
+        }
+        Ok(profile.to_owned())
+    })(value)?;
+    let names: Vec<String> = profiles.iter().map(|profile| name_of(profile)).collect();
+    match names.iter().enumerate().find(|(i, name)| names.iter().take(*i).any(|earlier| earlier == *name)) {
+        Some((_, name)) => fault(value, format!("{name} twice: each name becomes one file")),
+        None => Ok(profiles),
+    }
+}
