@@ -1,0 +1,139 @@
+//! `manifest.json`, schema 1: what was caught, by which trigger, and how each file came to be.
+
+use serde::{Deserialize, Serialize};
+
+use crate::trigger::Fired;
+
+pub const MANIFEST: &str = "manifest.json";
+pub const SCHEMA: u32 = 1;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    pub schema: u32,
+    pub memtrap_version: String,
+    pub incident_id: String,
+    /// 1 for an incident's first bundle; later stages of `threshold` count on.
+    pub part: u32,
+    pub target: String,
+    pub instance: Instance,
+    pub trigger: Fired,
+    pub host: String,
+    pub boot_id: String,
+    /// RFC 3339, UTC.
+    pub started: String,
+    pub finished: String,
+    pub outcome: Outcome,
+    pub warnings: Vec<String>,
+    /// One entry per step of the plan, in the order of the plan, whether it left a file or not.
+    pub files: Vec<FileEntry>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Instance {
+    /// For people: `pid 4821`.
+    pub label: String,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub pid: Option<u32>,
+    /// Field 22 of `/proc/PID/stat`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub start_ticks: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub exe: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// Everything that was asked for is there.
+    Complete,
+    /// Something is missing; its entry says why.
+    Partial,
+    /// memtrap was stopped or killed during the capture.
+    Interrupted,
+}
+
+impl Outcome {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Outcome::Complete => "complete",
+            Outcome::Partial => "partial",
+            Outcome::Interrupted => "interrupted",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    Ok,
+    Skipped,
+    Failed,
+}
+
+impl Status {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Status::Ok => "ok",
+            Status::Skipped => "skipped",
+            Status::Failed => "failed",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FileEntry {
+    /// Relative to the bundle; of a step without a file, the name that it would have had.
+    pub name: String,
+    /// The step's name; unique within a bundle.
+    pub step: String,
+    /// The URL without secrets, or the path below /proc.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub source: Option<String>,
+    /// 0 where there is no file.
+    pub bytes: u64,
+    /// Lower-case hexadecimal; absent where there is no file.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub sha256: Option<String>,
+    pub milliseconds: u64,
+    pub attempts: u32,
+    pub status: Status,
+    /// Why it is not `ok`, or what was done differently than planned.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub reason: Option<String>,
+}
+
+impl FileEntry {
+    /// A step that was not taken.
+    pub fn skipped(step: &str, name: &str, reason: impl Into<String>) -> FileEntry {
+        FileEntry {
+            name: name.into(),
+            step: step.into(),
+            source: None,
+            bytes: 0,
+            sha256: None,
+            milliseconds: 0,
+            attempts: 0,
+            status: Status::Skipped,
+            reason: Some(reason.into()),
+        }
+    }
+
+    /// Whether there is a file of this entry, good or not.
+    pub fn has_file(&self) -> bool {
+        self.sha256.is_some()
+    }
+}
+
+impl Manifest {
+    /// Puts an entry in the place of the one of the same step, or at the end.
+    pub(super) fn put(&mut self, entry: FileEntry) {
+        match self.files.iter_mut().find(|e| e.step == entry.step) {
+            Some(old) => *old = entry,
+            None => self.files.push(entry),
+        }
+    }
+
+    pub fn entry(&self, step: &str) -> Option<&FileEntry> {
+        self.files.iter().find(|e| e.step == step)
+    }
+}

@@ -1,0 +1,85 @@
+//! The bundle: one directory per incident part, and the only place that writes bundle paths.
+//!
+//! ```text
+//!  Partial::create          record, record, …            publish
+//!  NAME.partial/ ──────────────────────────────────> NAME/     (rename; never changes again)
+//!   capture.json, journal.jsonl      │                          manifest.json
+//!                                    │ memtrap killed
+//!                                    └──> interrupted::finish_all, at the next start ──> NAME/ (outcome: interrupted)
+//! ```
+//!
+//! A live partial is locked (`flock`) by the process that writes it, so that another memtrap on the same directory
+//! leaves it alone. Not here: what to capture (`capture`), which bundles to delete (`retention`).
+
+mod escape;
+mod files;
+pub mod interrupted;
+mod manifest;
+mod partial;
+mod read;
+mod readme;
+mod remove;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+pub(crate) use escape::one_line;
+pub use files::{BundleFile, Files, MAX_REJECTED, Sum};
+pub use manifest::{FileEntry, Instance, MANIFEST, Manifest, Outcome, SCHEMA, Status};
+pub use partial::{Note, Partial, Published};
+pub use read::{Bundle, Problem, Verified, list, open, verify};
+pub use remove::remove;
+
+/// Why a bundle could not be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum BundleError {
+    #[error("cannot {action} {path}; {remedy}")]
+    Io { action: &'static str, path: PathBuf, remedy: &'static str, source: io::Error },
+    #[error("`{name}` is no usable target name: only letters, digits, `.`, `_` and `-`, not starting with a dot, at most 64 long")]
+    TargetName { name: String },
+    #[error("{path} already has a thousand bundles of this second; remove old ones")]
+    NoFreeName { path: PathBuf },
+    #[error("`{id}` is no bundle id; ids look like TARGET/20261123T081336Z-threshold-1.52GiB, see `memtrap bundles list`")]
+    BadId { id: String },
+    #[error("there is no bundle at {path}; see `memtrap bundles list`")]
+    NotFound { path: PathBuf },
+    #[error("{path} is no manifest that this memtrap can read: {why}")]
+    BadManifest { path: PathBuf, why: String },
+}
+
+impl BundleError {
+    fn io(action: &'static str, path: impl Into<PathBuf>, source: io::Error) -> BundleError {
+        let remedy = match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some space there, or set bundle_dir to a larger disk",
+            io::ErrorKind::PermissionDenied => "give memtrap's user write access there, or set bundle_dir elsewhere",
+            io::ErrorKind::ReadOnlyFilesystem => "the file system is read-only: remount it, or set bundle_dir elsewhere",
+            _ => "see that bundle_dir is a healthy local disk that memtrap may write to",
+        };
+        BundleError::Io { action, path: path.into(), remedy, source }
+    }
+}
+
+/// Bytes that memtrap may still write on the disk of this directory, or of what exists of its path; `None` if it cannot be asked.
+pub fn free_disk(dir: &Path) -> Option<u64> {
+    let stat = dir.ancestors().find_map(|d| rustix::fs::statvfs(d).ok())?;
+    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Makes the bundle directory if it is not there, and tries to write in it.
+pub fn try_dir(dir: &Path) -> Result<(), BundleError> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| BundleError::io("make", dir, e))?;
+    let probe = dir.join(format!(".memtrap-probe-{}", std::process::id()));
+    fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe)).map_err(|e| BundleError::io("write in", dir, e))
+}
+
+/// Whether this is a single, plain path component of the kind that memtrap itself makes.
+fn is_plain_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= 160
+        && !name.starts_with('.')
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+}

@@ -1,0 +1,236 @@
+//! A bundle while it is written: locked, journalled, and published in one rename.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use rustix::fs::{CWD, FlockOperation, RenameFlags};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::files::{self, Files, Sum};
+use super::manifest::{FileEntry, MANIFEST, Manifest, Outcome, Status};
+use super::{BundleError, is_plain_name, readme};
+use crate::clock;
+use crate::units::ByteSize;
+
+pub(super) const SUFFIX: &str = ".partial";
+/// The manifest as it would be if nothing more came: what an interrupted bundle is finished from.
+pub(super) const DRAFT: &str = "capture.json";
+/// What came since, a line each.
+pub(super) const JOURNAL: &str = "journal.jsonl";
+const README: &str = "README.md";
+
+/// One line of the journal.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Line {
+    File(FileEntry),
+    Warning(String),
+}
+
+/// A line that is not in the journal yet.
+#[derive(Debug)]
+pub struct Note {
+    journal: Journal,
+    line: Line,
+}
+
+/// `None` once writing it failed: the capture goes on, only its interruption would be told less well.
+pub(super) type Journal = Arc<Mutex<Option<File>>>;
+
+impl Note {
+    /// Blocks on the disk. Not synced: it must outlive memtrap, not the host.
+    pub fn write(self) {
+        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        let (Some(file), Ok(mut text)) = (journal.as_mut(), serde_json::to_vec(&self.line)) else { return };
+        text.push(b'\n');
+        if file.write_all(&text).is_err() {
+            *journal = None;
+        }
+    }
+}
+
+/// A bundle that is being written. Dropped without [`Partial::publish`], it stays as it is, for
+/// [`finish_all`](super::interrupted::finish_all) to find.
+#[derive(Debug)]
+pub struct Partial {
+    pub(super) id: String,
+    pub(super) path: PathBuf,
+    pub(super) published: PathBuf,
+    pub(super) files: Files,
+    pub(super) manifest: Manifest,
+    pub(super) journal: Journal,
+    /// The directory itself, locked for as long as this lives.
+    pub(super) _lock: File,
+}
+
+/// A finished bundle.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Published {
+    pub id: String,
+    pub path: PathBuf,
+    pub bytes: u64,
+    pub manifest: Manifest,
+}
+
+impl Partial {
+    /// Makes `BUNDLE_DIR/TARGET/STAMP-TRIGGER-RSS.partial` with the draft in it; directories on the way are made, 0700.
+    /// Blocks on the disk. The draft's `files` are the plan: entries that stand until [`Partial::record`] replaces them.
+    pub fn create(bundle_dir: &Path, started: SystemTime, draft: Manifest) -> Result<Partial, BundleError> {
+        let target = draft.target.clone();
+        if !is_plain_name(&target) || target.len() > 64 {
+            return Err(BundleError::TargetName { name: super::one_line(&target, 80) });
+        }
+        let parent = bundle_dir.join(&target);
+        DirBuilder::new().recursive(true).mode(0o700).create(&parent).map_err(|e| BundleError::io("create", &parent, e))?;
+        // README and manifest name this place: it must not depend on the working directory
+        let parent = parent.canonicalize().map_err(|e| BundleError::io("resolve", &parent, e))?;
+        let stem = format!("{}-{}-{}", clock::compact_utc(started), draft.trigger.trigger.name(), ByteSize(draft.trigger.rss_bytes));
+        for n in 1..=1000 {
+            let name = if n == 1 { stem.clone() } else { format!("{stem}-{n}") };
+            let path = parent.join(format!("{name}{SUFFIX}"));
+            match DirBuilder::new().mode(0o700).create(&path) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(e) => return Err(BundleError::io("create", path, e)),
+                Ok(()) => {}
+            }
+            let published = parent.join(&name);
+            // looked at after the partial exists: from now on nobody else can publish under this name
+            if published.symlink_metadata().is_ok() {
+                fs::remove_dir(&path).map_err(|e| BundleError::io("remove", &path, e))?;
+                continue;
+            }
+            return Partial::fill(format!("{target}/{name}"), path.clone(), published, draft).inspect_err(|_| {
+                let _ = fs::remove_file(path.join(DRAFT));
+                let _ = fs::remove_dir(&path);
+            });
+        }
+        Err(BundleError::NoFreeName { path: parent.join(stem) })
+    }
+
+    fn fill(id: String, path: PathBuf, published: PathBuf, manifest: Manifest) -> Result<Partial, BundleError> {
+        let dir = File::open(&path).map_err(|e| BundleError::io("open", &path, e))?;
+        rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive).map_err(|e| BundleError::io("lock", &path, e.into()))?;
+        let files = Files::at(path.clone());
+        let draft = serde_json::to_vec(&manifest).map_err(|e| BundleError::io("write", path.join(DRAFT), e.into()))?;
+        files.write(DRAFT, &draft).map_err(|e| BundleError::io("write", path.join(DRAFT), e))?;
+        let journal = path.join(JOURNAL);
+        let opened = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&journal);
+        let journal = opened.map_err(|e| BundleError::io("create", journal, e))?;
+        Ok(Partial { id, path, published, files, manifest, journal: Arc::new(Mutex::new(Some(journal))), _lock: dir })
+    }
+
+    /// `TARGET/STAMP-TRIGGER-RSS`, as it will be listed.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Where it is while it is written; absolute.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn files(&self) -> Files {
+        self.files.clone()
+    }
+
+    /// What is known so far.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Notes how a step ended, in the place of what was noted for it before. Writes a line to the disk.
+    pub fn record(&mut self, entry: FileEntry) {
+        self.note(entry).write();
+    }
+
+    /// The same, with the writing left to the caller: a full or slow disk can make even a line wait.
+    #[must_use = "the line is to be written on a blocking thread"]
+    pub fn note(&mut self, entry: FileEntry) -> Note {
+        self.manifest.put(entry.clone());
+        self.line(Line::File(entry))
+    }
+
+    /// Notes something that the reader of the bundle should know; see [`Partial::note`].
+    #[must_use = "the line is to be written on a blocking thread"]
+    pub fn warn(&mut self, warning: impl Into<String>) -> Note {
+        let warning = warning.into();
+        self.manifest.warnings.push(warning.clone());
+        self.line(Line::Warning(warning))
+    }
+
+    fn line(&self, line: Line) -> Note {
+        Note { journal: self.journal.clone(), line }
+    }
+
+    /// Writes a small file of memtrap's own and notes it as `ok`, or as `failed` with the reason.
+    pub fn add(&mut self, step: &str, name: &str, content: &[u8]) {
+        let written = self.files.write(name, content);
+        self.record(own_entry(step, name, written));
+    }
+
+    /// README and manifest, everything synced, then the rename. Blocks on the disk.
+    ///
+    /// On an error the directory is left as it is: still a partial, to be finished at the next start.
+    pub fn publish(mut self, outcome: Outcome, finished: SystemTime) -> Result<Published, BundleError> {
+        self.manifest.outcome = outcome;
+        self.manifest.finished = clock::rfc3339_millis(finished);
+        let readme = readme::text(&self.manifest, &self.published);
+        self.add("readme", README, readme.as_bytes());
+        self.sync_files()?;
+        let path = self.path.join(MANIFEST);
+        let json = serde_json::to_vec_pretty(&self.manifest).map_err(|e| BundleError::io("write", &path, e.into()))?;
+        self.files.write(MANIFEST, &json).map_err(|e| BundleError::io("write", &path, e))?;
+        sync(&path)?;
+        let bytes = self.manifest.files.iter().map(|f| f.bytes).sum::<u64>() + json.len() as u64;
+        self.rename()?;
+        Ok(Published { id: self.id, path: self.published, bytes, manifest: self.manifest })
+    }
+
+    fn sync_files(&self) -> Result<(), BundleError> {
+        let mut dirs = std::collections::BTreeSet::new();
+        for name in files::walk(&self.path).map_err(|e| BundleError::io("list", &self.path, e))? {
+            let path = self.path.join(&name);
+            sync(&path)?;
+            dirs.extend(path.parent().filter(|d| *d != self.path).map(Path::to_path_buf));
+        }
+        dirs.iter().try_for_each(|dir| sync(dir))
+    }
+
+    /// The last steps, once a manifest is safely in place.
+    pub(super) fn rename(&self) -> Result<(), BundleError> {
+        for name in [DRAFT, JOURNAL] {
+            self.files.remove(name).map_err(|e| BundleError::io("remove", self.path.join(name), e))?;
+        }
+        sync(&self.path)?;
+        rename_new(&self.path, &self.published).map_err(|e| BundleError::io("rename to its final name", &self.path, e))?;
+        // the target's directory may be new as well
+        self.published.ancestors().skip(1).take(2).try_for_each(sync)
+    }
+}
+
+/// The entry of a file that memtrap made of what it knew itself.
+fn own_entry(step: &str, name: &str, written: io::Result<Sum>) -> FileEntry {
+    let base = FileEntry::skipped(step, name, "");
+    match written {
+        Ok(sum) => FileEntry { bytes: sum.bytes, sha256: Some(sum.sha256), status: Status::Ok, reason: None, attempts: 1, ..base },
+        Err(e) => FileEntry { status: Status::Failed, reason: Some(format!("cannot write it: {e}")), attempts: 1, ..base },
+    }
+}
+
+/// Renames a directory to a name that is not taken.
+fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // some network file systems know no flags
+        Err(Errno::INVAL | Errno::NOSYS) if to.symlink_metadata().is_err() => fs::rename(from, to),
+        done => Ok(done?),
+    }
+}
+
+fn sync(path: &Path) -> Result<(), BundleError> {
+    File::open(path).and_then(|f| f.sync_all()).map_err(|e| BundleError::io("sync", path, e))
+}

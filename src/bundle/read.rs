@@ -1,0 +1,140 @@
+//! Readers of published bundles: bounded, and tolerant of whatever else lies in the directory.
+
+use std::collections::BTreeSet;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use super::files::{self, inside};
+use super::manifest::{MANIFEST, Manifest};
+use super::partial::SUFFIX;
+use super::remove::REMOVED;
+use super::{BundleError, is_plain_name};
+
+/// Some hundred entries of some hundred bytes are usual.
+const MAX_MANIFEST: u64 = 4 << 20;
+/// Directories looked at per level.
+const MAX_ENTRIES: usize = 100_000;
+
+/// A published bundle, as its manifest describes it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bundle {
+    /// `TARGET/STAMP-TRIGGER-RSS`.
+    pub id: String,
+    pub path: PathBuf,
+    pub manifest: Manifest,
+}
+
+impl Bundle {
+    /// What the manifest says that the files occupy.
+    pub fn bytes(&self) -> u64 {
+        self.manifest.files.iter().fold(0, |sum, f| sum.saturating_add(f.bytes))
+    }
+}
+
+/// What comparing a bundle with its manifest showed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// Files whose size and sum are as listed.
+    pub good: usize,
+    pub problems: Vec<Problem>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub enum Problem {
+    #[error("{name} is not what the manifest lists: its SHA-256 differs")]
+    Changed { name: String },
+    #[error("{name} is listed in the manifest, but not there")]
+    Missing { name: String },
+    #[error("{name} is there, but not listed in the manifest")]
+    Unlisted { name: String },
+    #[error("{name} cannot be read: {why}")]
+    Unreadable { name: String, why: String },
+}
+
+/// All published bundles, oldest first within each target, targets by name. What is no bundle is passed over.
+pub fn list(bundle_dir: &Path) -> Result<Vec<Bundle>, BundleError> {
+    match fs::metadata(bundle_dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(BundleError::io("read", bundle_dir, e)),
+        Ok(_) => {}
+    }
+    let mut bundles = Vec::new();
+    for target in subdirectories(bundle_dir) {
+        for path in subdirectories(&target) {
+            let name = |p: &Path| p.file_name().and_then(|n| n.to_str()).filter(|n| is_plain_name(n)).map(str::to_owned);
+            let (Some(target), Some(name)) = (name(&target), name(&path)) else { continue };
+            if name.ends_with(SUFFIX) || name.ends_with(REMOVED) {
+                continue;
+            }
+            if let Ok(manifest) = read_manifest(&path.join(MANIFEST)) {
+                bundles.push(Bundle { id: format!("{target}/{name}"), path, manifest });
+            }
+        }
+    }
+    bundles.sort_by(|a, b| a.id.cmp(&b.id));
+    Ok(bundles)
+}
+
+/// The bundle of this id, `TARGET/NAME`.
+pub fn open(bundle_dir: &Path, id: &str) -> Result<Bundle, BundleError> {
+    let plain = id.split_once('/').filter(|(target, name)| is_plain_name(target) && is_plain_name(name) && !name.ends_with(SUFFIX));
+    let Some((target, name)) = plain else { return Err(BundleError::BadId { id: super::one_line(id, 200) }) };
+    let path = bundle_dir.join(target).join(name);
+    let manifest = read_manifest(&path.join(MANIFEST))?;
+    Ok(Bundle { id: id.into(), path, manifest })
+}
+
+/// Compares every file of a bundle with its manifest. Reads all of it; constant memory.
+pub fn verify(path: &Path) -> Result<Verified, BundleError> {
+    let manifest = read_manifest(&path.join(MANIFEST))?;
+    let mut result = Verified::default();
+    let mut listed = BTreeSet::from([MANIFEST.to_owned()]);
+    for entry in &manifest.files {
+        let Some(sha256) = &entry.sha256 else { continue };
+        let name = entry.name.clone();
+        // a name that leads out of the bundle is none of its files
+        let Some(file) = inside(path, &name) else {
+            result.problems.push(Problem::Missing { name: super::one_line(&name, 200) });
+            continue;
+        };
+        match files::sum(&file) {
+            Ok(sum) if sum.sha256 == *sha256 && sum.bytes == entry.bytes => result.good += 1,
+            Ok(_) => result.problems.push(Problem::Changed { name: name.clone() }),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => result.problems.push(Problem::Missing { name: name.clone() }),
+            Err(e) => result.problems.push(Problem::Unreadable { name: name.clone(), why: e.to_string() }),
+        }
+        listed.insert(name);
+    }
+    let present = files::walk(path).map_err(|e| BundleError::io("list", path, e))?;
+    result.problems.extend(present.into_iter().filter(|n| !listed.contains(n)).map(|name| Problem::Unlisted { name }));
+    result.problems.sort();
+    Ok(result)
+}
+
+pub(super) fn read_manifest(path: &Path) -> Result<Manifest, BundleError> {
+    let bad = |why: String| BundleError::BadManifest { path: path.into(), why };
+    // whatever is there must not make the open wait
+    let nonblock = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let file = OpenOptions::new().read(true).custom_flags(nonblock).open(path).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => BundleError::NotFound { path: path.into() },
+        _ => BundleError::io("read", path, e),
+    })?;
+    let mut text = Vec::new();
+    file.take(MAX_MANIFEST + 1).read_to_end(&mut text).map_err(|e| BundleError::io("read", path, e))?;
+    if text.len() as u64 > MAX_MANIFEST {
+        return Err(bad(format!("larger than {MAX_MANIFEST} bytes")));
+    }
+    let manifest: Manifest = serde_json::from_slice(&text).map_err(|e| bad(super::one_line(&e.to_string(), 200)))?;
+    if manifest.schema == super::SCHEMA { Ok(manifest) } else { Err(bad(format!("its schema is {}, not 1", manifest.schema))) }
+}
+
+/// Directories in `dir`, by name; links are not followed, what cannot be read is passed over.
+pub(super) fn subdirectories(dir: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+    let is_dir = |e: &fs::DirEntry| e.file_type().is_ok_and(|t| t.is_dir());
+    let mut dirs: Vec<PathBuf> = entries.take(MAX_ENTRIES).flatten().filter(is_dir).map(|e| e.path()).collect();
+    dirs.sort();
+    dirs
+}

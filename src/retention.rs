@@ -1,0 +1,224 @@
+//! Which bundles to delete: measured, planned (pure), then applied.
+//!
+//! Of each target the first, the worst (highest RSS) and the latest bundle are kept as long as its count allows; only age
+//! takes those too, and never the latest. What carries no manifest of memtrap's own is not looked at, let alone deleted.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use crate::bundle::{self, Bundle, BundleError};
+use crate::config::Retention;
+use crate::error::chain;
+use crate::units::ByteSize;
+
+/// What the plan needs to know of a bundle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    pub id: String,
+    pub target: String,
+    pub started: SystemTime,
+    pub rss: u64,
+    pub bytes: u64,
+}
+
+/// A bundle to delete, and which bound it exceeds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removal {
+    pub id: String,
+    pub bytes: u64,
+    pub why: String,
+}
+
+/// The deletions that bring `bundles` within `policy`, least valuable first. `free` is the disk's free space in bytes.
+///
+/// Age and count are bounds of each target, size and free disk of all together; those two spare what is protected.
+pub fn plan(bundles: &[Kept], policy: &Retention, free: u64, now: SystemTime) -> Vec<Removal> {
+    let mut targets: BTreeMap<&str, Vec<&Kept>> = BTreeMap::new();
+    for bundle in bundles {
+        targets.entry(&bundle.target).or_default().push(bundle);
+    }
+    let mut removals = Vec::new();
+    let mut rest: Vec<&Kept> = Vec::new();
+    let mut protected: HashSet<&str> = HashSet::new();
+    for of_target in targets.values_mut() {
+        of_target.sort_by_key(|b| (b.started, &b.id));
+        let latest = of_target.last().map(|b| b.id.as_str());
+        let too_old = |b: &Kept| now.duration_since(b.started).unwrap_or(Duration::ZERO) > policy.max_age;
+        let (old, mut young): (Vec<&Kept>, Vec<&Kept>) = of_target.iter().partition(|b| too_old(b) && Some(b.id.as_str()) != latest);
+        removals.extend(old.iter().map(|b| b.removed(format!("older than max_age {}", humantime::format_duration(policy.max_age)))));
+
+        let ranked = by_value(&young);
+        let keep: HashSet<&str> = ranked.iter().take(policy.max_bundles_per_target.max(1)).map(|b| b.id.as_str()).collect();
+        let why = format!("more than max_bundles_per_target {}", policy.max_bundles_per_target);
+        removals.extend(young.iter().filter(|b| !keep.contains(b.id.as_str())).map(|b| b.removed(why.clone())));
+        young.retain(|b| keep.contains(b.id.as_str()));
+        protected.extend(ranked.iter().take(3).map(|b| b.id.as_str()));
+        rest.extend(young);
+    }
+    let mut total: u64 = rest.iter().map(|b| b.bytes).sum();
+    let mut free = free.saturating_add(removals.iter().map(|r| r.bytes).sum());
+    rest.retain(|b| !protected.contains(b.id.as_str()));
+    rest.sort_by_key(|b| (b.started, &b.id));
+    for bundle in rest {
+        let why = if total > policy.max_total_size.0 {
+            format!("all together above max_total_size {}", policy.max_total_size)
+        } else if free < policy.min_free_disk.0 {
+            format!("less than min_free_disk {} free", policy.min_free_disk)
+        } else {
+            break;
+        };
+        total -= bundle.bytes;
+        free = free.saturating_add(bundle.bytes);
+        removals.push(bundle.removed(why));
+    }
+    removals
+}
+
+/// Most valuable first: latest, worst, first, then the later before the earlier. `bundles` are in order of time.
+fn by_value<'a>(bundles: &[&'a Kept]) -> Vec<&'a Kept> {
+    let worst = bundles.iter().max_by_key(|b| (b.rss, Reverse(b.started)));
+    let chosen = bundles.last().into_iter().chain(worst).chain(bundles.first()).chain(bundles.iter().rev());
+    let mut seen = HashSet::new();
+    chosen.filter(|b| seen.insert(b.id.as_str())).copied().collect()
+}
+
+impl Kept {
+    fn removed(&self, why: String) -> Removal {
+        Removal { id: self.id.clone(), bytes: self.bytes, why }
+    }
+
+    fn of(bundle: &Bundle) -> Kept {
+        let started = humantime::parse_rfc3339(&bundle.manifest.started).unwrap_or(SystemTime::UNIX_EPOCH);
+        let m = &bundle.manifest;
+        Kept { id: bundle.id.clone(), target: m.target.clone(), started, rss: m.trigger.rss_bytes, bytes: bundle.bytes() }
+    }
+}
+
+/// What was deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    pub bundles: usize,
+    pub bytes: u64,
+}
+
+/// Measures `bundle_dir`, plans and deletes. Blocks on the disk.
+pub fn apply(bundle_dir: &Path, policy: &Retention, now: SystemTime) -> Result<Applied, BundleError> {
+    let bundles = bundle::list(bundle_dir)?;
+    let kept: Vec<Kept> = bundles.iter().map(Kept::of).collect();
+    let free = bundle::free_disk(bundle_dir).unwrap_or(u64::MAX);
+    let mut applied = Applied::default();
+    for removal in plan(&kept, policy, free, now) {
+        let Some(bundle) = bundles.iter().find(|b| b.id == removal.id) else { continue };
+        match bundle::remove(bundle) {
+            Ok(()) => {
+                tracing::info!(bundle = removal.id, why = removal.why, size = %ByteSize(removal.bytes), "bundle deleted");
+                applied.bundles += 1;
+                applied.bytes += removal.bytes;
+            }
+            Err(error) => tracing::warn!(bundle = removal.id, error = chain(&error), "a bundle due for deletion could not be deleted"),
+        }
+    }
+    Ok(applied)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const DAY: u64 = 86_400;
+
+    fn policy() -> Retention {
+        Retention {
+            max_bundles_per_target: 100,
+            max_total_size: ByteSize(u64::MAX),
+            max_age: Duration::from_secs(1_000 * DAY),
+            min_free_disk: ByteSize(0),
+        }
+    }
+
+    fn day(n: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(n * DAY)
+    }
+
+    /// Bundles of one target, one a day, with these RSS, 10 bytes each.
+    fn caught(target: &str, rss: &[u64]) -> Vec<Kept> {
+        let one = |(i, rss): (usize, &u64)| Kept {
+            id: format!("{target}/{i}"),
+            target: target.into(),
+            started: day(i as u64),
+            rss: *rss,
+            bytes: 10,
+        };
+        rss.iter().enumerate().map(one).collect()
+    }
+
+    fn removed(bundles: &[Kept], policy: &Retention, free: u64, today: u64) -> Vec<String> {
+        plan(bundles, policy, free, day(today)).into_iter().map(|r| r.id).collect()
+    }
+
+    #[test]
+    fn within_bounds_nothing_goes() {
+        assert!(removed(&caught("a", &[1, 2, 3]), &policy(), 0, 10).is_empty());
+    }
+
+    #[test]
+    fn the_count_spares_first_worst_and_latest() {
+        let p = Retention { max_bundles_per_target: 3, ..policy() };
+        assert_eq!(removed(&caught("a", &[5, 1, 9, 2, 3]), &p, 0, 10), ["a/1", "a/3"]);
+        let p = Retention { max_bundles_per_target: 1, ..policy() };
+        assert_eq!(removed(&caught("a", &[5, 9, 1]), &p, 0, 10), ["a/0", "a/1"], "one place is the latest's");
+    }
+
+    #[test]
+    fn age_takes_all_but_the_latest() {
+        let p = Retention { max_age: Duration::from_secs(2 * DAY), ..policy() };
+        assert_eq!(removed(&caught("a", &[9, 1, 1, 1]), &p, 0, 5), ["a/0", "a/1", "a/2"].map(String::from)[..]);
+        assert_eq!(removed(&caught("a", &[9]), &p, 0, 500).len(), 0);
+    }
+
+    #[test]
+    fn size_takes_the_oldest_unprotected_of_all_targets() {
+        let mut all = caught("a", &[1, 1, 1, 1, 9]);
+        all.extend(caught("b", &[7]));
+        let p = Retention { max_total_size: ByteSize(45), ..policy() };
+        assert_eq!(removed(&all, &p, 0, 10), ["a/1", "a/2"]);
+        let p = Retention { max_total_size: ByteSize(1), ..policy() };
+        assert!(!removed(&all, &p, 0, 10).contains(&"b/0".to_owned()), "a quiet target does not pay for a loud one");
+    }
+
+    #[test]
+    fn a_full_disk_takes_only_what_it_needs() {
+        let p = Retention { min_free_disk: ByteSize(100), ..policy() };
+        assert_eq!(removed(&caught("a", &[1; 9]), &p, 85, 10), ["a/1", "a/2"]);
+        assert!(removed(&caught("a", &[1; 9]), &p, 100, 10).is_empty());
+    }
+
+    #[test]
+    fn a_clock_set_back_deletes_nothing() {
+        let p = Retention { max_age: Duration::from_secs(DAY), ..policy() };
+        let future: Vec<Kept> = caught("a", &[1, 2]).into_iter().map(|k| Kept { started: day(900), ..k }).collect();
+        assert!(removed(&future, &p, 0, 1).is_empty());
+    }
+
+    #[test]
+    fn only_what_has_a_manifest_is_deleted() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut ids = Vec::new();
+        for second in 0..3 {
+            ids.push(bundle::tests::publish(dir.path(), "svc", day(1) + Duration::from_secs(second)).id);
+        }
+        let foreign = dir.path().join("svc/20200101T000000Z-threshold-1.00GiB");
+        fs::create_dir(&foreign).unwrap();
+        fs::write(foreign.join("thesis.txt"), "mine").unwrap();
+        let p = Retention { max_bundles_per_target: 1, ..policy() };
+        let applied = apply(dir.path(), &p, day(2)).unwrap();
+        assert_eq!(applied.bundles, 2);
+        let left: Vec<String> = bundle::list(dir.path()).unwrap().into_iter().map(|b| b.id).collect();
+        assert_eq!(left, [ids[2].clone()]);
+        assert!(foreign.join("thesis.txt").exists());
+    }
+}
