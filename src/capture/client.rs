@@ -1,0 +1,306 @@
+//! HTTP clients and credentials, made for one capture from what the configuration and its secret files say now.
+
+use std::fs::OpenOptions;
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use reqwest::redirect::{Attempt, Policy};
+use reqwest::{Certificate, Client, ClientBuilder, Identity, Url};
+
+use crate::bundle::one_line;
+use crate::config::{self, Auth};
+
+/// Tokens, certificates and keys are far smaller.
+const MAX_SECRET: u64 = 64 << 10;
+const MAX_CA: u64 = 4 << 20;
+const MAX_CACHED: usize = 32;
+const MAX_REDIRECTS: usize = 3;
+/// After a capture its connection is of no use to anyone.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// Why no request could be made at all: a sentence without secrets.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct SetupError(String);
+
+/// The `https` clients that were needed so far: each loads the system's roots, which takes milliseconds and 100 kB.
+/// Others are cheap, and made anew for each capture.
+#[derive(Clone, Debug, Default)]
+pub struct Clients {
+    cached: Arc<Mutex<Vec<(Key, Client)>>>,
+}
+
+type Key = (Vec<u8>, Duration);
+
+/// Makes ring the process's TLS provider. Without one, making a client panics; to call it again does nothing.
+pub fn install_tls_provider() {
+    // an error says that one is installed already
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+/// What is sent along with each request, and what must not be shown of it.
+#[derive(Clone, Default)]
+pub(super) struct Credentials {
+    pub headers: HeaderMap,
+    tls: Tls,
+    secrets: Arc<Vec<String>>,
+}
+
+#[derive(Clone, Default)]
+struct Tls {
+    ca: Option<Vec<u8>>,
+    /// Certificate chain and key, one PEM.
+    identity: Option<Vec<u8>>,
+}
+
+impl Credentials {
+    /// Reads the secret files. Blocks on the disk.
+    pub fn load(auth: &Auth) -> Result<Credentials, SetupError> {
+        let mut made = Credentials::default();
+        let mut secrets = Vec::new();
+        if let Some(basic) = &auth.basic {
+            let password = secret(&basic.password_file)?;
+            let value = basic_value(&basic.username, &password)?;
+            secrets.extend(value.to_str().ok().and_then(|v| v.strip_prefix("Basic ")).map(str::to_owned));
+            secrets.push(password);
+            made.headers.insert(AUTHORIZATION, value);
+        }
+        if let Some(file) = &auth.bearer_file {
+            let token = secret(file)?;
+            made.headers.insert(AUTHORIZATION, sensitive(&format!("Bearer {token}"), || file.display().to_string())?);
+            secrets.push(token);
+        }
+        for (name, value) in &auth.headers {
+            let value = match value {
+                config::HeaderValue::Inline(text) => text.clone(),
+                config::HeaderValue::File(file) => secret(file)?,
+            };
+            let shown = || format!("header {}", one_line(name, 60));
+            let key = HeaderName::from_bytes(name.as_bytes()).map_err(|_| SetupError(format!("{} is no valid header name", shown())))?;
+            made.headers.insert(key, sensitive(&value, shown)?);
+            // `Authorization: Bearer X` is often echoed as X
+            secrets.extend(value.split_whitespace().map(str::to_owned));
+            secrets.push(value);
+        }
+        made.tls.ca = auth.ca_file.as_deref().map(|file| read(file, MAX_CA)).transpose()?;
+        if let (Some(cert), Some(key)) = (&auth.client_cert_file, &auth.client_key_file) {
+            let mut pem = read(cert, MAX_SECRET)?;
+            pem.push(b'\n');
+            pem.extend(read(key, MAX_SECRET)?);
+            made.tls.identity = Some(pem);
+        }
+        // too short to be a secret, and its removal would ruin the text
+        secrets.retain(|s| s.len() >= 4);
+        // the longest first: one may be part of another
+        secrets.sort_by_key(|s| std::cmp::Reverse(s.len()));
+        made.secrets = Arc::new(secrets);
+        Ok(made)
+    }
+
+    /// Text from the server, without the secrets that it may have echoed.
+    pub fn redact(&self, text: &str) -> String {
+        self.secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), "[secret]"))
+    }
+
+    /// The same for bytes.
+    pub fn redact_bytes(&self, bytes: Vec<u8>) -> Vec<u8> {
+        self.secrets.iter().fold(bytes, |bytes, secret| {
+            let secret = secret.as_bytes();
+            let mut out = Vec::with_capacity(bytes.len());
+            let mut rest = bytes.as_slice();
+            while let Some(at) = rest.windows(secret.len()).position(|w| w == secret) {
+                let (before, from) = rest.split_at(at);
+                out.extend_from_slice(before);
+                out.extend_from_slice(b"[secret]");
+                rest = from.get(secret.len()..).unwrap_or_default();
+            }
+            out.extend_from_slice(rest);
+            out
+        })
+    }
+}
+
+/// reqwest knows the encoding; no request is sent.
+fn basic_value(username: &str, password: &str) -> Result<HeaderValue, SetupError> {
+    let client = plain(Duration::from_secs(1)).build();
+    let request = client.and_then(|c| c.get("http://localhost/").basic_auth(username, Some(password)).build());
+    let value = request.ok().and_then(|r| r.headers().get(AUTHORIZATION).cloned());
+    value.ok_or_else(|| SetupError("basic auth: user name and password make no valid header".into()))
+}
+
+fn sensitive(value: &str, what: impl Fn() -> String) -> Result<HeaderValue, SetupError> {
+    let mut value =
+        HeaderValue::from_str(value).map_err(|_| SetupError(format!("{}: the value has characters that no header may have", what())))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// A secret of one line: its file without the line break at the end.
+fn secret(file: &Path) -> Result<String, SetupError> {
+    let text = String::from_utf8(read(file, MAX_SECRET)?)
+        .map_err(|_| SetupError(format!("{} is not UTF-8; write the secret there as plain text", file.display())))?;
+    let text = text.trim_end_matches(['\r', '\n']);
+    if text.is_empty() {
+        return Err(SetupError(format!("{} is empty; write the secret there", file.display())));
+    }
+    Ok(text.to_owned())
+}
+
+fn read(file: &Path, max: u64) -> Result<Vec<u8>, SetupError> {
+    // a FIFO in its place must not make the open wait
+    let nonblock = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    let mut bytes = Vec::new();
+    let done = OpenOptions::new().read(true).custom_flags(nonblock).open(file).and_then(|f| f.take(max + 1).read_to_end(&mut bytes));
+    match done {
+        Ok(n) if n as u64 > max => Err(SetupError(format!("{} is larger than {max} bytes; is it the right file?", file.display()))),
+        Ok(_) => Ok(bytes),
+        Err(e) => Err(SetupError(format!("cannot read {}: {e}; check `auth` of this target", file.display()))),
+    }
+}
+
+impl Clients {
+    /// A client for `base`. May block for some milliseconds on the system's certificates.
+    pub(super) fn client(
+        &self,
+        base: &Url,
+        socket: Option<PathBuf>,
+        credentials: &Credentials,
+        connect: Duration,
+    ) -> Result<Client, SetupError> {
+        install_tls_provider();
+        let failed = |e: reqwest::Error| SetupError(format!("cannot set up HTTP: {}", root_cause(&e)));
+        if base.scheme() != "https" {
+            let mut builder = plain(connect);
+            if let Some(socket) = socket {
+                builder = builder.unix_socket(socket);
+            }
+            return builder.build().map_err(failed);
+        }
+        let key = (credentials.tls.fingerprint(), connect);
+        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, client)) = cached.iter().find(|(k, _)| *k == key) {
+            return Ok(client.clone());
+        }
+        let mut builder = common(connect);
+        if let Some(ca) = &credentials.tls.ca {
+            let roots = Certificate::from_pem_bundle(ca).ok().filter(|roots| !roots.is_empty());
+            builder = builder.tls_certs_only(roots.ok_or_else(|| SetupError("ca_file holds no PEM certificate".into()))?);
+        }
+        if let Some(pem) = &credentials.tls.identity {
+            let identity = Identity::from_pem(pem)
+                .map_err(|_| SetupError("client_cert_file and client_key_file are no PEM certificate with its key".into()))?;
+            builder = builder.identity(identity);
+        }
+        let client = builder.build().map_err(failed)?;
+        if cached.len() == MAX_CACHED {
+            cached.clear();
+        }
+        cached.push((key, client.clone()));
+        Ok(client)
+    }
+}
+
+impl Tls {
+    fn fingerprint(&self) -> Vec<u8> {
+        let mut hash = ring::digest::Context::new(&ring::digest::SHA256);
+        for part in [&self.ca, &self.identity] {
+            // lengths keep two parts from being read as two others
+            hash.update(&part.as_ref().map_or(u64::MAX, |p| p.len() as u64).to_le_bytes());
+            hash.update(part.as_deref().unwrap_or_default());
+        }
+        hash.finish().as_ref().to_vec()
+    }
+}
+
+fn common(connect: Duration) -> ClientBuilder {
+    Client::builder()
+        .no_proxy()
+        .referer(false)
+        .connect_timeout(connect)
+        .pool_idle_timeout(IDLE)
+        .user_agent(concat!("memtrap/", env!("CARGO_PKG_VERSION")))
+        .redirect(Policy::custom(same_origin))
+}
+
+fn plain(connect: Duration) -> ClientBuilder {
+    install_tls_provider();
+    // without roots it costs microseconds, not milliseconds; nothing but http is asked for
+    common(connect).tls_certs_only([])
+}
+
+/// Elsewhere is someone else: neither asked nor given credentials. The redirect itself is then the answer.
+fn same_origin(attempt: Attempt) -> reqwest::redirect::Action {
+    let same = attempt.previous().last().is_some_and(|from| from.origin() == attempt.url().origin());
+    if same && attempt.previous().len() <= MAX_REDIRECTS { attempt.follow() } else { attempt.stop() }
+}
+
+/// The innermost message of an error: what the system said.
+pub(super) fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    one_line(&cause.to_string(), 200)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Basic;
+
+    fn file(dir: &tempfile::TempDir, name: &str, text: &str) -> PathBuf {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_secret_is_the_file_without_its_last_line_break() {
+        let dir = tempfile::tempdir().unwrap();
+        let auth = Auth { bearer_file: Some(file(&dir, "t", "s3cr3t-token\n")), ..Auth::default() };
+        let made = Credentials::load(&auth).unwrap();
+        assert_eq!(made.headers[AUTHORIZATION], "Bearer s3cr3t-token");
+        assert!(made.headers[AUTHORIZATION].is_sensitive());
+        assert_eq!(made.redact("bad token s3cr3t-token!"), "bad token [secret]!");
+    }
+
+    #[test]
+    fn basic_credentials_are_redacted_in_either_form() {
+        let dir = tempfile::tempdir().unwrap();
+        let basic = Basic { username: "ops".into(), password_file: file(&dir, "p", "hunter22") };
+        let made = Credentials::load(&Auth { basic: Some(basic), ..Auth::default() }).unwrap();
+        assert_eq!(made.headers[AUTHORIZATION], "Basic b3BzOmh1bnRlcjIy");
+        assert_eq!(made.redact_bytes(b"b3BzOmh1bnRlcjIy is hunter22".to_vec()), b"[secret] is [secret]");
+    }
+
+    #[test]
+    fn an_error_about_a_secret_file_names_the_file_and_not_its_content() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = |auth: Auth| Credentials::load(&auth).err().unwrap().to_string();
+        let missing = text(Auth { bearer_file: Some(dir.path().join("none")), ..Auth::default() });
+        assert!(missing.contains("none") && missing.contains("auth"), "{missing}");
+        let empty = text(Auth { bearer_file: Some(file(&dir, "e", "\n")), ..Auth::default() });
+        assert!(empty.ends_with("is empty; write the secret there"), "{empty}");
+        let torn = text(Auth { bearer_file: Some(file(&dir, "n", "line one\nline two")), ..Auth::default() });
+        assert!(!torn.contains("line one"), "{torn}");
+        let large = text(Auth { bearer_file: Some(file(&dir, "l", &"x".repeat(70_000))), ..Auth::default() });
+        assert!(large.contains("larger than 65536 bytes"), "{large}");
+    }
+
+    #[test]
+    fn one_client_serves_all_with_the_same_tls_options() {
+        let clients = Clients::default();
+        let base = Url::parse("https://example.test/debug/pprof").unwrap();
+        let second = Duration::from_secs(1);
+        for _ in 0..3 {
+            clients.client(&base, None, &Credentials::default(), second).unwrap();
+        }
+        assert_eq!(clients.cached.lock().unwrap().len(), 1);
+        let other = Credentials { tls: Tls { ca: Some(b"not a certificate".to_vec()), identity: None }, ..Credentials::default() };
+        assert!(clients.client(&base, None, &other, second).unwrap_err().to_string().contains("ca_file"));
+    }
+}

@@ -1,0 +1,127 @@
+//! From the configuration's `pprof` to an endpoint that can be asked, with what is suspicious about it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use reqwest::Url;
+use tokio::task::spawn_blocking;
+
+use super::client::{Clients, Credentials};
+use super::fetch::Endpoint;
+use super::reach::quick_connect;
+use super::watch::Watch;
+use super::{Env, discover};
+use crate::config::{self, Pprof};
+use crate::target::sockets::{self, Ownership};
+use crate::target::{InstanceId, ProcFs};
+
+pub(super) struct Found {
+    pub endpoint: Arc<Endpoint>,
+    /// The index page, where it was read on the way.
+    pub index: Option<Vec<u8>>,
+    pub warnings: Vec<String>,
+}
+
+/// Makes the clients, and for `auto` asks the process's own sockets. The error is a sentence without secrets.
+pub(super) async fn prepare(target: &Arc<config::Target>, id: Option<InstanceId>, env: &Env, watch: &mut Watch) -> Result<Found, String> {
+    let (target, procfs, clients) = (target.clone(), env.procfs.clone(), env.clients.clone());
+    let prepared = spawn_blocking(move || -> Result<Prepared, String> {
+        let credentials = Credentials::load(&target.auth).map_err(|e| e.to_string())?;
+        let make = Make { clients, credentials, capture: &target.capture };
+        match &target.pprof {
+            None => Err("no `pprof` address is configured for this target".into()),
+            Some(Pprof::Auto) => {
+                let id = id.ok_or("`pprof = \"auto\"` needs a process on this host")?;
+                let addrs = discover::candidates(&procfs, id)?;
+                let endpoints = addrs.iter().map(|addr| make.http(&format!("http://{addr}/debug/pprof"))).collect::<Result<_, _>>()?;
+                Ok(Prepared::Candidates(endpoints, argv(&procfs, id).unwrap_or_default()))
+            }
+            Some(Pprof::Http(base)) => {
+                let endpoint = make.http(base)?;
+                let warning = id.and_then(|id| foreign(&procfs, &endpoint.base, id));
+                Ok(Prepared::Explicit(Found { endpoint: Arc::new(endpoint), index: None, warnings: warning.into_iter().collect() }))
+            }
+            Some(Pprof::Unix { socket, path }) => {
+                let base = Url::parse(&format!("http://localhost/{}", path.trim_start_matches('/')));
+                let base = base.map_err(|e| format!("the path in `pprof` is not usable: {e}"))?;
+                let shown = format!("unix://{}:/{}", socket.display(), path.trim_matches('/'));
+                let endpoint = make.endpoint(base, Some(socket.clone()), shown)?;
+                Ok(Prepared::Explicit(Found { endpoint: Arc::new(endpoint), index: None, warnings: Vec::new() }))
+            }
+        }
+    });
+    match prepared.await.map_err(|e| format!("preparing the pprof client failed: {e}"))?? {
+        Prepared::Explicit(found) => Ok(found),
+        Prepared::Candidates(endpoints, argv) => {
+            let (endpoint, index) = discover::first(endpoints, &argv, watch).await?;
+            Ok(Found { endpoint: Arc::new(endpoint), index, warnings: Vec::new() })
+        }
+    }
+}
+
+enum Prepared {
+    Explicit(Found),
+    Candidates(Vec<Endpoint>, Vec<u8>),
+}
+
+/// The arguments of a process as pprof's `cmdline` reports them: joined by NUL.
+pub(super) fn argv(procfs: &ProcFs, id: InstanceId) -> Option<Vec<u8>> {
+    let bytes = procfs.dir_of(id).ok()?.read("cmdline", 64 << 10).ok()?;
+    Some(bytes.strip_suffix(b"\0").unwrap_or(&bytes).to_vec())
+}
+
+struct Make<'a> {
+    clients: Clients,
+    credentials: Credentials,
+    capture: &'a config::Capture,
+}
+
+impl Make<'_> {
+    fn http(&self, base: &str) -> Result<Endpoint, String> {
+        let base = Url::parse(base).map_err(|e| format!("the address in `pprof` is not usable: {e}"))?;
+        if !base.username().is_empty() || base.password().is_some() {
+            return Err("`pprof` has credentials in its address: give them in `auth`, as files".into());
+        }
+        let mut shown = base.clone();
+        shown.set_query(None);
+        shown.set_fragment(None);
+        let shown = shown.as_str().trim_end_matches('/').to_owned();
+        self.endpoint(base, None, shown)
+    }
+
+    fn endpoint(&self, base: Url, socket: Option<std::path::PathBuf>, shown: String) -> Result<Endpoint, String> {
+        let client = |connect| self.clients.client(&base, socket.clone(), &self.credentials, connect).map_err(|e| e.to_string());
+        let (normal, quick) = (client(self.capture.connect_timeout)?, client(quick_connect(self.capture))?);
+        Ok(Endpoint { client: normal, quick, base, shown, credentials: self.credentials.clone() })
+    }
+}
+
+/// A loopback address should be the watched process's own; says so if it is not, or cannot be known.
+fn foreign(procfs: &ProcFs, base: &Url, id: InstanceId) -> Option<String> {
+    let port = base.port_or_known_default()?;
+    let host = base.host_str()?;
+    let ips: Vec<IpAddr> = match host {
+        "localhost" => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
+        _ => vec![host.trim_matches(['[', ']']).parse().ok().filter(IpAddr::is_loopback)?],
+    };
+    let pid = id.pid;
+    let mut warning = None;
+    for addr in ips.into_iter().map(|ip| SocketAddr::new(ip, port)) {
+        match sockets::owner_check(procfs, addr, id) {
+            Ownership::Own => return None,
+            Ownership::Other { pids } => {
+                let owner = match pids.as_slice() {
+                    [] => "another process".to_owned(),
+                    [one] => format!("process {one}"),
+                    [first, ..] => format!("process {first} and others"),
+                };
+                warning =
+                    Some(format!("`pprof` at {addr} is served by {owner}, not by process {pid}: the profiles may be of another process"));
+            }
+            Ownership::Unknown { why } => {
+                warning.get_or_insert(format!("whether `pprof` at {addr} belongs to process {pid} could not be checked: {why}"));
+            }
+        }
+    }
+    warning
+}

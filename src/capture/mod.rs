@@ -1,0 +1,230 @@
+//! The act of capturing: a list of named steps, each with a recorded outcome, into one bundle.
+//!
+//! ```text
+//!  plan::of(target) ──Step, Step, …──> Runner ──FileEntry──> bundle::Partial ──> publish
+//!                                        │ kernel: the process's side, before pprof touches it
+//!                                        │ fetch ─> sink: bodies to disk as they come
+//!                                        └ reach, watch: how long to bother
+//! ```
+//!
+//! A failed step never stops the next; a bundle that lacks something says what and why. What each step gets of time is
+//! bounded, and shrinks when the service does not answer (see `reach`). memtrap's memory does not grow with a profile.
+//!
+//! Not here: when to capture (`incident`), what it means (`verdict`), where bundles go afterwards.
+
+mod attempts;
+mod client;
+mod discover;
+mod end;
+mod endpoint;
+mod fetch;
+pub mod kernel;
+mod plan;
+mod quick;
+mod reach;
+mod run;
+mod sink;
+mod taken;
+mod watch;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use tokio::sync::watch::Receiver;
+
+pub use client::{Clients, install_tls_provider};
+pub use end::End;
+
+use crate::bundle::{BundleError, FileEntry, Instance, Manifest, Outcome, Partial, Published, SCHEMA, Status};
+use crate::clock::{self, Mono};
+use crate::config;
+use crate::series::Sample;
+use crate::target::cgroup::CgroupRef;
+use crate::target::limit::OomCounter;
+use crate::target::{InstanceId, ProcFs};
+use crate::trigger::Fired;
+use run::Runner;
+
+/// RSS samples in order of time: those before the capture, and those that the watcher adds while it runs.
+pub type TimelineHandle = Arc<Mutex<Vec<Sample>>>;
+
+/// One capture to make.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub incident_id: String,
+    /// 1 for an incident's first bundle.
+    pub part: u32,
+    pub target: Arc<config::Target>,
+    /// `None`: no process of this host was ever seen for it.
+    pub instance: Option<InstanceId>,
+    /// For people: `pid 4821`.
+    pub instance_label: String,
+    pub fired: Fired,
+    /// What the bundle is named after.
+    pub started: SystemTime,
+    pub timeline: TimelineHandle,
+    /// The cgroup's kill counter from when the instance was known to live. `None`: it is read when the capture begins,
+    /// which is too late for a process that is gone by then.
+    pub oom: Option<OomCounter>,
+    /// Free space is below `min_free_disk`: big parts are left out.
+    pub low_disk: bool,
+}
+
+/// What all captures share.
+#[derive(Clone, Debug)]
+pub struct Env {
+    pub procfs: ProcFs,
+    pub bundle_dir: PathBuf,
+    pub host: String,
+    pub boot_id: String,
+    pub clients: Clients,
+    /// One moment on both clocks, for the times in the timeline.
+    pub anchor: (Mono, SystemTime),
+}
+
+impl Env {
+    /// What captures of this host share. Installs the TLS provider.
+    pub fn new(procfs: ProcFs, bundle_dir: PathBuf, boot_id: String) -> Env {
+        install_tls_provider();
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        Env { procfs, bundle_dir, host, boot_id, clients: Clients::default(), anchor: (Mono::now(), clock::wall_now()) }
+    }
+}
+
+/// Tries whether pprof of this process would answer now: where it is, or why not.
+pub async fn probe(target: &Arc<config::Target>, id: InstanceId, env: &Env) -> Result<String, String> {
+    if target.pprof.is_none() {
+        return Ok("none".into());
+    }
+    let (_running, stop) = tokio::sync::watch::channel(false);
+    let mut watch = watch::Watch::new(env.procfs.clone(), Some(id), stop);
+    let found = endpoint::prepare(target, Some(id), env, &mut watch).await?;
+    let endpoint = found.endpoint;
+    fetch::get_small(&endpoint, endpoint.url("cmdline"), discover::INDEX, &mut watch).await.map_err(|e| e.to_string())?;
+    match found.warnings.first() {
+        None => Ok(endpoint.shown.clone()),
+        Some(warning) => Err(warning.clone()),
+    }
+}
+
+/// What is going on, for a terminal.
+#[derive(Clone, Debug)]
+pub enum Progress {
+    Started { file: String },
+    Done(FileEntry),
+}
+
+/// What a capture left.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Captured {
+    /// `TARGET/20261123T081336Z-threshold-1.52GiB`.
+    pub id: String,
+    pub path: PathBuf,
+    pub outcome: Outcome,
+    /// There is something about the process beyond its RSS series.
+    pub evidence: bool,
+    /// Names of the files whose steps failed.
+    pub failed: Vec<String>,
+    pub bytes: u64,
+}
+
+/// Why a capture left no bundle.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    #[error("no bundle could be begun")]
+    Begin(#[source] BundleError),
+    /// The evidence lies in the partial, which the next start finishes.
+    #[error("the bundle could not be finished; what was captured is in {path}, and will be finished when memtrap starts next")]
+    Publish { path: PathBuf, source: BundleError },
+    #[error("a thread that writes the bundle failed; what was captured will be finished when memtrap starts next")]
+    Thread(#[source] tokio::task::JoinError),
+}
+
+/// Captures now, to the end of the plan, and publishes the bundle. Takes as long as the CPU profile and the timeouts of
+/// the steps make it; when `stop` becomes true, as long as the disk needs.
+///
+/// The disk is used on blocking threads only. If the future is dropped, the partial bundle stays, with a journal of
+/// what was done, and is finished as interrupted at the next start of memtrap.
+pub async fn run(
+    request: Request,
+    env: &Env,
+    stop: Receiver<bool>,
+    progress: &mut (dyn FnMut(Progress) + Send + Sync),
+) -> Result<Captured, CaptureError> {
+    let conditions = plan::Conditions { local: request.instance.is_some(), low_disk: request.low_disk };
+    let plan = plan::of(&request.target, conditions);
+    let (partial, oom) = begin(&request, env, &plan).await?;
+    let mut runner = Runner::new(&request, env, partial, stop, progress);
+    runner.walk(plan).await;
+    let run::Walked { mut partial, gone, stopped, lacking } = runner.finish();
+
+    let samples = request.timeline.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let (started, anchor, local) = (request.started, env.anchor, request.instance.is_some());
+    let last = tokio::task::spawn_blocking(move || {
+        partial.add("timeline", "timeline.csv", end::timeline(&samples, started, anchor).as_bytes());
+        if local {
+            let end = End::look(gone, oom.as_ref(), samples.last().copied(), anchor);
+            partial.add("end", "end.json", serde_json::to_string_pretty(&end).unwrap_or_default().as_bytes());
+        }
+        let path = partial.path().to_path_buf();
+        let outcome = match (stopped, lacking) {
+            (true, _) => Outcome::Interrupted,
+            (false, true) => Outcome::Partial,
+            (false, false) => Outcome::Complete,
+        };
+        partial.publish(outcome, crate::clock::wall_now()).map_err(|source| CaptureError::Publish { path, source })
+    });
+    Ok(captured(last.await.map_err(CaptureError::Thread)??))
+}
+
+/// Makes the partial, whose draft has every step of the plan as not taken yet.
+async fn begin(request: &Request, env: &Env, plan: &[plan::Step]) -> Result<(Partial, Option<OomCounter>), CaptureError> {
+    let mut draft = Manifest {
+        schema: SCHEMA,
+        memtrap_version: env!("CARGO_PKG_VERSION").into(),
+        incident_id: request.incident_id.clone(),
+        part: request.part,
+        target: request.target.name.clone(),
+        instance: Instance {
+            label: request.instance_label.clone(),
+            pid: request.instance.map(|i| i.pid),
+            start_ticks: request.instance.map(|i| i.start_ticks),
+            exe: None,
+        },
+        trigger: request.fired.clone(),
+        host: env.host.clone(),
+        boot_id: env.boot_id.clone(),
+        started: clock::rfc3339_millis(request.started),
+        finished: String::new(),
+        outcome: Outcome::Interrupted,
+        warnings: Vec::new(),
+        files: plan.iter().map(|s| FileEntry::skipped(&s.name, &s.file, "memtrap ended before this step")).collect(),
+    };
+    let (id, known) = (request.instance, request.oom.clone());
+    let (procfs, bundle_dir, started) = (env.procfs.clone(), env.bundle_dir.clone(), request.started);
+    let made = tokio::task::spawn_blocking(move || {
+        let dir = id.and_then(|id| procfs.dir_of(id).ok());
+        draft.instance.exe = dir.and_then(|d| d.exe().ok()).map(|exe| exe.to_string_lossy().into_owned());
+        let oom = known.or_else(|| Some(OomCounter::new(CgroupRef::of(&procfs, id?.pid).ok()??)));
+        Partial::create(&bundle_dir, started, draft).map(|partial| (partial, oom))
+    });
+    made.await.map_err(CaptureError::Thread)?.map_err(CaptureError::Begin)
+}
+
+fn captured(published: Published) -> Captured {
+    let own = ["timeline", "end", "readme"];
+    let files = &published.manifest.files;
+    let is_evidence = |e: &&FileEntry| e.has_file() && !own.contains(&e.step.as_str()) && !e.name.ends_with(".rejected");
+    Captured {
+        outcome: published.manifest.outcome,
+        evidence: files.iter().find(is_evidence).is_some(),
+        failed: files.iter().filter(|e| e.status == Status::Failed).map(|e| e.name.clone()).collect(),
+        id: published.id,
+        path: published.path,
+        bytes: published.bytes,
+    }
+}

@@ -1,0 +1,208 @@
+//! The plan: which steps are taken, in which order. Data; nothing here acts.
+//!
+//! Cheapest and most perishable first, most disruptive last. The order is the contract with the reader of a bundle: what
+//! comes later has seen the effects of what came before.
+
+use std::collections::BTreeSet;
+
+use super::kernel::KernelStep;
+use super::sink::Body;
+use crate::config::Target;
+
+/// A step leaves at most one file.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Step {
+    /// As `skip` in the configuration names it; unique in a plan.
+    pub name: String,
+    pub file: String,
+    pub work: Work,
+    /// Why it is not taken, where that is known from the start.
+    pub left_out: Option<LeftOut>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Work {
+    Kernel(KernelStep),
+    Get {
+        rest: String,
+        body: Body,
+        optional: bool,
+        seconds: u64,
+    },
+    /// `debug=2`, or `debug=1` where there are many.
+    GoroutineText,
+    /// Only where the index lists it.
+    GoroutineLeak,
+    Cpu {
+        seconds: u64,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct LeftOut {
+    pub reason: String,
+    /// The user wants it so: the bundle is complete without it.
+    pub wanted: bool,
+}
+
+/// What the plan depends on besides the target's settings.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Conditions {
+    /// There is a process on this host to look at.
+    pub local: bool,
+    pub low_disk: bool,
+}
+
+const KERNEL: [KernelStep; 7] = KernelStep::ALL;
+
+/// Not taken where the disk is nearly full: large, and not needed for the first answer.
+const BIG: [&str; 6] = ["smaps", "allocs", "goroutine_text", "profile", "heap_gc_after", "trace"];
+
+/// All steps, in order.
+pub(super) fn of(target: &Target, conditions: Conditions) -> Vec<Step> {
+    let config = &target.capture;
+    let mut plan = Vec::new();
+    let mut add = |name: &str, file: &str, work: Work| plan.push(Step { name: name.into(), file: file.into(), work, left_out: None });
+    for step in KERNEL {
+        add(kernel_name(&step), &format!("proc/{}", step.file_name()), Work::Kernel(step));
+    }
+    add("cmdline", "cmdline.txt", get("cmdline", Body::Text));
+    add("heap", "heap.pb.gz", get("heap", Body::Profile));
+    add("memstats", "memstats.txt", get("heap?debug=1", Body::MemStats));
+    add("goroutine", "goroutine.pb.gz", get("goroutine?debug=0", Body::Profile));
+    add("threadcreate", "threadcreate.pb.gz", get("threadcreate", Body::Profile));
+    add("allocs", "allocs.pb.gz", get("allocs", Body::Profile));
+    add("heap_gc", "heap_gc.pb.gz", get("heap?gc=1", Body::Profile));
+    add("memstats_gc", "memstats_gc.txt", get("heap?debug=1", Body::MemStats));
+    add("goroutineleak", "goroutineleak.pb.gz", Work::GoroutineLeak);
+    add("goroutine_text", "goroutine.txt", Work::GoroutineText);
+    for name in ["mutex", "block"] {
+        let work = Work::Get { rest: name.into(), body: Body::Profile, optional: true, seconds: 0 };
+        add(name, &format!("{name}.pb.gz"), work);
+    }
+    add("profile", "profile.pb.gz", Work::Cpu { seconds: config.cpu_seconds });
+    extras(&config.extra_profiles, &mut add);
+    add("heap_gc_after", "heap_gc_after.pb.gz", get("heap?gc=1", Body::Profile));
+    for step in KERNEL {
+        if let "status" | "smaps_rollup" = step.file_name() {
+            add(&format!("{}_after", kernel_name(&step)), &format!("proc_after/{}", step.file_name()), Work::Kernel(step));
+        }
+    }
+    for step in &mut plan {
+        step.left_out = left_out(step, target, conditions);
+    }
+    plan
+}
+
+fn get(rest: &str, body: Body) -> Work {
+    Work::Get { rest: rest.into(), body, optional: false, seconds: 0 }
+}
+
+/// `cgroup.txt` is the file of the step `cgroup`.
+fn kernel_name(step: &KernelStep) -> &'static str {
+    let file = step.file_name();
+    file.split_once('.').map_or(file, |(name, _)| name)
+}
+
+/// Names and files of extra profiles must not take those of others.
+fn extras(extra: &[String], add: &mut impl FnMut(&str, &str, Work)) {
+    let mut taken = BTreeSet::new();
+    for rest in extra {
+        let name = rest.split('?').next().unwrap_or_default();
+        let plain: String = name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_".contains(c) { c } else { '_' }).take(60).collect();
+        let numbered = |n: usize| if n == 1 { format!("extra_{plain}") } else { format!("extra_{plain}_{n}") };
+        let Some(step) = (1..=100).map(numbered).find(|name| !taken.contains(name)) else { continue };
+        let query = |key: &str| rest.split(['?', '&']).skip(1).find_map(|q| q.strip_prefix(key)?.strip_prefix('='));
+        let (body, suffix) = match (name, query("debug")) {
+            ("trace", _) => (Body::Trace, "out"),
+            (_, None | Some("0")) => (Body::Profile, "pb.gz"),
+            _ => (Body::Text, "txt"),
+        };
+        let seconds = query("seconds").and_then(|s| s.parse().ok()).unwrap_or(0);
+        add(&step, &format!("{step}.{suffix}"), Work::Get { rest: rest.clone(), body, optional: false, seconds });
+        taken.insert(step);
+    }
+}
+
+fn left_out(step: &Step, target: &Target, conditions: Conditions) -> Option<LeftOut> {
+    let because = |reason: &str, wanted| Some(LeftOut { reason: reason.into(), wanted });
+    let kernel = matches!(step.work, Work::Kernel(_));
+    if target.capture.skip.contains(&step.name) {
+        return because("skipped by the configuration", true);
+    }
+    if step.name == "memstats_gc" && target.capture.skip.iter().any(|s| s == "heap_gc") {
+        return because("it would follow heap_gc, which is skipped by the configuration", true);
+    }
+    if step.work == (Work::Cpu { seconds: 0 }) {
+        return because("skipped by the configuration: cpu_seconds = 0", true);
+    }
+    if kernel && !conditions.local {
+        return because("no process on this host was seen to belong to this target", false);
+    }
+    if !kernel && target.pprof.is_none() {
+        return because("no `pprof` address is configured for this target", true);
+    }
+    let big = BIG.contains(&step.name.as_str()) || step.name.starts_with("extra_");
+    if big && conditions.low_disk {
+        return because("left out to spare the disk: free space is below min_free_disk", false);
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::tests::target;
+    use crate::config::Pprof;
+
+    fn with_pprof() -> Target {
+        Target { pprof: Some(Pprof::Http("http://127.0.0.1:1/debug/pprof".into())), ..target() }
+    }
+
+    const HERE: Conditions = Conditions { local: true, low_disk: false };
+
+    #[test]
+    fn the_order_is_cheap_and_perishable_first_disruptive_last() {
+        let names: Vec<String> = of(&with_pprof(), HERE).into_iter().map(|s| s.name).skip(KERNEL.len()).collect();
+        let expected = "cmdline heap memstats goroutine threadcreate allocs heap_gc memstats_gc goroutineleak goroutine_text mutex block \
+                        profile heap_gc_after status_after smaps_rollup_after";
+        assert_eq!(names.join(" "), expected);
+    }
+
+    #[test]
+    fn no_two_steps_share_a_name_or_a_file() {
+        let mut target = with_pprof();
+        target.capture.extra_profiles = ["heap?gc=1", "heap", "trace?seconds=5", "../../etc/x?debug=1"].map(String::from).to_vec();
+        let plan = of(&target, HERE);
+        let names: BTreeSet<&str> = plan.iter().map(|s| s.name.as_str()).collect();
+        let files: BTreeSet<&str> = plan.iter().map(|s| s.file.as_str()).collect();
+        assert_eq!((names.len(), files.len()), (plan.len(), plan.len()));
+        for file in ["extra_heap.pb.gz", "extra_heap_2.pb.gz", "extra_trace.out", "extra_______etc_x.txt"] {
+            assert!(files.contains(file), "{file} in {files:?}");
+        }
+        let trace = plan.iter().find(|s| s.name == "extra_trace").unwrap();
+        assert!(matches!(trace.work, Work::Get { seconds: 5, body: Body::Trace, .. }));
+    }
+
+    #[test]
+    fn a_nearly_full_disk_gets_the_small_parts_only() {
+        let plan = of(&with_pprof(), Conditions { low_disk: true, ..HERE });
+        let taken: Vec<&str> = plan.iter().filter(|s| s.left_out.is_none()).map(|s| s.name.as_str()).collect();
+        for name in ["status", "heap", "memstats", "goroutine", "heap_gc"] {
+            assert!(taken.contains(&name), "{name}");
+        }
+        for name in BIG {
+            assert!(!taken.contains(&name), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_the_user_does_not_want_leaves_a_bundle_complete() {
+        let mut target = with_pprof();
+        target.capture.skip = vec!["mutex".into()];
+        target.capture.cpu_seconds = 0;
+        let plan = of(&target, HERE);
+        let out: Vec<(&str, bool)> = plan.iter().filter_map(|s| Some((s.name.as_str(), s.left_out.as_ref()?.wanted))).collect();
+        assert_eq!(out, [("mutex", true), ("profile", true)]);
+    }
+}

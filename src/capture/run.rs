@@ -1,0 +1,296 @@
+//! Takes the steps of a plan, one after the other, and records how each ended.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::watch::Receiver;
+use tokio::task::spawn_blocking;
+
+use super::attempts::{Got, Want};
+use super::fetch::{self, Bounds, Endpoint, Failure};
+use super::kernel::{KernelError, KernelOptions, KernelStep};
+use super::plan::{Step, Work};
+use super::reach::Reach;
+use super::sink::Body;
+use super::taken::{Ending, Taken};
+use super::watch::{Ended, Watch};
+use super::{Env, Progress, Request, discover, endpoint, quick};
+use crate::bundle::{Note, Partial};
+use crate::clock::Mono;
+use crate::target::ProcError;
+use crate::units::ByteSize;
+
+/// Per file, where the disk is nearly full.
+const MAX_ON_LOW_DISK: ByteSize = ByteSize::mib(16);
+/// More would not be compared.
+const MAX_CMDLINE: usize = 60 << 10;
+
+pub(super) struct Runner<'a> {
+    pub(super) request: &'a Request,
+    env: &'a Env,
+    pub(super) partial: Partial,
+    pub(super) watch: Watch,
+    pub(super) reach: Reach,
+    pprof: Pprof,
+    /// As the goroutine profile counts them.
+    goroutines: Option<u64>,
+    /// Something is missing that was wanted.
+    lacking: bool,
+    progress: &'a mut (dyn FnMut(Progress) + Send + Sync),
+}
+
+/// What is known about the service's pprof handlers.
+enum Pprof {
+    NotAsked,
+    Ready {
+        endpoint: Arc<Endpoint>,
+        index: Option<Vec<u8>>,
+    },
+    /// Nothing can be asked: why.
+    Unusable(String),
+}
+
+pub(super) struct Walked {
+    pub partial: Partial,
+    pub gone: Option<SystemTime>,
+    pub stopped: bool,
+    pub lacking: bool,
+}
+
+impl<'a> Runner<'a> {
+    pub fn new(
+        request: &'a Request,
+        env: &'a Env,
+        partial: Partial,
+        stop: Receiver<bool>,
+        progress: &'a mut (dyn FnMut(Progress) + Send + Sync),
+    ) -> Runner<'a> {
+        let watch = Watch::new(env.procfs.clone(), request.instance, stop);
+        let reach = Reach::default();
+        Runner { request, env, partial, watch, reach, pprof: Pprof::NotAsked, goroutines: None, lacking: false, progress }
+    }
+
+    pub async fn walk(&mut self, plan: Vec<Step>) {
+        let mut queue: VecDeque<(Step, bool)> = plan.into_iter().map(|step| (step, false)).collect();
+        while let Some((step, again)) = queue.pop_front() {
+            (self.progress)(Progress::Started { file: step.file.clone() });
+            let began = Mono::now();
+            let mut taken = self.take(&step).await;
+            let busy = taken.ending == Ending::Busy;
+            if again {
+                taken.attempts += 1;
+                taken.notes.insert(0, "taken at the end of the plan, as CPU profiling was in use before".into());
+            }
+            let later = busy && !again;
+            self.lacking |= !later && !matches!(taken.ending, Ending::Ok | Ending::Skipped { wanted: true });
+            let milliseconds = Mono::now().since(began).as_millis() as u64;
+            let entry = taken.entry(&step, milliseconds);
+            (self.progress)(Progress::Done(entry.clone()));
+            let note = self.partial.note(entry);
+            written(note).await;
+            if later {
+                queue.push_back((step, true));
+            }
+        }
+    }
+
+    pub fn finish(mut self) -> Walked {
+        let stopped = matches!(self.watch.check(), Some(Ended::Stopped)) && self.lacking;
+        Walked { gone: self.watch.gone(), partial: self.partial, stopped, lacking: self.lacking }
+    }
+
+    async fn take(&mut self, step: &Step) -> Taken {
+        if let Some(out) = &step.left_out {
+            return Taken::skipped(&out.reason, out.wanted);
+        }
+        if let Some(why) = self.watch.check() {
+            return Taken::skipped(why.to_string(), false);
+        }
+        if let Work::Kernel(kernel) = step.work {
+            return self.kernel(kernel, &step.file).await;
+        }
+        let endpoint = match self.endpoint().await {
+            Ok(endpoint) => endpoint,
+            Err(reason) => return Taken::default().failed(reason),
+        };
+        match &step.work {
+            Work::Kernel(_) => Taken::default(),
+            Work::Get { rest, body, optional, seconds } => {
+                let got = self.fetch(&endpoint, Want { file: &step.file, rest, body: *body, seconds: *seconds }).await;
+                self.learn(step, &got).await;
+                match got.failure {
+                    Some(Failure::Status { code, .. }) if *optional && code.as_u16() == 404 => {
+                        Taken { ending: Ending::Skipped { wanted: true }, ..got.taken }
+                    }
+                    _ => got.taken,
+                }
+            }
+            Work::GoroutineText => self.goroutine_text(&endpoint, &step.file).await,
+            Work::GoroutineLeak => self.goroutine_leak(&endpoint, &step.file).await,
+            Work::Cpu { seconds } => self.cpu(&endpoint, &step.file, *seconds).await,
+        }
+    }
+
+    pub(super) fn max_file_size(&self) -> ByteSize {
+        let max = self.request.target.capture.max_file_size;
+        if self.request.low_disk { max.min(MAX_ON_LOW_DISK) } else { max }
+    }
+
+    async fn kernel(&mut self, step: KernelStep, name: &str) -> Taken {
+        let Some(id) = self.request.instance else { return Taken::skipped("no process", false) };
+        let (files, procfs, file) = (self.partial.files(), self.env.procfs.clone(), name.to_owned());
+        let options = KernelOptions { max_file_size: self.max_file_size(), ..KernelOptions::default() };
+        let collected = spawn_blocking(move || {
+            let mut out = files.create(&file)?;
+            let result = step.collect(&procfs, id, &options, &mut out);
+            let sum = out.finish();
+            if result.is_err() && sum.bytes == 0 {
+                files.remove(&file)?;
+                return Ok((result, None));
+            }
+            Ok((result, Some((file, sum))))
+        });
+        let source = match step {
+            KernelStep::Cgroup => "/cgroup",
+            KernelStep::Process => "",
+            _ => &format!("/{}", step.file_name()),
+        };
+        let mut taken = Taken { source: Some(format!("/proc/{}{source}", id.pid)), attempts: 1, ..Taken::default() };
+        let (result, file) = match collected.await.map_err(std::io::Error::other).and_then(|done| done) {
+            Ok(done) => done,
+            Err(e) => return taken.failed(Failure::Disk(e).to_string()),
+        };
+        taken.file = file;
+        match result {
+            Ok(_) => taken,
+            Err(KernelError::Proc(ProcError::Gone { .. })) => {
+                let why = self.watch.check().map_or_else(|| "process exited".to_owned(), |why| why.to_string());
+                if taken.file.is_some() { taken.failed(format!("incomplete: {why}")) } else { taken.skip(why, false) }
+            }
+            Err(e) if e.is_skip() => {
+                // what this kernel does not have is not missing
+                let wanted = matches!(e, KernelError::NoCgroup { .. } | KernelError::Proc(ProcError::Absent { .. }));
+                taken.skip(e.to_string(), wanted)
+            }
+            Err(e) => {
+                let cause = std::error::Error::source(&e).map(|s| format!(": {s}")).unwrap_or_default();
+                taken.failed(format!("{e}{cause}"))
+            }
+        }
+    }
+
+    async fn endpoint(&mut self) -> Result<Arc<Endpoint>, String> {
+        if let Pprof::NotAsked = self.pprof {
+            self.pprof = match endpoint::prepare(&self.request.target, self.request.instance, self.env, &mut self.watch).await {
+                Ok(found) => {
+                    for warning in found.warnings {
+                        written(self.partial.warn(warning)).await;
+                    }
+                    Pprof::Ready { endpoint: found.endpoint, index: found.index }
+                }
+                Err(reason) => Pprof::Unusable(reason),
+            };
+        }
+        match &self.pprof {
+            Pprof::Ready { endpoint, .. } => Ok(endpoint.clone()),
+            Pprof::Unusable(reason) => Err(reason.clone()),
+            Pprof::NotAsked => Err("pprof was not asked".into()),
+        }
+    }
+
+    /// What later steps want to know of this one's file.
+    async fn learn(&mut self, step: &Step, got: &Got) {
+        if got.taken.ending != Ending::Ok {
+            return;
+        }
+        let (files, file) = (self.partial.files(), step.file.clone());
+        if step.name == "goroutine" {
+            let total = spawn_blocking(move || Some(quick::scan(files.read(&file).ok()?).ok()?.total));
+            self.goroutines = total.await.ok().flatten();
+        } else if step.name == "cmdline"
+            && let Some(id) = self.request.instance
+        {
+            let procfs = self.env.procfs.clone();
+            let differs = spawn_blocking(move || {
+                let mut said = Vec::new();
+                std::io::Read::read_to_end(&mut std::io::Read::take(files.read(&file).ok()?, MAX_CMDLINE as u64), &mut said).ok()?;
+                let argv = endpoint::argv(&procfs, id)?;
+                Some(said.len() < MAX_CMDLINE && said.strip_suffix(b"\0").unwrap_or(&said) != argv)
+            });
+            if differs.await.ok().flatten() == Some(true) {
+                let pid = id.pid;
+                let note = self.partial.warn(format!(
+                    "the service behind `pprof` reports other arguments (cmdline.txt) than process {pid} has: the profiles may be of another process"
+                ));
+                written(note).await;
+            }
+        }
+    }
+
+    async fn goroutine_text(&mut self, endpoint: &Endpoint, file: &str) -> Taken {
+        let max = self.request.target.capture.max_goroutines_debug2;
+        let (rest, note) = match self.goroutines {
+            Some(n) if n <= max => ("goroutine?debug=2", None),
+            Some(n) => {
+                ("goroutine?debug=1", Some(format!("debug=1 instead of debug=2: {n} goroutines, above max_goroutines_debug2 = {max}")))
+            }
+            None => ("goroutine?debug=1", Some("debug=1 instead of debug=2: the number of goroutines is not known".to_owned())),
+        };
+        let mut taken = self.fetch(endpoint, Want { file, rest, body: Body::GoroutineText, seconds: 0 }).await.taken;
+        taken.notes.splice(0..0, note);
+        taken
+    }
+
+    async fn goroutine_leak(&mut self, endpoint: &Endpoint, file: &str) -> Taken {
+        let known = match &self.pprof {
+            Pprof::Ready { index: Some(index), .. } => Some(discover::lists(index, "goroutineleak")),
+            _ => None,
+        };
+        let listed = match known {
+            Some(listed) => Ok(listed),
+            None => {
+                let bounds = Bounds { timeout: discover::INDEX.timeout.min(self.request.target.capture.step_timeout), ..discover::INDEX };
+                let index = fetch::get_small(endpoint, endpoint.url(""), bounds, &mut self.watch).await;
+                index.map(|page| discover::lists(&page, "goroutineleak"))
+            }
+        };
+        match listed {
+            Ok(true) => self.fetch(endpoint, Want { file, rest: "goroutineleak", body: Body::Profile, seconds: 0 }).await.taken,
+            Ok(false) => Taken::skipped("the index of this service does not list it: Go has it from 1.27 on", true),
+            Err(Failure::Ended(why)) => Taken::skipped(why.to_string(), false),
+            Err(e) => Taken::skipped(format!("the index, which would list it, cannot be read: {e}"), true),
+        }
+    }
+
+    async fn cpu(&mut self, endpoint: &Endpoint, file: &str, wanted: u64) -> Taken {
+        let mut seconds = wanted;
+        let mut attempts = 0;
+        let mut notes = Vec::new();
+        loop {
+            let rest = format!("profile?seconds={seconds}");
+            let mut got = self.fetch(endpoint, Want { file, rest: &rest, body: Body::Profile, seconds }).await;
+            got.taken.attempts += attempts;
+            match &got.failure {
+                Some(Failure::Status { code, line, .. }) if code.as_u16() == 400 && line.contains("WriteTimeout") && seconds > 1 => {
+                    notes.push(format!("{seconds} s are refused: longer than the server's WriteTimeout"));
+                    seconds /= 2;
+                    attempts = got.taken.attempts;
+                    continue;
+                }
+                Some(Failure::Status { code, line, .. }) if code.as_u16() == 500 && line.contains("already in use") => {
+                    got.taken.ending = Ending::Busy;
+                }
+                _ if seconds != wanted => notes.push(format!("{seconds} s instead of {wanted} s")),
+                _ => {}
+            }
+            got.taken.notes.splice(0..0, notes);
+            return got.taken;
+        }
+    }
+}
+
+async fn written(note: Note) {
+    // a journal that cannot be written costs the capture nothing
+    let _ = spawn_blocking(move || note.write()).await;
+}

@@ -1,0 +1,64 @@
+//! How one step ended: on the way to its entry in the manifest.
+
+use super::plan::Step;
+use crate::bundle::{FileEntry, Status, Sum};
+
+/// How a step ended, before it is an entry.
+#[derive(Default)]
+pub(super) struct Taken {
+    pub source: Option<String>,
+    pub file: Option<(String, Sum)>,
+    pub attempts: u32,
+    pub notes: Vec<String>,
+    pub ending: Ending,
+}
+
+#[derive(Default, PartialEq)]
+pub(super) enum Ending {
+    #[default]
+    Ok,
+    /// Not taken; `wanted` if the bundle is complete without it.
+    Skipped {
+        wanted: bool,
+    },
+    Failed,
+    /// Worth one other try when the rest of the plan is done.
+    Busy,
+}
+
+impl Taken {
+    pub fn skipped(reason: impl Into<String>, wanted: bool) -> Taken {
+        Taken::default().skip(reason, wanted)
+    }
+
+    pub fn skip(mut self, reason: impl Into<String>, wanted: bool) -> Taken {
+        self.notes.push(reason.into());
+        self.ending = Ending::Skipped { wanted };
+        self
+    }
+
+    pub fn failed(mut self, reason: impl Into<String>) -> Taken {
+        self.notes.push(reason.into());
+        self.ending = Ending::Failed;
+        self
+    }
+
+    pub fn entry(self, step: &Step, milliseconds: u64) -> FileEntry {
+        let (name, sum) = self.file.map_or((step.file.clone(), None), |(name, sum)| (name, Some(sum)));
+        FileEntry {
+            name,
+            step: step.name.clone(),
+            source: self.source,
+            bytes: sum.as_ref().map_or(0, |s| s.bytes),
+            sha256: sum.map(|s| s.sha256),
+            milliseconds,
+            attempts: self.attempts,
+            status: match self.ending {
+                Ending::Ok => Status::Ok,
+                Ending::Skipped { .. } => Status::Skipped,
+                Ending::Failed | Ending::Busy => Status::Failed,
+            },
+            reason: (!self.notes.is_empty()).then(|| self.notes.join("; ")),
+        }
+    }
+}
