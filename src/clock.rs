@@ -48,6 +48,12 @@ impl Mono {
     }
 }
 
+/// Reads the wall clock: for labels only, since it can be set back.
+#[expect(clippy::disallowed_methods, reason = "the one place")]
+pub fn wall_now() -> SystemTime {
+    SystemTime::now()
+}
+
 impl std::ops::Add<Duration> for Mono {
     type Output = Mono;
     fn add(self, d: Duration) -> Mono {

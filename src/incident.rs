@@ -176,7 +176,7 @@ impl Slot {
     pub fn arrive(&mut self, id: InstanceId, rules: &Rules, interval: Duration) {
         self.blind = None;
         self.throttled = None;
-        self.life = Some(Life { id, detector: Detector::new(rules, interval), warming: true });
+        self.life = Some(Life { id, detector: Detector::new(rules, interval), warming: false });
         if matches!(self.phase, Phase::Open | Phase::Retrying { .. }) {
             self.phase = Phase::Watching;
             self.incident = None;
@@ -194,7 +194,7 @@ impl Slot {
     pub fn observe(&mut self, sample: Sample, age: Duration, levels: &Levels, rules: &Rules) -> Option<Order> {
         let life = self.life.as_mut()?;
         self.blind = None;
-        life.warming = age < rules.warmup;
+        life.warming = age < rules.warmup && (rules.slope.is_some() || rules.eta.is_some());
         let captured = self.incident.as_ref().filter(|_| self.phase == Phase::Open);
         life.detector.observe(sample, age, levels, captured.map_or(0, |i| i.stages));
 
@@ -315,38 +315,50 @@ impl Slot {
         }
     }
 
-    /// State, and the reason in words.
-    pub fn state(&self, levels: &Levels, now: Mono) -> (State, String) {
-        let left = |until: Mono| clock::human(until.since(now));
-        let cooldown = self.cooldown_until(now);
-        if let (Phase::Capturing { .. }, Some(incident)) = (&self.phase, &self.incident) {
-            return (State::Capturing, incident.fired.reason.clone());
+    /// Where it stands at `now`.
+    pub fn state(&self, now: Mono) -> State {
+        match (&self.phase, &self.life) {
+            (Phase::Capturing { .. }, _) => State::Capturing,
+            _ if self.blind.is_some() => State::Blind,
+            (_, None) => State::Waiting,
+            (Phase::Open, _) => State::Open,
+            (Phase::Retrying { .. }, _) => State::Pending,
+            _ if self.cooldown_until(now).is_some() => State::Cooldown,
+            _ if self.throttled.is_some() => State::Throttled,
+            (_, Some(life)) if life.detector.pending_since().is_some() => State::Pending,
+            (_, Some(life)) if life.warming => State::Warming,
+            _ => State::Armed,
         }
-        if let Some(why) = &self.blind {
-            return (State::Blind, why.clone());
-        }
-        let Some(life) = &self.life else {
-            let also = cooldown.map_or(String::new(), |t| format!("; no capture for another {}", left(t)));
-            return (State::Waiting, format!("no process matches{also}"));
-        };
-        match (&self.phase, &self.incident, cooldown) {
-            (Phase::Open, Some(incident), _) => {
-                let rearm = ByteSize(incident.rearm_below);
-                let also = cooldown.map_or(String::new(), |t| format!(", and for another {}", left(t)));
-                (State::Open, format!("captured; over once RSS falls below {rearm}, armed again after that{also}"))
-            }
-            (Phase::Retrying { at, why, .. }, ..) => (State::Pending, format!("nothing could be saved: {why}; next try in {}", left(*at))),
-            (_, _, Some(until)) => (State::Cooldown, format!("recovered; armed again in {}", left(until))),
-            _ => match (&self.throttled, life.detector.pending_since()) {
-                (Some(why), _) => (State::Throttled, why.clone()),
-                (None, Some(since)) => {
-                    let held = clock::human(now.since(since));
-                    let words = life.detector.standing(levels);
-                    (State::Pending, format!("{words}; holding for {held} of {}", clock::human(levels.hold)))
-                }
-                (None, None) if life.warming => (State::Warming, life.detector.standing(levels)),
-                (None, None) => (State::Armed, life.detector.standing(levels)),
+    }
+
+    /// Why it is in that state, in words.
+    pub fn reason(&self, levels: &Levels, now: Mono) -> String {
+        let standing = || self.life.as_ref().map_or(String::new(), |l| l.detector.standing(levels));
+        let cooldown = self.cooldown_until(now).map(|t| clock::human(t.since(now)));
+        match self.state(now) {
+            State::Capturing => self.incident.as_ref().map_or(String::new(), |i| i.fired.reason.clone()),
+            State::Blind => self.blind.clone().unwrap_or_default(),
+            State::Throttled => self.throttled.clone().unwrap_or_default(),
+            State::Waiting => match cooldown {
+                Some(left) => format!("no process matches; no capture for another {left}"),
+                None => "no process matches".into(),
             },
+            State::Open => {
+                let rearm = ByteSize(self.incident.as_ref().map_or(0, |i| i.rearm_below));
+                let also = cooldown.map_or(String::new(), |left| format!(", and for another {left}"));
+                format!("captured; over once RSS falls below {rearm}, armed again after that{also}")
+            }
+            State::Cooldown => format!("recovered; armed again in {}", cooldown.unwrap_or_default()),
+            State::Pending => match (&self.phase, self.life.as_ref().and_then(|l| l.detector.pending_since())) {
+                (Phase::Retrying { at, why, .. }, _) => {
+                    format!("nothing could be saved: {why}; next try in {}", clock::human(at.since(now)))
+                }
+                (_, Some(since)) => {
+                    format!("{}; holding for {} of {}", standing(), clock::human(now.since(since)), clock::human(levels.hold))
+                }
+                _ => standing(),
+            },
+            State::Warming | State::Armed => standing(),
         }
     }
 
@@ -364,7 +376,7 @@ impl Slot {
     /// Takes a stored slot up again. `elapsed` is the time since it was stored. An incident continues only if its process is
     /// still there, so the place is taken by the process that had it: the caller confirms it or vacates it.
     pub fn restore(saved: SavedSlot, elapsed: Duration, rules: &Rules, interval: Duration, now: Mono) -> Slot {
-        let life = saved.instance.map(|id| Life { id, detector: Detector::new(rules, interval), warming: true });
+        let life = saved.instance.map(|id| Life { id, detector: Detector::new(rules, interval), warming: false });
         let left = saved.cooldown_left.map(|left| left.saturating_sub(elapsed));
         // interrupted while capturing: its partial bundle is what this incident got
         let cooldown = if saved.capturing { Some(rules.cooldown.saturating_sub(elapsed)) } else { left };

@@ -3,7 +3,6 @@
 use super::*;
 use crate::config;
 use crate::trigger::Trigger;
-use crate::trigger::tests::rules;
 use crate::units::SizeOrPercent;
 
 const MIB: u64 = 1 << 20;
@@ -46,7 +45,7 @@ impl Story {
 
     /// Threshold of 100 MiB, fires at once.
     fn at_once() -> Story {
-        Story::new(config::Rules { threshold: vec![size(100)], hold: Duration::ZERO, ..rules() })
+        Story::new(config::Rules { threshold: vec![size(100)], hold: Duration::ZERO, ..Default::default() })
     }
 
     fn rss(&mut self, mib: u64) -> &mut Story {
@@ -88,7 +87,7 @@ impl Story {
     }
 
     fn state(&self) -> State {
-        self.slot.state(&self.levels, self.now).0
+        self.slot.state(self.now)
     }
 
     fn bundles(&self) -> usize {
@@ -139,7 +138,7 @@ fn a_crash_loop_is_one_bundle_per_cooldown() {
 
 #[test]
 fn a_pending_process_that_dies_still_gets_its_bundle() {
-    let mut s = Story::new(config::Rules { threshold: vec![size(100)], ..rules() });
+    let mut s = Story::new(config::Rules { threshold: vec![size(100)], ..Default::default() });
     s.rss(50).rss(150);
     assert_eq!(s.state(), State::Pending);
     s.process_ends();
@@ -170,8 +169,12 @@ fn a_capture_that_saved_nothing_is_tried_again_with_backoff() {
 
 #[test]
 fn stages_escalate_within_one_incident() {
-    let rules =
-        config::Rules { threshold: vec!["90%".parse().unwrap(), size(500), size(700)], hold: Duration::ZERO, escalate: true, ..rules() };
+    let rules = config::Rules {
+        threshold: vec!["90%".parse().unwrap(), size(500), size(700)],
+        hold: Duration::ZERO,
+        escalate: true,
+        ..Default::default()
+    };
     let mut s = Story::new(rules);
     s.for_seconds(10, 550).for_seconds(10, 950).for_seconds(10, 990);
     let parts: Vec<_> = s.orders.iter().map(|o| (o.part, o.fired.level_bytes / MIB)).collect();
@@ -181,7 +184,7 @@ fn stages_escalate_within_one_incident() {
 
 #[test]
 fn stages_without_escalate_are_one_bundle() {
-    let mut s = Story::new(config::Rules { threshold: vec![size(500), size(700)], hold: Duration::ZERO, ..rules() });
+    let mut s = Story::new(config::Rules { threshold: vec![size(500), size(700)], hold: Duration::ZERO, ..Default::default() });
     assert_eq!(s.for_seconds(10, 550).for_seconds(10, 950).bundles(), 1);
 }
 
@@ -204,17 +207,17 @@ fn a_refused_order_comes_again_while_the_rule_holds() {
     assert!(order.is_some());
     s.slot.refused(budget.admit(s.now).unwrap_err());
     assert_eq!(s.state(), State::Throttled);
-    assert!(s.slot.state(&s.levels, s.now).1.contains("max_concurrent_captures"));
+    assert!(s.slot.reason(&s.levels, s.now).contains("max_concurrent_captures"));
     s.rss(150);
     assert_eq!(s.bundles(), 1);
 }
 
 #[test]
 fn a_blind_spell_says_why_and_holds_nothing() {
-    let mut s = Story::new(config::Rules { threshold: vec![size(100)], ..rules() });
+    let mut s = Story::new(config::Rules { threshold: vec![size(100)], ..Default::default() });
     s.rss(150).rss(150);
     s.slot.blind("permission denied".into());
-    assert_eq!(s.slot.state(&s.levels, s.now), (State::Blind, "permission denied".into()));
+    assert_eq!((s.state(), s.slot.reason(&s.levels, s.now)), (State::Blind, "permission denied".into()));
     assert_eq!(s.rss(150).bundles(), 0, "`for` starts anew");
     assert_eq!(s.for_seconds(3, 150).bundles(), 1);
 }
@@ -308,7 +311,7 @@ mod simulation {
             hold: Duration::from_secs(r.below(5)),
             warmup: Duration::from_secs(r.below(30)),
             cooldown: Duration::from_secs(r.below(60)),
-            ..rules()
+            ..Default::default()
         };
         Life { rules, threshold }
     }

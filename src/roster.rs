@@ -85,8 +85,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::config::Rules;
     use crate::incident::SavedSlot;
-    use crate::trigger::tests::rules;
 
     fn process(pid: u32) -> InstanceId {
         InstanceId { pid, start_ticks: u64::from(pid) * 10 }
@@ -99,14 +99,14 @@ mod tests {
         }
         let seated = roster.seat(&found, Mono::from_secs(1_000));
         for (n, id) in &seated {
-            roster.get_mut(*n).unwrap().arrive(*id, &rules(), Duration::from_secs(1));
+            roster.get_mut(*n).unwrap().arrive(*id, &Rules::default(), Duration::from_secs(1));
         }
         seated.iter().map(|(n, id)| (*n, id.pid)).collect()
     }
 
     fn cooling(left: u64) -> Slot {
         let saved = SavedSlot { instance: None, incident: None, capturing: false, cooldown_left: Some(Duration::from_secs(left)) };
-        Slot::restore(saved, Duration::ZERO, &rules(), Duration::from_secs(1), Mono::from_secs(1_000))
+        Slot::restore(saved, Duration::ZERO, &Rules::default(), Duration::from_secs(1), Mono::from_secs(1_000))
     }
 
     #[test]

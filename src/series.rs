@@ -40,7 +40,7 @@ pub struct TooFew {
     pub need: usize,
 }
 
-/// RSS over a sliding window, in [`WINDOW_BUCKETS`] means.
+/// RSS over a sliding window, in forty means.
 #[derive(Clone, Debug)]
 pub struct Window {
     span: Duration,

@@ -392,24 +392,10 @@ fn signed(bytes: f64) -> String {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
-    use crate::units::Percent;
 
     const MIB: u64 = 1 << 20;
-
-    pub fn rules() -> config::Rules {
-        config::Rules {
-            threshold: Vec::new(),
-            slope: None,
-            eta: None,
-            hold: Duration::from_secs(3),
-            warmup: Duration::from_secs(60),
-            cooldown: Duration::from_secs(900),
-            rearm: Percent::new(90.0).unwrap(),
-            escalate: false,
-        }
-    }
 
     fn size(mib: u64) -> SizeOrPercent {
         SizeOrPercent::Size(ByteSize::mib(mib))
@@ -429,7 +415,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_threshold_fires_once_it_has_held() {
-        let rules = config::Rules { threshold: vec![size(100)], ..rules() };
+        let rules = config::Rules { threshold: vec![size(100)], ..Default::default() };
         let (when, fired) = first(&rules, None, 0, [50, 100, 100, 100, 100]).unwrap();
         assert_eq!((when, fired.trigger, fired.level_bytes), (4, Trigger::Threshold, 100 * MIB));
         assert_eq!(fired.reason, "RSS 100MiB at or above the threshold of 100MiB, for 3s");
@@ -438,14 +424,14 @@ pub(crate) mod tests {
 
     #[test]
     fn percentages_are_of_the_limit_and_silent_without_one() {
-        let rules = config::Rules { threshold: vec!["80%".parse().unwrap()], hold: Duration::ZERO, ..rules() };
+        let rules = config::Rules { threshold: vec!["80%".parse().unwrap()], hold: Duration::ZERO, ..Default::default() };
         assert_eq!(first(&rules, Some(100), 0, [79, 80]).unwrap().0, 1);
         assert!(first(&rules, None, 0, [79, 80, 10_000]).is_none());
     }
 
     #[test]
     fn the_wait_is_cut_short_when_the_limit_would_come_first() {
-        let rules = config::Rules { threshold: vec![size(100)], hold: Duration::from_secs(10), ..rules() };
+        let rules = config::Rules { threshold: vec![size(100)], hold: Duration::from_secs(10), ..Default::default() };
         let (when, fired) = first(&rules, Some(200), 0, [50, 80, 110, 140, 170]).unwrap();
         assert_eq!(when, 2, "{}", fired.reason);
         assert!(fired.reason.contains("not waiting"), "{}", fired.reason);
@@ -454,7 +440,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_slope_fires_after_its_window_and_not_during_warm_up() {
-        let rules = config::Rules { slope: Some("100MiB/100s".parse().unwrap()), ..rules() };
+        let rules = config::Rules { slope: Some("100MiB/100s".parse().unwrap()), ..Default::default() };
         let (when, fired) = first(&rules, None, 1000, (0..300).map(|i| 100 + i * 2)).unwrap();
         assert_eq!(fired.trigger, Trigger::Slope);
         assert!((80..95).contains(&when), "{when}");
@@ -464,21 +450,21 @@ pub(crate) mod tests {
 
     #[test]
     fn a_sawtooth_and_a_short_spike_are_no_slope() {
-        let rules = config::Rules { slope: Some("100MiB/100s".parse().unwrap()), ..rules() };
+        let rules = config::Rules { slope: Some("100MiB/100s".parse().unwrap()), ..Default::default() };
         assert!(first(&rules, None, 1000, (0..1000).map(|i| 300 + (i % 20) * 10)).is_none());
         assert!(first(&rules, None, 1000, (0..1000).map(|i| if i % 200 < 25 { 900 } else { 300 })).is_none());
     }
 
     #[test]
     fn a_step_that_stays_is_a_rise_over_the_window() {
-        let rules = config::Rules { slope: Some("100MiB/100s".parse().unwrap()), ..rules() };
+        let rules = config::Rules { slope: Some("100MiB/100s".parse().unwrap()), ..Default::default() };
         let (when, _) = first(&rules, None, 1000, (0..1000).map(|i| if i < 500 { 300 } else { 900 })).unwrap();
         assert!((520..560).contains(&when), "only once a good part of the window has seen it: {when}");
     }
 
     #[test]
     fn eta_fires_when_the_limit_is_near_and_rss_rises() {
-        let rules = config::Rules { eta: Some(Duration::from_secs(300)), ..rules() };
+        let rules = config::Rules { eta: Some(Duration::from_secs(300)), ..Default::default() };
         let (when, fired) = first(&rules, Some(1000), 1000, (0..900).map(|i| 100 + i)).unwrap();
         assert_eq!(fired.trigger, Trigger::Eta);
         assert!((598..612).contains(&when), "300 s before 1000 MiB, plus `for`: {when}");
@@ -487,7 +473,7 @@ pub(crate) mod tests {
 
     #[test]
     fn jitter_next_to_the_limit_is_no_eta() {
-        let rules = config::Rules { eta: Some(Duration::from_secs(300)), ..rules() };
+        let rules = config::Rules { eta: Some(Duration::from_secs(300)), ..Default::default() };
         assert!(first(&rules, Some(10_000), 1000, (0..2000).map(|i| 9_985 + i * 7 % 11)).is_none());
     }
 
@@ -497,7 +483,7 @@ pub(crate) mod tests {
             threshold: vec!["80%".parse().unwrap()],
             slope: Some("200MiB/10m".parse().unwrap()),
             eta: Some(Duration::from_secs(300)),
-            ..rules()
+            ..Default::default()
         };
         let second = Duration::from_secs(1);
         let levels = Levels::resolve(&rules, second, Some(1000 * MIB));

@@ -1,0 +1,184 @@
+//! The loop on a made-up host, one turn at a time.
+
+use super::*;
+use crate::config::{Daemon, Retention, Selector, Target};
+use crate::target::fake::FakeHost;
+use crate::trigger::Trigger;
+use crate::units::SizeOrPercent;
+
+const MIB: u64 = 1 << 20;
+
+fn by_name(name: &str) -> Target {
+    let mut target = Target::with_defaults(name.into(), Selector::Name(name.into()));
+    target.rules.threshold = vec![SizeOrPercent::Size(ByteSize::mib(100))];
+    target.rules.hold = Duration::ZERO;
+    target
+}
+
+fn config(targets: Vec<Target>) -> Config {
+    Config { daemon: Daemon::default(), retention: Retention::default(), targets }
+}
+
+/// A watcher on a fake host, and the seconds that pass there.
+struct World {
+    host: FakeHost,
+    watcher: Watcher,
+    handles: Handles,
+    now: Mono,
+}
+
+impl World {
+    fn new(targets: Vec<Target>) -> World {
+        let host = FakeHost::new();
+        host.file("proc/uptime", "1000.00 1.00\n");
+        host.file("proc/meminfo", "MemTotal:        1048576 kB\n");
+        let (watcher, handles) = World::start(&host, &config(targets), Past::default());
+        World { host, watcher, handles, now: Mono::from_secs(1_000) }
+    }
+
+    fn start(host: &FakeHost, config: &Config, past: Past) -> (Watcher, Handles) {
+        let pulse = Pulse { beat: Box::new(|_| {}), at_least_every: Duration::from_secs(10) };
+        Watcher::new(config, host.procfs(), "boot".into(), past, pulse, Mono::from_secs(1_000))
+    }
+
+    /// memtrap is stopped, and started again on the same host.
+    fn restart(&mut self, targets: Vec<Target>) {
+        self.watcher.changed = true;
+        self.watcher.publish_state(self.now);
+        let saved = self.handles.state.borrow().clone();
+        (self.watcher, self.handles) = World::start(&self.host, &config(targets), Past { saved, interrupted: Vec::new() });
+    }
+
+    fn process(&self, pid: u32, name: &str, rss_mib: u64) -> &World {
+        self.host.process(pid, name).cmdline(&[name]).write();
+        self.rss(pid, rss_mib)
+    }
+
+    fn rss(&self, pid: u32, mib: u64) -> &World {
+        let pages = mib * MIB / rustix::param::page_size() as u64;
+        self.host.file(&format!("proc/{pid}/statm"), format!("999999 {pages} 1 1 0 1 0\n"));
+        self
+    }
+
+    fn seconds(&mut self, n: u64) -> &mut World {
+        for _ in 0..n {
+            self.now = self.now + Duration::from_secs(1);
+            self.watcher.turn(self.now);
+        }
+        self
+    }
+
+    fn jobs(&mut self) -> Vec<Job> {
+        std::iter::from_fn(|| self.handles.jobs.try_recv().ok()).collect()
+    }
+
+    fn finish(&mut self, job: &Job, result: Captured) {
+        let done = JobDone { target: job.target.name.clone(), slot: job.slot, admitted: job.admitted, result, bundle: Some("b".into()) };
+        self.watcher.obey(Command::Done(done), self.now);
+    }
+
+    fn status(&self) -> Vec<InstanceStatus> {
+        self.watcher.status(self.now)
+    }
+}
+
+#[test]
+fn a_spike_of_one_of_three_processes_is_one_job_for_that_one() {
+    let mut w = World::new(vec![by_name("shop")]);
+    w.process(11, "shop", 50).process(12, "shop", 50).process(13, "shop", 50).process(99, "other", 500);
+    assert!(w.seconds(5).jobs().is_empty());
+    w.rss(12, 150);
+    let jobs = w.seconds(1).jobs();
+    assert_eq!(jobs.len(), 1);
+    assert_eq!((jobs[0].instance.pid, jobs[0].fired.trigger, jobs[0].fired.rss_bytes), (12, Trigger::Threshold, 150 * MIB));
+    assert!(w.seconds(600).jobs().is_empty(), "one incident, one bundle");
+}
+
+#[test]
+fn polling_goes_on_and_fills_the_timeline_while_a_capture_runs() {
+    let mut w = World::new(vec![by_name("shop")]);
+    w.process(11, "shop", 150);
+    let job = w.seconds(1).jobs().remove(0);
+    let before = job.timeline.lock().unwrap().len();
+    w.seconds(7);
+    assert_eq!(job.timeline.lock().unwrap().len(), before + 7);
+    assert_eq!(w.status()[0].state, State::Capturing);
+    w.finish(&job, Captured::Evidence);
+    w.seconds(3);
+    assert_eq!(job.timeline.lock().unwrap().len(), before + 7);
+    assert_eq!((w.status()[0].state, w.status()[0].last_bundle.as_deref()), (State::Open, Some("b")));
+}
+
+#[test]
+fn a_restarted_process_is_followed() {
+    let mut w = World::new(vec![by_name("shop")]);
+    w.process(11, "shop", 50);
+    w.seconds(3);
+    w.host.remove("proc/11");
+    // a fake's open descriptor stays readable, so only the next scan can tell
+    w.seconds(12);
+    assert_eq!((w.status()[0].state, w.status()[0].pid), (State::Waiting, None));
+    w.process(12, "shop", 60);
+    w.seconds(3);
+    assert_eq!((w.status()[0].pid, w.status()[0].rss_bytes), (Some(12), Some(60 * MIB)));
+}
+
+#[test]
+fn a_budget_of_two_makes_the_third_wait_and_says_so() {
+    let mut w = World::new(vec![by_name("shop")]);
+    for pid in 11..16 {
+        w.process(pid, "shop", 150);
+    }
+    let first = w.seconds(2).jobs();
+    assert_eq!(first.len(), 2);
+    assert_eq!(w.status().iter().filter(|s| s.state == State::Throttled).count(), 3);
+    w.finish(&first[0], Captured::Evidence);
+    assert_eq!(w.seconds(1).jobs().len(), 1);
+}
+
+#[test]
+fn a_restart_of_memtrap_keeps_the_incident_and_a_reload_too() {
+    let mut w = World::new(vec![by_name("shop")]);
+    w.process(11, "shop", 150);
+    let job = w.seconds(1).jobs().remove(0);
+    w.finish(&job, Captured::Evidence);
+    w.restart(vec![by_name("shop")]);
+    assert!(w.seconds(2_000).jobs().is_empty());
+    assert_eq!(w.status()[0].state, State::Open);
+
+    let mut changed = by_name("shop");
+    changed.rules.threshold = vec![SizeOrPercent::Size(ByteSize::mib(90))];
+    w.watcher.obey(Command::Reload(Box::new(config(vec![changed, by_name("new")]))), w.now);
+    assert!(w.seconds(60).jobs().is_empty());
+    let states: Vec<State> = w.status().iter().map(|s| s.state).collect();
+    assert_eq!(states, [State::Open, State::Waiting]);
+}
+
+#[test]
+fn a_target_that_leaves_the_configuration_is_not_polled() {
+    let mut w = World::new(vec![by_name("shop"), by_name("cart")]);
+    w.process(11, "shop", 50).process(12, "cart", 50);
+    w.seconds(3);
+    w.watcher.obey(Command::Reload(Box::new(config(vec![by_name("cart")]))), w.now);
+    w.rss(11, 500);
+    assert!(w.seconds(5).jobs().is_empty());
+    assert_eq!(w.status().len(), 1);
+}
+
+#[test]
+fn percentages_follow_the_limit() {
+    let mut t = by_name("shop");
+    t.rules.threshold = vec!["50%".parse().unwrap()];
+    let mut w = World::new(vec![t]);
+    w.process(11, "shop", 511);
+    assert!(w.seconds(3).jobs().is_empty(), "MemTotal is 1 GiB");
+    w.rss(11, 512);
+    assert_eq!(w.seconds(1).jobs().len(), 1);
+    assert_eq!(w.status()[0].limit_bytes, Some(1 << 30));
+}
+
+#[test]
+fn polls_of_one_interval_share_their_wake_up() {
+    assert_eq!(next_multiple(Mono::from_millis(1_234), Duration::from_secs(1)), Mono::from_secs(2));
+    assert_eq!(next_multiple(Mono::from_secs(2), Duration::from_secs(1)), Mono::from_secs(3));
+}
