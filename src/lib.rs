@@ -7,17 +7,48 @@
 //! ```text
 //! config ──> target ──> poll ──Sample──> trigger ──> incident ──Action──> capture ──> bundle
 //!            (who)      (RSS)            (pure)      (pure)              (evidence)
+//!                                                          ▲                          │           │
+//!                                                          └── outcome ───────────────┘        retention
 //! ```
 //!
-//! The core decides, the shell does. `series`, `trigger`, `incident` and `pprof` are pure: no tokio,
-//! no filesystem, no reading of a clock; `now` is an argument. The `mod` lines below stand in the order of the flow.
+//! The core decides, the shell does. `series`, `trigger`, `incident`, `roster` and `retention::plan` are pure: no tokio, no filesystem, no
+//! reading of a clock; `now` is an argument. The `mod` lines below stand in the order of the flow.
+//!
+//! | room | one purpose |
+//! | --- | --- |
+//! | [`clock`], [`units`], [`error`] | the words that all rooms share |
+//! | [`config`] | TOML to a valid [`config::Config`], every mistake at once; touches nothing but the text |
+//! | [`target`] | selectors to processes; their limits, sockets, cgroups, Go build; reads /proc below a root that tests replace |
+//! | [`poll`] | the one loop: reads RSS when it is due, asks the rules, orders captures; a thread of its own that never waits for a disk |
+//! | [`series`], [`trigger`] | readings to "did a rule fire, and why not" |
+//! | [`incident`], [`roster`] | one incident, one bundle; who inherits whose cooldown; the budget of all |
+//! | [`state`] | what of that outlives memtrap |
+//! | [`capture`] | the plan as a list of steps with recorded outcomes; HTTP; kernel evidence |
+//! | [`bundle`] | the only writer of bundle paths: partial, manifest, rename |
+//! | [`retention`] | which bundles to delete |
+//! | [`daemon`], [`systemd`] | composition: threads, tasks, signals, the service manager |
+//! | [`cli`] | what each command takes and prints |
+//!
+//! Deliberately not here yet: what a bundle means (anatomy, verdict, report), watching by metrics, delivery, and the status page.
+
+#![forbid(unsafe_code)]
 
 pub mod clock;
+pub mod error;
 pub mod units;
 
 pub mod config;
+pub mod target;
+pub mod poll;
+pub mod series;
+pub mod trigger;
 pub mod incident;
 pub mod roster;
-pub mod series;
-pub mod target;
-pub mod trigger;
+pub mod state;
+pub mod capture;
+pub mod bundle;
+pub mod retention;
+
+pub mod daemon;
+pub mod systemd;
+pub mod cli;

@@ -1,0 +1,146 @@
+//! `memtrap bundles`: what has been caught.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+
+use super::{Failure, table};
+use crate::bundle::{self, Bundle};
+use crate::config;
+use crate::units::ByteSize;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    action: Option<Action>,
+
+    /// Configuration file that names the bundle directory
+    #[arg(short, long, global = true, value_name = "FILE", default_value = config::DEFAULT_PATH)]
+    config: PathBuf,
+    /// Bundle directory, instead of the configuration's
+    #[arg(long, global = true, value_name = "DIR", conflicts_with = "config")]
+    dir: Option<PathBuf>,
+    /// Print JSON: of `list` an array, of `show` the manifest with id, path and problems
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Every bundle, oldest first within each target (the default)
+    List,
+    /// One bundle: why it was taken, what is in it, and whether it is intact
+    Show {
+        /// As `list` prints it, or an unambiguous part of it
+        id: String,
+    },
+}
+
+pub fn run(args: Args) -> Result<(), Failure> {
+    let dir = match &args.dir {
+        Some(dir) => dir.clone(),
+        None => {
+            config::load(&args.config)
+                .map_err(|e| Failure::config(format_args!("{e}\nname a directory with --dir to go without a configuration"), 2))?
+                .0
+                .daemon
+                .bundle_dir
+        }
+    };
+    match &args.action {
+        None | Some(Action::List) => list(&dir, args.json),
+        Some(Action::Show { id }) => show(&dir, id, args.json),
+    }
+}
+
+fn list(dir: &std::path::Path, json: bool) -> Result<(), Failure> {
+    let bundles = bundle::list(dir)?;
+    if json {
+        let rows: Vec<_> = bundles.iter().map(summary).collect();
+        println!("{}", serde_json::to_string_pretty(&rows)?);
+        return Ok(());
+    }
+    if bundles.is_empty() {
+        eprintln!("no bundles in {}", dir.display());
+        return Ok(());
+    }
+    let mut rows = vec![["ID", "TRIGGER", "RSS", "OUTCOME", "SIZE", "INSTANCE"].map(String::from).to_vec()];
+    rows.extend(bundles.iter().map(|b| {
+        let m = &b.manifest;
+        let part = if m.part > 1 { format!(" (part {})", m.part) } else { String::new() };
+        vec![
+            b.id.clone(),
+            format!("{}{part}", m.trigger.trigger.name()),
+            ByteSize(m.trigger.rss_bytes).to_string(),
+            m.outcome.name().into(),
+            ByteSize(b.bytes()).to_string(),
+            m.instance.label.clone(),
+        ]
+    }));
+    print!("{}", table::columns(&rows));
+    Ok(())
+}
+
+fn summary(b: &Bundle) -> serde_json::Value {
+    let m = &b.manifest;
+    serde_json::json!({
+        "id": b.id,
+        "path": b.path,
+        "target": m.target,
+        "incident_id": m.incident_id,
+        "part": m.part,
+        "trigger": m.trigger.trigger,
+        "rss_bytes": m.trigger.rss_bytes,
+        "started": m.started,
+        "finished": m.finished,
+        "outcome": m.outcome,
+        "bytes": b.bytes(),
+    })
+}
+
+fn show(dir: &std::path::Path, id: &str, json: bool) -> Result<(), Failure> {
+    let bundle = find(dir, id)?;
+    let verified = bundle::verify(&bundle.path)?;
+    let problems: Vec<String> = verified.problems.iter().map(ToString::to_string).collect();
+    let m = &bundle.manifest;
+    if json {
+        let mut value = serde_json::to_value(m)?;
+        if let Some(map) = value.as_object_mut() {
+            map.insert("id".into(), bundle.id.clone().into());
+            map.insert("path".into(), serde_json::to_value(&bundle.path)?);
+            map.insert("problems".into(), problems.clone().into());
+        }
+        println!("{}", serde_json::to_string_pretty(&value)?);
+    } else {
+        println!("{}\n{}\n", bundle.id, bundle.path.display());
+        println!("{}", m.trigger.reason);
+        println!("{} of {}, {} to {}, {}", m.instance.label, m.target, m.started, m.finished, m.outcome.name());
+        for warning in &m.warnings {
+            println!("warning: {warning}");
+        }
+        let mut rows = vec![["FILE", "STATUS", "SIZE", "TIME", "REASON"].map(String::from).to_vec()];
+        rows.extend(m.files.iter().map(|f| {
+            let size = if f.has_file() { ByteSize(f.bytes).to_string() } else { "-".into() };
+            vec![f.name.clone(), f.status.name().into(), size, format!("{}ms", f.milliseconds), f.reason.clone().unwrap_or_default()]
+        }));
+        println!("\n{}", table::columns(&rows).trim_end());
+        println!("\nread {} next", bundle.path.join("README.md").display());
+    }
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::job(format_args!("{} is damaged: {}", bundle.id, problems.join("; "))))
+}
+
+/// The bundle of this id, or the only one whose id contains it.
+fn find(dir: &std::path::Path, id: &str) -> Result<Bundle, Failure> {
+    if let Ok(bundle) = bundle::open(dir, id) {
+        return Ok(bundle);
+    }
+    let mut fitting: Vec<Bundle> = bundle::list(dir)?.into_iter().filter(|b| b.id.contains(id)).collect();
+    match (fitting.pop(), fitting.len()) {
+        (Some(one), 0) => Ok(one),
+        (None, _) => Err(Failure::job(format_args!("no bundle `{id}` in {}; see `memtrap bundles list`", dir.display()))),
+        (Some(_), more) => Err(Failure::usage(format_args!("`{id}` fits {} bundles; write more of the id", more + 1))),
+    }
+}

@@ -1,0 +1,79 @@
+//! `memtrap capture`: now, cooldown or not.
+
+use std::sync::{Arc, Mutex};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use super::Failure;
+use super::live::Screen;
+use super::target::{TargetArgs, the_one};
+use crate::capture::{self, Captured, Progress};
+use crate::clock::{self, Mono};
+use crate::poll::{Reading, Statm};
+use crate::series::Sample;
+use crate::target::{ProcFs, limit};
+use crate::trigger::{Fired, Trigger};
+use crate::units::ByteSize;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  memtrap capture --pid 4821
+  memtrap capture --unit checkout.service --pprof http://127.0.0.1:6060/debug/pprof -o /var/tmp/bundles
+  less \"$(memtrap capture --listen :6060 --cpu-seconds 0)\"/README.md")]
+pub struct Args {
+    #[command(flatten)]
+    target: TargetArgs,
+}
+
+pub async fn run(args: Args) -> Result<(), Failure> {
+    let target = args.target.target()?;
+    let procfs = ProcFs::host();
+    let instance = the_one(&procfs, &target.process)?;
+    let rss = match Statm::new(procfs.statm_file(instance)?).read() {
+        Reading::Rss(rss) => rss,
+        Reading::Gone => return Err(Failure::job(format_args!("pid {} has just ended", instance.pid))),
+        Reading::Blind(why) => return Err(Failure::job(format_args!("pid {}: {why}", instance.pid))),
+    };
+    let limit = limit::effective(&procfs, instance.pid).ok();
+    let env = capture::Env::new(procfs.clone(), args.target.bundle_dir()?, procfs.boot_id()?);
+    let request = capture::Request {
+        incident_id: format!("{}-{}-{}", target.name, clock::compact_utc(clock::wall_now()), instance.pid),
+        part: 1,
+        target: Arc::new(target),
+        instance: Some(instance),
+        instance_label: format!("pid {}", instance.pid),
+        fired: Fired {
+            trigger: Trigger::Manual,
+            rss_bytes: rss,
+            level_bytes: rss,
+            limit_bytes: limit.map(|l| l.bytes),
+            slope_bytes_per_second: None,
+            window_seconds: None,
+            eta_seconds: None,
+            reason: format!("asked for at the command line, at RSS {}", ByteSize(rss)),
+        },
+        started: clock::wall_now(),
+        timeline: Arc::new(Mutex::new(vec![Sample { at: Mono::now(), rss }])),
+        oom: None,
+        low_disk: false,
+    };
+
+    let (stop_tx, stop) = watch::channel(false);
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut screen = Screen::new();
+    screen.line(&format!("capturing pid {} at RSS {}", instance.pid, ByteSize(rss)));
+    let mut show = |progress: Progress| screen.step(&progress);
+    let mut running = Box::pin(capture::run(request, &env, stop, &mut show));
+    let done: Captured = loop {
+        tokio::select! {
+            result = &mut running => break result?,
+            // what is there becomes a bundle; a second one ends it the hard way
+            _ = interrupt.recv(), if !*stop_tx.borrow() => { stop_tx.send_replace(true); }
+            _ = terminate.recv(), if !*stop_tx.borrow() => { stop_tx.send_replace(true); }
+        }
+    };
+    println!("{}", done.path.display());
+    if done.evidence { Ok(()) } else { Err(Failure::job("nothing could be captured; the bundle's manifest.json says why")) }
+}

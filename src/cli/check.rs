@@ -1,0 +1,102 @@
+//! `memtrap check`: is the configuration right, and with `--probe`: could every target be captured now?
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::{Failure, table};
+use crate::bundle;
+use crate::capture;
+use crate::config::{self, Config};
+use crate::error::chain;
+use crate::target::{InstanceId, ProcFs, limit};
+use crate::units::ByteSize;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Configuration file
+    #[arg(short, long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
+    config: PathBuf,
+    /// Also find every target, read its RSS and limit, and try permissions, disk and pprof; exit 1 if something could not be
+    /// captured now
+    #[arg(long)]
+    probe: bool,
+}
+
+pub async fn run(args: Args) -> Result<(), Failure> {
+    let (config, warnings) = config::load(&args.config).map_err(|e| Failure::config(e, 2))?;
+    for warning in warnings {
+        eprintln!("{warning}");
+    }
+    let names: Vec<&str> = config.targets.iter().map(|t| t.name.as_str()).collect();
+    println!("{}: no mistakes; targets: {}", args.config.display(), names.join(", "));
+    if args.probe { probe(&config).await } else { Ok(()) }
+}
+
+async fn probe(config: &Config) -> Result<(), Failure> {
+    let procfs = ProcFs::host();
+    let env = capture::Env::new(procfs.clone(), config.daemon.bundle_dir.clone(), procfs.boot_id()?);
+    let mut problems = Vec::new();
+    let mut rows = vec![["TARGET", "PROCESS", "RSS", "LIMIT", "PPROF"].map(String::from).to_vec()];
+    let selectors: Vec<_> = config.targets.iter().map(|t| &t.process).collect();
+    for (target, found) in config.targets.iter().cloned().map(Arc::new).zip(procfs.resolve(&selectors)) {
+        if found.instances.is_empty() {
+            let why = found.problem.clone().unwrap_or_else(|| "nothing in /proc fits".into());
+            problems.push(format!("{}: no process: {why}", target.name));
+            rows.push(vec![target.name.clone(), "none".into()]);
+        }
+        for id in &found.instances {
+            rows.push(probe_instance(&target, *id, &procfs, &env, &mut problems).await);
+        }
+    }
+    print!("\n{}", table::columns(&rows));
+    let dir = &config.daemon.bundle_dir;
+    match (bundle::try_dir(dir), bundle::free_disk(dir)) {
+        (Err(e), _) => problems.push(chain(&e)),
+        (Ok(()), free) => {
+            let free = free.unwrap_or(u64::MAX);
+            println!("\nbundles: {}, {} free", dir.display(), ByteSize(free));
+            if free < config.retention.min_free_disk.0 {
+                problems.push(format!(
+                    "{}: less than min_free_disk {} free: captures leave big parts out",
+                    dir.display(),
+                    config.retention.min_free_disk
+                ));
+            }
+        }
+    }
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::job(format_args!("could not capture everything now:\n  {}", problems.join("\n  "))))
+}
+
+async fn probe_instance(
+    target: &Arc<config::Target>,
+    id: InstanceId,
+    procfs: &ProcFs,
+    env: &capture::Env,
+    problems: &mut Vec<String>,
+) -> Vec<String> {
+    let mut complain = |what: &str, why: String| {
+        problems.push(format!("{} (pid {}): {what}: {why}", target.name, id.pid));
+        "?".to_owned()
+    };
+    let rss = procfs.statm_file(id).map_err(|e| chain(&e)).and_then(|file| match crate::poll::Statm::new(file).read() {
+        crate::poll::Reading::Rss(rss) => Ok(ByteSize(rss).to_string()),
+        crate::poll::Reading::Gone => Err("the process has just ended".into()),
+        crate::poll::Reading::Blind(why) => Err(why),
+    });
+    let rss = rss.unwrap_or_else(|why| complain("RSS", why));
+    let limit = match limit::effective(procfs, id.pid) {
+        Ok(limit) => format!("{} ({})", ByteSize(limit.bytes), limit.source),
+        Err(e) => complain("limit", chain(&e)),
+    };
+    if let Err(e) = procfs.exe(id.pid) {
+        complain("kernel evidence", chain(&e));
+    }
+    let pprof = match capture::probe(target, id, env).await {
+        Ok(found) => found,
+        Err(why) => complain("pprof", why),
+    };
+    vec![target.name.clone(), format!("pid {}", id.pid), rss, limit, pprof]
+}

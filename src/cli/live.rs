@@ -1,0 +1,98 @@
+//! What a person sees while something runs in the foreground: one line that is rewritten, and lines that stay.
+
+use std::io::{self, IsTerminal, Write};
+
+use crate::capture::Progress;
+use crate::clock;
+use crate::poll::InstanceStatus;
+use crate::units::ByteSize;
+
+/// Stderr, as a terminal or not.
+#[derive(Debug)]
+pub struct Screen {
+    terminal: bool,
+    width: usize,
+    live: bool,
+}
+
+impl Screen {
+    pub fn new() -> Screen {
+        let terminal = io::stderr().is_terminal();
+        let width = rustix::termios::tcgetwinsize(io::stderr()).map_or(80, |size| usize::from(size.ws_col));
+        Screen { terminal, width: width.max(20), live: false }
+    }
+
+    /// Replaces the live line; nothing where there is no terminal.
+    pub fn live(&mut self, text: &str) {
+        if self.terminal {
+            let cut: String = text.chars().take(self.width - 1).collect();
+            let _ = write!(io::stderr(), "\r\x1b[K{cut}");
+            self.live = true;
+        }
+    }
+
+    /// Prints a line that stays.
+    pub fn line(&mut self, text: &str) {
+        let clear = if std::mem::take(&mut self.live) { "\r\x1b[K" } else { "" };
+        // nobody reads stderr: nothing to tell
+        let _ = writeln!(io::stderr(), "{clear}{text}");
+    }
+
+    /// One step of a capture.
+    pub fn step(&mut self, progress: &Progress) {
+        match progress {
+            Progress::Started { file, .. } => self.live(&format!("  {file} …")),
+            Progress::Done(entry) => {
+                let size = if entry.has_file() { ByteSize(entry.bytes).to_string() } else { "-".into() };
+                let reason = entry.reason.as_deref().map_or(String::new(), |r| format!("  {r}"));
+                self.line(&format!("  {:<24} {:<8} {size:>8} {:>7}ms{reason}", entry.name, entry.status.name(), entry.milliseconds));
+            }
+        }
+    }
+}
+
+/// An instance on one line: `pid 4821  RSS 312MiB of 512MiB  +2.1MiB/s  armed: …`.
+pub fn instance_line(s: &InstanceStatus) -> String {
+    let mut words = vec![s.pid.map_or_else(|| s.target.clone(), |pid| format!("pid {pid}"))];
+    if let Some(rss) = s.rss_bytes {
+        let of = s.limit_bytes.map_or(String::new(), |l| format!(" of {}", ByteSize(l)));
+        words.push(format!("RSS {}{of}", ByteSize(rss)));
+    }
+    if let Some(slope) = s.slope_bytes_per_second.filter(|v| v.abs() >= 1024.0) {
+        let sign = if slope < 0.0 { '-' } else { '+' };
+        words.push(format!("{sign}{}/s", ByteSize(slope.abs() as u64)));
+    }
+    if let Some(left) = s.seconds_to_limit.filter(|t| *t < 86_400.0) {
+        words.push(format!("limit in {}", clock::human(std::time::Duration::from_secs_f64(left))));
+    }
+    words.push(format!("{}: {}", s.state.name(), s.reason));
+    words.join("  ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::incident::State;
+
+    #[test]
+    fn an_instance_fits_on_a_line() {
+        let status = InstanceStatus {
+            target: "checkout".into(),
+            pid: Some(4821),
+            state: State::Armed,
+            reason: "RSS is 61% of the threshold of 512MiB".into(),
+            rss_bytes: Some(312 << 20),
+            limit_bytes: Some(1 << 30),
+            limit_source: None,
+            slope_bytes_per_second: Some(2.0 * 1024.0 * 1024.0),
+            seconds_to_limit: Some(356.0),
+            cooldown_seconds: None,
+            incident: None,
+            last_bundle: None,
+        };
+        assert_eq!(
+            instance_line(&status),
+            "pid 4821  RSS 312MiB of 1.00GiB  +2.00MiB/s  limit in 5m 56s  armed: RSS is 61% of the threshold of 512MiB"
+        );
+    }
+}

@@ -1,0 +1,131 @@
+//! The command line: what each command takes, and one small file per command.
+//!
+//! Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 the job failed, 2 usage or configuration (78 for `run`, so that
+//! systemd does not restart a typo in a loop).
+
+mod bundles;
+mod capture;
+mod check;
+mod demo;
+mod live;
+mod log;
+mod run;
+mod table;
+mod target;
+mod top;
+mod watch;
+
+use std::fmt;
+use std::future::Future;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+/// Captures one pprof evidence bundle per memory incident of a Go service.
+#[derive(Debug, Parser)]
+#[command(name = "memtrap", version, max_term_width = 110, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+
+    #[command(flatten)]
+    log: log::LogArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  memtrap demo                                          see it catch a real leak, in under a minute
+  memtrap watch --listen :6060 --threshold 80%          watch the process on port 6060, no config file
+  memtrap capture --pid 4821                            save the evidence now
+  memtrap check -c memtrap.toml --probe                 is the config right, and could it capture now?
+  memtrap run -c memtrap.toml                           the daemon";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Watch every target of a configuration file; the daemon
+    Run(run::Args),
+    /// Validate a configuration file; with --probe, also try what it says
+    Check(check::Args),
+    /// Watch one target in the foreground, without a configuration file
+    Watch(watch::Args),
+    /// Capture a bundle now, cooldown or not; prints its path
+    Capture(capture::Args),
+    /// List what has been caught, or show one bundle
+    Bundles(bundles::Args),
+    /// Print a profile as `go tool pprof -top` does, where no Go is installed
+    Top(top::Args),
+    /// See the main job end to end on a real leaking Go service
+    Demo(demo::Args),
+}
+
+/// A command's end that is no success: what is printed on stderr, and the exit code.
+#[derive(Debug)]
+pub struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    /// The job failed.
+    fn job(why: impl fmt::Display) -> Failure {
+        Failure { code: 1, message: format!("memtrap: {why}") }
+    }
+
+    /// The command line asks for something that cannot be.
+    fn usage(why: impl fmt::Display) -> Failure {
+        Failure { code: 2, message: format!("memtrap: {why}") }
+    }
+
+    /// The configuration has mistakes; each line of `errors` names its own file, line and column.
+    fn config(errors: impl fmt::Display, code: u8) -> Failure {
+        Failure { code, message: errors.to_string() }
+    }
+}
+
+/// An error with its causes, printed once, at this edge.
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Failure {
+        Failure::job(crate::error::chain(&error))
+    }
+}
+
+/// Parses the arguments, does what they say, and prints what went wrong.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let quiet_by_default = !matches!(cli.command, Command::Run(_));
+    if let Err(why) = cli.log.start(quiet_by_default) {
+        eprintln!("memtrap: {why}");
+        return ExitCode::from(2);
+    }
+    let result = match cli.command {
+        Command::Run(args) => on_runtime(run::run(args)),
+        Command::Check(args) => on_runtime(check::run(args)),
+        Command::Watch(args) => on_runtime(watch::run(args)),
+        Command::Capture(args) => on_runtime(capture::run(args)),
+        Command::Bundles(args) => bundles::run(args),
+        Command::Top(args) => top::run(args, &mut std::io::stdout().lock()),
+        Command::Demo(args) => on_runtime(demo::run(args)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{}", failure.message.trim_end());
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// One thread for everything async, and few, short-lived ones for what blocks: the least memory when idle.
+fn on_runtime(job: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(4)
+        .thread_keep_alive(Duration::from_secs(2))
+        .build()
+        .map_err(|e| Failure::job(format_args!("no async runtime: {e}")))?;
+    let result = runtime.block_on(job);
+    // a stuck disk must not hold the exit
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    result
+}

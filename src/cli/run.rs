@@ -1,0 +1,24 @@
+//! `memtrap run`.
+
+use std::path::PathBuf;
+
+use super::Failure;
+use crate::{config, daemon};
+
+/// systemd's RestartPreventExitStatus names it: a mistake in the file is not mended by starting again.
+const EX_CONFIG: u8 = 78;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Configuration file
+    #[arg(short, long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
+    config: PathBuf,
+}
+
+pub async fn run(args: Args) -> Result<(), Failure> {
+    let (config, warnings) = config::load(&args.config).map_err(|e| Failure::config(e, EX_CONFIG))?;
+    for warning in warnings {
+        tracing::warn!(%warning, "configuration");
+    }
+    Ok(daemon::run(config, args.config).await?)
+}

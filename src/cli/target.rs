@@ -1,0 +1,132 @@
+//! One target from the command line: the arguments that `watch` and `capture` share.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::Failure;
+use crate::config::{self, Pprof, Selector};
+use crate::target::{InstanceId, ProcFs};
+
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct Which {
+    /// This process
+    #[arg(long)]
+    pid: Option<u32>,
+    /// The process whose pid this file holds
+    #[arg(long, value_name = "PATH")]
+    pid_file: Option<PathBuf>,
+    /// Processes of this name (comm, or the file name of the executable)
+    #[arg(long)]
+    name: Option<String>,
+    /// Processes of this executable
+    #[arg(long, value_name = "PATH")]
+    exe: Option<PathBuf>,
+    /// Processes whose command line matches this regular expression
+    #[arg(long, value_name = "REGEX", value_parser = config::parse_regex)]
+    cmdline: Option<String>,
+    /// Processes of this systemd unit
+    #[arg(long)]
+    unit: Option<String>,
+    /// The process that listens on this TCP address: :6060 or 127.0.0.1:6060
+    #[arg(long, value_name = "ADDR", value_parser = config::parse_listen)]
+    listen: Option<SocketAddr>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct TargetArgs {
+    #[command(flatten)]
+    which: Which,
+
+    /// Where pprof is: a URL such as http://127.0.0.1:6060/debug/pprof, unix:///run/x.sock:/debug/pprof, or auto: the
+    /// sockets that the process listens on
+    #[arg(long, value_name = "URL", default_value = "auto")]
+    pprof: Pprof,
+    /// File with a bearer token for pprof
+    #[arg(long, value_name = "FILE")]
+    bearer_file: Option<PathBuf>,
+    /// File with the CA certificates (PEM) that vouch for pprof's server
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// Client certificate chain (PEM) for pprof
+    #[arg(long, value_name = "FILE", requires = "client_key_file")]
+    client_cert_file: Option<PathBuf>,
+    /// Key (PEM) of the client certificate
+    #[arg(long, value_name = "FILE", requires = "client_cert_file")]
+    client_key_file: Option<PathBuf>,
+
+    /// Length of the CPU profile; 0 for none
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u64).range(0..=300))]
+    cpu_seconds: u64,
+    /// Directory for bundles
+    #[arg(short, long, value_name = "DIR", default_value = "memtrap-bundles")]
+    pub output: PathBuf,
+}
+
+impl Which {
+    /// The selector, and a name for its bundles' directory.
+    fn selector(&self) -> Option<(Selector, String)> {
+        let base = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let found = self
+            .pid
+            .map(|pid| (Selector::Pid(pid), format!("pid-{pid}")))
+            .or_else(|| self.pid_file.as_ref().map(|p| (Selector::PidFile(p.clone()), base(p))))
+            .or_else(|| self.name.as_ref().map(|n| (Selector::Name(n.clone()), n.clone())))
+            .or_else(|| self.exe.as_ref().map(|p| (Selector::Exe(p.clone()), base(p))))
+            .or_else(|| self.cmdline.as_ref().map(|c| (Selector::Cmdline(c.clone()), "cmdline".into())))
+            .or_else(|| self.unit.as_ref().map(|u| (Selector::Unit(u.clone()), u.clone())))
+            .or_else(|| self.listen.map(|a| (Selector::Listen(a), format!("port-{}", a.port()))))?;
+        Some((found.0, file_safe(&found.1)))
+    }
+}
+
+impl TargetArgs {
+    /// The target, with the defaults of a configuration file.
+    pub fn target(&self) -> Result<config::Target, Failure> {
+        let (selector, name) = self.which.selector().ok_or_else(|| Failure::usage("no process named; see --help"))?;
+        let mut target = config::Target::with_defaults(name, selector);
+        target.pprof = Some(self.pprof.clone());
+        target.auth.bearer_file.clone_from(&self.bearer_file);
+        target.auth.ca_file.clone_from(&self.ca_file);
+        target.auth.client_cert_file.clone_from(&self.client_cert_file);
+        target.auth.client_key_file.clone_from(&self.client_key_file);
+        target.capture.cpu_seconds = self.cpu_seconds;
+        Ok(target)
+    }
+
+    /// Where bundles go, absolute: their README names real paths.
+    pub fn bundle_dir(&self) -> Result<PathBuf, Failure> {
+        std::path::absolute(&self.output).map_err(|e| Failure::usage(format_args!("-o {}: {e}", self.output.display())))
+    }
+}
+
+/// The one process that a selector means now.
+pub fn the_one(procfs: &ProcFs, selector: &Selector) -> Result<InstanceId, Failure> {
+    let found = procfs.resolve(&[selector]).into_iter().next();
+    let (instances, problem) = found.map_or((Vec::new(), None), |r| (r.instances, r.problem));
+    match instances.as_slice() {
+        [one] => Ok(*one),
+        [] => Err(Failure::job(format_args!("no process matches: {}", problem.unwrap_or_else(|| "nothing in /proc fits".into())))),
+        many => {
+            let pids: Vec<String> = many.iter().map(|id| id.pid.to_string()).collect();
+            Err(Failure::usage(format_args!("{} processes match: {}; name one with --pid", many.len(), pids.join(", "))))
+        }
+    }
+}
+
+fn file_safe(name: &str) -> String {
+    let safe: String = name.chars().take(64).map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' }).collect();
+    safe.trim_start_matches('.').to_owned() + if safe.trim_start_matches('.').is_empty() { "target" } else { "" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hostile_name_stays_one_directory() {
+        for (name, safe) in [("../../etc", "_.._etc"), ("a b/c\n", "a_b_c_"), ("...", "target"), ("checkout.service", "checkout.service")] {
+            assert_eq!(file_safe(name), safe);
+        }
+    }
+}

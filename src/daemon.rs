@@ -1,0 +1,359 @@
+//! Composition: the watcher's thread, the captures it orders, the state it leaves, and their common end.
+//!
+//! ```text
+//!   watcher thread ──Job──> Engine::next ──spawn──> capture task ──┐
+//!         ^                     │  Event                           │
+//!         └──────Command::Done──┴──────────────────────────────────┘
+//!   watcher thread ──Saved──> saver task ──> state.json
+//! ```
+//!
+//! [`run`] is the daemon: an [`Engine`], signals and the service manager. `watch` and `demo` drive the same engine in the
+//! foreground.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+use crate::bundle;
+use crate::capture::{self, Progress};
+use crate::clock::{self, Mono};
+use crate::config::{self, Config};
+use crate::error::chain;
+use crate::incident::{Captured, Incident, SavedSlot};
+use crate::poll::{Command, Handles, InstanceStatus, Job, JobDone, Past, Pulse, Watcher};
+use crate::retention;
+use crate::state::{StateError, Store};
+use crate::systemd;
+use crate::target::{InstanceId, ProcFs};
+use crate::units::ByteSize;
+
+/// Within this, a running capture ends by itself or is finalized as interrupted; the unit's TimeoutStopSec is longer.
+const STOP_GRACE: Duration = Duration::from_secs(20);
+/// The loop turns at least this often even with nothing due.
+const LONGEST_SLEEP: Duration = Duration::from_secs(10);
+
+/// Why there is nothing to run.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error("bundle_dir")]
+    Bundles(#[from] bundle::BundleError),
+    #[error("memtrap needs /proc")]
+    Proc(#[from] crate::target::ProcError),
+    #[error("no thread for the watcher")]
+    Thread(#[source] std::io::Error),
+    #[error("the watcher ended unexpectedly; this is a bug in memtrap, and its message is above")]
+    WatcherGone,
+    #[error("cannot wait for signals")]
+    Signals(#[source] std::io::Error),
+}
+
+/// What happens while the engine runs.
+#[derive(Debug)]
+pub enum Event {
+    CaptureStarted(Job),
+    Progress {
+        target: String,
+        progress: capture::Progress,
+    },
+    /// With the bundle, or why there is none.
+    CaptureEnded {
+        target: String,
+        result: Result<capture::Captured, String>,
+    },
+    WatcherGone,
+}
+
+/// A running watcher and its captures.
+#[derive(Debug)]
+pub struct Engine {
+    handles: Handles,
+    watcher: Option<JoinHandle<()>>,
+    captures: JoinSet<Ended>,
+    saver: Option<tokio::task::JoinHandle<()>>,
+    env: Arc<capture::Env>,
+    retention: config::Retention,
+    /// Only the daemon deletes: in the foreground the directory is the user's.
+    prunes: bool,
+    stop: watch::Sender<bool>,
+    progress: (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>),
+}
+
+#[derive(Debug)]
+struct Ended {
+    job: Job,
+    result: Result<capture::Captured, String>,
+}
+
+impl Engine {
+    /// Starts to watch. With a `store`, incidents and cooldowns continue where the last memtrap left them; without, this run
+    /// stands alone. Finishes the partial bundles of a run that was killed.
+    pub fn start(config: &Config, procfs: ProcFs, store: Option<Store>) -> Result<Engine, DaemonError> {
+        let boot_id = procfs.boot_id()?;
+        bundle::try_dir(&config.daemon.bundle_dir)?;
+        let env = capture::Env::new(procfs.clone(), config.daemon.bundle_dir.clone(), boot_id.clone());
+        let interrupted = finish_partials(&config.daemon.bundle_dir, &boot_id);
+        let saved = store.as_ref().and_then(Store::load);
+        let watchdog = systemd::watchdog_period();
+        let mut fed = Mono::default();
+        let beat = Box::new(move |now: Mono| {
+            if watchdog.is_some_and(|period| now.since(fed) >= period / 2) {
+                systemd::alive();
+                fed = now;
+            }
+        });
+        let at_least_every = watchdog.map_or(LONGEST_SLEEP, |period| (period / 2).min(LONGEST_SLEEP));
+        let pulse = Pulse { beat, at_least_every };
+        let (watcher, handles) = Watcher::new(config, procfs, boot_id, Past { saved, interrupted }, pulse, Mono::now());
+        let thread = std::thread::Builder::new().name("watcher".into()).spawn(move || watcher.run()).map_err(DaemonError::Thread)?;
+        let prunes = store.is_some();
+        let saver = store.map(|store| tokio::spawn(keep_saved(store, handles.state.clone())));
+        let engine = Engine {
+            handles,
+            watcher: Some(thread),
+            captures: JoinSet::new(),
+            saver,
+            env: Arc::new(env),
+            retention: config.retention.clone(),
+            prunes,
+            stop: watch::Sender::new(false),
+            progress: mpsc::unbounded_channel(),
+        };
+        engine.prune();
+        Ok(engine)
+    }
+
+    /// Deletes what is beyond the retention, off this thread.
+    fn prune(&self) {
+        if !self.prunes {
+            return;
+        }
+        let (dir, policy) = (self.env.bundle_dir.clone(), self.retention.clone());
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = retention::apply(&dir, &policy, clock::wall_now()) {
+                tracing::warn!(error = chain(&error), "retention could not be applied");
+            }
+        });
+    }
+
+    /// Waits for the next thing to happen, and does what follows from it. Cancel safe.
+    pub async fn next(&mut self) -> Event {
+        tokio::select! {
+            biased;
+            Some(event) = self.progress.1.recv() => event,
+            Some(ended) = self.captures.join_next(), if !self.captures.is_empty() => self.ended(ended),
+            job = self.handles.jobs.recv() => match job {
+                Some(job) => {
+                    self.begin(job.clone());
+                    Event::CaptureStarted(job)
+                }
+                None => Event::WatcherGone,
+            },
+        }
+    }
+
+    fn begin(&mut self, job: Job) {
+        tracing::info!(target_name = %job.target.name, pid = job.instance.pid, incident = job.incident, reason = job.fired.reason, "capture starts");
+        let (env, stop, events) = (self.env.clone(), self.stop.subscribe(), self.progress.0.clone());
+        let min_free = self.retention.min_free_disk;
+        self.captures.spawn(async move {
+            let target = job.target.name.clone();
+            let mut progress = move |progress| {
+                // the engine outlives its captures, except while it is dropped
+                let _ = events.send(Event::Progress { target: target.clone(), progress });
+            };
+            let request = request(&job, &env, min_free);
+            // a task of its own, so that a panic ends this capture and nothing else
+            let result = capture::run(request, &env, stop, &mut progress).await.map_err(|e| chain(&e));
+            Ended { job, result }
+        });
+    }
+
+    fn ended(&mut self, ended: Result<Ended, tokio::task::JoinError>) -> Event {
+        let Ended { job, result } = match ended {
+            Ok(ended) => ended,
+            Err(error) => {
+                tracing::error!(%error, "a capture crashed; this is a bug in memtrap");
+                return Event::WatcherGone;
+            }
+        };
+        let target = job.target.name.clone();
+        let outcome = match &result {
+            Ok(done) if done.evidence => {
+                let outcome = done.outcome.name();
+                tracing::info!(target_name = target, bundle = done.id, outcome, bytes = done.bytes, failed = ?done.failed, "bundle saved");
+                Captured::Evidence
+            }
+            Ok(done) => Captured::Nothing(format!("nothing answered; see {}", done.path.display())),
+            Err(why) => {
+                tracing::error!(target_name = target, why, "capture saved nothing");
+                Captured::Nothing(why.clone())
+            }
+        };
+        self.prune();
+        let bundle = result.as_ref().ok().map(|done| done.id.clone());
+        let done = JobDone { target: target.clone(), slot: job.slot, admitted: job.admitted, result: outcome, bundle };
+        self.tell(Command::Done(done));
+        Event::CaptureEnded { target, result }
+    }
+
+    fn tell(&self, command: Command) {
+        if self.handles.commands.send(command).is_err() {
+            tracing::error!("the watcher no longer listens");
+        }
+    }
+
+    /// Every instance as the watcher sees it now; empty if it has ended.
+    pub async fn status(&self) -> Vec<InstanceStatus> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::Status(reply));
+        answer.await.unwrap_or_default()
+    }
+
+    /// Goes on under another configuration. The directories stay those of the start.
+    pub fn reload(&mut self, config: Config) {
+        self.retention = config.retention.clone();
+        self.tell(Command::Reload(Box::new(config)));
+    }
+
+    /// Ends captures (those that do not end within the grace are finalized as they are), stores the state, stops the watcher.
+    pub async fn stop(mut self) {
+        self.stop.send_replace(true);
+        let drain = async {
+            while let Some(ended) = self.captures.join_next().await {
+                self.ended(ended);
+            }
+        };
+        if tokio::time::timeout(STOP_GRACE, drain).await.is_err() {
+            tracing::warn!("a capture did not end in time; its partial bundle is finished at the next start");
+            self.captures.abort_all();
+        }
+        self.tell(Command::Stop);
+        if let Some(thread) = self.watcher.take() {
+            // the loop wakes at once for a command
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+        if let Some(saver) = self.saver.take()
+            && tokio::time::timeout(Duration::from_secs(5), saver).await.is_err()
+        {
+            tracing::warn!("the state could not be stored in time");
+        }
+    }
+}
+
+/// Stores every newest state until the watcher has ended.
+async fn keep_saved(store: Store, mut states: watch::Receiver<Option<crate::state::Saved>>) {
+    let store = Arc::new(store);
+    while states.changed().await.is_ok() {
+        let Some(saved) = states.borrow_and_update().clone() else { continue };
+        let store = store.clone();
+        let result = tokio::task::spawn_blocking(move || store.save(&saved)).await;
+        if let Ok(Err(error)) = result {
+            tracing::error!(error = chain(&error), "state not stored; a restart now would forget incidents and cooldowns");
+        }
+    }
+}
+
+/// Finishes what a killed run left, and says which incidents those captures belonged to.
+fn finish_partials(bundle_dir: &Path, boot_id: &str) -> Vec<(String, SavedSlot)> {
+    let mut slots = Vec::new();
+    for finished in bundle::interrupted::finish_all(bundle_dir, clock::wall_now()) {
+        let manifest = match finished {
+            Ok(published) => published.manifest,
+            Err(error) => {
+                tracing::error!(error = chain(&error), "an interrupted bundle could not be finished; it is left as it is");
+                continue;
+            }
+        };
+        tracing::warn!(target_name = %manifest.target, incident = manifest.incident_id, "finished a bundle that was interrupted");
+        let id = manifest.instance.pid.zip(manifest.instance.start_ticks);
+        let incident = Incident {
+            id: manifest.incident_id,
+            part: manifest.part,
+            stages: 0,
+            // what the rules say is known only once the target is; most leave `rearm` as it is
+            rearm_below: manifest.trigger.level_bytes / 10 * 9,
+            fired: manifest.trigger,
+        };
+        let instance = id.filter(|_| manifest.boot_id == boot_id).map(|(pid, start_ticks)| InstanceId { pid, start_ticks });
+        slots.push((manifest.target, SavedSlot { instance, incident: Some(incident), capturing: true, cooldown_left: None }));
+    }
+    slots
+}
+
+/// The daemon, until SIGTERM or SIGINT. SIGHUP reads `file` again.
+pub async fn run(config: Config, file: PathBuf) -> Result<(), DaemonError> {
+    let store = Store::open(&config.daemon.state_dir)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signals)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(DaemonError::Signals)?;
+    let mut engine = Engine::start(&config, ProcFs::host(), Some(store))?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %file.display(), targets = config.targets.len(), "memtrap watches");
+    systemd::ready(&format!("watching {} targets", config.targets.len()));
+    let mut running = config.daemon;
+    loop {
+        tokio::select! {
+            event = engine.next() => match event {
+                Event::WatcherGone => return Err(DaemonError::WatcherGone),
+                Event::CaptureStarted(job) => systemd::status(&format!("capturing {}", job.target.name)),
+                Event::CaptureEnded { target, .. } => systemd::status(&format!("watching; last capture: {target}")),
+                Event::Progress { target, progress: Progress::Done(step) } => {
+                    let (file, status, reason) = (step.name, step.status.name(), step.reason.as_deref().unwrap_or_default());
+                    tracing::debug!(target_name = target, file, status, milliseconds = step.milliseconds, reason, "step");
+                }
+                Event::Progress { .. } => {}
+            },
+            _ = hangup.recv() => reload(&mut engine, &file, &mut running),
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    tracing::info!("memtrap stops");
+    systemd::stopping();
+    engine.stop().await;
+    Ok(())
+}
+
+/// A file with mistakes changes nothing but the log.
+fn reload(engine: &mut Engine, file: &Path, running: &mut config::Daemon) {
+    systemd::reloading();
+    match config::load(file) {
+        Ok((config, warnings)) => {
+            for warning in warnings {
+                tracing::warn!(%warning, "configuration");
+            }
+            if (&config.daemon.state_dir, &config.daemon.bundle_dir) != (&running.state_dir, &running.bundle_dir) {
+                tracing::warn!("state_dir and bundle_dir change only with a restart of memtrap");
+            }
+            *running = config.daemon.clone();
+            tracing::info!(targets = config.targets.len(), "configuration reloaded");
+            engine.reload(config);
+            systemd::ready("configuration reloaded");
+        }
+        Err(errors) => {
+            tracing::error!(%errors, "the new configuration has mistakes; the old one stays in force");
+            systemd::ready("running the old configuration: the new one has mistakes");
+        }
+    }
+}
+
+fn request(job: &Job, env: &capture::Env, min_free: ByteSize) -> capture::Request {
+    capture::Request {
+        incident_id: job.incident.clone(),
+        part: job.part,
+        target: job.target.clone(),
+        instance: Some(job.instance),
+        instance_label: format!("pid {}", job.instance.pid),
+        fired: job.fired.clone(),
+        started: clock::wall_now(),
+        timeline: job.timeline.clone(),
+        oom: job.oom.clone(),
+        low_disk: bundle::free_disk(&env.bundle_dir).is_some_and(|free| free < min_free.0),
+    }
+}
