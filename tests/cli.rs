@@ -1,0 +1,149 @@
+//! What a person types, and what comes back.
+
+mod common;
+
+use std::path::Path;
+use std::process::Output;
+
+use common::{GoVersion, Svc, repo, run};
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn every_mistake_is_told_at_once_with_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("bad.toml");
+    std::fs::write(
+        &file,
+        "[daemon]\nmax_captures = 3\n\n[[target]]\nname = \"a/b\"\nprocess = { pid = 1 }\nthreshold = \"120%\"\nfor = 3\n",
+    )
+    .unwrap();
+    let output = run(&["check", "-c", file.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(2));
+    let said = stderr(&output);
+    for (place, word) in [("2:1", "max_captures"), ("5:8", "name"), ("7:13", "120%"), ("8:7", "for")] {
+        let start = format!("{}:{place}: ", file.display());
+        let line = said.lines().find(|l| l.starts_with(&start)).unwrap_or_else(|| panic!("nothing at {place} in:\n{said}"));
+        assert!(line.contains(word), "{line}");
+    }
+    assert_eq!(run(&["run", "-c", file.to_str().unwrap()]).status.code(), Some(78), "systemd must not restart it in a loop");
+}
+
+#[test]
+fn a_missing_configuration_says_what_to_do() {
+    let output = run(&["check", "-c", "/nowhere/memtrap.toml"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("/nowhere/memtrap.toml"), "{}", stderr(&output));
+}
+
+#[test]
+fn the_shipped_configurations_are_valid_and_the_readme_shows_the_minimal_one() {
+    for entry in std::fs::read_dir(repo().join("config")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "toml") {
+            let output = run(&["check", "-c", path.to_str().unwrap()]);
+            assert!(output.status.success(), "{}", stderr(&output));
+        }
+    }
+    let readme = std::fs::read_to_string(repo().join("README.md")).unwrap();
+    let minimal = std::fs::read_to_string(repo().join("config/minimal.toml")).unwrap();
+    assert!(readme.contains(&format!("```toml\n{minimal}```")), "README's example is config/minimal.toml");
+}
+
+#[test]
+fn the_readme_names_only_options_that_exist() {
+    let readme = std::fs::read_to_string(repo().join("README.md")).unwrap();
+    let commands = readme.lines().filter_map(|l| l.strip_prefix("memtrap "));
+    let mut seen = 0;
+    for line in commands {
+        let words: Vec<&str> = line.split('#').next().unwrap().split_whitespace().collect();
+        let help = stdout(&run(&[words[0], "--help"]));
+        for option in words.iter().filter(|w| w.starts_with("--")) {
+            assert!(help.contains(option), "`memtrap {line}`: no {option} in its --help");
+        }
+        seen += 1;
+    }
+    assert!(seen > 5);
+}
+
+#[test]
+fn a_probe_tells_what_could_not_be_captured() {
+    let dir = tempfile::tempdir().unwrap();
+    let svc = Svc::start(GoVersion::Newest, &[]);
+    let file = dir.path().join("memtrap.toml");
+    let probe = |config: &str| {
+        let daemon = format!(
+            "[daemon]\nbundle_dir = \"{0}/b\"\nstate_dir = \"{0}/s\"\n[retention]\nmin_free_disk = \"1MiB\"\n",
+            dir.path().display()
+        );
+        std::fs::write(&file, daemon + config).unwrap();
+        run(&["check", "--probe", "-c", file.to_str().unwrap()])
+    };
+    let target = |pid: u32, pprof: &str| {
+        format!("[[target]]\nname = \"t{pid}\"\nprocess = {{ pid = {pid} }}\npprof = \"{pprof}\"\nthreshold = \"1GiB\"\n")
+    };
+    let good = probe(&target(svc.pid(), "auto"));
+    assert!(good.status.success(), "{}", stderr(&good));
+    assert!(stdout(&good).contains(svc.address()), "{}", stdout(&good));
+
+    let bad = probe(&(target(svc.pid(), "http://127.0.0.1:1/debug/pprof") + &target(4_000_000, "auto")));
+    assert_eq!(bad.status.code(), Some(1));
+    let said = stderr(&bad);
+    assert!(said.contains("pprof") && said.contains("t4000000: no process"), "{said}");
+}
+
+#[test]
+fn usage_mistakes_exit_with_2_and_teach() {
+    for (args, word) in [
+        (&["watch", "--pid", "1"][..], "--threshold"),
+        (&["watch", "--threshold", "1GiB"], "--pid"),
+        (&["capture", "--listen", "nonsense"], "nonsense"),
+        (&["bundles", "show"], "<ID>"),
+    ] {
+        let output = run(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(stderr(&output).contains(word), "{args:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn bundles_are_listed_shown_and_found_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let svc = Svc::start(GoVersion::Newest, &[]);
+    let (pid, out) = (svc.pid().to_string(), dir.path().to_str().unwrap());
+    let done = run(&["capture", "--pid", &pid, "--cpu-seconds", "0", "-o", out]);
+    assert!(done.status.success(), "{}", stderr(&done));
+    let bundle = stdout(&done).trim().to_owned();
+
+    let list = stdout(&run(&["bundles", "--dir", out]));
+    assert!(list.contains("manual") && list.contains("complete"), "{list}");
+    let json: serde_json::Value = serde_json::from_str(&stdout(&run(&["bundles", "list", "--json", "--dir", out]))).unwrap();
+    assert_eq!(json[0]["path"], bundle);
+
+    let shown = run(&["bundles", "show", "manual", "--dir", out]);
+    assert!(shown.status.success() && stdout(&shown).contains("heap_gc.pb.gz"), "{}", stderr(&shown));
+
+    std::fs::write(Path::new(&bundle).join("heap.pb.gz"), "x").unwrap();
+    let damaged = run(&["bundles", "show", "manual", "--dir", out]);
+    assert_eq!(damaged.status.code(), Some(1));
+    assert!(stderr(&damaged).contains("heap.pb.gz"), "{}", stderr(&damaged));
+}
+
+#[test]
+fn the_systemd_unit_is_valid() {
+    let Ok(output) =
+        std::process::Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(repo().join("systemd/memtrap.service")).output()
+    else {
+        common::not_checked("systemd/memtrap.service: no systemd-analyze on this machine");
+        return;
+    };
+    let said: Vec<String> =
+        stderr(&output).lines().filter(|l| l.contains("memtrap.service") && !l.contains("is not executable")).map(str::to_owned).collect();
+    assert!(said.is_empty(), "{said:?}");
+}

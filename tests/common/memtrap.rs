@@ -1,0 +1,128 @@
+//! The built memtrap: commands that end, and the daemon.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use super::{bundles_in, wait_until};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_memtrap");
+
+/// Runs a memtrap command to its end.
+pub fn run(args: &[&str]) -> Output {
+    Command::new(BINARY).args(args).stdin(Stdio::null()).env_remove("GO").output().unwrap()
+}
+
+/// `memtrap run` in a directory of its own. On a failing test it prints its log.
+pub struct Memtrap {
+    dir: TempDir,
+    child: Option<Child>,
+}
+
+impl Memtrap {
+    /// Starts the daemon with these `[[target]]` and `[defaults]` tables, and waits until it watches.
+    pub fn start(config: &str) -> Memtrap {
+        Memtrap::start_with("", config)
+    }
+
+    /// Also with further keys of `[daemon]`.
+    pub fn start_with(daemon: &str, config: &str) -> Memtrap {
+        let mut memtrap = Memtrap { dir: TempDir::new().unwrap(), child: None };
+        memtrap.configure(daemon, config);
+        memtrap.spawn();
+        memtrap
+    }
+
+    /// Writes the configuration; takes effect at a start or reload.
+    pub fn configure(&self, daemon: &str, config: &str) {
+        let dir = self.dir.path().display();
+        let text = format!("[daemon]\nstate_dir = \"{dir}/state\"\nbundle_dir = \"{dir}/bundles\"\n{daemon}\n{config}");
+        fs::write(self.config_path(), text).unwrap();
+    }
+
+    pub fn config_path(&self) -> PathBuf {
+        self.dir.path().join("memtrap.toml")
+    }
+
+    pub fn bundle_dir(&self) -> PathBuf {
+        self.dir.path().join("bundles")
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.dir.path().join("log")
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    fn spawn(&mut self) {
+        let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
+        let before = self.log().matches("memtrap watches").count();
+        let mut command = Command::new(BINARY);
+        command.args(["run", "--log-level", "debug", "-c"]).arg(self.config_path()).stdin(Stdio::null());
+        self.child = Some(command.stdout(Stdio::null()).stderr(log).spawn().unwrap());
+        self.wait_until(10, "memtrap watches", |m| m.log().matches("memtrap watches").count() > before);
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("memtrap runs").id()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.pid() as i32).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// Stops it with this signal, and waits for its end.
+    pub fn stop(&mut self, signal: Signal) -> std::process::ExitStatus {
+        self.signal(signal);
+        let mut child = self.child.take().unwrap();
+        let mut status = None;
+        wait_until(Duration::from_secs(30), "memtrap has ended", || {
+            status = child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+
+    /// Starts it again on the same directories.
+    pub fn start_again(&mut self) {
+        assert!(self.child.is_none());
+        self.spawn();
+    }
+
+    pub fn bundles(&self) -> Vec<PathBuf> {
+        bundles_in(&self.bundle_dir())
+    }
+
+    /// Waits for this many bundles, and returns them.
+    pub fn wait_for_bundles(&self, seconds: u64, count: usize) -> Vec<PathBuf> {
+        self.wait_until(seconds, &format!("{count} bundles"), |m| m.bundles().len() >= count);
+        self.bundles()
+    }
+
+    pub fn wait_until(&self, seconds: u64, what: &str, mut is_so: impl FnMut(&Memtrap) -> bool) {
+        wait_until(Duration::from_secs(seconds), what, || is_so(self));
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+impl Drop for Memtrap {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("--- memtrap's log ---\n{}---", self.log());
+        }
+    }
+}

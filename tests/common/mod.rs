@@ -1,0 +1,70 @@
+//! The vocabulary of the integration tests: real Go services, the built memtrap, and waiting for things to be so.
+
+#![allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
+
+pub mod faulty;
+mod go;
+mod memtrap;
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+pub use go::{GoVersion, Svc, go_binary, go_svc};
+pub use memtrap::{Memtrap, run};
+
+pub const MIB: u64 = 1 << 20;
+
+/// The directory of this repository.
+pub fn repo() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Waits until `is_so`, at most `patience`; `what` is what never came true.
+#[expect(clippy::disallowed_methods, reason = "a test's patience is real time")]
+pub fn wait_until(patience: Duration, what: &str, mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < patience, "after {patience:?} still not so: {what}");
+        sleep(Duration::from_millis(20));
+    }
+}
+
+/// Says loudly that this machine cannot check something; `make test` counts these lines.
+pub fn not_checked(what: &str) {
+    // past the test harness, which keeps the output of passing tests to itself
+    let _ = writeln!(std::io::stderr(), "NOT CHECKED: {what}");
+    let list = File::options().create(true).append(true).open(repo().join("target/not-checked"));
+    writeln!(list.unwrap(), "{what}").unwrap();
+}
+
+/// Published bundles below a bundle directory, oldest first.
+pub fn bundles_in(dir: &Path) -> Vec<PathBuf> {
+    let entries = |p: &Path| -> Vec<PathBuf> { std::fs::read_dir(p).map(|d| d.map(|e| e.unwrap().path()).collect()).unwrap_or_default() };
+    let mut found: Vec<PathBuf> = entries(dir)
+        .iter()
+        .flat_map(|target| entries(target))
+        .filter(|b| b.is_dir() && b.extension().is_none_or(|e| e != "partial"))
+        .collect();
+    found.sort();
+    found
+}
+
+/// A bundle's manifest as JSON.
+pub fn manifest(bundle: &Path) -> serde_json::Value {
+    serde_json::from_slice(&std::fs::read(bundle.join("manifest.json")).unwrap()).unwrap()
+}
+
+/// The manifest's entry for a file, kept or rejected.
+pub fn entry(bundle: &Path, file: &str) -> serde_json::Value {
+    let manifest = manifest(bundle);
+    let files = manifest["files"].as_array().unwrap();
+    let rejected = format!("{file}.rejected");
+    files
+        .iter()
+        .find(|f| f["name"] == file || f["name"] == rejected.as_str())
+        .unwrap_or_else(|| panic!("no entry for {file} in {files:#?}"))
+        .clone()
+}

@@ -1,0 +1,282 @@
+//! The main job: real Go services that leak, and the daemon that watches them.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
+
+use common::{GoVersion, MIB, Memtrap, Svc, bundles_in, entry, go_binary, manifest, not_checked};
+use rustix::process::Signal;
+
+/// A target of this process, with what a test sets of it.
+fn target(svc: &Svc, keys: &str) -> String {
+    format!("[[target]]\nname = \"svc\"\nprocess = {{ pid = {} }}\npprof = \"{}\"\ncpu_seconds = 1\n{keys}\n", svc.pid(), svc.pprof())
+}
+
+/// Everything that collect-pprof.sh fetches, as the bundle calls it.
+const SEED_FILES: [&str; 10] = [
+    "cmdline.txt",
+    "heap.pb.gz",
+    "heap_gc.pb.gz",
+    "allocs.pb.gz",
+    "goroutine.pb.gz",
+    "goroutine.txt",
+    "threadcreate.pb.gz",
+    "mutex.pb.gz",
+    "block.pb.gz",
+    "profile.pb.gz",
+];
+
+fn assert_intact(bundle: &Path) {
+    let shown = common::run(&["bundles", "show", &id(bundle), "--dir", bundle.parent().unwrap().parent().unwrap().to_str().unwrap()]);
+    assert!(shown.status.success(), "{}", String::from_utf8_lossy(&shown.stderr));
+}
+
+fn id(bundle: &Path) -> String {
+    let part = |p: &Path| p.file_name().unwrap().to_str().unwrap().to_owned();
+    format!("{}/{}", part(bundle.parent().unwrap()), part(bundle))
+}
+
+fn a_leak_past_its_threshold_is_one_whole_bundle(version: GoVersion) {
+    let svc = Svc::start(version, &["-leak", "20971520", "-max", "209715200"]);
+    let memtrap = Memtrap::start(&target(&svc, "threshold = \"100MiB\"\nfor = \"1s\""));
+    let bundle = memtrap.wait_for_bundles(40, 1).remove(0);
+
+    let m = manifest(&bundle);
+    assert_eq!((m["outcome"].as_str(), m["trigger"]["trigger"].as_str()), (Some("complete"), Some("threshold")), "{m:#}");
+    assert_eq!(m["instance"]["pid"], svc.pid());
+    assert!(m["trigger"]["rss_bytes"].as_u64().unwrap() >= 100 * MIB);
+    let go = go_binary(version);
+    for file in SEED_FILES {
+        let path = bundle.join(file);
+        assert_eq!(entry(&bundle, file)["status"], "ok", "{file}");
+        if file.ends_with(".pb.gz") {
+            let top = Command::new(&go).env("GOTOOLCHAIN", "local").args(["tool", "pprof", "-top"]).arg(&path).output().unwrap();
+            assert!(top.status.success(), "{file}: {}", String::from_utf8_lossy(&top.stderr));
+        }
+    }
+    let goroutines = fs::read_to_string(bundle.join("goroutine.txt")).unwrap();
+    assert!(goroutines.split("\n\n").all(|g| g.starts_with("goroutine ")), "{goroutines}");
+    assert!(goroutines.contains("leakSmoothly"));
+    assert!(fs::read_to_string(bundle.join("memstats_gc.txt")).unwrap().contains("HeapReleased"));
+    assert!(fs::read_to_string(bundle.join("timeline.csv")).unwrap().lines().count() > 3);
+    assert!(fs::read_to_string(bundle.join("README.md")).unwrap().contains(&format!("{}/heap_gc.pb.gz", bundle.display())));
+    assert_intact(&bundle);
+    assert_eq!(fs::metadata(&bundle).unwrap().permissions().mode() & 0o777, 0o700);
+    assert_eq!(fs::metadata(bundle.join("heap.pb.gz")).unwrap().permissions().mode() & 0o777, 0o600);
+
+    sleep(Duration::from_secs(4));
+    assert_eq!(memtrap.bundles().len(), 1, "it leaks on, and stays one incident");
+}
+
+#[test]
+fn a_leak_past_its_threshold_is_one_whole_bundle_on_the_oldest_go() {
+    a_leak_past_its_threshold_is_one_whole_bundle(GoVersion::Oldest);
+}
+
+#[test]
+fn a_leak_past_its_threshold_is_one_whole_bundle_on_the_newest_go() {
+    a_leak_past_its_threshold_is_one_whole_bundle(GoVersion::Newest);
+}
+
+#[test]
+fn a_slow_leak_below_the_threshold_fires_by_slope() {
+    let svc = Svc::start(GoVersion::Newest, &["-leak", "3145728"]);
+    let memtrap = Memtrap::start(&target(&svc, "threshold = \"2GiB\"\nslope = \"15MiB/10s\"\nwarmup = \"1s\"\nfor = \"1s\""));
+    let bundle = memtrap.wait_for_bundles(40, 1).remove(0);
+    let fired = &manifest(&bundle)["trigger"];
+    assert_eq!(fired["trigger"], "slope", "{fired}");
+    let slope = fired["slope_bytes_per_second"].as_f64().unwrap() / MIB as f64;
+    assert!((1.5..8.0).contains(&slope), "{slope} MiB/s");
+}
+
+/// A v1 memory cgroup with a limit, removed when dropped.
+struct Cgroup(std::path::PathBuf);
+
+impl Cgroup {
+    fn new(limit: u64) -> Option<Cgroup> {
+        let path = Path::new("/sys/fs/cgroup/memory").join(format!("memtrap-test-{}-{limit}", std::process::id()));
+        let made = fs::create_dir(&path).and_then(|()| fs::write(path.join("memory.limit_in_bytes"), limit.to_string()));
+        if let Err(e) = made {
+            not_checked(&format!("a process in a memory cgroup near its limit: {}: {e}", path.display()));
+            return None;
+        }
+        Some(Cgroup(path))
+    }
+
+    /// Starts the service inside.
+    fn start(&self, args: &[&str]) -> Svc {
+        let mut command = Command::new("sh");
+        let script = format!("echo $$ > {}/cgroup.procs && exec \"$0\" \"$@\"", self.0.display());
+        command.args(["-c", &script]).arg(common::go_svc(GoVersion::Newest));
+        Svc::start_in(command, args)
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        common::wait_until(Duration::from_secs(5), "the cgroup is empty", || fs::remove_dir(&self.0).is_ok());
+    }
+}
+
+#[test]
+fn a_leak_towards_a_cgroups_limit_fires_by_eta() {
+    let Some(cgroup) = Cgroup::new(250 * MIB) else { return };
+    let svc = cgroup.start(&["-leak", "5242880"]);
+    let memtrap = Memtrap::start(&target(&svc, "threshold = \"99%\"\neta = \"40s\"\nwarmup = \"1s\"\nfor = \"1s\""));
+    let bundle = memtrap.wait_for_bundles(70, 1).remove(0);
+    let fired = &manifest(&bundle)["trigger"];
+    assert_eq!((fired["trigger"].as_str(), fired["limit_bytes"].as_u64()), (Some("eta"), Some(250 * MIB)), "{fired}");
+    assert!(fired["eta_seconds"].as_f64().unwrap() <= 40.0);
+}
+
+#[test]
+fn an_oom_kill_while_pending_still_leaves_a_bundle_that_says_so() {
+    let Some(cgroup) = Cgroup::new(200 * MIB) else { return };
+    let mut svc = cgroup.start(&["-grow", "100000000", "-leak", "62914560"]);
+    let memtrap = Memtrap::start(&target(&svc, "threshold = \"60%\"\nfor = \"30s\"\ninterval = \"100ms\""));
+    let bundle = memtrap.wait_for_bundles(30, 1).remove(0);
+    svc.kill();
+    let m = manifest(&bundle);
+    assert!(m["trigger"]["rss_bytes"].as_u64().unwrap() >= 120 * MIB, "{m:#}");
+    assert_intact(&bundle);
+    let end = fs::read_to_string(bundle.join("end.json")).unwrap();
+    assert!(end.contains("oom"), "{end}");
+}
+
+#[test]
+fn flapping_is_one_bundle_and_recovery_with_cooldown_allows_a_second() {
+    let svc = Svc::start(GoVersion::Newest, &[]);
+    let keys = "threshold = \"80MiB\"\nfor = \"0s\"\ncooldown = \"12s\"\ninterval = \"100ms\"\nskip = [\"profile\"]";
+    let memtrap = Memtrap::start(&target(&svc, keys));
+    for _ in 0..12 {
+        svc.tell("grow?bytes=104857600");
+        sleep(Duration::from_millis(300));
+        svc.tell("free");
+        sleep(Duration::from_millis(300));
+    }
+    assert_eq!(memtrap.wait_for_bundles(10, 1).len(), 1);
+    memtrap.wait_until(20, "armed again", |m| m.log().rfind("state=\"armed\"") > m.log().rfind("state=\"cooldown\""));
+    assert_eq!(memtrap.bundles().len(), 1);
+    svc.tell("grow?bytes=104857600");
+    let bundles = memtrap.wait_for_bundles(10, 2);
+    assert_ne!(manifest(&bundles[0])["incident_id"], manifest(&bundles[1])["incident_id"]);
+}
+
+#[test]
+fn a_restart_of_memtrap_in_the_middle_is_still_one_bundle() {
+    let svc = Svc::start(GoVersion::Newest, &["-grow", "104857600"]);
+    let mut memtrap = Memtrap::start(&target(&svc, "threshold = \"80MiB\"\nfor = \"0s\"\nskip = [\"profile\"]"));
+    memtrap.wait_for_bundles(20, 1);
+    assert!(memtrap.stop(Signal::TERM).success());
+    memtrap.start_again();
+    sleep(Duration::from_secs(3));
+    memtrap.stop(Signal::KILL);
+    memtrap.start_again();
+    sleep(Duration::from_secs(3));
+    assert_eq!(memtrap.bundles().len(), 1);
+    assert!(memtrap.log().contains("state=\"open\""));
+}
+
+#[test]
+fn killed_during_a_capture_the_interrupted_bundle_is_the_one() {
+    let svc = Svc::start(GoVersion::Newest, &["-grow", "104857600"]);
+    let mut memtrap =
+        Memtrap::start(&target(&svc, "threshold = \"80MiB\"\nfor = \"0s\"\ncpu_seconds = 20").replace("cpu_seconds = 1\n", ""));
+    memtrap.wait_until(20, "the CPU profile runs", |m| partial_with(m, "block.pb.gz"));
+    memtrap.stop(Signal::KILL);
+    assert_eq!(memtrap.bundles().len(), 0);
+    memtrap.start_again();
+    let bundle = memtrap.wait_for_bundles(10, 1).remove(0);
+    let m = manifest(&bundle);
+    assert_eq!((m["outcome"].as_str(), m["trigger"]["trigger"].as_str()), (Some("interrupted"), Some("threshold")));
+    assert_intact(&bundle);
+    sleep(Duration::from_secs(3));
+    assert_eq!(memtrap.bundles().len(), 1);
+}
+
+fn partial_with(memtrap: &Memtrap, file: &str) -> bool {
+    let dir = memtrap.bundle_dir().join("svc");
+    fs::read_dir(dir)
+        .is_ok_and(|d| d.flatten().any(|e| e.path().extension().is_some_and(|x| x == "partial") && e.path().join(file).exists()))
+}
+
+#[test]
+fn a_stop_during_a_capture_finalizes_it() {
+    let svc = Svc::start(GoVersion::Newest, &["-grow", "104857600"]);
+    let mut memtrap =
+        Memtrap::start(&target(&svc, "threshold = \"80MiB\"\nfor = \"0s\"\ncpu_seconds = 60").replace("cpu_seconds = 1\n", ""));
+    memtrap.wait_until(20, "the CPU profile runs", |m| partial_with(m, "block.pb.gz"));
+    assert!(memtrap.stop(Signal::TERM).success());
+    let bundle = memtrap.bundles().remove(0);
+    assert_eq!(manifest(&bundle)["outcome"], "interrupted");
+    assert_eq!(entry(&bundle, "heap_gc.pb.gz")["status"], "ok");
+    assert_intact(&bundle);
+}
+
+#[test]
+fn a_process_killed_during_its_cpu_profile_leaves_what_was_had() {
+    let mut svc = Svc::start(GoVersion::Newest, &["-grow", "104857600"]);
+    let memtrap = Memtrap::start(&target(&svc, "threshold = \"80MiB\"\nfor = \"0s\"\ncpu_seconds = 30").replace("cpu_seconds = 1\n", ""));
+    memtrap.wait_until(20, "the CPU profile runs", |m| partial_with(m, "block.pb.gz"));
+    svc.kill();
+    let bundle = memtrap.wait_for_bundles(15, 1).remove(0);
+    assert_eq!(manifest(&bundle)["outcome"], "partial");
+    assert_eq!(entry(&bundle, "heap_gc.pb.gz")["status"], "ok");
+    let cpu = entry(&bundle, "profile.pb.gz");
+    assert_eq!(cpu["status"], "failed", "{cpu}");
+    assert!(cpu["reason"].as_str().unwrap().contains("process"), "{cpu}");
+    assert_intact(&bundle);
+}
+
+#[test]
+fn of_three_processes_of_one_name_the_leaking_two_are_caught() {
+    let [a, b, c] = [(); 3].map(|()| Svc::start(GoVersion::Newest, &["-grow", "20971520"]));
+    let config = format!(
+        "[[target]]\nname = \"svc\"\nprocess = {{ cmdline = '^{} .*-grow 20971520' }}\npprof = \"auto\"\nthreshold = \"80MiB\"\nfor = \"0s\"\nskip = [\"profile\"]\n",
+        common::go_svc(GoVersion::Newest).display()
+    );
+    let memtrap = Memtrap::start(&config);
+    a.tell("grow?bytes=104857600");
+    c.tell("grow?bytes=104857600");
+    let bundles = memtrap.wait_for_bundles(20, 2);
+    let mut pids: Vec<u64> = bundles.iter().map(|b| manifest(b)["instance"]["pid"].as_u64().unwrap()).collect();
+    pids.sort_unstable();
+    let mut leaking = [u64::from(a.pid()), u64::from(c.pid())];
+    leaking.sort_unstable();
+    assert_eq!(pids, leaking);
+    for bundle in &bundles {
+        assert_eq!(entry(bundle, "heap_gc.pb.gz")["status"], "ok", "auto found the right port");
+    }
+    sleep(Duration::from_secs(2));
+    assert_eq!(memtrap.bundles().len(), 2);
+    drop(b);
+}
+
+#[test]
+fn a_reload_takes_a_good_file_and_refuses_a_bad_one() {
+    let svc = Svc::start(GoVersion::Newest, &["-grow", "104857600"]);
+    let memtrap = Memtrap::start(&target(&svc, "threshold = \"2GiB\""));
+    memtrap.configure("", "[[target]]\nname = 7\n");
+    memtrap.signal(Signal::HUP);
+    memtrap.wait_until(5, "the bad file is refused", |m| m.log().contains("the old one stays in force"));
+    memtrap.configure("", &target(&svc, "threshold = \"80MiB\"\nfor = \"0s\"\nskip = [\"profile\"]"));
+    memtrap.signal(Signal::HUP);
+    assert_eq!(memtrap.wait_for_bundles(20, 1).len(), 1);
+}
+
+#[test]
+fn watch_catches_once_and_prints_the_bundle() {
+    let svc = Svc::start(GoVersion::Newest, &["-grow", "104857600"]);
+    let dir = tempfile::tempdir().unwrap();
+    let (pid, out) = (svc.pid().to_string(), dir.path().to_str().unwrap());
+    let done = common::run(&["watch", "--pid", &pid, "--threshold", "80MiB", "--for", "0s", "--cpu-seconds", "1", "--once", "-o", out]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let bundles = bundles_in(dir.path());
+    assert_eq!(String::from_utf8_lossy(&done.stdout).trim(), bundles[0].to_str().unwrap());
+    assert_eq!(bundles.len(), 1);
+}
