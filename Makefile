@@ -1,17 +1,21 @@
-# Each target sets up by itself what it needs; see scripts/go-toolchain for where Go comes from.
+# Each target sets up by itself what it needs. Go is taken from PATH, or installed below target/go by scripts/go-toolchain.
 CARGO ?= cargo
+# The same as in tests/common/go.rs.
+TEST_GO = 1.21.13 1.27.3
+
+.PHONY: help demo test lint
 
 help:
 	@echo "make demo    catch a real leak, in under a minute"
-	@echo "make test    everything that CI runs after make lint"
+	@echo "make test    all tests, on real services built with Go $(TEST_GO)"
 	@echo "make lint    formatting, clippy and documentation, warnings denied"
 
 demo:
-	@go=$$(scripts/go-toolchain) && $(CARGO) build --release --locked --quiet && target/release/memtrap demo --go "$$go"
+	@go=$$(scripts/go-toolchain) && $(CARGO) run --quiet --release --locked -- demo --go "$$go"
 
-# the toolchains that the tests build real services with are installed first, so that a failure says so once and clearly
+# The tests would install what they need by themselves; before them, a failure is easier to see.
 test:
-	@scripts/go-toolchain 1.21.13 >/dev/null && scripts/go-toolchain 1.27.3 >/dev/null
+	@for release in $(TEST_GO); do scripts/go-toolchain $$release >/dev/null || exit 1; done
 	@rm -f target/not-checked
 	$(CARGO) test --locked
 	@if [ -s target/not-checked ]; then echo "NOT CHECKED on this machine: $$(wc -l < target/not-checked)"; cat target/not-checked; fi
@@ -20,5 +24,3 @@ lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --quiet
-
-.PHONY: help demo test lint

@@ -147,7 +147,8 @@ impl Series {
     /// The last hour, oldest first: thinned, then the recent readings as they were.
     pub fn timeline(&self) -> Vec<Sample> {
         let raw_from = self.recent.front().map_or(Mono::default(), |s| s.at);
-        self.timeline.closed().take_while(|p| p.at < raw_from).chain(self.recent.iter().copied()).collect()
+        let open = self.timeline.open.map(|o| o.max);
+        self.timeline.closed().chain(open).take_while(|p| p.at < raw_from).chain(self.recent.iter().copied()).collect()
     }
 }
 

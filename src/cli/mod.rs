@@ -29,17 +29,17 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
 
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Logging")]
     log: log::LogArgs,
 }
 
 const EXAMPLES: &str = "\
 Examples:
-  memtrap demo                                          see it catch a real leak, in under a minute
-  memtrap watch --listen :6060 --threshold 80%          watch the process on port 6060, no config file
-  memtrap capture --pid 4821                            save the evidence now
-  memtrap check -c memtrap.toml --probe                 is the config right, and could it capture now?
-  memtrap run -c memtrap.toml                           the daemon";
+  memtrap demo                                   catch a real leak, in under a minute
+  memtrap watch --listen :6060 --threshold 80%   no configuration file needed
+  memtrap capture --pid 4821                     save the evidence now
+  memtrap check -c memtrap.toml --probe          could it capture every target now?
+  memtrap run -c memtrap.toml                    the daemon";
 
 #[derive(Debug, Subcommand)]
 enum Command {

@@ -35,31 +35,31 @@ struct Which {
 
 #[derive(Debug, clap::Args)]
 pub struct TargetArgs {
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Which process (one of these)")]
     which: Which,
 
-    /// Where pprof is: a URL such as http://127.0.0.1:6060/debug/pprof, unix:///run/x.sock:/debug/pprof, or auto: the
-    /// sockets that the process listens on
-    #[arg(long, value_name = "URL", default_value = "auto")]
+    /// Where pprof is: http://127.0.0.1:6060/debug/pprof, unix:///run/x.sock:/debug/pprof, or auto: on whichever socket the
+    /// process itself listens on
+    #[arg(long, value_name = "URL", default_value = "auto", help_heading = "Capture")]
     pprof: Pprof,
     /// File with a bearer token for pprof
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Capture")]
     bearer_file: Option<PathBuf>,
     /// File with the CA certificates (PEM) that vouch for pprof's server
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Capture")]
     ca_file: Option<PathBuf>,
     /// Client certificate chain (PEM) for pprof
-    #[arg(long, value_name = "FILE", requires = "client_key_file")]
+    #[arg(long, value_name = "FILE", requires = "client_key_file", help_heading = "Capture")]
     client_cert_file: Option<PathBuf>,
     /// Key (PEM) of the client certificate
-    #[arg(long, value_name = "FILE", requires = "client_cert_file")]
+    #[arg(long, value_name = "FILE", requires = "client_cert_file", help_heading = "Capture")]
     client_key_file: Option<PathBuf>,
 
     /// Length of the CPU profile; 0 for none
-    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u64).range(0..=300))]
+    #[arg(long, value_name = "N", default_value_t = 30, help_heading = "Capture", value_parser = clap::value_parser!(u64).range(0..=300))]
     cpu_seconds: u64,
     /// Directory for bundles
-    #[arg(short, long, value_name = "DIR", default_value = "memtrap-bundles")]
+    #[arg(short, long, value_name = "DIR", default_value = "memtrap-bundles", help_heading = "Capture")]
     pub output: PathBuf,
 }
 

@@ -25,28 +25,28 @@ pub struct Args {
     target: TargetArgs,
 
     /// Capture when RSS reaches this: a size, or a percentage of the limit
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", help_heading = "When")]
     threshold: Vec<SizeOrPercent>,
     /// Capture when RSS rises this much over this window
-    #[arg(long, value_name = "SIZE/TIME")]
+    #[arg(long, value_name = "SIZE/TIME", help_heading = "When")]
     slope: Option<Rate>,
     /// Capture when the limit would be reached within this time
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, help_heading = "When", value_name = "TIME", value_parser = humantime::parse_duration)]
     eta: Option<Duration>,
     /// How long a rule must hold
-    #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration, default_value = "3s")]
+    #[arg(long = "for", help_heading = "When", value_name = "TIME", value_parser = humantime::parse_duration, default_value = "3s")]
     hold: Duration,
     /// Slopes are ignored this long after the process started
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "60s")]
+    #[arg(long, help_heading = "When", value_name = "TIME", value_parser = humantime::parse_duration, default_value = "60s")]
     warmup: Duration,
     /// No further bundle for this long
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "15m")]
+    #[arg(long, help_heading = "When", value_name = "TIME", value_parser = humantime::parse_duration, default_value = "15m")]
     cooldown: Duration,
     /// How often RSS is read
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "1s")]
+    #[arg(long, help_heading = "When", value_name = "TIME", value_parser = humantime::parse_duration, default_value = "1s")]
     interval: Duration,
     /// Exit after the first bundle
-    #[arg(long)]
+    #[arg(long, help_heading = "When")]
     once: bool,
 }
 
