@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::bundle;
@@ -25,7 +25,7 @@ use crate::clock::{self, Mono};
 use crate::config::{self, Config};
 use crate::error::chain;
 use crate::incident::{Captured, Incident, SavedSlot};
-use crate::poll::{Command, Handles, InstanceStatus, Job, JobDone, Past, Pulse, Watcher};
+use crate::poll::{Baseline, Command, Handles, InstanceStatus, Job, JobDone, Past, Pulse, Task, Watcher};
 use crate::retention;
 use crate::state::{StateError, Store};
 use crate::systemd;
@@ -81,6 +81,9 @@ pub struct Engine {
     retention: config::Retention,
     /// Only the daemon deletes: in the foreground the directory is the user's.
     prunes: bool,
+    /// Where baselines are kept; `None`: none are taken.
+    baselines: Option<PathBuf>,
+    baseline_turn: Arc<Semaphore>,
     stop: watch::Sender<bool>,
     progress: (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>),
 }
@@ -113,6 +116,10 @@ impl Engine {
         let (watcher, handles) = Watcher::new(config, procfs, boot_id, Past { saved, interrupted }, pulse, Mono::now());
         let thread = std::thread::Builder::new().name("watcher".into()).spawn(move || watcher.run()).map_err(DaemonError::Thread)?;
         let prunes = store.is_some();
+        let baselines = store.as_ref().map(|_| capture::baseline::dir(&config.daemon.state_dir));
+        if let Some(dir) = &baselines {
+            capture::baseline::clean(dir, &env.procfs, &env.boot_id, clock::wall_now());
+        }
         let saver = store.map(|store| tokio::spawn(keep_saved(store, handles.state.clone())));
         let engine = Engine {
             handles,
@@ -122,6 +129,8 @@ impl Engine {
             env: Arc::new(env),
             retention: config.retention.clone(),
             prunes,
+            baselines,
+            baseline_turn: Arc::new(Semaphore::new(1)),
             stop: watch::Sender::new(false),
             progress: mpsc::unbounded_channel(),
         };
@@ -144,31 +153,48 @@ impl Engine {
 
     /// Waits for the next thing to happen, and does what follows from it. Cancel safe.
     pub async fn next(&mut self) -> Event {
-        tokio::select! {
-            biased;
-            Some(event) = self.progress.1.recv() => event,
-            Some(ended) = self.captures.join_next(), if !self.captures.is_empty() => self.ended(ended),
-            job = self.handles.jobs.recv() => match job {
-                Some(job) => {
-                    self.begin(job.clone());
-                    Event::CaptureStarted(job)
-                }
-                None => Event::WatcherGone,
-            },
+        loop {
+            tokio::select! {
+                biased;
+                Some(event) = self.progress.1.recv() => return event,
+                Some(ended) = self.captures.join_next(), if !self.captures.is_empty() => return self.ended(ended),
+                task = self.handles.tasks.recv() => match task {
+                    Some(Task::Capture(job)) => {
+                        self.begin(*job.clone());
+                        return Event::CaptureStarted(*job);
+                    }
+                    Some(Task::Baseline(baseline)) => self.take_baseline(baseline),
+                    None => return Event::WatcherGone,
+                },
+            }
         }
+    }
+
+    /// One at a time, and only for a daemon that has a place for it.
+    fn take_baseline(&mut self, baseline: Baseline) {
+        let Some(dir) = self.baselines.clone() else { return };
+        let (env, stop, turn) = (self.env.clone(), self.stop.subscribe(), self.baseline_turn.clone());
+        tokio::spawn(async move {
+            let Ok(_turn) = turn.acquire_owned().await else { return };
+            let (name, pid) = (baseline.target.name.clone(), baseline.instance.pid);
+            match capture::baseline::take(baseline.target, baseline.instance, baseline.rss, &env, dir, stop).await {
+                Ok(()) => tracing::debug!(target_name = name, pid, "baseline taken"),
+                Err(error) => tracing::warn!(target_name = name, pid, error = chain(&error), "no baseline"),
+            }
+        });
     }
 
     fn begin(&mut self, job: Job) {
         tracing::info!(target_name = %job.target.name, pid = job.instance.pid, incident = job.incident, reason = job.fired.reason, "capture starts");
         let (env, stop, events) = (self.env.clone(), self.stop.subscribe(), self.progress.0.clone());
-        let min_free = self.retention.min_free_disk;
+        let (min_free, baselines) = (self.retention.min_free_disk, self.baselines.clone());
         self.captures.spawn(async move {
             let target = job.target.name.clone();
             let mut progress = move |progress| {
                 // the engine outlives its captures, except while it is dropped
                 let _ = events.send(Event::Progress { target: target.clone(), progress });
             };
-            let request = request(&job, &env, min_free);
+            let request = request(&job, &env, min_free, baselines);
             // a task of its own, so that a panic ends this capture and nothing else
             let result = capture::run(request, &env, stop, &mut progress).await.map_err(|e| chain(&e));
             Ended { job, result }
@@ -343,10 +369,11 @@ fn reload(engine: &mut Engine, file: &Path, running: &mut config::Daemon) {
     }
 }
 
-fn request(job: &Job, env: &capture::Env, min_free: ByteSize) -> capture::Request {
+fn request(job: &Job, env: &capture::Env, min_free: ByteSize, baselines: Option<PathBuf>) -> capture::Request {
     capture::Request {
         incident_id: job.incident.clone(),
         part: job.part,
+        scope: capture::Scope::Full,
         target: job.target.clone(),
         instance: Some(job.instance),
         instance_label: format!("pid {}", job.instance.pid),
@@ -355,5 +382,6 @@ fn request(job: &Job, env: &capture::Env, min_free: ByteSize) -> capture::Reques
         timeline: job.timeline.clone(),
         oom: job.oom.clone(),
         low_disk: bundle::free_disk(&env.bundle_dir).is_some_and(|free| free < min_free.0),
+        baselines,
     }
 }

@@ -280,3 +280,19 @@ fn watch_catches_once_and_prints_the_bundle() {
     assert_eq!(String::from_utf8_lossy(&done.stdout).trim(), bundles[0].to_str().unwrap());
     assert_eq!(bundles.len(), 1);
 }
+
+#[test]
+fn the_bundle_holds_a_baseline_of_the_healthy_process() {
+    let svc = Svc::start(GoVersion::Newest, &["-grow", "10485760"]);
+    let memtrap = Memtrap::start(&target(&svc, "threshold = \"80MiB\"\nfor = \"0s\"\nwarmup = \"1s\"\nskip = [\"profile\"]"));
+    memtrap.wait_until(20, "a baseline", |m| m.log().contains("baseline taken"));
+    assert!(memtrap.bundles().is_empty(), "a baseline is no bundle of an incident");
+    svc.tell("grow?bytes=104857600");
+    let bundle = memtrap.wait_for_bundles(20, 1).remove(0);
+    for file in ["heap.pb.gz", "goroutine.pb.gz", "memstats.txt", "smaps_rollup", "status", "baseline.json"] {
+        assert_eq!(entry(&bundle, &format!("baseline/{file}"))["status"], "ok", "{file}");
+    }
+    let facts: serde_json::Value = serde_json::from_slice(&fs::read(bundle.join("baseline/baseline.json")).unwrap()).unwrap();
+    assert!(facts["rss_bytes"].as_u64().unwrap() < 50 * MIB, "{facts}");
+    assert_intact(&bundle);
+}

@@ -173,6 +173,16 @@ impl Partial {
         self.record(own_entry(step, name, written));
     }
 
+    /// Copies a file of an earlier bundle into this one and notes it like [`Partial::add`].
+    pub fn add_from(&mut self, step: &str, name: &str, from: &Path) {
+        let copied = File::open(from).and_then(|mut source| {
+            let mut file = self.files.create(name)?;
+            io::copy(&mut source, &mut file)?;
+            Ok(file.finish())
+        });
+        self.record(own_entry(step, name, copied));
+    }
+
     /// README and manifest, everything synced, then the rename. Blocks on the disk.
     ///
     /// On an error the directory is left as it is: still a partial, to be finished at the next start.

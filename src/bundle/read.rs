@@ -60,21 +60,30 @@ pub fn list(bundle_dir: &Path) -> Result<Vec<Bundle>, BundleError> {
         Err(e) => return Err(BundleError::io("read", bundle_dir, e)),
         Ok(_) => {}
     }
-    let mut bundles = Vec::new();
-    for target in subdirectories(bundle_dir) {
-        for path in subdirectories(&target) {
-            let name = |p: &Path| p.file_name().and_then(|n| n.to_str()).filter(|n| is_plain_name(n)).map(str::to_owned);
-            let (Some(target), Some(name)) = (name(&target), name(&path)) else { continue };
-            if name.ends_with(SUFFIX) || name.ends_with(REMOVED) {
-                continue;
-            }
-            if let Ok(manifest) = read_manifest(&path.join(MANIFEST)) {
-                bundles.push(Bundle { id: format!("{target}/{name}"), path, manifest });
-            }
-        }
-    }
+    let mut bundles: Vec<Bundle> = subdirectories(bundle_dir).iter().flat_map(|target| in_target(target)).collect();
     bundles.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(bundles)
+}
+
+/// The published bundles of one target, oldest first.
+pub fn list_of(bundle_dir: &Path, target: &str) -> Vec<Bundle> {
+    if !is_plain_name(target) {
+        return Vec::new();
+    }
+    let mut bundles = in_target(&bundle_dir.join(target));
+    bundles.sort_by(|a, b| a.id.cmp(&b.id));
+    bundles
+}
+
+fn in_target(target: &Path) -> Vec<Bundle> {
+    let name = |p: &Path| p.file_name().and_then(|n| n.to_str()).filter(|n| is_plain_name(n)).map(str::to_owned);
+    let Some(target_name) = name(target) else { return Vec::new() };
+    let bundle = |path: PathBuf| {
+        let name = name(&path).filter(|n| !n.ends_with(SUFFIX) && !n.ends_with(REMOVED))?;
+        let manifest = read_manifest(&path.join(MANIFEST)).ok()?;
+        Some(Bundle { id: format!("{target_name}/{name}"), path, manifest })
+    };
+    subdirectories(target).into_iter().filter_map(bundle).collect()
 }
 
 /// The bundle of this id, `TARGET/NAME`.

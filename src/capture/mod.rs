@@ -13,6 +13,7 @@
 //! Not here: when to capture (`incident`), what it means (`verdict`), where bundles go afterwards.
 
 mod attempts;
+pub mod baseline;
 mod client;
 mod discover;
 mod end;
@@ -58,6 +59,7 @@ pub struct Request {
     pub incident_id: String,
     /// 1 for an incident's first bundle.
     pub part: u32,
+    pub scope: Scope,
     pub target: Arc<config::Target>,
     /// `None`: no process of this host was ever seen for it.
     pub instance: Option<InstanceId>,
@@ -72,6 +74,16 @@ pub struct Request {
     pub oom: Option<OomCounter>,
     /// Free space is below `min_free_disk`: big parts are left out.
     pub low_disk: bool,
+    /// Where baselines are kept: that of the instance becomes a part of the bundle.
+    pub baselines: Option<PathBuf>,
+}
+
+/// How much of the plan is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    Full,
+    /// The cheap steps only, see [`baseline`].
+    Baseline,
 }
 
 /// What all captures share.
@@ -155,7 +167,7 @@ pub async fn run(
     stop: Receiver<bool>,
     progress: &mut (dyn FnMut(Progress) + Send + Sync),
 ) -> Result<Captured, CaptureError> {
-    let conditions = plan::Conditions { local: request.instance.is_some(), low_disk: request.low_disk };
+    let conditions = plan::Conditions { local: request.instance.is_some(), low_disk: request.low_disk, scope: request.scope };
     let plan = plan::of(&request.target, conditions);
     let (partial, oom) = begin(&request, env, &plan).await?;
     let mut runner = Runner::new(&request, env, partial, stop, progress);
@@ -163,10 +175,17 @@ pub async fn run(
     let run::Walked { mut partial, gone, stopped, lacking } = runner.finish();
 
     let samples = request.timeline.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let full = request.scope == Scope::Full;
     let (started, anchor, local) = (request.started, env.anchor, request.instance.is_some());
+    let healthy = request.baselines.zip(request.instance).map(|(dir, id)| (dir, request.target.clone(), id, env.boot_id.clone()));
     let last = tokio::task::spawn_blocking(move || {
-        partial.add("timeline", "timeline.csv", end::timeline(&samples, started, anchor).as_bytes());
-        if local {
+        if full {
+            partial.add("timeline", "timeline.csv", end::timeline(&samples, started, anchor).as_bytes());
+        }
+        if let Some(baseline) = healthy.and_then(|(dir, target, id, boot)| baseline::latest(&dir, &target.name, id, &boot)) {
+            baseline::copy_into(&mut partial, &baseline);
+        }
+        if local && full {
             let end = End::look(gone, oom.as_ref(), samples.last().copied(), anchor);
             partial.add("end", "end.json", serde_json::to_string_pretty(&end).unwrap_or_default().as_bytes());
         }

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use super::kernel::KernelStep;
 use super::sink::Body;
+use super::{Scope, baseline};
 use crate::config::Target;
 
 /// A step leaves at most one file.
@@ -51,6 +52,7 @@ pub(super) struct Conditions {
     /// There is a process on this host to look at.
     pub local: bool,
     pub low_disk: bool,
+    pub scope: Scope,
 }
 
 const KERNEL: [KernelStep; 7] = KernelStep::ALL;
@@ -87,6 +89,9 @@ pub(super) fn of(target: &Target, conditions: Conditions) -> Vec<Step> {
         if let "status" | "smaps_rollup" = step.file_name() {
             add(&format!("{}_after", kernel_name(&step)), &format!("proc_after/{}", step.file_name()), Work::Kernel(step));
         }
+    }
+    if conditions.scope == Scope::Baseline {
+        plan.retain(|step| baseline::STEPS.contains(&step.name.as_str()));
     }
     for step in &mut plan {
         step.left_out = left_out(step, target, conditions);
@@ -159,7 +164,7 @@ mod tests {
         Target { pprof: Some(Pprof::Http("http://127.0.0.1:1/debug/pprof".into())), ..target() }
     }
 
-    const HERE: Conditions = Conditions { local: true, low_disk: false };
+    const HERE: Conditions = Conditions { local: true, low_disk: false, scope: Scope::Full };
 
     #[test]
     fn the_order_is_cheap_and_perishable_first_disruptive_last() {
@@ -167,6 +172,12 @@ mod tests {
         let expected = "cmdline heap memstats goroutine threadcreate allocs heap_gc memstats_gc goroutineleak goroutine_text mutex block \
                         profile heap_gc_after status_after smaps_rollup_after";
         assert_eq!(names.join(" "), expected);
+    }
+
+    #[test]
+    fn a_baseline_is_the_cheap_steps_in_the_same_order() {
+        let names: Vec<String> = of(&with_pprof(), Conditions { scope: Scope::Baseline, ..HERE }).into_iter().map(|s| s.name).collect();
+        assert_eq!(names, baseline::STEPS);
     }
 
     #[test]

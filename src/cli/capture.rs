@@ -40,6 +40,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let request = capture::Request {
         incident_id: format!("{}-{}-{}", target.name, clock::compact_utc(clock::wall_now()), instance.pid),
         part: 1,
+        scope: capture::Scope::Full,
         target: Arc::new(target),
         instance: Some(instance),
         instance_label: format!("pid {}", instance.pid),
@@ -57,6 +58,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         timeline: Arc::new(Mutex::new(vec![Sample { at: Mono::now(), rss }])),
         oom: None,
         low_disk: false,
+        baselines: None,
     };
 
     let (stop_tx, stop) = watch::channel(false);

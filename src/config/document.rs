@@ -152,6 +152,7 @@ fn read_retention(mut t: Table<'_, '_>) -> Retention {
 #[derive(Clone)]
 struct Settings {
     interval: Duration,
+    baseline: Option<Duration>,
     rules: Rules,
     capture: Capture,
     /// Keys whose values were wrong: what follows from them is not known.
@@ -160,7 +161,13 @@ struct Settings {
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { interval: Target::DEFAULT_INTERVAL, rules: Rules::default(), capture: Capture::default(), failed: Vec::new() }
+        Settings {
+            interval: Target::DEFAULT_INTERVAL,
+            baseline: Some(Target::DEFAULT_BASELINE),
+            rules: Rules::default(),
+            capture: Capture::default(),
+            failed: Vec::new(),
+        }
     }
 }
 
@@ -176,6 +183,7 @@ impl Settings {
         t.set("cooldown", &mut rules.cooldown, duration(Duration::ZERO..=30 * DAY));
         t.set("rearm", &mut rules.rearm, parsed::<Percent>("a percentage such as \"90%\""));
         t.set("escalate", &mut rules.escalate, boolean);
+        t.set("baseline", &mut self.baseline, or_off(duration(MINUTE..=30 * DAY)));
         let capture = &mut self.capture;
         t.set("cpu_seconds", &mut capture.cpu_seconds, integer(0..=300));
         t.set("connect_timeout", &mut capture.connect_timeout, duration(Duration::from_millis(100)..=MINUTE));
@@ -227,7 +235,7 @@ fn read_target(mut t: Table<'_, '_>, mut settings: Settings) -> Option<Target> {
     if !not_yet.iter().any(|key| t.has(key)) && !t.has("process") {
         t.missing(format_args!("process: missing; write for example process = {PROCESS_EXAMPLE}"));
     }
-    let Settings { interval, rules, capture, failed } = settings;
+    let Settings { interval, baseline, rules, capture, failed } = settings;
     let no_rule = rules.threshold.is_empty() && rules.slope.is_none() && rules.eta.is_none();
     if no_rule && !["threshold", "slope", "eta"].iter().any(|key| failed.contains(key)) {
         t.missing("it has no rule and could never fire: set threshold, slope or eta, here or in [defaults]");
@@ -244,7 +252,7 @@ fn read_target(mut t: Table<'_, '_>, mut settings: Settings) -> Option<Target> {
         _ => {}
     }
     t.finish(&not_yet);
-    Some(Target { name: name?, process: process?, pprof, auth, interval, rules, capture })
+    Some(Target { name: name?, process: process?, pprof, auth, interval, baseline, rules, capture })
 }
 
 fn read_process(mut t: Table<'_, '_>) -> Option<Selector> {

@@ -133,12 +133,15 @@ pub struct Target {
     pub pprof: Option<Pprof>,
     pub auth: Auth,
     pub interval: Duration,
+    /// How often a healthy instance is captured lightly, to compare an incident with; `None`: never.
+    pub baseline: Option<Duration>,
     pub rules: Rules,
     pub capture: Capture,
 }
 
 impl Target {
     pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
+    pub const DEFAULT_BASELINE: Duration = Duration::from_secs(6 * 3600);
 
     /// A target as a file with nothing but its name and process would make it, for commands that have no file. It has no
     /// pprof and no rule yet.
@@ -149,6 +152,7 @@ impl Target {
             pprof: None,
             auth: Auth::default(),
             interval: Target::DEFAULT_INTERVAL,
+            baseline: Some(Target::DEFAULT_BASELINE),
             rules: Rules::default(),
             capture: Capture::default(),
         }

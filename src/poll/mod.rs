@@ -9,4 +9,4 @@ mod watcher;
 
 pub use statm::{Reading, Statm};
 pub use status::InstanceStatus;
-pub use watcher::{Command, Handles, Job, JobDone, Past, Pulse, Timeline, Watcher};
+pub use watcher::{Baseline, Command, Handles, Job, JobDone, Past, Pulse, Task, Timeline, Watcher};

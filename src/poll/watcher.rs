@@ -32,6 +32,21 @@ const LIMIT_REFRESH: Duration = Duration::from_secs(30);
 /// Samples before and during a capture; the watcher appends while the capture runs.
 pub type Timeline = Arc<Mutex<Vec<Sample>>>;
 
+/// Something to be done elsewhere.
+#[derive(Clone, Debug)]
+pub enum Task {
+    Capture(Box<Job>),
+    Baseline(Baseline),
+}
+
+/// A light capture of a healthy instance, to compare an incident with.
+#[derive(Clone, Debug)]
+pub struct Baseline {
+    pub target: Arc<config::Target>,
+    pub instance: InstanceId,
+    pub rss: u64,
+}
+
 /// A capture to be made, admitted by the budget.
 #[derive(Clone, Debug)]
 pub struct Job {
@@ -73,7 +88,7 @@ pub enum Command {
 #[derive(Debug)]
 pub struct Handles {
     pub commands: Sender<Command>,
-    pub jobs: mpsc::UnboundedReceiver<Job>,
+    pub tasks: mpsc::UnboundedReceiver<Task>,
     /// The newest state worth storing.
     pub state: watch::Receiver<Option<Saved>>,
 }
@@ -130,6 +145,8 @@ struct Seat {
     limit: Option<Limit>,
     limit_read: Mono,
     oom: Option<OomCounter>,
+    /// When the next baseline is due, if the instance is healthy then.
+    baseline_due: Mono,
     timeline: Option<Timeline>,
     last_bundle: Option<String>,
     logged: Option<State>,
@@ -139,7 +156,7 @@ impl Watcher {
     /// Takes up what the last memtrap left; looks for processes in its first turn.
     pub fn new(config: &Config, procfs: ProcFs, boot_id: String, past: Past, pulse: Pulse, now: Mono) -> (Watcher, Handles) {
         let (command_tx, commands) = channel();
-        let (jobs, jobs_rx) = mpsc::unbounded_channel();
+        let (tasks, tasks_rx) = mpsc::unbounded_channel();
         let (save, state) = watch::channel(None);
         let mut budget = Budget::new(config.daemon.max_concurrent_captures, config.daemon.max_captures_per_hour);
         let mut slots = BTreeMap::new();
@@ -171,7 +188,7 @@ impl Watcher {
             procfs,
             boot_id,
             targets,
-            dispatch: Dispatch { budget, jobs },
+            dispatch: Dispatch { budget, tasks },
             commands,
             save,
             pulse,
@@ -179,7 +196,7 @@ impl Watcher {
             scanned_at: Mono::default(),
             changed: false,
         };
-        (watcher, Handles { commands: command_tx, jobs: jobs_rx, state })
+        (watcher, Handles { commands: command_tx, tasks: tasks_rx, state })
     }
 
     /// Loops until told to stop, or until nobody is left to tell it anything.
@@ -231,6 +248,12 @@ impl Watcher {
                     }
                     if let Some(order) = slot.observe(sample, now.since(seat.born), &seat.levels, &watched.config.rules) {
                         dispatch.carry_out(&watched.config, *number, slot, seat, order, now);
+                    } else if let Some(every) = watched.config.baseline
+                        && now >= seat.baseline_due
+                        && slot.state(now) == State::Armed
+                    {
+                        seat.baseline_due = now + every;
+                        dispatch.hand_on(Task::Baseline(Baseline { target: watched.config.clone(), instance: seat.id, rss }));
                     }
                 }
                 Reading::Gone => {
@@ -440,6 +463,7 @@ impl Seat {
             limit: None,
             limit_read: now,
             oom: CgroupRef::of_with(procfs, mounts, id.pid).ok().flatten().map(OomCounter::new),
+            baseline_due: now - age + config.rules.warmup,
             timeline: None,
             last_bundle: None,
             logged: None,
@@ -479,10 +503,16 @@ impl Seat {
 /// Where orders go: past the budget, to whoever captures.
 struct Dispatch {
     budget: Budget,
-    jobs: mpsc::UnboundedSender<Job>,
+    tasks: mpsc::UnboundedSender<Task>,
 }
 
 impl Dispatch {
+    fn hand_on(&self, task: Task) {
+        if self.tasks.send(task).is_err() {
+            tracing::error!("nobody takes captures any more");
+        }
+    }
+
     fn carry_out(&mut self, target: &Arc<config::Target>, number: SlotNumber, slot: &mut Slot, seat: &mut Seat, order: Order, now: Mono) {
         if let Err(why) = self.budget.admit(now) {
             slot.refused(why);
@@ -505,9 +535,7 @@ impl Dispatch {
             oom: seat.oom.clone(),
             timeline,
         };
-        if self.jobs.send(job).is_err() {
-            tracing::error!(target_name = %target.name, "nobody takes captures any more");
-        }
+        self.hand_on(Task::Capture(Box::new(job)));
     }
 }
 

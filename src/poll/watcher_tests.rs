@@ -68,8 +68,12 @@ impl World {
         self
     }
 
+    fn tasks(&mut self) -> Vec<Task> {
+        std::iter::from_fn(|| self.handles.tasks.try_recv().ok()).collect()
+    }
+
     fn jobs(&mut self) -> Vec<Job> {
-        std::iter::from_fn(|| self.handles.jobs.try_recv().ok()).collect()
+        self.tasks().into_iter().filter_map(|t| if let Task::Capture(job) = t { Some(*job) } else { None }).collect()
     }
 
     fn finish(&mut self, job: &Job, result: Captured) {
@@ -181,4 +185,18 @@ fn percentages_follow_the_limit() {
 fn polls_of_one_interval_share_their_wake_up() {
     assert_eq!(next_multiple(Mono::from_millis(1_234), Duration::from_secs(1)), Mono::from_secs(2));
     assert_eq!(next_multiple(Mono::from_secs(2), Duration::from_secs(1)), Mono::from_secs(3));
+}
+
+#[test]
+fn a_healthy_process_gets_a_baseline_now_and_then_and_a_sick_one_none() {
+    let mut t = by_name("shop");
+    t.baseline = Some(Duration::from_secs(600));
+    let mut w = World::new(vec![t]);
+    w.process(11, "shop", 50);
+    let baselines = |tasks: Vec<Task>| tasks.iter().filter(|t| matches!(t, Task::Baseline(b) if b.instance.pid == 11)).count();
+    w.seconds(1_300);
+    assert_eq!(baselines(w.tasks()), 3);
+    w.rss(11, 150);
+    w.seconds(1_300);
+    assert_eq!(baselines(w.tasks()), 0);
 }

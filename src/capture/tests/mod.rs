@@ -41,6 +41,7 @@ pub(super) fn settings() -> Capture {
 
 pub(super) fn target() -> Target {
     Target {
+        baseline: None,
         name: "checkout".into(),
         process: Selector::Pid(1),
         pprof: None,
@@ -97,6 +98,8 @@ impl Trial {
 
     fn request(&self) -> Request {
         Request {
+            scope: super::Scope::Full,
+            baselines: None,
             incident_id: "i-1".into(),
             part: 1,
             target: Arc::new(self.target.clone()),
