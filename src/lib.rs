@@ -48,6 +48,8 @@ pub mod state;
 pub mod capture;
 pub mod bundle;
 pub mod retention;
+pub mod anatomy;
+pub mod verdict;
 
 pub mod daemon;
 pub mod systemd;

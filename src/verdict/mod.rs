@@ -1,0 +1,272 @@
+//! Does the Go heap explain the RSS, and if not, what does? Pure: an [`Anatomy`] and [`Facts`] in, a [`Verdict`] out.
+//!
+//! [`weigh`] turns buckets into candidates, one per cause, by what the runtime does: garbage within GOGC belongs to the live heap that
+//! allows it, freed spans belong to the churn that will reuse them or to the stacks that outgrew them, and heap that piled-up
+//! goroutines hold belongs to the goroutines. [`words`] says it. Not here: reading profiles (the caller gives totals), commands.
+
+mod facts;
+mod weigh;
+mod words;
+#[cfg(test)]
+mod tests;
+
+use serde::{Deserialize, Serialize};
+
+pub use facts::{Allocs, Ending, Facts, Gogc, Goroutines, Group, HeapProfile, SMALL_OBJECT, TopFunction};
+
+use crate::anatomy::{Anatomy, Bucket, Missing};
+use weigh::Weighed;
+
+pub const SCHEMA: u32 = 1;
+pub const QUESTION: &str = "does the Go heap explain the RSS?";
+
+/// `verdict.json`, schema 1. Sizes in bytes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    pub schema: u32,
+    pub question: String,
+    pub go_heap_explains: Explains,
+    pub cause: Cause,
+    pub confidence: Confidence,
+    /// One sentence for a ticket.
+    pub summary: String,
+    /// Sentences with numbers, the strongest first.
+    pub evidence: Vec<String>,
+    /// What a better answer would need, and why.
+    pub missing: Vec<String>,
+    pub rss_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub baseline_rss_bytes: Option<u64>,
+    /// In the order of [`Bucket::ALL`]; the bytes add up to `rss_bytes`.
+    pub anatomy: Vec<BucketLine>,
+    /// Filled by the caller.
+    #[serde(default)]
+    pub top: Top,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub goroutines: Option<Goroutines>,
+    /// Commands to go on with; filled by the caller.
+    #[serde(default)]
+    pub next: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BucketLine {
+    pub bucket: Bucket,
+    pub bytes: i64,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub baseline_bytes: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub growth_bytes: Option<i64>,
+}
+
+/// The heaviest functions by each sample type.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Top {
+    pub inuse_space: Vec<TopLine>,
+    pub inuse_objects: Vec<TopLine>,
+    pub alloc_space: Vec<TopLine>,
+    pub alloc_objects: Vec<TopLine>,
+    /// inuse_space since the baseline; empty without one.
+    pub growth: Vec<TopLine>,
+}
+
+/// Bytes or objects.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopLine {
+    pub function: String,
+    pub flat: i64,
+    pub cum: i64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Explains {
+    Yes,
+    Partly,
+    No,
+    Unknown,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// Live objects: few, large.
+    LiveHeap,
+    /// Live objects: by number.
+    SmallObjects,
+    /// Garbage, and the room that it takes.
+    AllocationChurn,
+    /// Freed, not returned to the kernel.
+    UnreleasedHeap,
+    /// Many goroutines: their stacks, and what they hold.
+    GoroutinePileup,
+    /// Few goroutines with large stacks.
+    DeepStacks,
+    /// cgo, mmap, foreign libraries.
+    NativeMemory,
+    FileMappings,
+    Shmem,
+    ThreadPileup,
+    RuntimeMetadata,
+    /// No part dominates.
+    Mixed,
+    /// The evidence that would tell is missing.
+    Unknown,
+}
+
+impl Cause {
+    /// As in `verdict.json`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Cause::LiveHeap => "live_heap",
+            Cause::SmallObjects => "small_objects",
+            Cause::AllocationChurn => "allocation_churn",
+            Cause::UnreleasedHeap => "unreleased_heap",
+            Cause::GoroutinePileup => "goroutine_pileup",
+            Cause::DeepStacks => "deep_stacks",
+            Cause::NativeMemory => "native_memory",
+            Cause::FileMappings => "file_mappings",
+            Cause::Shmem => "shmem",
+            Cause::ThreadPileup => "thread_pileup",
+            Cause::RuntimeMetadata => "runtime_metadata",
+            Cause::Mixed => "mixed",
+            Cause::Unknown => "unknown",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Confidence {
+    Low,
+    Medium,
+    High,
+}
+
+impl Confidence {
+    fn lower(self) -> Confidence {
+        match self {
+            Confidence::High => Confidence::Medium,
+            _ => Confidence::Low,
+        }
+    }
+}
+
+/// A part dominates from half of the whole on, and clearly from here on.
+const DOMINATES: f64 = 0.5;
+const CLEARLY: f64 = 0.65;
+/// The heap explains the RSS from here on, and does not below the other.
+const EXPLAINS: f64 = 0.7;
+const EXPLAINS_NOT: f64 = 0.3;
+
+/// Names the cause, and says why.
+pub fn decide(anatomy: &Anatomy, facts: &Facts) -> Verdict {
+    let weighed = weigh::weigh(anatomy, facts);
+    let cause = cause(anatomy, &weighed);
+    let (missing, confidence) = doubts(anatomy, facts, &weighed, cause);
+    let go_heap_explains = explains(anatomy, &weighed, cause);
+    let growth = facts.baseline.as_ref().map(|base| anatomy.growth(base));
+    let line = |bucket| BucketLine {
+        bucket,
+        bytes: anatomy.get(bucket),
+        baseline_bytes: facts.baseline.as_ref().map(|b| b.get(bucket)),
+        growth_bytes: growth.map(|g| g.get(bucket)),
+    };
+    Verdict {
+        schema: SCHEMA,
+        question: QUESTION.into(),
+        go_heap_explains,
+        cause,
+        confidence,
+        summary: words::summary(anatomy, facts, &weighed, cause, go_heap_explains),
+        evidence: words::evidence(anatomy, facts, &weighed, cause),
+        missing,
+        rss_bytes: anatomy.rss_bytes,
+        baseline_rss_bytes: facts.baseline.as_ref().map(|b| b.rss_bytes),
+        anatomy: Bucket::ALL.map(line).to_vec(),
+        top: Top::default(),
+        goroutines: facts.goroutines.clone(),
+        next: Vec::new(),
+    }
+}
+
+fn cause(anatomy: &Anatomy, weighed: &Weighed) -> Cause {
+    let Some((first, share)) = weighed.heaviest() else { return Cause::Unknown };
+    if share >= DOMINATES {
+        return first;
+    }
+    // several known parts are a mixture; what is not known may be anything
+    let unknown = weighed.share(Cause::Unknown);
+    if anatomy.lacks(Missing::Memstats) || unknown > 1.0 - DOMINATES { Cause::Unknown } else { Cause::Mixed }
+}
+
+fn explains(anatomy: &Anatomy, weighed: &Weighed, cause: Cause) -> Explains {
+    let heap = weighed.heap_share(cause == Cause::AllocationChurn);
+    let unknown = weighed.share(Cause::Unknown);
+    if anatomy.lacks(Missing::Memstats) {
+        // live objects may be known from a profile, the rest of the arenas is not
+        let outside = 1.0 - heap - unknown;
+        return if outside >= EXPLAINS { Explains::No } else { Explains::Unknown };
+    }
+    match heap {
+        heap if heap >= EXPLAINS => Explains::Yes,
+        heap if heap + unknown < EXPLAINS_NOT => Explains::No,
+        heap if heap >= EXPLAINS_NOT => Explains::Partly,
+        _ => Explains::Unknown,
+    }
+}
+
+/// What is missing for this cause, and how sure one can be without it.
+fn doubts(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause: Cause) -> (Vec<String>, Confidence) {
+    let mut missing: Vec<String> = anatomy.missing.iter().map(|m| m.words().into()).collect();
+    let mut confidence = match (cause, weighed.heaviest()) {
+        (Cause::Unknown, _) | (_, None) => Confidence::Low,
+        (Cause::Mixed, _) => Confidence::Medium,
+        (_, Some((_, share))) if share >= CLEARLY => Confidence::High,
+        _ => Confidence::Medium,
+    };
+    let mut doubt = |holds: bool, words: &str| {
+        if holds {
+            confidence = confidence.lower();
+            if !words.is_empty() {
+                missing.push(words.into());
+            }
+        }
+    };
+    let of_heap = matches!(cause, Cause::LiveHeap | Cause::SmallObjects | Cause::AllocationChurn);
+    let of_goroutines = matches!(cause, Cause::GoroutinePileup | Cause::DeepStacks);
+    let of_kernel = matches!(cause, Cause::FileMappings | Cause::Shmem);
+    // the kernel counts file and shared memory by itself
+    doubt(anatomy.lacks(Missing::Memstats) && !of_kernel, "");
+    doubt(anatomy.lacks(Missing::Kernel), "");
+    let blind = anatomy.lacks(Missing::Smaps) || anatomy.lacks(Missing::Arenas);
+    let over = anatomy.over_claim > anatomy.rss_bytes / 20;
+    doubt(blind && !of_kernel && (over || !matches!(cause, Cause::LiveHeap | Cause::SmallObjects)), "");
+    doubt(blind && cause == Cause::ThreadPileup, "");
+    doubt(anatomy.lacks(Missing::MemstatsGc) && of_heap, "");
+    doubt(anatomy.moved.unsigned_abs() > anatomy.rss_bytes / 10, "");
+    doubt(facts.heap.is_none() && of_heap, "heap_gc.pb.gz is missing: which functions hold the heap is unknown");
+    let unknown_rate = weighed.alloc_rate.is_none();
+    doubt(
+        unknown_rate && matches!(cause, Cause::AllocationChurn | Cause::UnreleasedHeap),
+        "the time between two MemStats is missing: how fast the process allocates is unknown",
+    );
+    doubt(cause == Cause::AllocationChurn && !unknown_rate && !weighed.allocates_fast, "");
+    doubt(
+        facts.goroutines.is_none() && (of_goroutines || cause == Cause::UnreleasedHeap),
+        "goroutine.pb.gz is missing: how many goroutines there are, and where, is unknown",
+    );
+    doubt(cause == Cause::GoroutinePileup && facts.goroutines.is_some() && weighed.pile_is_a_guess, "");
+    if facts.allocs.is_none() && cause == Cause::AllocationChurn {
+        missing.push("allocs.pb.gz is missing: which functions allocate is unknown".into());
+    }
+    if cause == Cause::GoroutinePileup && facts.goroutines.as_ref().is_some_and(|g| g.leaked.is_none()) {
+        let version = facts.go_version.as_ref().map(|v| format!(" (this process: {})", words::name(v))).unwrap_or_default();
+        let words = "goroutineleak.pb.gz is missing{}: whether nothing can ever wake these goroutines is unknown; Go 1.27 and later tell";
+        missing.push(words.replace("{}", &version));
+    }
+    if facts.baseline.is_none() {
+        missing.push("there is no baseline: the verdict is about all of the RSS, not about what it grew by".into());
+    }
+    (missing, confidence)
+}

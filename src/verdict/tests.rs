@@ -1,0 +1,253 @@
+use super::*;
+use crate::anatomy::tests::{MIB, evidence};
+use crate::anatomy::{Evidence, GoMemory, Split, build};
+
+fn goroutines(total: u64, function: &str) -> Option<Goroutines> {
+    let stack = ["runtime.gopark", "runtime.chanrecv", function].map(String::from).to_vec();
+    let groups = vec![Group { count: total.saturating_sub(4), stack, ..Group::default() }];
+    Some(Goroutines { total, groups, ..Goroutines::default() })
+}
+
+/// A process that serves with a few goroutines and allocates little.
+fn quiet() -> Facts {
+    Facts {
+        heap: Some(HeapProfile::default()),
+        allocs: Some(Allocs::default()),
+        goroutines: goroutines(6, "net/http.(*conn).serve"),
+        threads: Some(8),
+        age_seconds: Some(60.0),
+        memstats_gap_seconds: Some(0.5),
+        ..Facts::default()
+    }
+}
+
+fn piled_up(total: u64) -> Facts {
+    Facts { goroutines: goroutines(total, "main.handle"), ..quiet() }
+}
+
+/// A row of "Where the memory is", in MiB: anon, file, shm, HeapAlloc, HeapInuse, HeapIdle, Released, StackInuse, metadata.
+fn row(mib: [u64; 9]) -> Evidence {
+    let [anon, file, shmem, heap_alloc, heap_inuse, heap_idle, heap_released, stack_inuse, gc_sys] = mib.map(|m| m * MIB);
+    let stats = GoMemory {
+        heap_alloc,
+        heap_inuse,
+        heap_idle,
+        heap_released,
+        stack_inuse,
+        gc_sys,
+        heap_sys: heap_inuse + heap_idle,
+        stack_sys: stack_inuse,
+        heap_objects: 1000,
+        total_alloc: heap_inuse + heap_idle,
+        ..GoMemory::default()
+    };
+    Evidence {
+        rss_bytes: anon + file + shmem,
+        status: Some(Split { anon, file, shmem, swap: None, threads: None }),
+        memstats: Some(stats),
+        memstats_gc: Some(stats),
+        ..Evidence::default()
+    }
+}
+
+#[track_caller]
+fn assert_cause(evidence: &Evidence, facts: &Facts, cause: Cause, explains: Explains) -> Verdict {
+    let verdict = decide(&build(evidence), facts);
+    assert_eq!((verdict.cause, verdict.go_heap_explains), (cause, explains), "{verdict:#?}");
+    verdict
+}
+
+#[test]
+fn every_row_of_the_measured_table_has_its_cause_without_smaps() {
+    let with_objects = |mut evidence: Evidence, objects| {
+        for stats in [&mut evidence.memstats, &mut evidence.memstats_gc].into_iter().flatten() {
+            stats.heap_objects = objects;
+        }
+        evidence
+    };
+    let small = with_objects(row([316, 7, 0, 300, 308, 4, 4, 0, 12]), 4_000_000);
+    assert_cause(&small, &quiet(), Cause::SmallObjects, Explains::Yes);
+    assert_cause(&row([306, 7, 0, 305, 305, 3, 3, 0, 4]), &quiet(), Cause::LiveHeap, Explains::Yes);
+    assert_cause(&row([306, 7, 0, 1, 1, 307, 3, 0, 4]), &quiet(), Cause::UnreleasedHeap, Explains::No);
+    assert_cause(&row([317, 7, 0, 10, 11, 241, 6, 120, 6]), &piled_up(15_000), Cause::GoroutinePileup, Explains::No);
+    assert_cause(&row([413, 7, 0, 1, 1, 259, 3, 256, 4]), &quiet(), Cause::DeepStacks, Explains::No);
+    assert_cause(&row([301, 7, 0, 1, 1, 3, 2, 0, 4]), &quiet(), Cause::NativeMemory, Explains::No);
+    assert_cause(&row([2, 307, 0, 2, 2, 5, 5, 0, 4]), &quiet(), Cause::FileMappings, Explains::No);
+    assert_cause(&row([2, 7, 300, 2, 2, 5, 5, 0, 4]), &quiet(), Cause::Shmem, Explains::No);
+
+    let mut churn = row([166, 7, 0, 63, 65, 99, 5, 0, 11]);
+    let (before, after) = (churn.memstats.as_mut().unwrap(), churn.memstats_gc.as_mut().unwrap());
+    before.total_alloc = 9000 * MIB;
+    (after.heap_alloc, after.total_alloc) = (8 * MIB, 9120 * MIB);
+    let verdict = assert_cause(&churn, &quiet(), Cause::AllocationChurn, Explains::Yes);
+    assert_eq!(verdict.confidence, Confidence::Medium, "no smaps: {verdict:#?}");
+}
+
+#[test]
+fn every_recorded_process_has_its_cause_in_both_versions() {
+    for version in ["1.21.13", "1.27.3"] {
+        let check = |program, facts: &Facts, cause, explains| {
+            let verdict = assert_cause(&evidence(version, program), facts, cause, explains);
+            assert_eq!(verdict.confidence, Confidence::High, "{version} {program}: {verdict:#?}");
+        };
+        check("small", &quiet(), Cause::SmallObjects, Explains::Yes);
+        check("lazy", &quiet(), Cause::UnreleasedHeap, Explains::No);
+        check("stacks", &piled_up(15_000), Cause::GoroutinePileup, Explains::No);
+        check("shrunk", &piled_up(15_000), Cause::GoroutinePileup, Explains::No);
+        check("deep", &quiet(), Cause::DeepStacks, Explains::No);
+    }
+    let check = |program, facts: &Facts, cause, explains| {
+        let verdict = assert_cause(&evidence("1.27.3", program), facts, cause, explains);
+        assert_eq!(verdict.confidence, Confidence::High, "{program}: {verdict:#?}");
+    };
+    check("freed", &quiet(), Cause::UnreleasedHeap, Explains::No);
+    check("pools", &quiet(), Cause::LiveHeap, Explains::Yes);
+    check("mmap", &quiet(), Cause::NativeMemory, Explains::No);
+    check("cmalloc", &quiet(), Cause::NativeMemory, Explains::No);
+    check("cthreads", &Facts { threads: Some(125), ..quiet() }, Cause::ThreadPileup, Explains::No);
+    check("file", &quiet(), Cause::FileMappings, Explains::No);
+    check("shm", &quiet(), Cause::Shmem, Explains::No);
+    check("static", &quiet(), Cause::LiveHeap, Explains::Yes);
+}
+
+#[test]
+fn churn_is_churn_whether_the_garbage_is_collected_or_not() {
+    for version in ["1.21.13", "1.27.3"] {
+        let mut evidence = evidence(version, "churn");
+        let facts = Facts { gogc: Some(Gogc::Percent(400)), memstats_gap_seconds: Some(0.1), ..quiet() };
+        for stats in [&mut evidence.memstats, &mut evidence.memstats_gc].into_iter().flatten() {
+            stats.total_alloc = 20_000 * MIB;
+        }
+        evidence.memstats_gc.as_mut().unwrap().total_alloc += 100 * MIB;
+        assert_cause(&evidence, &facts, Cause::AllocationChurn, Explains::Yes);
+    }
+}
+
+#[test]
+fn garbage_as_gogc_allows_it_is_not_churn() {
+    let mut evidence = row([420, 7, 0, 400, 404, 4, 2, 0, 8]);
+    evidence.memstats_gc.as_mut().unwrap().heap_alloc = 205 * MIB;
+    let verdict = assert_cause(&evidence, &quiet(), Cause::LiveHeap, Explains::Yes);
+    assert!(verdict.evidence.iter().any(|e| e.contains("that is normal")), "{:#?}", verdict.evidence);
+}
+
+#[test]
+fn a_burst_is_not_churn() {
+    let mut evidence = row([506, 7, 0, 5, 5, 500, 3, 0, 4]);
+    // no more than memtrap's own requests, in a gap so short that it looks fast
+    evidence.memstats_gc.as_mut().unwrap().total_alloc += 4 * MIB;
+    let facts = Facts { memstats_gap_seconds: Some(0.01), age_seconds: Some(10.0), ..quiet() };
+    assert_cause(&evidence, &facts, Cause::UnreleasedHeap, Explains::No);
+}
+
+#[test]
+fn goroutines_that_hold_heap_are_called_a_pile_up() {
+    let mut evidence = row([250, 8, 0, 206, 207, 4, 3, 39, 5]);
+    evidence.rss_bytes = 258 * MIB;
+    let verdict = assert_cause(&evidence, &piled_up(20_000), Cause::GoroutinePileup, Explains::Yes);
+    assert!(verdict.confidence < Confidence::High, "nothing but their number speaks for it");
+
+    let top = TopFunction { function: "main.handle".into(), flat: 190 * MIB };
+    let heap = HeapProfile { inuse_space: 200 * MIB, inuse_objects: 20_000, top_space: Some(top), ..HeapProfile::default() };
+    let linked = Facts { heap: Some(heap), ..piled_up(20_000) };
+    let sees_smaps = Evidence { rss_bytes: 258 * MIB, ..evidence.clone() };
+    let verdict = assert_cause(&sees_smaps, &linked, Cause::GoroutinePileup, Explains::Yes);
+    assert!(verdict.evidence.iter().any(|e| e.contains("they hold it")), "{:#?}", verdict.evidence);
+}
+
+#[test]
+fn a_few_hundred_goroutines_that_the_collector_calls_leaked_are_the_cause() {
+    let mut facts = piled_up(220);
+    facts.goroutines.as_mut().unwrap().leaked = Some(200);
+    assert_cause(&row([230, 8, 0, 210, 211, 4, 3, 2, 5]), &facts, Cause::GoroutinePileup, Explains::Yes);
+}
+
+#[test]
+fn many_goroutines_beside_a_leak_are_not_its_cause() {
+    // 5,000 idle connections, as always, and a cache that grows
+    let facts = |baseline| Facts { baseline, baseline_goroutines: Some(5000), ..piled_up(5010) };
+    let base = build(&row([150, 8, 0, 100, 105, 4, 3, 40, 5]));
+    let now = row([1150, 8, 0, 1100, 1105, 4, 3, 40, 5]);
+    assert_cause(&now, &facts(Some(base)), Cause::LiveHeap, Explains::Yes);
+    assert_cause(&now, &piled_up(5010), Cause::LiveHeap, Explains::Yes);
+}
+
+#[test]
+fn the_growth_decides_where_there_is_a_baseline() {
+    let base = build(&row([520, 8, 0, 500, 505, 4, 3, 1, 5]));
+    let now = row([820, 8, 0, 500, 505, 4, 3, 1, 5]);
+    let facts = Facts { baseline: Some(base), ..quiet() };
+    let verdict = assert_cause(&now, &facts, Cause::NativeMemory, Explains::No);
+    assert!(verdict.summary.starts_with("RSS grew by 300MiB to 828MiB"), "{}", verdict.summary);
+    assert_cause(&now, &quiet(), Cause::LiveHeap, Explains::Partly);
+}
+
+#[test]
+fn a_baseline_that_did_not_grow_decides_nothing() {
+    let now = row([520, 8, 0, 500, 505, 4, 3, 1, 5]);
+    let facts = Facts { baseline: Some(build(&now)), ..quiet() };
+    assert_cause(&now, &facts, Cause::LiveHeap, Explains::Yes);
+}
+
+#[test]
+fn without_memstats_the_heap_is_unknown_but_what_the_kernel_counts_is_not() {
+    let blind = |program| Evidence { memstats: None, memstats_gc: None, ..evidence("1.27.3", program) };
+    let nothing = Facts { threads: Some(6), ..Facts::default() };
+    let verdict = assert_cause(&blind("small"), &nothing, Cause::Unknown, Explains::Unknown);
+    assert_eq!(verdict.confidence, Confidence::Low);
+    assert!(verdict.missing.iter().any(|m| m.starts_with("memstats.txt is missing")), "{:?}", verdict.missing);
+    assert_cause(&blind("shm"), &nothing, Cause::Shmem, Explains::No);
+    let verdict = assert_cause(&blind("cmalloc"), &nothing, Cause::NativeMemory, Explains::No);
+    assert_eq!(verdict.confidence, Confidence::Medium);
+}
+
+#[test]
+fn with_nothing_at_all_nothing_is_claimed() {
+    let verdict = assert_cause(&Evidence { rss_bytes: MIB, ..Evidence::default() }, &Facts::default(), Cause::Unknown, Explains::Unknown);
+    assert_eq!((verdict.confidence, verdict.missing.len()), (Confidence::Low, 3));
+}
+
+#[test]
+fn halves_of_two_kinds_are_mixed() {
+    let verdict = assert_cause(&row([360, 180, 0, 175, 176, 4, 3, 0, 5]), &quiet(), Cause::Mixed, Explains::Partly);
+    assert!(verdict.summary.contains("no part dominates"), "{}", verdict.summary);
+}
+
+#[test]
+fn an_oom_kill_is_in_the_summary() {
+    let facts = Facts { end: Some(Ending { gone: true, oom_killed: Some(true) }), ..quiet() };
+    let verdict = decide(&build(&row([306, 7, 0, 305, 305, 3, 3, 0, 4])), &facts);
+    assert!(verdict.summary.ends_with("; the process was OOM-killed meanwhile."), "{}", verdict.summary);
+}
+
+#[test]
+fn names_from_the_process_cannot_break_the_summary() {
+    let top = TopFunction { function: format!("main.\u{1b}[31m\n{}", "é".repeat(10_000)), flat: 300 * MIB };
+    let heap = HeapProfile { inuse_space: 300 * MIB, inuse_objects: 100, top_space: Some(top), ..HeapProfile::default() };
+    let verdict = decide(&build(&row([306, 7, 0, 305, 305, 3, 3, 0, 4])), &Facts { heap: Some(heap), ..quiet() });
+    assert!(verdict.summary.chars().count() < 400 && !verdict.summary.contains(['\n', '\u{1b}']), "{}", verdict.summary);
+}
+
+#[test]
+fn the_file_has_the_names_of_the_contract() {
+    let json = serde_json::to_value(decide(&build(&evidence("1.27.3", "mmap")), &quiet())).unwrap();
+    assert_eq!(json["schema"], 1);
+    assert_eq!(json["question"], QUESTION);
+    assert_eq!((&json["go_heap_explains"], &json["cause"], &json["confidence"]), (&"no".into(), &"native_memory".into(), &"high".into()));
+    assert_eq!(json["anatomy"][6]["bucket"], "native_anon");
+    for field in ["summary", "evidence", "missing", "rss_bytes", "top", "goroutines", "next"] {
+        assert!(json.get(field).is_some(), "{field}");
+    }
+    for bucket in Bucket::ALL {
+        assert_eq!(serde_json::to_value(bucket).unwrap(), bucket.name());
+    }
+}
+
+#[test]
+fn gogc_is_read_as_the_runtime_reads_it() {
+    let cases =
+        [("off", Gogc::Off), ("-1", Gogc::Off), ("400", Gogc::Percent(400)), ("", Gogc::Percent(100)), ("many", Gogc::Percent(100))];
+    for (value, expected) in cases {
+        assert_eq!(Gogc::parse(value), expected, "{value}");
+    }
+}

@@ -1,0 +1,263 @@
+//! From buckets to candidates: how many bytes speak for each cause.
+
+use super::facts::{Facts, Goroutines, SMALL_OBJECT};
+use super::{Cause, DOMINATES};
+use crate::anatomy::{Anatomy, Bucket, GoMemory, Missing, Parts};
+
+/// Less growth than this says nothing: RSS counters lag, and every process breathes.
+const MIN_GROWTH: u64 = 16 << 20;
+/// So many goroutines are a pile where no baseline says what is usual.
+const MANY_GOROUTINES: u64 = 1000;
+/// So many more than usual are, and so many that stand where the heap was allocated.
+const MORE_GOROUTINES: u64 = 100;
+const LINKED_GOROUTINES: u64 = 400;
+/// A pile is made of few stacks.
+const FEW_STACKS: usize = 5;
+/// The average stack of a goroutine that recurses. What blocks in a handler needs 2 to 32 KiB.
+const DEEP_STACK: u64 = 64 << 10;
+/// A stack that doubles frees its old copy, and collections halve stacks that are not used: freed spans of up to so many times
+/// the stacks were theirs. Measured: 1 to 4.
+const OUTGROWN: i64 = 4;
+/// More memory per goroutine than this needs a better reason to be laid at its door than numbers alone.
+const HELD_EACH: u64 = 64 << 10;
+/// A pile's stacks are at least this share of what it is blamed for, without better evidence.
+const PILE_SHARE: f64 = 0.1;
+/// Fast: fills anew within this time what garbage and freed spans take, and at least so much a second.
+const REFILL_SECONDS: f64 = 30.0;
+const FAST: f64 = (4 << 20) as f64;
+/// What the requests between the two MemStats allocate by themselves. Measured: 3 to 5 MiB, and 600 bytes per goroutine.
+const OWN_REQUESTS: u64 = 8 << 20;
+const OWN_PER_GOROUTINE: u64 = 1 << 10;
+/// A heap that was allocated so many times over is churned.
+const TURNOVERS: u64 = 8;
+/// The runtime itself needs one per core and a few; blocking calls need one each.
+const MANY_THREADS: u64 = 100;
+
+/// Bytes for each cause, and what they rest on.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Weighed {
+    /// What is explained: the growth since the baseline, or all.
+    pub growth: bool,
+    pub parts: Parts,
+    candidates: Vec<(Cause, i64)>,
+    /// Bytes per second.
+    pub alloc_rate: Option<f64>,
+    pub allocates_fast: bool,
+    /// The pile of goroutines is blamed for heap by its size alone.
+    pub pile_is_a_guess: bool,
+    /// Heap that is laid at the goroutines' door.
+    pub held_by_goroutines: i64,
+    /// Freed spans that were stacks.
+    pub outgrown: i64,
+    /// An allocating function that is on the pile's stacks.
+    pub link: Option<String>,
+    /// Average size of a live object (of one that came since the baseline), in bytes.
+    pub object_size: Option<u64>,
+}
+
+impl Weighed {
+    fn whole(&self) -> f64 {
+        self.candidates.iter().map(|(_, bytes)| *bytes as f64).sum::<f64>().max(1.0)
+    }
+
+    fn give(&mut self, cause: Cause, bytes: i64) {
+        if bytes <= 0 {
+            return;
+        }
+        match self.candidates.iter_mut().find(|(c, _)| *c == cause) {
+            Some((_, sum)) => *sum = sum.saturating_add(bytes),
+            None => self.candidates.push((cause, bytes)),
+        }
+    }
+
+    pub fn bytes(&self, cause: Cause) -> i64 {
+        self.candidates.iter().find(|(c, _)| *c == cause).map_or(0, |(_, bytes)| *bytes)
+    }
+
+    /// Heaviest first.
+    pub fn ranked(&self) -> Vec<(Cause, i64)> {
+        let mut ranked = self.candidates.clone();
+        ranked.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+        ranked
+    }
+
+    /// The heap's share: objects, garbage and the gaps between them; with the room that churn needs, if that is the cause.
+    pub fn heap_share(&self, churn: bool) -> f64 {
+        let mut buckets = vec![Bucket::HeapLive, Bucket::HeapGarbage, Bucket::HeapFragmentation];
+        if churn {
+            buckets.push(Bucket::HeapUnreleased);
+        }
+        let heap: i64 = buckets.into_iter().map(|b| self.parts.get(b).max(0)).sum();
+        heap as f64 / self.whole()
+    }
+
+    /// The heaviest with its share.
+    pub fn heaviest(&self) -> Option<(Cause, f64)> {
+        let (cause, bytes) = self.ranked().first().copied()?;
+        Some((cause, bytes as f64 / self.whole()))
+    }
+
+    pub fn share(&self, cause: Cause) -> f64 {
+        self.bytes(cause) as f64 / self.whole()
+    }
+}
+
+pub(super) fn weigh(anatomy: &Anatomy, facts: &Facts) -> Weighed {
+    let growth = facts.baseline.as_ref().filter(|base| tells(anatomy, base)).map(|base| anatomy.growth(base));
+    let mut weighed = Weighed { growth: growth.is_some(), parts: growth.unwrap_or(anatomy.parts), ..Weighed::default() };
+    let part = |bucket| weighed.parts.get(bucket).max(0);
+
+    // with GOGC=100 the heap grows to twice what is live, in each cycle: that garbage belongs to the live heap. Where there is
+    // more, be it that GOGC allows it, garbage is what this process is made of
+    let live = part(Bucket::HeapLive);
+    let garbage = part(Bucket::HeapGarbage);
+    let normal = if garbage <= live.saturating_add(live / 5) { garbage } else { 0 };
+    let garbage = garbage - normal;
+    // spans that are mostly empty are freed memory that cannot be returned
+    let gaps = part(Bucket::HeapFragmentation).min(live);
+    let sparse = part(Bucket::HeapFragmentation) - gaps;
+    let (stacks, unreleased) = (part(Bucket::GoroutineStacks), part(Bucket::HeapUnreleased));
+    let (native, metadata) = (part(Bucket::NativeAnon), part(Bucket::RuntimeMetadata));
+    let (file, shmem, unexplained) = (part(Bucket::FileMapped), part(Bucket::Shmem), part(Bucket::Unexplained));
+
+    let base = facts.baseline.as_ref().filter(|_| weighed.growth);
+    weighed.object_size = anatomy.go.and_then(|now| object_size(&now, base.and_then(|b| b.go)));
+    let room = garbage.saturating_add(unreleased).saturating_add(sparse);
+    (weighed.alloc_rate, weighed.allocates_fast) = allocation(anatomy, facts, room);
+
+    let mut heap = live.saturating_add(normal).saturating_add(gaps);
+    let mut freed = unreleased;
+    let pile = facts.goroutines.as_ref().filter(|g| is_pile(g, facts, weighed.growth));
+    let deep = facts.goroutines.as_ref().is_some_and(|g| average_stack(anatomy, g) >= DEEP_STACK);
+    weighed.outgrown = freed.min(stacks.saturating_mul(OUTGROWN));
+    // a few small stacks among much freed heap did not leave it behind
+    if pile.is_none() && !deep {
+        weighed.outgrown = weighed.outgrown.min(stacks);
+    }
+    freed -= weighed.outgrown;
+    let mut goroutines = stacks.saturating_add(weighed.outgrown);
+    if let Some(pile) = pile {
+        weighed.link = link(pile, facts);
+        let all = (heap + goroutines + freed + garbage).max(1) as f64;
+        let leak = pile.leaked.is_some_and(|leaked| leaked.saturating_mul(2) >= pile.total && leaked >= MORE_GOROUTINES / 2);
+        let each = u64::try_from(heap).unwrap_or(0) / pile.total.max(1);
+        let by_size = each <= HELD_EACH && (weighed.growth || goroutines as f64 / all >= PILE_SHARE);
+        if leak || weighed.link.is_some() || by_size {
+            weighed.pile_is_a_guess = !leak && weighed.link.is_none() && (goroutines as f64) < all * DOMINATES;
+            weighed.held_by_goroutines = heap;
+            goroutines = goroutines.saturating_add(heap);
+            heap = 0;
+        }
+    }
+    let of_stacks = if deep && !pile.is_some_and(|p| p.total >= MANY_GOROUTINES && !very_deep(anatomy, p)) {
+        Cause::DeepStacks
+    } else {
+        Cause::GoroutinePileup
+    };
+    let threads = threads(anatomy, facts, native);
+    let busy_threads = facts
+        .threads
+        .zip(facts.goroutines.as_ref())
+        .is_some_and(|(threads, goroutines)| threads >= MANY_THREADS && threads.saturating_mul(2) >= goroutines.total);
+    weighed.give(if busy_threads && of_stacks == Cause::GoroutinePileup { Cause::ThreadPileup } else { of_stacks }, goroutines);
+    weighed.give(if small(facts, weighed.object_size) { Cause::SmallObjects } else { Cause::LiveHeap }, heap);
+    weighed.give(Cause::AllocationChurn, garbage);
+    let freed = freed.saturating_add(sparse);
+    weighed.give(if weighed.allocates_fast { Cause::AllocationChurn } else { Cause::UnreleasedHeap }, freed);
+    weighed.give(Cause::ThreadPileup, threads);
+    weighed.give(Cause::NativeMemory, native - threads);
+    weighed.give(Cause::RuntimeMetadata, metadata);
+    weighed.give(Cause::FileMappings, file);
+    weighed.give(Cause::Shmem, shmem);
+    weighed.give(Cause::Unknown, unexplained);
+    weighed
+}
+
+/// Whether the growth since the baseline says more than the whole.
+fn tells(now: &Anatomy, base: &Anatomy) -> bool {
+    let growth = now.rss_bytes.saturating_sub(base.rss_bytes);
+    let same = |missing| now.lacks(missing) == base.lacks(missing);
+    growth >= MIN_GROWTH.max(now.rss_bytes / 20) && same(Missing::Memstats) && same(Missing::Kernel)
+}
+
+fn object_size(now: &GoMemory, base: Option<GoMemory>) -> Option<u64> {
+    let base = base.unwrap_or_default();
+    let (bytes, objects) = (now.heap_alloc.checked_sub(base.heap_alloc)?, now.heap_objects.checked_sub(base.heap_objects)?);
+    bytes.checked_div(objects)
+}
+
+/// By the profile where it tells, since a few large objects may hide behind many small ones in an average.
+fn small(facts: &Facts, average: Option<u64>) -> bool {
+    let profile = facts.heap.as_ref().filter(|h| h.inuse_space > 0);
+    match profile.and_then(|h| Some((h.small_space?, h.inuse_space))) {
+        Some((small, all)) => small.saturating_mul(2) >= all,
+        None => average.or(profile.and_then(|h| h.inuse_space.checked_div(h.inuse_objects))).is_some_and(|size| size <= SMALL_OBJECT),
+    }
+}
+
+/// How fast the process allocates, in bytes per second, and whether that fills `room` anew before anyone would look twice.
+///
+/// Between the two MemStats the process answered memtrap's own requests, which allocates too. Where that may be all there
+/// was, its whole life decides: churn has turned its heap over many times, a burst has not.
+fn allocation(anatomy: &Anatomy, facts: &Facts, room: i64) -> (Option<f64>, bool) {
+    let usable = |seconds: &f64| seconds.is_finite() && *seconds > 0.0;
+    let fast = |rate: f64| rate >= FAST && rate * REFILL_SECONDS >= room as f64;
+    let life = anatomy.go.zip(facts.age_seconds.filter(usable)).map(|(go, age)| (go, go.total_alloc as f64 / age));
+    if let Some((bytes, seconds)) = anatomy.allocated_between.zip(facts.memstats_gap_seconds.filter(usable)) {
+        let goroutines = facts.goroutines.as_ref().map_or(0, |g| g.total);
+        let own = OWN_REQUESTS.saturating_add(goroutines.saturating_mul(OWN_PER_GOROUTINE));
+        let rate = bytes.saturating_sub(own) as f64 / seconds;
+        if bytes > own || !fast(bytes as f64 / seconds) {
+            return (Some(rate), fast(rate));
+        }
+    }
+    let turned_over = |go: &GoMemory| go.total_alloc >= go.heap_sys.saturating_mul(TURNOVERS);
+    (life.map(|(_, rate)| rate), life.is_some_and(|(go, rate)| fast(rate) && turned_over(&go)))
+}
+
+fn average_stack(anatomy: &Anatomy, goroutines: &Goroutines) -> u64 {
+    anatomy.go.map_or(0, |go| go.stack_inuse) / goroutines.total.max(1)
+}
+
+fn very_deep(anatomy: &Anatomy, goroutines: &Goroutines) -> bool {
+    average_stack(anatomy, goroutines) >= 4 * DEEP_STACK
+}
+
+/// Many goroutines, or many more than usual, in few stacks.
+fn is_pile(goroutines: &Goroutines, facts: &Facts, growth: bool) -> bool {
+    let top: u64 = goroutines.groups.iter().take(FEW_STACKS).map(|g| g.count).fold(0, u64::saturating_add);
+    let usual = facts.baseline_goroutines.or(goroutines.baseline_total).filter(|_| growth);
+    let more = goroutines.total.saturating_sub(usual.unwrap_or(0));
+    let leaked = goroutines.leaked.is_some_and(|leaked| leaked >= MORE_GOROUTINES / 2 && leaked.saturating_mul(2) >= more);
+    let many = match usual {
+        Some(usual) => more >= MORE_GOROUTINES && more >= usual,
+        None => goroutines.total >= MANY_GOROUTINES || named_often(goroutines, facts),
+    };
+    let few_stacks = goroutines.groups.is_empty() || top.saturating_mul(2) >= goroutines.total;
+    leaked || (many && few_stacks)
+}
+
+/// Some hundred goroutines are a pile too if they stand where the heap was allocated.
+fn named_often(goroutines: &Goroutines, facts: &Facts) -> bool {
+    goroutines.total >= LINKED_GOROUTINES && link(goroutines, facts).is_some()
+}
+
+/// The function that allocated most of what is live, if the pile's goroutines are in it. Runtime functions are in all stacks.
+fn link(goroutines: &Goroutines, facts: &Facts) -> Option<String> {
+    let heap = facts.heap.as_ref()?;
+    let top =
+        heap.top_space.as_ref().filter(|top| top.flat.saturating_mul(2) >= heap.inuse_space && !top.function.starts_with("runtime."))?;
+    let largest = goroutines.groups.first().filter(|g| g.count.saturating_mul(4) >= goroutines.total)?;
+    largest.stack.contains(&top.function).then(|| top.function.clone())
+}
+
+/// The part of native memory that is stacks of threads.
+fn threads(anatomy: &Anatomy, facts: &Facts, native: i64) -> i64 {
+    let usual = facts.baseline_threads.unwrap_or(0);
+    if facts.threads.unwrap_or(0).saturating_sub(usual) < MANY_THREADS {
+        return 0;
+    }
+    let Some(parts) = anatomy.native else { return 0 };
+    let all = parts.malloc.saturating_add(parts.thread_stacks).saturating_add(parts.globals).saturating_add(parts.mappings).max(1);
+    i64::try_from(i128::from(native) * i128::from(parts.thread_stacks) / i128::from(all)).unwrap_or(0)
+}
