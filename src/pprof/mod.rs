@@ -1,0 +1,57 @@
+//! What Go's profiles say: bytes in, values out.
+//!
+//! | module | reads | gives |
+//! | --- | --- | --- |
+//! | [`quick`] | a profile, streamed | is it whole, and the sum of its first value; constant memory |
+//! | [`decode`] | a profile in memory | [`decode::Profile`]: samples, locations, functions, labels |
+//!
+//! Deliberately not here: fetching, files, threads, clocks, symbolization of profiles that carry no names,
+//! and writing of profiles. Everything read comes from outside: sizes and counts are bounded by [`Limits`],
+//! and no input makes this code panic.
+
+pub mod decode;
+mod error;
+mod inflate;
+pub mod quick;
+#[cfg(test)]
+mod testing;
+mod wire;
+
+pub use error::DecodeError;
+
+/// Bounds on one profile. The defaults are far above what the Go runtime writes and keep a hostile body
+/// from using the memory of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes after decompression; at most 4 GiB is ever accepted by [`decode::Profile::parse`].
+    pub inflated_bytes: u64,
+    pub strings: usize,
+    pub mappings: usize,
+    pub functions: usize,
+    pub locations: usize,
+    /// Lines of all locations: a location has one line more for each call inlined there.
+    pub lines: usize,
+    pub samples: usize,
+    /// Frames of all samples together.
+    pub frames: usize,
+    pub labels: usize,
+    /// Bytes of all comments together, counted as often as they are named.
+    pub comment_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            inflated_bytes: 512 << 20,
+            strings: 8_000_000,
+            mappings: 250_000,
+            functions: 4_000_000,
+            locations: 4_000_000,
+            lines: 16_000_000,
+            samples: 8_000_000,
+            frames: 64_000_000,
+            labels: 16_000_000,
+            comment_bytes: 1 << 20,
+        }
+    }
+}
