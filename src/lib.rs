@@ -33,6 +33,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cli;
 pub mod clock;
 pub mod error;
 pub mod units;

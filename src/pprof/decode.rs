@@ -1,7 +1,8 @@
 //! Decoder of profile.proto: gzipped, in several gzip members, or plain.
 //!
 //! The result is flat: tables and indexes into them, all of them checked, so that a profile of a million samples is
-//! a few allocations. It says what the profile says; pruning, merging and counting are done elsewhere.
+//! a few allocations. It says what the profile says; pruning, merging and counting are
+//! [`top`](super::top)'s.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -62,13 +63,13 @@ pub struct Line {
     pub column: i64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Label {
     pub key: Str,
     pub value: LabelValue,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LabelValue {
     Text(Str),
     /// The unit may be empty: then it is the key's own.
@@ -211,6 +212,14 @@ impl Samples {
             locations: part(&self.locations, &self.location_ends, i),
             labels: part(&self.labels, &self.label_ends, i),
         }
+    }
+
+    /// Adds a sample; the counts must stay within `u32`, which [`Limits`] sees to.
+    pub fn push(&mut self, values: &[i64], locations: &[u32], labels: &[Label]) {
+        self.values.extend_from_slice(values);
+        self.locations.extend_from_slice(locations);
+        self.labels.extend_from_slice(labels);
+        self.end_sample();
     }
 
     fn end_sample(&mut self) {

@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | [`quick`] | a profile, streamed | is it whole, and the sum of its first value; constant memory |
 //! | [`decode`] | a profile in memory | [`decode::Profile`]: samples, locations, functions, labels |
+//! | [`top`] | a `Profile`, perhaps a base | the table that `go tool pprof -top` prints; growth since the base |
 //!
 //! Deliberately not here: fetching, files, threads, clocks, symbolization of profiles that carry no names,
 //! and writing of profiles. Everything read comes from outside: sizes and counts are bounded by [`Limits`],
@@ -11,13 +12,20 @@
 
 pub mod decode;
 mod error;
+mod frames;
+mod graph;
 mod inflate;
+mod measure;
+mod merge;
 pub mod quick;
 #[cfg(test)]
 mod testing;
+pub mod top;
 mod wire;
+mod zone;
 
 pub use error::DecodeError;
+pub use zone::Zone;
 
 /// Bounds on one profile. The defaults are far above what the Go runtime writes and keep a hostile body
 /// from using the memory of the host.

@@ -42,6 +42,11 @@ impl Pb {
 /// A profile told by its stacks: function names, the innermost first, and values. A name `a<b` is a location where
 /// `a` was inlined into `b`.
 pub fn profile(types: &[(&str, &str)], stacks: &[(&[&str], &[i64])]) -> Pb {
+    profile_with(types, stacks, &[])
+}
+
+/// With header fields that are texts, such as 7 for `drop_frames`.
+pub fn profile_with(types: &[(&str, &str)], stacks: &[(&[&str], &[i64])], header: &[(u64, &str)]) -> Pb {
     let mut strings = vec![String::new()];
     let mut intern = |s: &str| match strings.iter().position(|t| t == s) {
         Some(i) => i as i64,
@@ -53,6 +58,9 @@ pub fn profile(types: &[(&str, &str)], stacks: &[(&[&str], &[i64])]) -> Pb {
     let mut out = Pb::default();
     for (kind, unit) in types {
         out = out.message(1, Pb::default().int(1, intern(kind)).int(2, intern(unit)));
+    }
+    for (field, text) in header {
+        out = out.int(*field, intern(text));
     }
     let (mut functions, mut locations) = (Vec::<String>::new(), Vec::<String>::new());
     for (frames, values) in stacks {
