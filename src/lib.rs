@@ -9,9 +9,11 @@
 //!            (who)      (RSS)            (pure)      (pure)              (evidence)
 //!                                                          ▲                          │           │
 //!                                                          └── outcome ───────────────┘        retention
+//!
+//!                      analysis: pprof, anatomy ──> verdict          (pure, in a process of its own)
 //! ```
 //!
-//! The core decides, the shell does. `series`, `trigger`, `incident`, `roster` and `retention::plan` are pure: no tokio, no filesystem, no
+//! The core decides, the shell does. `series`, `trigger`, `incident`, `roster`, `pprof`, `anatomy`, `verdict` and `retention::plan` are pure: no tokio, no filesystem, no
 //! reading of a clock; `now` is an argument. The `mod` lines below stand in the order of the flow.
 //!
 //! | room | one purpose |
@@ -26,14 +28,16 @@
 //! | [`capture`] | the plan as a list of steps with recorded outcomes; HTTP; kernel evidence |
 //! | [`bundle`] | the only writer of bundle paths: partial, manifest, rename |
 //! | [`retention`] | which bundles to delete |
+//! | [`pprof`] | Go's profiles: bounded decoding, what `go tool pprof -top` prints |
+//! | [`anatomy`], [`verdict`] | RSS in named buckets that add up to it; the cause, with its evidence and how sure it is |
+//! | [`analysis`] | from the files of a bundle to its verdict |
 //! | [`daemon`], [`systemd`] | composition: threads, tasks, signals, the service manager |
 //! | [`cli`] | what each command takes and prints |
 //!
-//! Deliberately not here yet: what a bundle means (anatomy, verdict, report), watching by metrics, delivery, and the status page.
+//! Deliberately not here yet: the report as a page, watching by metrics, delivery, and the status page.
 
 #![forbid(unsafe_code)]
 
-pub mod cli;
 pub mod clock;
 pub mod error;
 pub mod units;
@@ -49,8 +53,11 @@ pub mod state;
 pub mod capture;
 pub mod bundle;
 pub mod retention;
+
+pub mod pprof;
 pub mod anatomy;
 pub mod verdict;
+pub mod analysis;
 
 pub mod daemon;
 pub mod systemd;

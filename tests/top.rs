@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use memtrap::pprof::decode::Profile;
 use memtrap::pprof::{Limits, Zone, top};
@@ -76,15 +77,9 @@ fn profiles_of_go_1_27_print_as_in_pprof() {
 }
 
 fn command(arguments: &[&str]) -> Result<String, String> {
-    #[derive(clap::Parser)]
-    struct Top {
-        #[command(flatten)]
-        args: memtrap::cli::top::Args,
-    }
-    let top: Top = clap::Parser::try_parse_from([&["top"], arguments].concat()).map_err(|e| e.to_string())?;
-    let mut out = Vec::new();
-    memtrap::cli::top::run(top.args, &mut out).map_err(|e| format!("{e:#}"))?;
-    Ok(String::from_utf8(out).unwrap())
+    let output = Command::new(env!("CARGO_BIN_EXE_memtrap")).arg("top").args(arguments).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
 }
 
 fn path(name: &str) -> String {
@@ -119,7 +114,7 @@ fn what_is_no_profile_is_named_with_what_to_do() {
         ("go1.27/heap_debug1.txt", "text, not a profile; it begins with `heap profile:", "fetch it without `debug=`"),
         ("go1.27/goroutine_debug2.txt", "text, not a profile; it begins with `goroutine ", "fetch it without `debug=`"),
         ("go1.27", "is a directory", "heap_gc.pb.gz"),
-        ("go1.27/nothing.pb.gz", "cannot open", "No such file"),
+        ("go1.27/nothing.pb.gz", "cannot be read", "No such file"),
     ] {
         let error = command(&[&path(name)]).unwrap_err();
         assert!(error.contains(what) && error.contains(advice), "{name}: {error}");

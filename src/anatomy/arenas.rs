@@ -35,14 +35,19 @@ pub struct Resident {
     pub usage: Usage,
 }
 
-/// Sums over a few kinds of blocks of nameless anonymous mappings, each block whole arenas in size and place.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Arenas {
-    known: Block,
-    far: Block,
-    /// In the mmap area. The runtime goes there only when the kernel refuses its hints.
-    near: Block,
+/// Where a block of nameless mappings lies that is whole arenas in size and place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    KnownBase,
+    /// Far below all of the kernel's own choices: random bases are there.
+    Far,
+    /// In the mmap area. The runtime goes there only when the kernel refuses all other places.
+    Near,
 }
+
+/// The sums of the blocks of each [`Place`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Arenas([Block; 3]);
 
 /// A run of adjacent nameless mappings, in sums.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,6 +64,11 @@ struct Block {
 impl Block {
     fn is_arenas(&self) -> bool {
         self.start.is_multiple_of(ARENA) && self.end.is_multiple_of(ARENA) && self.open > 0
+    }
+
+    /// Has what the C library makes for threads, which the runtime's arenas have not.
+    fn is_of_threads(&self) -> bool {
+        self.malloc.mappings > 0 || self.stacks.mappings > 0
     }
 
     fn add(&mut self, other: &Block) {
@@ -130,14 +140,16 @@ impl Plain {
         // random bases are below half of the address space, executables at two thirds of it, the mmap area below the stack
         let far = stack / 8 * 5;
         for block in &self.blocks {
-            if KNOWN_BASES.contains(&block.start) {
-                sums.arenas.known.add(block);
+            let place = if KNOWN_BASES.contains(&block.start) {
+                Place::KnownBase
             } else if block.end <= far {
-                sums.arenas.far.add(block);
-            } else if block.malloc.mappings > 0 || block.stacks.mappings > 0 {
-                block.spill(sums);
+                Place::Far
             } else {
-                sums.arenas.near.add(block);
+                Place::Near
+            };
+            match sums.arenas.0.get_mut(place as usize) {
+                Some(sum) if place != Place::Near || !block.is_of_threads() => sum.add(block),
+                _ => block.spill(sums),
             }
         }
     }
@@ -150,47 +162,116 @@ impl Mappings {
         let mut rest = self.clone();
         rest.arenas = Arenas::default();
         let named = self.of(Kind::GoHeap);
-        let Arenas { known, far, near } = &self.arenas;
-        let together = |blocks: &[&Block]| {
-            blocks.iter().fold(Block::default(), |mut sum, block| {
-                sum.add(block);
-                sum
-            })
-        };
-        // the known base first, then what the runtime takes when there is no room left there
-        let ways: [(Found, Vec<&Block>); 5] = [
-            (Found::KnownBase, vec![known]),
-            (Found::KnownBase, vec![known, far]),
-            (Found::Shape, vec![far]),
-            (Found::Shape, vec![near]),
-            (Found::Shape, vec![far, near]),
-        ];
-        let pick = if named.mappings > 0 {
-            None
-        } else {
-            ways.into_iter().find(|(found, blocks)| {
-                let open = together(blocks).open;
-                let first = blocks.first().is_some_and(|b| b.open > 0);
-                // in the mmap area anything may be aligned by chance
-                let sure = *found == Found::KnownBase || blocks.iter().all(|b| std::ptr::eq(*b, far));
-                first && expected.map_or(sure, |e| fits(open, e))
-            })
-        };
-        let taken = pick.as_ref().map(|(_, blocks)| blocks.as_slice()).unwrap_or_default();
-        for block in [known, far, near] {
-            if !taken.iter().any(|t| std::ptr::eq(*t, block)) {
+        let taken = if named.mappings > 0 { None } else { self.arenas.pick(expected) };
+        for (place, block) in Arenas::PLACES.iter().zip(&self.arenas.0) {
+            if taken.is_none_or(|taken| !taken.contains(place)) {
                 block.spill(&mut rest);
             }
         }
-        let resident = match &pick {
-            Some((found, blocks)) => Some(Resident { found: *found, usage: together(blocks).whole }),
+        let resident = match taken {
+            Some(taken) => {
+                let found = if taken.contains(&Place::KnownBase) { Found::KnownBase } else { Found::Shape };
+                Some(Resident { found, usage: self.arenas.together(taken).whole })
+            }
             None => (named.mappings > 0).then_some(Resident { found: Found::Named, usage: named }),
         };
         (resident, rest)
     }
 }
 
-/// MemStats are read a little later than smaps, and the heap may have grown by some arenas meanwhile.
-fn fits(open: u64, expected: u64) -> bool {
-    open.abs_diff(expected) <= (expected / 8).max(ARENA)
+impl Arenas {
+    const PLACES: [Place; 3] = [Place::KnownBase, Place::Far, Place::Near];
+
+    /// The places that the arenas are in: as one of the runtime's ways to find room, and in agreement with MemStats.
+    fn pick(&self, expected: Option<u64>) -> Option<&'static [Place]> {
+        const WAYS: [&[Place]; 5] =
+            [&[Place::KnownBase], &[Place::KnownBase, Place::Far], &[Place::Far], &[Place::Near], &[Place::Far, Place::Near]];
+        let plausible = WAYS.into_iter().filter(|way| {
+            // in the mmap area anything may be aligned by chance
+            let sure = !way.contains(&Place::Near);
+            let first = self.together(way.get(..1).unwrap_or_default());
+            first.open > 0 && expected.map_or(sure, |expected| fits(self.together(way).open, expected, sure))
+        });
+        match expected {
+            Some(expected) => plausible.min_by_key(|way| self.together(way).open.abs_diff(expected)),
+            None => plausible.min_by_key(|way| way.len()),
+        }
+    }
+
+    fn together(&self, places: &[Place]) -> Block {
+        let mut sum = Block::default();
+        places.iter().filter_map(|place| self.0.get(*place as usize)).for_each(|block| sum.add(block));
+        sum
+    }
+}
+
+/// MemStats are read a little later than smaps, and the heap may have grown meanwhile: by a lot where the place is right
+/// anyway. What is mapped does not shrink.
+fn fits(open: u64, expected: u64, sure: bool) -> bool {
+    let slack = (expected / 8).max(ARENA);
+    let least = if sure { expected / 2 } else { expected.saturating_sub(slack) };
+    open <= expected.saturating_add(slack) && open >= least.min(expected.saturating_sub(slack))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::anatomy::smaps::parse;
+
+    const MIB: u64 = 1 << 20;
+
+    /// Mappings of (start, MiB, permissions), all resident.
+    fn mappings(list: &[(u64, u64, &str)]) -> Mappings {
+        let mut text = String::new();
+        for (start, size, perms) in list {
+            let (end, kib) = (start + size * MIB, if perms.starts_with("---") { 0 } else { size << 10 });
+            text.push_str(&format!("{start:x}-{end:x} {perms} 00000000 00:00 0 \nRss: {kib} kB\nAnonymous: {kib} kB\n"));
+        }
+        parse(text.as_bytes()).unwrap().unwrap()
+    }
+
+    fn found(mappings: &Mappings, expected_mib: u64) -> Option<(Found, u64)> {
+        mappings.arenas(Some(expected_mib * MIB)).0.map(|r| (r.found, r.usage.rss / MIB))
+    }
+
+    #[test]
+    fn malloc_s_arenas_in_the_mmap_area_are_malloc_s() {
+        let malloc = mappings(&[(0x7f6a_3c00_0000, 10, "rw-p"), (0x7f6a_3ca0_0000, 54, "---p")]);
+        assert_eq!(found(&malloc, 10), None);
+        assert_eq!(malloc.arenas(None).1.of(Kind::MallocArena).rss, 10 * MIB);
+    }
+
+    #[test]
+    fn the_same_shape_where_go_begins_is_go_s() {
+        for base in [0xc0_0000_0000, 0x40_0000_0000] {
+            assert_eq!(found(&mappings(&[(base, 10, "rw-p"), (base + 10 * MIB, 54, "---p")]), 10), Some((Found::KnownBase, 10)));
+        }
+    }
+
+    #[test]
+    fn arenas_that_the_kernel_moved_to_the_mmap_area_are_found_by_their_size() {
+        let near = mappings(&[(0x7f6a_3c00_0000, 8, "---p"), (0x7f6a_3c80_0000, 500, "rw-p"), (0x7f6a_5bc0_0000, 4, "---p")]);
+        assert_eq!(found(&near, 490), Some((Found::Shape, 500)));
+        // a mapping of someone else's that is aligned by chance
+        assert_eq!(found(&near, 20), None);
+        assert_eq!(near.arenas(None).0, None);
+    }
+
+    #[test]
+    fn arenas_beyond_the_first_place_belong_to_them() {
+        let two = mappings(&[(0xc0_0000_0000, 640, "rw-p"), (0x1c0_0000_0000, 320, "rw-p")]);
+        assert_eq!(found(&two, 960), Some((Found::KnownBase, 960)));
+    }
+
+    #[test]
+    fn what_a_stranger_maps_far_away_is_not_go_s() {
+        let two = mappings(&[(0xc0_0000_0000, 64, "rw-p"), (0x1000_0000_0000, 640, "rw-p")]);
+        assert_eq!(found(&two, 64), Some((Found::KnownBase, 64)));
+        assert_eq!(two.arenas(Some(64 * MIB)).1.of(Kind::OtherAnon).rss, 640 * MIB);
+    }
+
+    #[test]
+    fn a_heap_that_grew_before_memstats_was_read_is_still_found() {
+        assert_eq!(found(&mappings(&[(0x3d57_8800_0000, 640, "rw-p")]), 1000), Some((Found::Shape, 640)));
+    }
 }

@@ -1,10 +1,11 @@
 //! `memtrap bundles`: what has been caught.
 
+use std::fmt::Write;
 use std::path::PathBuf;
 
 use clap::Subcommand;
 
-use super::{Failure, table};
+use super::{Failure, print, table};
 use crate::bundle::{self, Bundle};
 use crate::config;
 use crate::units::ByteSize;
@@ -57,8 +58,7 @@ fn list(dir: &std::path::Path, json: bool) -> Result<(), Failure> {
     let bundles = bundle::list(dir)?;
     if json {
         let rows: Vec<_> = bundles.iter().map(summary).collect();
-        println!("{}", serde_json::to_string_pretty(&rows)?);
-        return Ok(());
+        return print(&(serde_json::to_string_pretty(&rows)? + "\n"));
     }
     if bundles.is_empty() {
         eprintln!("no bundles in {}", dir.display());
@@ -77,8 +77,7 @@ fn list(dir: &std::path::Path, json: bool) -> Result<(), Failure> {
             m.instance.label.clone(),
         ]
     }));
-    print!("{}", table::columns(&rows));
-    Ok(())
+    print(&table::columns(&rows))
 }
 
 fn summary(b: &Bundle) -> serde_json::Value {
@@ -110,21 +109,20 @@ fn show(dir: &std::path::Path, id: &str, json: bool) -> Result<(), Failure> {
             map.insert("path".into(), serde_json::to_value(&bundle.path)?);
             map.insert("problems".into(), problems.clone().into());
         }
-        println!("{}", serde_json::to_string_pretty(&value)?);
+        print(&(serde_json::to_string_pretty(&value)? + "\n"))?;
     } else {
-        println!("{}\n{}\n", bundle.id, bundle.path.display());
-        println!("{}", m.trigger.reason);
-        println!("{} of {}, {} to {}, {}", m.instance.label, m.target, m.started, m.finished, m.outcome.name());
+        let mut text = format!("{}\n{}\n\n{}\n", bundle.id, bundle.path.display(), m.trigger.reason);
+        let _ = writeln!(text, "{} of {}, {} to {}, {}", m.instance.label, m.target, m.started, m.finished, m.outcome.name());
         for warning in &m.warnings {
-            println!("warning: {warning}");
+            let _ = writeln!(text, "warning: {warning}");
         }
         let mut rows = vec![["FILE", "STATUS", "SIZE", "TIME", "REASON"].map(String::from).to_vec()];
         rows.extend(m.files.iter().map(|f| {
             let size = if f.has_file() { ByteSize(f.bytes).to_string() } else { "-".into() };
             vec![f.name.clone(), f.status.name().into(), size, format!("{}ms", f.milliseconds), f.reason.clone().unwrap_or_default()]
         }));
-        println!("\n{}", table::columns(&rows).trim_end());
-        println!("\nread {} next", bundle.path.join("README.md").display());
+        let _ = writeln!(text, "\n{}\nread {} next", table::columns(&rows), bundle.path.join("README.md").display());
+        print(&text)?;
     }
     if problems.is_empty() {
         return Ok(());

@@ -15,6 +15,7 @@ use crate::bundle;
 use crate::capture::Captured;
 use crate::config::{self, Pprof, Selector};
 use crate::daemon::{DaemonError, Engine, Event};
+use crate::pprof::{Zone, top};
 use crate::target::ProcFs;
 use crate::units::{ByteSize, SizeOrPercent};
 
@@ -152,6 +153,13 @@ fn explain(screen: &mut Screen, done: &Captured) -> Result<(), Failure> {
         return Err(Failure::job(format_args!("the bundle is damaged: {problem}")));
     }
     screen.line(&format!("\none bundle, {}: {} files, {}, all sums right", done.outcome.name(), verified.good, ByteSize(done.bytes)));
+    screen.line("\nwhat is live on the Go heap after a forced GC (memtrap top heap_gc.pb.gz -n 5):");
+    let heap = super::top::read(&done.path.join("heap_gc.pb.gz"))?;
+    let options = top::Options { node_count: Some(5), ..top::Options::default() };
+    let text = top::text(&heap, None, &options, &Zone::utc())?;
+    for line in text.lines().skip_while(|l| !l.starts_with("Showing")) {
+        screen.line(&format!("  {line}"));
+    }
     screen.line(&format!("\nnext: less {}", done.path.join("README.md").display()));
     Ok(())
 }

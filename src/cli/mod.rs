@@ -17,6 +17,7 @@ mod watch;
 
 use std::fmt;
 use std::future::Future;
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -104,7 +105,7 @@ pub fn main() -> ExitCode {
         Command::Watch(args) => on_runtime(watch::run(args)),
         Command::Capture(args) => on_runtime(capture::run(args)),
         Command::Bundles(args) => bundles::run(args),
-        Command::Top(args) => top::run(args, &mut std::io::stdout().lock()),
+        Command::Top(args) => top::run(args),
         Command::Demo(args) => on_runtime(demo::run(args)),
     };
     match result {
@@ -113,6 +114,15 @@ pub fn main() -> ExitCode {
             eprintln!("{}", failure.message.trim_end());
             ExitCode::from(failure.code)
         }
+    }
+}
+
+/// Data for stdout. A reader that has seen enough, such as `head`, is no failure.
+fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::job(format_args!("stdout: {e}"))),
+        _ => Ok(()),
     }
 }
 

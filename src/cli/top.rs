@@ -1,7 +1,83 @@
-//! placeholder
+//! `memtrap top`: what `go tool pprof -top` prints, where no Go toolchain is installed.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
 use super::Failure;
-#[derive(Debug, clap::Args)]
-pub struct Args {}
-pub fn run(_args: Args, _out: &mut dyn std::io::Write) -> Result<(), Failure> {
-    Ok(())
+use crate::pprof::decode::Profile;
+use crate::pprof::{Limits, Zone, top};
+
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = "Examples:
+  memtrap top heap_gc.pb.gz
+  memtrap top allocs.pb.gz --sample-index alloc_objects -n 20
+  memtrap top heap_gc.pb.gz --base baseline/heap.pb.gz
+  memtrap top profile.pb.gz --cum")]
+pub struct Args {
+    /// A profile as /debug/pprof serves it without `debug=`, gzipped or not
+    #[arg(value_name = "PROFILE")]
+    pub profile: PathBuf,
+
+    /// What to count: a sample type's name, such as inuse_space, or its number from 0 [default: the profile's own choice]
+    #[arg(long, short = 'i', value_name = "I")]
+    pub sample_index: Option<String>,
+
+    /// Order by cumulative value, that is with everything a function called
+    #[arg(long)]
+    pub cum: bool,
+
+    /// Subtract this profile: shows what grew since it was taken
+    #[arg(long, value_name = "PROFILE")]
+    pub base: Option<PathBuf>,
+
+    /// Rows to show at most; 0 shows all that are not too small
+    #[arg(short = 'n', long = "nodecount", value_name = "N")]
+    pub count: Option<usize>,
 }
+
+/// Prints the table. Times are in the zone of `TZ`, or else of /etc/localtime.
+pub fn run(args: Args) -> Result<(), Failure> {
+    let profile = read(&args.profile)?;
+    let base = args.base.as_deref().map(read).transpose()?;
+    let options = top::Options { sample_index: args.sample_index, cum: args.cum, node_count: args.count, ..top::Options::default() };
+    let text = top::text(&profile, base.as_ref(), &options, &local_zone());
+    super::print(&text.map_err(|e| Failure::usage(format_args!("{}: {e}", args.profile.display())))?)
+}
+
+/// Decodes a profile, gzipped or not.
+pub fn read(path: &Path) -> Result<Profile, Failure> {
+    let limits = Limits::default();
+    let name = path.display();
+    if path.is_dir() {
+        let example = path.join("heap_gc.pb.gz");
+        return Err(Failure::usage(format_args!("{name} is a directory; name a profile in it, such as {}", example.display())));
+    }
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(limits.inflated_bytes + 1).read_to_end(&mut bytes));
+    read.map_err(|e| Failure::job(format_args!("{name} cannot be read: {e}")))?;
+    Profile::parse(&bytes, &limits).map_err(|e| Failure::job(format_args!("{name} is no profile that can be read: {e}; {}", e.advice())))
+}
+
+/// The zone that Go's `time.Local` would be.
+fn local_zone() -> Zone {
+    let load = |path: &Path| {
+        let mut bytes = Vec::new();
+        File::open(path).ok()?.take(MAX_ZONE_FILE).read_to_end(&mut bytes).ok()?;
+        Zone::parse(&bytes)
+    };
+    let zone = match std::env::var("TZ") {
+        Err(_) => load(Path::new("/etc/localtime")),
+        Ok(name) => match name.strip_prefix(':').unwrap_or(&name) {
+            "" | "UTC" => None,
+            path if path.starts_with('/') => load(Path::new(path)),
+            name => {
+                ZONE_DIRS.iter().map(|dir| Path::new(dir).join(name)).filter(|path| fs::metadata(path).is_ok()).find_map(|path| load(&path))
+            }
+        },
+    };
+    zone.unwrap_or_else(Zone::utc)
+}
+
+const MAX_ZONE_FILE: u64 = 64 << 10;
+const ZONE_DIRS: [&str; 3] = ["/usr/share/zoneinfo", "/usr/share/lib/zoneinfo", "/etc/zoneinfo"];

@@ -59,6 +59,9 @@ pub struct HeapProfile {
     pub small_space: Option<u64>,
     pub top_space: Option<TopFunction>,
     pub top_objects: Option<TopFunction>,
+    /// The stack that allocated most of `inuse_space`: function names, the innermost first.
+    pub top_stack: Vec<String>,
+    pub top_stack_space: u64,
 }
 
 /// Totals since the start of the process: sampled.
@@ -99,6 +102,14 @@ pub struct Group {
     pub longest_wait_seconds: Option<u64>,
     /// Function names, the innermost first.
     pub stack: Vec<String>,
+}
+
+impl Group {
+    /// Where its goroutines stand, for their owner: the frames on top say how they wait, not where.
+    pub fn stands_in(&self) -> Option<&str> {
+        let waits = |f: &&String| ["runtime.", "internal/", "sync.", "time."].iter().any(|package| f.starts_with(package));
+        self.stack.iter().find(|f| !waits(f)).or(self.stack.first()).map(String::as_str)
+    }
 }
 
 /// How the process ended during the capture.

@@ -148,11 +148,37 @@ fn goroutines_that_hold_heap_are_called_a_pile_up() {
     assert!(verdict.confidence < Confidence::High, "nothing but their number speaks for it");
 
     let top = TopFunction { function: "main.handle".into(), flat: 190 * MIB };
-    let heap = HeapProfile { inuse_space: 200 * MIB, inuse_objects: 20_000, top_space: Some(top), ..HeapProfile::default() };
-    let linked = Facts { heap: Some(heap), ..piled_up(20_000) };
-    let sees_smaps = Evidence { rss_bytes: 258 * MIB, ..evidence.clone() };
-    let verdict = assert_cause(&sees_smaps, &linked, Cause::GoroutinePileup, Explains::Yes);
-    assert!(verdict.evidence.iter().any(|e| e.contains("they hold it")), "{:#?}", verdict.evidence);
+    let by_function = HeapProfile { inuse_space: 200 * MIB, top_space: Some(top), ..HeapProfile::default() };
+    let top_stack = ["bytes.growSlice", "io.ReadAll", "main.handle", "net/http.(*conn).serve"].map(String::from).to_vec();
+    let by_stack = HeapProfile { inuse_space: 200 * MIB, top_stack, top_stack_space: 180 * MIB, ..HeapProfile::default() };
+    for heap in [by_function, by_stack] {
+        let linked = Facts { heap: Some(heap), ..piled_up(20_000) };
+        let verdict = assert_cause(&evidence, &linked, Cause::GoroutinePileup, Explains::Yes);
+        assert!(verdict.evidence.iter().any(|e| e.contains("they hold it")), "{:#?}", verdict.evidence);
+    }
+}
+
+#[test]
+fn a_small_leak_of_goroutines_is_not_blamed_for_a_large_heap() {
+    let mut facts = piled_up(110);
+    facts.goroutines.as_mut().unwrap().leaked = Some(60);
+    assert_cause(&row([1010, 8, 0, 1000, 1001, 4, 3, 1, 5]), &facts, Cause::LiveHeap, Explains::Yes);
+}
+
+#[test]
+fn goroutines_that_come_to_those_that_are_always_there_are_a_pile_up() {
+    let base = build(&row([150, 8, 0, 60, 65, 4, 3, 80, 5]));
+    let facts = Facts { baseline: Some(base), baseline_goroutines: Some(10_000), ..piled_up(16_000) };
+    let verdict = assert_cause(&row([280, 8, 0, 130, 135, 4, 3, 135, 5]), &facts, Cause::GoroutinePileup, Explains::Partly);
+    assert!(
+        verdict.evidence.iter().any(|e| e == "There are 16000 goroutines, 10000 at the baseline; their stacks take 8.64KiB on average.")
+    );
+}
+
+#[test]
+fn threads_in_blocking_calls_are_called_threads() {
+    let facts = Facts { threads: Some(2010), ..piled_up(2020) };
+    assert_cause(&row([70, 8, 0, 3, 4, 4, 3, 60, 5]), &facts, Cause::ThreadPileup, Explains::No);
 }
 
 #[test]

@@ -20,6 +20,8 @@ const DEEP_STACK: u64 = 64 << 10;
 const OUTGROWN: i64 = 4;
 /// More memory per goroutine than this needs a better reason to be laid at its door than numbers alone.
 const HELD_EACH: u64 = 64 << 10;
+/// The same for goroutines that are known to be leaked.
+const LEAKED_EACH: u64 = 4 << 20;
 /// A pile's stacks are at least this share of what it is blamed for, without better evidence.
 const PILE_SHARE: f64 = 0.1;
 /// Fast: fills anew within this time what garbage and freed spans take, and at least so much a second.
@@ -139,9 +141,10 @@ pub(super) fn weigh(anatomy: &Anatomy, facts: &Facts) -> Weighed {
     if let Some(pile) = pile {
         weighed.link = link(pile, facts);
         let all = (heap + goroutines + freed + garbage).max(1) as f64;
-        let leak = pile.leaked.is_some_and(|leaked| leaked.saturating_mul(2) >= pile.total && leaked >= MORE_GOROUTINES / 2);
-        let each = u64::try_from(heap).unwrap_or(0) / pile.total.max(1);
-        let by_size = each <= HELD_EACH && (weighed.growth || goroutines as f64 / all >= PILE_SHARE);
+        let more = pile.total.saturating_sub(usual(pile, facts, weighed.growth).unwrap_or(0));
+        let each = |goroutines: u64| u64::try_from(heap).unwrap_or(0) / goroutines.max(1);
+        let leak = pile.leaked.is_some_and(|leaked| is_leak(leaked, more) && each(leaked) <= LEAKED_EACH);
+        let by_size = each(more) <= HELD_EACH && (weighed.growth || goroutines as f64 / all >= PILE_SHARE);
         if leak || weighed.link.is_some() || by_size {
             weighed.pile_is_a_guess = !leak && weighed.link.is_none() && (goroutines as f64) < all * DOMINATES;
             weighed.held_by_goroutines = heap;
@@ -223,18 +226,27 @@ fn very_deep(anatomy: &Anatomy, goroutines: &Goroutines) -> bool {
     average_stack(anatomy, goroutines) >= 4 * DEEP_STACK
 }
 
+/// How many goroutines there were when the process was healthy.
+fn usual(goroutines: &Goroutines, facts: &Facts, growth: bool) -> Option<u64> {
+    facts.baseline_goroutines.or(goroutines.baseline_total).filter(|_| growth)
+}
+
+/// The collector found so many blocked for ever that they are most of what is there to explain.
+fn is_leak(leaked: u64, more: u64) -> bool {
+    leaked >= MORE_GOROUTINES / 2 && leaked.saturating_mul(2) >= more
+}
+
 /// Many goroutines, or many more than usual, in few stacks.
 fn is_pile(goroutines: &Goroutines, facts: &Facts, growth: bool) -> bool {
     let top: u64 = goroutines.groups.iter().take(FEW_STACKS).map(|g| g.count).fold(0, u64::saturating_add);
-    let usual = facts.baseline_goroutines.or(goroutines.baseline_total).filter(|_| growth);
+    let usual = usual(goroutines, facts, growth);
     let more = goroutines.total.saturating_sub(usual.unwrap_or(0));
-    let leaked = goroutines.leaked.is_some_and(|leaked| leaked >= MORE_GOROUTINES / 2 && leaked.saturating_mul(2) >= more);
     let many = match usual {
-        Some(usual) => more >= MORE_GOROUTINES && more >= usual,
+        Some(usual) => more >= MORE_GOROUTINES && more.saturating_mul(4) >= usual,
         None => goroutines.total >= MANY_GOROUTINES || named_often(goroutines, facts),
     };
     let few_stacks = goroutines.groups.is_empty() || top.saturating_mul(2) >= goroutines.total;
-    leaked || (many && few_stacks)
+    goroutines.leaked.is_some_and(|leaked| is_leak(leaked, more)) || (many && few_stacks)
 }
 
 /// Some hundred goroutines are a pile too if they stand where the heap was allocated.
@@ -242,13 +254,18 @@ fn named_often(goroutines: &Goroutines, facts: &Facts) -> bool {
     goroutines.total >= LINKED_GOROUTINES && link(goroutines, facts).is_some()
 }
 
-/// The function that allocated most of what is live, if the pile's goroutines are in it. Runtime functions are in all stacks.
+/// The function that the largest group of goroutines is in, and that allocated most of what is live, by itself or below it.
 fn link(goroutines: &Goroutines, facts: &Facts) -> Option<String> {
     let heap = facts.heap.as_ref()?;
-    let top =
-        heap.top_space.as_ref().filter(|top| top.flat.saturating_mul(2) >= heap.inuse_space && !top.function.starts_with("runtime."))?;
+    let most = |bytes: u64| bytes > 0 && bytes.saturating_mul(2) >= heap.inuse_space;
     let largest = goroutines.groups.first().filter(|g| g.count.saturating_mul(4) >= goroutines.total)?;
-    largest.stack.contains(&top.function).then(|| top.function.clone())
+    let by_itself = heap.top_space.as_ref().filter(|top| most(top.flat) && !top.function.starts_with("runtime."));
+    if let Some(top) = by_itself.filter(|top| largest.stack.contains(&top.function)) {
+        return Some(top.function.clone());
+    }
+    // not any common frame: every request has those of its server
+    let at = largest.stands_in().filter(|at| most(heap.top_stack_space) && heap.top_stack.iter().any(|f| f == at))?;
+    Some(at.to_owned())
 }
 
 /// The part of native memory that is stacks of threads.

@@ -35,7 +35,7 @@ fn percent(share: f64) -> String {
 fn count(n: u64) -> String {
     match n {
         0..10_000 => n.to_string(),
-        10_000..10_000_000 => format!("{} thousand", n / 1000),
+        10_000..1_000_000 => format!("{} thousand", n / 1000),
         _ => format!("{:.1} million", n as f64 / 1e6),
     }
 }
@@ -60,7 +60,16 @@ pub(super) fn summary(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause
         Some(end) if end.gone => "; the process ended meanwhile",
         _ => "",
     };
-    format!("{rss} and {heap}: {}{ending}.", because(anatomy, facts, weighed, cause))
+    let because = because(anatomy, facts, weighed, cause);
+    let besides = besides(weighed, cause).unwrap_or_default();
+    format!("{rss} and {heap}: {because}{besides}{ending}.")
+}
+
+/// A second part that is nearly as heavy.
+fn besides(weighed: &Weighed, cause: Cause) -> Option<String> {
+    let (second, amount) = *weighed.ranked().get(1)?;
+    let named = !matches!(cause, Cause::Mixed | Cause::Unknown) && weighed.share(second) >= 0.25;
+    named.then(|| format!("; besides, {} takes {} ({})", part(second), size(amount), percent(weighed.share(second))))
 }
 
 fn because(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause: Cause) -> String {
@@ -91,8 +100,12 @@ fn because(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause: Cause) ->
                 let leaked = g.leaked.filter(|l| *l > 0).map(|l| format!(" ({l} of them blocked for ever)"));
                 format!("{} goroutines{}", g.total, leaked.unwrap_or_default())
             });
-            let at = facts.goroutines.as_ref().and_then(|g| g.groups.first()).and_then(|g| stands_in(&g.stack));
-            let held = if weighed.held_by_goroutines > 0 { "their stacks and the heap that they hold" } else { "their stacks" };
+            let at = facts.goroutines.as_ref().and_then(|g| g.groups.first()).and_then(|g| g.stands_in());
+            let held = if weighed.held_by_goroutines > weighed.bytes(cause) / 10 {
+                "their stacks and the heap that they hold"
+            } else {
+                "their stacks"
+            };
             format!("{many}{}, with {held}, take {amount} ({share})", at.map(|f| format!(", most in {}", name(f))).unwrap_or_default())
         }
         Cause::DeepStacks => {
@@ -140,13 +153,6 @@ fn part(cause: Cause) -> &'static str {
         Cause::RuntimeMetadata => "runtime metadata",
         Cause::Mixed | Cause::Unknown => "unexplained",
     }
-}
-
-/// Where a goroutine stands, for its owner: the runtime's frames on top say how it waits, not where.
-fn stands_in(stack: &[String]) -> Option<&str> {
-    let of_runtime =
-        |f: &&String| f.starts_with("runtime.") || f.starts_with("internal/") || f.starts_with("sync.") || f.starts_with("time.");
-    stack.iter().find(|f| !of_runtime(f)).or(stack.first()).map(String::as_str)
 }
 
 /// The largest part of native memory.
@@ -233,8 +239,11 @@ fn go_says(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, weighed: &W
         said.push(format!("GOMEMLIMIT is {}{near}.", bytes(limit)));
     }
     if let Some(rate) = weighed.alloc_rate {
-        let collected = go.num_gc.map(|n| format!(", {} collections since the start", n)).unwrap_or_default();
-        said.push(format!("The process allocates about {} a second{collected}.", bytes(rate as u64)));
+        let collected = go.num_gc.map(|n| format!("; {n} collections since the start")).unwrap_or_default();
+        said.push(match rate as u64 {
+            0 => format!("The process allocated no more than it takes to answer memtrap's requests{collected}."),
+            rate => format!("The process allocates about {} a second{collected}.", bytes(rate)),
+        });
     }
     if let Some(heap) = &facts.heap {
         let by = |top: &Option<super::TopFunction>, of: u64, what: &str| {
@@ -270,7 +279,7 @@ fn goroutines_say(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, weig
     said.push(text + ".");
     if let Some(group) = goroutines.groups.first().filter(|g| g.count >= 10) {
         let mut text = format!("{} of them have the same stack", group.count);
-        if let Some(at) = stands_in(&group.stack) {
+        if let Some(at) = group.stands_in() {
             let _ = write!(text, ", in {}", name(at));
         }
         if let Some(state) = &group.state {

@@ -1,0 +1,291 @@
+//! From the files of a bundle to its verdict: reads, bounded, what is there; says what could not be used.
+//!
+//! Works on a bundle (published or still partial) and on any directory with the same file names, whoever made it. It is run in a
+//! process of its own, because profiles come from outside and memory that a big one took is not given back by every allocator. Not
+//! here: what the numbers mean (`anatomy`, `verdict`), how they are shown (`report`).
+
+mod profiles;
+
+use std::fs::File;
+use std::io::{self, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::anatomy::{self, Anatomy, Evidence, memstats, smaps};
+use crate::bundle::{FileEntry, Manifest};
+use crate::capture::{End, kernel::ProcessFacts};
+use crate::error::chain;
+use crate::pprof::decode::Profile;
+use crate::units::ByteSize;
+use crate::verdict::{self, Ending, Facts, Gogc, Goroutines, TopLine, Verdict};
+
+/// Of one file; real profiles and dumps stay far below.
+const MAX_FILE: u64 = 1 << 30;
+const MAX_JSON: u64 = 8 << 20;
+const TOP_ROWS: usize = 20;
+
+/// Why there is nothing to say.
+#[derive(Debug, thiserror::Error)]
+pub enum AnalysisError {
+    #[error("{path} cannot be read")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{path} holds nothing that could be analysed: no heap.pb.gz, heap_gc.pb.gz, memstats.txt, goroutine.pb.gz or proc/status")]
+    Nothing { path: PathBuf },
+}
+
+/// A verdict, and what a report shows beside it.
+#[derive(Debug)]
+pub struct Analysis {
+    pub verdict: Verdict,
+    pub manifest: Option<Manifest>,
+    pub timeline: Vec<Reading>,
+    /// The heap after the forced collection, else before it.
+    pub heap: Option<Profile>,
+    /// inuse_space that grew between the two forced collections of the capture.
+    pub grown_during: Vec<TopLine>,
+}
+
+/// A line of `timeline.csv`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    pub unix_ms: u64,
+    pub rss_bytes: u64,
+    pub during: bool,
+}
+
+/// Analyses a directory. `shown` is the path that commands in the verdict name: where the bundle will be once it is published. `base` is
+/// another bundle to compare with, instead of the baseline inside; `manifest` that of a bundle which is still being written. Blocks on the
+/// disk.
+pub fn of_directory(dir: &Path, shown: &Path, base: Option<&Path>, manifest: Option<Manifest>) -> Result<Analysis, AnalysisError> {
+    let mut files = Files::open(dir)?;
+    let manifest = manifest.or_else(|| files.json("manifest.json"));
+    let heap_gc = files.profile("heap_gc.pb.gz");
+    let heap = files.profile("heap.pb.gz");
+    let mut evidence = files.kernel("proc/");
+    evidence.memstats = files.memstats("memstats.txt");
+    evidence.memstats_gc = files.memstats("memstats_gc.txt");
+    evidence.heap_gc_inuse = heap_gc.as_ref().and_then(|p| profiles::total(p, "inuse_space"));
+    evidence.heap_inuse = heap.as_ref().and_then(|p| profiles::total(p, "inuse_space"));
+    evidence.rss_bytes = match &manifest {
+        Some(manifest) => manifest.trigger.rss_bytes,
+        None => evidence.status.map(|s| s.anon + s.file + s.shmem).or(evidence.rollup.map(|r| r.rss)).unwrap_or(0),
+    };
+
+    let mut healthy = match base {
+        Some(base) => Files::open(base)?,
+        None => files.below("baseline"),
+    };
+    let baseline = Baseline::read(&mut healthy, base.is_some());
+    let (base_heap, base_goroutines) = (healthy.profile("heap.pb.gz"), healthy.profile("goroutine.pb.gz"));
+
+    let goroutines = files.profile("goroutine.pb.gz").map(|p| Goroutines {
+        total: profiles::first_total(&p),
+        baseline_total: base_goroutines.as_ref().map(profiles::first_total),
+        leaked: files.profile("goroutineleak.pb.gz").as_ref().map(profiles::first_total),
+        groups: profiles::groups(&p),
+    });
+    let allocs = files.profile("allocs.pb.gz");
+    let process: Option<ProcessFacts> = files.json("proc/process.json");
+    let env = process.as_ref().and_then(|p| p.env.as_ref());
+    let live = heap_gc.as_ref().or(heap.as_ref());
+    let facts = Facts {
+        baseline_goroutines: goroutines.as_ref().and_then(|g| g.baseline_total),
+        baseline_threads: baseline.as_ref().and_then(|b| b.threads),
+        baseline: baseline.map(|b| b.anatomy),
+        heap: live.and_then(profiles::heap),
+        allocs: allocs.as_ref().and_then(profiles::allocs),
+        goroutines,
+        threads: process.as_ref().and_then(|p| p.threads).or(evidence.status.and_then(|s| s.threads)),
+        go_version: process.as_ref().and_then(|p| p.go.as_ref()).map(|go| go.go_version.clone()),
+        gogc: env.map(|env| env.get("GOGC").map_or(Gogc::Percent(100), |v| Gogc::parse(v))),
+        gomemlimit: env.and_then(|env| env.get("GOMEMLIMIT")).and_then(|v| v.parse::<ByteSize>().ok()).map(|b| b.0),
+        age_seconds: process.as_ref().and_then(|p| p.age_seconds),
+        memstats_gap_seconds: manifest.as_ref().and_then(gap),
+        end: files.json::<End>("end.json").map(|end| Ending { gone: end.gone, oom_killed: end.oom_killed }),
+    };
+    if live.is_none() && allocs.is_none() && facts.goroutines.is_none() && evidence.memstats.is_none() && evidence.status.is_none() {
+        return Err(AnalysisError::Nothing { path: dir.to_owned() });
+    }
+    let mut verdict = verdict::decide(&anatomy::build(&evidence), &facts);
+    if let Some(live) = live {
+        verdict.top.inuse_space = profiles::top(live, "inuse_space", TOP_ROWS);
+        verdict.top.inuse_objects = profiles::top(live, "inuse_objects", TOP_ROWS);
+    }
+    if let Some(allocs) = &allocs {
+        verdict.top.alloc_space = profiles::top(allocs, "alloc_space", TOP_ROWS);
+        verdict.top.alloc_objects = profiles::top(allocs, "alloc_objects", TOP_ROWS);
+    }
+    // like with like: the baseline's heap was taken without a forced collection
+    if let Some((now, then)) = heap.as_ref().or(live).zip(base_heap.as_ref()) {
+        verdict.top.growth = profiles::growth(now, then, TOP_ROWS);
+    }
+    let after = files.profile("heap_gc_after.pb.gz");
+    let grown_during = heap_gc.as_ref().zip(after.as_ref()).map_or_else(Vec::new, |(gc, after)| profiles::growth(after, gc, TOP_ROWS));
+    verdict.missing.append(&mut files.problems);
+    verdict.missing.append(&mut healthy.problems);
+    verdict.next = next_commands(shown, &files);
+    let timeline = files.timeline();
+    Ok(Analysis { verdict, manifest, timeline, heap: heap_gc.or(heap), grown_during })
+}
+
+/// The same process while it was healthy.
+struct Baseline {
+    anatomy: Anatomy,
+    threads: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct BaselineFacts {
+    rss_bytes: u64,
+}
+
+impl Baseline {
+    /// `whole`: another bundle, with its kernel evidence where a bundle has it.
+    fn read(files: &mut Files, whole: bool) -> Option<Baseline> {
+        let mut evidence = files.kernel(if whole { "proc/" } else { "" });
+        evidence.memstats = files.memstats("memstats.txt");
+        let said = match whole {
+            true => files.json::<Manifest>("manifest.json").map(|m| m.trigger.rss_bytes),
+            false => files.json::<BaselineFacts>("baseline.json").map(|b| b.rss_bytes),
+        };
+        evidence.rss_bytes = said.or(evidence.status.map(|s| s.anon + s.file + s.shmem))?;
+        Some(Baseline { threads: evidence.status.and_then(|s| s.threads), anatomy: anatomy::build(&evidence) })
+    }
+}
+
+/// How long the steps took from one MemStats to the other.
+fn gap(manifest: &Manifest) -> Option<f64> {
+    let at = |step: &str| manifest.files.iter().position(|f| f.step == step && f.has_file());
+    let (first, second) = (at("memstats")?, at("memstats_gc")?);
+    let between: &[FileEntry] = manifest.files.get(first + 1..=second)?;
+    Some(between.iter().map(|f| f.milliseconds).sum::<u64>() as f64 / 1000.0)
+}
+
+/// What to run next, in reading order, of what is there.
+fn next_commands(shown: &Path, files: &Files) -> Vec<String> {
+    let plans = [
+        ("heap_gc.pb.gz", "go tool pprof -top -sample_index=inuse_space"),
+        ("heap_gc.pb.gz", "go tool pprof -top -sample_index=inuse_objects"),
+        ("allocs.pb.gz", "go tool pprof -top -sample_index=alloc_space"),
+        ("goroutine.pb.gz", "go tool pprof -traces"),
+        ("goroutine.txt", "less"),
+        ("proc/smaps", "less"),
+    ];
+    let there = plans.into_iter().filter(|(file, _)| files.dir.join(file).is_file());
+    there.map(|(file, command)| format!("{command} {}", quoted(&shown.join(file)))).collect()
+}
+
+/// For a shell.
+fn quoted(path: &Path) -> String {
+    format!("'{}'", path.to_string_lossy().replace('\'', r"'\''"))
+}
+
+/// A directory of evidence; remembers what of it could not be used.
+struct Files {
+    dir: PathBuf,
+    problems: Vec<String>,
+}
+
+impl Files {
+    fn open(dir: &Path) -> Result<Files, AnalysisError> {
+        match std::fs::read_dir(dir) {
+            Ok(_) => Ok(Files { dir: dir.to_owned(), problems: Vec::new() }),
+            Err(source) => Err(AnalysisError::Read { path: dir.to_owned(), source }),
+        }
+    }
+
+    fn below(&self, name: &str) -> Files {
+        Files { dir: self.dir.join(name), problems: Vec::new() }
+    }
+
+    /// Parses a file, if it is there. One that is there and no good is a problem.
+    fn parse<T>(&mut self, name: &str, max: u64, parse: impl FnOnce(io::Take<File>) -> Result<T, String>) -> Option<T> {
+        let path = self.dir.join(name);
+        let result = match File::open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
+            Err(e) => Err(e.to_string()),
+            Ok(file) => match file.metadata() {
+                Ok(m) if m.len() > max => Err(format!("it is larger than {}", ByteSize(max))),
+                _ => parse(file.take(max)),
+            },
+        };
+        result.map_err(|why| self.problems.push(format!("{name} cannot be used: {why}"))).ok()
+    }
+
+    fn profile(&mut self, name: &str) -> Option<Profile> {
+        self.parse(name, MAX_FILE, |mut file| {
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+            Profile::parse(&bytes, &crate::pprof::Limits::default()).map_err(|e| chain(&e))
+        })
+    }
+
+    fn json<T: serde::de::DeserializeOwned>(&mut self, name: &str) -> Option<T> {
+        self.parse(name, MAX_JSON, |file| serde_json::from_reader(BufReader::new(file)).map_err(|e| e.to_string()))
+    }
+
+    fn memstats(&mut self, name: &str) -> Option<memstats::GoMemory> {
+        let parsed = self.parse(name, MAX_FILE, |file| memstats::parse(BufReader::new(file)).map_err(|e| e.to_string()))?;
+        if parsed.is_none() {
+            self.problems.push(format!("{name} cannot be used: it has no `# runtime.MemStats`"));
+        }
+        parsed
+    }
+
+    fn kernel(&mut self, prefix: &str) -> Evidence {
+        let error = |e: io::Error| e.to_string();
+        let name = |file: &str| format!("{prefix}{file}");
+        Evidence {
+            status: self.parse(&name("status"), MAX_JSON, |f| anatomy::Split::of_status(BufReader::new(f)).map_err(error)).flatten(),
+            rollup: self.parse(&name("smaps_rollup"), MAX_JSON, |f| smaps::parse_rollup(BufReader::new(f)).map_err(error)).flatten(),
+            smaps: self.parse(&name("smaps"), MAX_FILE, |f| smaps::parse(BufReader::new(f)).map_err(error)).flatten(),
+            ..Evidence::default()
+        }
+    }
+
+    fn timeline(&mut self) -> Vec<Reading> {
+        let parsed = self.parse("timeline.csv", MAX_JSON, |mut file| {
+            let mut text = String::new();
+            file.read_to_string(&mut text).map_err(|e| e.to_string())?;
+            Ok(text.lines().skip(1).filter_map(reading).collect())
+        });
+        parsed.unwrap_or_default()
+    }
+}
+
+fn reading(line: &str) -> Option<Reading> {
+    let mut cells = line.split(',').skip(1);
+    Some(Reading { unix_ms: cells.next()?.parse().ok()?, rss_bytes: cells.next()?.parse().ok()?, during: cells.next()? == "during" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_without_evidence_is_an_error_that_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("notes.txt"), "hello").unwrap();
+        let error = of_directory(dir.path(), dir.path(), None, None).unwrap_err();
+        assert!(error.to_string().contains("holds nothing"), "{error}");
+        assert!(matches!(of_directory(Path::new("/nowhere"), Path::new("/"), None, None), Err(AnalysisError::Read { .. })));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named_and_the_rest_still_speaks() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("heap_gc.pb.gz"), "<html>").unwrap();
+        std::fs::create_dir(dir.path().join("proc")).unwrap();
+        std::fs::write(dir.path().join("proc/status"), "RssAnon:\t  1024 kB\nRssFile:\t 512 kB\nRssShmem:\t 0 kB\nThreads:\t5\n").unwrap();
+        let analysis = of_directory(dir.path(), dir.path(), None, None).unwrap();
+        assert_eq!(analysis.verdict.rss_bytes, 1536 << 10);
+        assert!(analysis.verdict.missing.iter().any(|m| m.starts_with("heap_gc.pb.gz cannot be used")), "{:?}", analysis.verdict.missing);
+        assert_eq!(analysis.verdict.confidence, verdict::Confidence::Low);
+    }
+
+    #[test]
+    fn a_path_is_quoted_for_a_shell() {
+        assert_eq!(quoted(Path::new("/a b/it's")), r"'/a b/it'\''s'");
+    }
+}

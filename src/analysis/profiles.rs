@@ -1,0 +1,102 @@
+//! What a verdict wants of a decoded profile: totals, heaviest functions, groups of goroutines.
+
+use std::collections::HashMap;
+
+use crate::pprof::decode::Profile;
+use crate::pprof::top::{self, Options, Table};
+use crate::verdict::{Allocs, Group, HeapProfile, SMALL_OBJECT, TopFunction, TopLine};
+
+/// Groups of goroutines that are kept, and frames of each.
+const MAX_GROUPS: usize = 50;
+const MAX_FRAMES: usize = 64;
+
+/// The sum of one sample type; `None` if the profile has no such type.
+pub fn total(profile: &Profile, sample_type: &str) -> Option<u64> {
+    let index = profile.sample_type_names().position(|n| n == sample_type)?;
+    Some(sum(profile, index))
+}
+
+/// The sum of the first sample type: of a goroutine profile, their number.
+pub fn first_total(profile: &Profile) -> u64 {
+    sum(profile, 0)
+}
+
+fn sum(profile: &Profile, index: usize) -> u64 {
+    profile.samples().map(|s| s.values.get(index).copied().unwrap_or(0).max(0).unsigned_abs()).fold(0, u64::saturating_add)
+}
+
+pub fn heap(profile: &Profile) -> Option<HeapProfile> {
+    let index = |name| profile.sample_type_names().position(|n| n == name);
+    let (space, objects) = (index("inuse_space")?, index("inuse_objects")?);
+    let small = profile.samples().filter_map(|s| {
+        let (bytes, count) = (*s.values.get(space)?, *s.values.get(objects)?);
+        (count > 0 && bytes.unsigned_abs() / count.unsigned_abs() <= SMALL_OBJECT).then_some(bytes.max(0).unsigned_abs())
+    });
+    let heaviest_stack = profile.samples().max_by_key(|s| s.values.get(space).copied().unwrap_or(0));
+    Some(HeapProfile {
+        top_stack: heaviest_stack.map(|s| stack(profile, s.locations).into_iter().map(str::to_owned).collect()).unwrap_or_default(),
+        top_stack_space: heaviest_stack.and_then(|s| s.values.get(space)).map_or(0, |v| v.max(&0).unsigned_abs()),
+        small_space: Some(small.fold(0, u64::saturating_add)),
+        inuse_space: sum(profile, space),
+        inuse_objects: sum(profile, objects),
+        top_space: heaviest(profile, "inuse_space"),
+        top_objects: heaviest(profile, "inuse_objects"),
+    })
+}
+
+pub fn allocs(profile: &Profile) -> Option<Allocs> {
+    Some(Allocs {
+        alloc_space: total(profile, "alloc_space")?,
+        alloc_objects: total(profile, "alloc_objects")?,
+        top_space: heaviest(profile, "alloc_space"),
+        top_objects: heaviest(profile, "alloc_objects"),
+    })
+}
+
+fn heaviest(profile: &Profile, sample_type: &str) -> Option<TopFunction> {
+    let first = top(profile, sample_type, 1).into_iter().next()?;
+    Some(TopFunction { function: first.function, flat: first.flat.max(0).unsigned_abs() })
+}
+
+/// The heaviest functions by flat value; empty if the profile has no such sample type.
+pub fn top(profile: &Profile, sample_type: &str, rows: usize) -> Vec<TopLine> {
+    let options = Options { sample_index: Some(sample_type.into()), node_count: Some(rows), ..Options::default() };
+    top::rows(profile, &options).map(lines).unwrap_or_default()
+}
+
+/// What grew in inuse_space, the most first.
+pub fn growth(now: &Profile, then: &Profile, rows: usize) -> Vec<TopLine> {
+    let mut lines = top::growth(now, then, Some("inuse_space")).map(lines).unwrap_or_default();
+    lines.retain(|l| l.flat > 0);
+    lines.truncate(rows);
+    lines
+}
+
+fn lines(table: Table) -> Vec<TopLine> {
+    table.rows.into_iter().map(|row| TopLine { function: row.name, flat: row.flat, cum: row.cum }).collect()
+}
+
+/// Goroutines by identical stack of functions, the largest group first.
+pub fn groups(profile: &Profile) -> Vec<Group> {
+    let mut counts: HashMap<&[u32], u64> = HashMap::new();
+    for sample in profile.samples() {
+        *counts.entry(sample.locations).or_default() += sample.values.first().copied().unwrap_or(0).max(0).unsigned_abs();
+    }
+    // different lines of one function are one stack of functions
+    let mut named: HashMap<Vec<&str>, u64> = HashMap::new();
+    for (locations, count) in counts {
+        *named.entry(stack(profile, locations)).or_default() += count;
+    }
+    let mut groups: Vec<(Vec<&str>, u64)> = named.into_iter().collect();
+    groups.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    groups.truncate(MAX_GROUPS);
+    let group =
+        |(stack, count): (Vec<&str>, u64)| Group { count, stack: stack.into_iter().map(str::to_owned).collect(), ..Group::default() };
+    groups.into_iter().map(group).collect()
+}
+
+/// Function names, the innermost first.
+pub fn stack<'a>(profile: &'a Profile, locations: &[u32]) -> Vec<&'a str> {
+    let lines = locations.iter().filter_map(|l| profile.locations.get(*l as usize)).flat_map(|l| profile.lines(l));
+    lines.filter_map(|line| profile.functions.get(line.function as usize)).map(|f| profile.str(f.name)).take(MAX_FRAMES).collect()
+}
