@@ -211,9 +211,11 @@ impl Engine {
         };
         let target = job.target.name.clone();
         let outcome = match &result {
-            Ok(done) if done.evidence => {
+            // of a process that is gone there will never be more than its RSS series
+            Ok(done) if done.evidence || !self.env.procfs.is_alive(job.instance) => {
                 let outcome = done.outcome.name();
-                tracing::info!(target_name = target, bundle = done.id, outcome, bytes = done.bytes, failed = ?done.failed, "bundle saved");
+                let verdict = done.verdict.as_deref().unwrap_or("none");
+                tracing::info!(target_name = target, bundle = done.id, outcome, verdict, bytes = done.bytes, failed = ?done.failed, "bundle saved");
                 Captured::Evidence
             }
             Ok(done) => Captured::Nothing(format!("nothing answered; see {}", done.path.display())),

@@ -59,6 +59,11 @@ fn a_leak_past_its_threshold_is_one_whole_bundle(version: GoVersion) {
             assert!(top.status.success(), "{file}: {}", String::from_utf8_lossy(&top.stderr));
         }
     }
+    let verdict: serde_json::Value = serde_json::from_slice(&fs::read(bundle.join("verdict.json")).unwrap()).unwrap();
+    assert_eq!((verdict["cause"].as_str(), verdict["go_heap_explains"].as_str()), (Some("live_heap"), Some("yes")), "{verdict:#}");
+    let sum: i64 = verdict["anatomy"].as_array().unwrap().iter().map(|b| b["bytes"].as_i64().unwrap()).sum();
+    assert_eq!(Some(sum), verdict["rss_bytes"].as_i64());
+    assert_eq!(verdict["rss_bytes"], m["trigger"]["rss_bytes"]);
     let goroutines = fs::read_to_string(bundle.join("goroutine.txt")).unwrap();
     assert!(goroutines.split("\n\n").all(|g| g.starts_with("goroutine ")), "{goroutines}");
     assert!(goroutines.contains("leakSmoothly"));
@@ -295,4 +300,28 @@ fn the_bundle_holds_a_baseline_of_the_healthy_process() {
     let facts: serde_json::Value = serde_json::from_slice(&fs::read(bundle.join("baseline/baseline.json")).unwrap()).unwrap();
     assert!(facts["rss_bytes"].as_u64().unwrap() < 50 * MIB, "{facts}");
     assert_intact(&bundle);
+}
+
+#[test]
+fn a_crash_loop_of_pending_processes_is_one_bundle() {
+    let args = ["-grow", "104857601"];
+    let svc = common::go_svc(GoVersion::Newest);
+    let memtrap = Memtrap::start(&format!(
+        "[[target]]\nname = \"svc\"\nprocess = {{ cmdline = '^{} .*-grow 104857601' }}\nthreshold = \"80MiB\"\nfor = \"60s\"\ninterval = \"100ms\"\n",
+        svc.display()
+    ));
+    for life in 1..=4 {
+        let mut svc = Svc::start(GoVersion::Newest, &args);
+        memtrap.wait_until(10, "it is pending, or in its cooldown", |m| {
+            m.log()
+                .lines()
+                .any(|l| l.contains(&format!("pid={}", svc.pid())) && (l.contains("state=\"pending\"") || l.contains("state=\"cooldown\"")))
+        });
+        svc.kill();
+        memtrap.wait_until(10, "its end is seen", |m| m.log().matches("process ended").count() >= life);
+    }
+    let bundles = memtrap.wait_for_bundles(10, 1);
+    assert_eq!(bundles.len(), 1, "{bundles:?}");
+    let end: serde_json::Value = serde_json::from_slice(&fs::read(bundles[0].join("end.json")).unwrap()).unwrap();
+    assert_eq!(end["gone"], true);
 }

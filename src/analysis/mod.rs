@@ -85,7 +85,9 @@ pub fn of_directory(dir: &Path, shown: &Path, base: Option<&Path>, manifest: Opt
         leaked: files.profile("goroutineleak.pb.gz").as_ref().map(profiles::first_total),
         groups: profiles::groups(&p),
     });
-    let allocs = files.profile("allocs.pb.gz");
+    // what counts allocations is as of the last collection: the forced one, where there was one
+    let allocs = if heap_gc.is_none() { files.profile("allocs.pb.gz") } else { None };
+    let allocs = heap_gc.as_ref().or(allocs.as_ref()).or(heap.as_ref());
     let process: Option<ProcessFacts> = files.json("proc/process.json");
     let env = process.as_ref().and_then(|p| p.env.as_ref());
     let live = heap_gc.as_ref().or(heap.as_ref());
@@ -94,7 +96,7 @@ pub fn of_directory(dir: &Path, shown: &Path, base: Option<&Path>, manifest: Opt
         baseline_threads: baseline.as_ref().and_then(|b| b.threads),
         baseline: baseline.map(|b| b.anatomy),
         heap: live.and_then(profiles::heap),
-        allocs: allocs.as_ref().and_then(profiles::allocs),
+        allocs: allocs.and_then(profiles::allocs),
         goroutines,
         threads: process.as_ref().and_then(|p| p.threads).or(evidence.status.and_then(|s| s.threads)),
         go_version: process.as_ref().and_then(|p| p.go.as_ref()).map(|go| go.go_version.clone()),
@@ -112,7 +114,7 @@ pub fn of_directory(dir: &Path, shown: &Path, base: Option<&Path>, manifest: Opt
         verdict.top.inuse_space = profiles::top(live, "inuse_space", TOP_ROWS);
         verdict.top.inuse_objects = profiles::top(live, "inuse_objects", TOP_ROWS);
     }
-    if let Some(allocs) = &allocs {
+    if let Some(allocs) = allocs {
         verdict.top.alloc_space = profiles::top(allocs, "alloc_space", TOP_ROWS);
         verdict.top.alloc_objects = profiles::top(allocs, "alloc_objects", TOP_ROWS);
     }

@@ -134,6 +134,11 @@ impl Partial {
         &self.path
     }
 
+    /// Where it will be once it is published; absolute.
+    pub fn published_path(&self) -> &Path {
+        &self.published
+    }
+
     pub fn files(&self) -> Files {
         self.files.clone()
     }

@@ -13,6 +13,7 @@
 //! Not here: when to capture (`incident`), what it means (`verdict`), where bundles go afterwards.
 
 mod attempts;
+mod analyse;
 pub mod baseline;
 mod client;
 mod discover;
@@ -86,6 +87,9 @@ pub enum Scope {
     Baseline,
 }
 
+/// Of this very version, even if the file was replaced by an upgrade.
+const THIS_PROGRAM: &str = "/proc/self/exe";
+
 /// What all captures share.
 #[derive(Clone, Debug)]
 pub struct Env {
@@ -96,6 +100,8 @@ pub struct Env {
     pub clients: Clients,
     /// One moment on both clocks, for the times in the timeline.
     pub anchor: (Mono, SystemTime),
+    /// The program whose `analyze` command writes verdicts; `None`: bundles have none.
+    pub analyser: Option<PathBuf>,
 }
 
 impl Env {
@@ -103,7 +109,15 @@ impl Env {
     pub fn new(procfs: ProcFs, bundle_dir: PathBuf, boot_id: String) -> Env {
         install_tls_provider();
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        Env { procfs, bundle_dir, host, boot_id, clients: Clients::default(), anchor: (Mono::now(), clock::wall_now()) }
+        Env {
+            procfs,
+            bundle_dir,
+            host,
+            boot_id,
+            clients: Clients::default(),
+            anchor: (Mono::now(), clock::wall_now()),
+            analyser: Some(THIS_PROGRAM.into()),
+        }
     }
 }
 
@@ -139,6 +153,8 @@ pub struct Captured {
     pub outcome: Outcome,
     /// There is something about the process beyond its RSS series.
     pub evidence: bool,
+    /// The verdict's sentence for a ticket.
+    pub verdict: Option<String>,
     /// Names of the files whose steps failed.
     pub failed: Vec<String>,
     pub bytes: u64,
@@ -178,7 +194,7 @@ pub async fn run(
     let full = request.scope == Scope::Full;
     let (started, anchor, local) = (request.started, env.anchor, request.instance.is_some());
     let healthy = request.baselines.zip(request.instance).map(|(dir, id)| (dir, request.target.clone(), id, env.boot_id.clone()));
-    let last = tokio::task::spawn_blocking(move || {
+    let gathered = tokio::task::spawn_blocking(move || {
         if full {
             partial.add("timeline", "timeline.csv", end::timeline(&samples, started, anchor).as_bytes());
         }
@@ -189,15 +205,36 @@ pub async fn run(
             let end = End::look(gone, oom.as_ref(), samples.last().copied(), anchor);
             partial.add("end", "end.json", serde_json::to_string_pretty(&end).unwrap_or_default().as_bytes());
         }
+        partial
+    });
+    let mut partial = gathered.await.map_err(CaptureError::Thread)?;
+    let answer = match env.analyser.as_ref().filter(|_| full) {
+        Some(_) if stopped => Err("memtrap was told to stop; `memtrap analyze` on this bundle gives it".to_owned()),
+        Some(program) => analyse::ask(program, partial.path().into(), partial.published_path().into(), partial.manifest()).await,
+        None => Ok(None),
+    };
+    let published = tokio::task::spawn_blocking(move || {
+        let summary = match answer {
+            Ok(Some(answer)) => {
+                partial.add("verdict", "verdict.json", &answer.json);
+                Some(answer.summary)
+            }
+            Ok(None) => None,
+            Err(reason) => {
+                partial.record(FileEntry { status: Status::Failed, ..FileEntry::skipped("verdict", "verdict.json", reason) });
+                None
+            }
+        };
         let path = partial.path().to_path_buf();
         let outcome = match (stopped, lacking) {
             (true, _) => Outcome::Interrupted,
             (false, true) => Outcome::Partial,
             (false, false) => Outcome::Complete,
         };
-        partial.publish(outcome, crate::clock::wall_now()).map_err(|source| CaptureError::Publish { path, source })
+        let published = partial.publish(outcome, clock::wall_now()).map_err(|source| CaptureError::Publish { path, source });
+        published.map(|published| captured(published, summary))
     });
-    Ok(captured(last.await.map_err(CaptureError::Thread)??))
+    published.await.map_err(CaptureError::Thread)?
 }
 
 /// Makes the partial, whose draft has every step of the plan as not taken yet.
@@ -234,11 +271,12 @@ async fn begin(request: &Request, env: &Env, plan: &[plan::Step]) -> Result<(Par
     made.await.map_err(CaptureError::Thread)?.map_err(CaptureError::Begin)
 }
 
-fn captured(published: Published) -> Captured {
-    let own = ["timeline", "end", "readme"];
+fn captured(published: Published, verdict: Option<String>) -> Captured {
+    let own = ["timeline", "end", "readme", "verdict"];
     let files = &published.manifest.files;
     let is_evidence = |e: &&FileEntry| e.has_file() && !own.contains(&e.step.as_str()) && !e.name.ends_with(".rejected");
     Captured {
+        verdict,
         outcome: published.manifest.outcome,
         evidence: files.iter().find(is_evidence).is_some(),
         failed: files.iter().filter(|e| e.status == Status::Failed).map(|e| e.name.clone()).collect(),

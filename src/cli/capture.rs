@@ -76,6 +76,9 @@ pub async fn run(args: Args) -> Result<(), Failure> {
             _ = terminate.recv(), if !*stop_tx.borrow() => { stop_tx.send_replace(true); }
         }
     };
+    if let Some(verdict) = &done.verdict {
+        eprintln!("{verdict}");
+    }
     println!("{}", done.path.display());
     if done.evidence { Ok(()) } else { Err(Failure::job("nothing could be captured; the bundle's manifest.json says why")) }
 }

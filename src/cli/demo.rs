@@ -153,6 +153,9 @@ fn explain(screen: &mut Screen, done: &Captured) -> Result<(), Failure> {
         return Err(Failure::job(format_args!("the bundle is damaged: {problem}")));
     }
     screen.line(&format!("\none bundle, {}: {} files, {}, all sums right", done.outcome.name(), verified.good, ByteSize(done.bytes)));
+    if let Some(verdict) = &done.verdict {
+        screen.line(&format!("\ndoes the Go heap explain the RSS? {verdict}"));
+    }
     screen.line("\nwhat is live on the Go heap after a forced GC (memtrap top heap_gc.pb.gz -n 5):");
     let heap = super::top::read(&done.path.join("heap_gc.pb.gz"))?;
     let options = top::Options { node_count: Some(5), ..top::Options::default() };

@@ -3,6 +3,7 @@
 //! Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 the job failed, 2 usage or configuration (78 for `run`, so that
 //! systemd does not restart a typo in a loop).
 
+mod analyze;
 mod bundles;
 mod capture;
 mod check;
@@ -54,6 +55,8 @@ enum Command {
     Capture(capture::Args),
     /// List what has been caught, or show one bundle
     Bundles(bundles::Args),
+    /// Answer whether the Go heap explains the RSS: of a bundle, a directory of profiles, or one profile
+    Analyze(analyze::Args),
     /// Print a profile as `go tool pprof -top` does, where no Go is installed
     Top(top::Args),
     /// See the main job end to end on a real leaking Go service
@@ -105,6 +108,7 @@ pub fn main() -> ExitCode {
         Command::Watch(args) => on_runtime(watch::run(args)),
         Command::Capture(args) => on_runtime(capture::run(args)),
         Command::Bundles(args) => bundles::run(args),
+        Command::Analyze(args) => analyze::run(args),
         Command::Top(args) => top::run(args),
         Command::Demo(args) => on_runtime(demo::run(args)),
     };

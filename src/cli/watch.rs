@@ -101,6 +101,9 @@ async fn follow(engine: &mut Engine, once: bool) -> Result<(), Failure> {
                 Event::CaptureStarted(job) => screen.line(&format!("{}: {}", job.fired.trigger.name(), job.fired.reason)),
                 Event::Progress { progress, .. } => screen.step(&progress),
                 Event::CaptureEnded { result: Ok(done), .. } => {
+                    if let Some(verdict) = &done.verdict {
+                        screen.line(verdict);
+                    }
                     println!("{}", done.path.display());
                     if once {
                         return Ok(());

@@ -6,6 +6,7 @@ mod reaching;
 mod secrets;
 mod service;
 mod tls;
+mod verdicts;
 
 use std::io::Write;
 use std::path::Path;
@@ -67,6 +68,7 @@ struct Trial {
     target: Target,
     instance: Option<InstanceId>,
     low_disk: bool,
+    analyser: Option<std::path::PathBuf>,
     stop: watch::Sender<bool>,
 }
 
@@ -82,7 +84,14 @@ impl Trial {
     fn of(pprof: Option<Pprof>) -> Trial {
         let instance = ProcFs::host().identity(std::process::id()).unwrap();
         let dir = tempfile::tempdir().unwrap();
-        Trial { dir, target: Target { pprof, ..target() }, instance: Some(instance), low_disk: false, stop: watch::channel(false).0 }
+        Trial {
+            dir,
+            target: Target { pprof, ..target() },
+            instance: Some(instance),
+            low_disk: false,
+            analyser: None,
+            stop: watch::channel(false).0,
+        }
     }
 
     fn env(&self) -> Env {
@@ -93,6 +102,7 @@ impl Trial {
             boot_id: "b007".into(),
             clients: Clients::default(),
             anchor: (Mono::now(), crate::clock::wall_now()),
+            analyser: self.analyser.clone(),
         }
     }
 

@@ -1,0 +1,87 @@
+//! The verdict, asked of a process of its own: profiles come from outside, and what reads them may run out of memory or crash
+//! without hurting the daemon. If it does, the bundle is as good as before and says that its verdict is missing.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, Command};
+
+use crate::bundle::{Manifest, one_line};
+use crate::clock::human;
+use crate::units::ByteSize;
+use crate::verdict::Verdict;
+
+/// A large bundle takes a second or two.
+const TIMEOUT: Duration = Duration::from_secs(60);
+const MAX_OUTPUT: u64 = 16 << 20;
+const MAX_ERROR: u64 = 4 << 10;
+
+/// A verdict as it came.
+pub(super) struct Answer {
+    pub json: Vec<u8>,
+    /// Its sentence for a ticket.
+    pub summary: String,
+}
+
+/// Runs `program analyze` on a bundle that is still at `partial` and will be at `published`. The error is a sentence.
+///
+/// If the future is dropped, the process is killed; nothing is written anywhere.
+pub(super) async fn ask(program: &Path, partial: PathBuf, published: PathBuf, manifest: &Manifest) -> Result<Option<Answer>, String> {
+    let input = serde_json::to_vec(manifest).map_err(|e| e.to_string())?;
+    let mut child = Command::new(program)
+        .arg0("memtrap")
+        .args(["analyze", "--format", "json", "--child-of"])
+        .args([published, partial])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|e| format!("the analysis could not be started: {e}"))?;
+    let Ok(done) = tokio::time::timeout(TIMEOUT, converse(&mut child, &input)).await else {
+        return Err(format!("the analysis was ended after {}", human(TIMEOUT)));
+    };
+    let (output, complaint) = done.map_err(|e| format!("talking to the analysis failed: {e}"))?;
+    if output.len() as u64 >= MAX_OUTPUT {
+        return Err(format!("the verdict is larger than {}", ByteSize(MAX_OUTPUT)));
+    }
+    let status = child.wait().await.map_err(|e| format!("the analysis cannot be waited for: {e}"))?;
+    if !status.success() {
+        return Err(one_line(&format!("the analysis failed ({status}): {}", complaint.trim()), 400));
+    }
+    match serde_json::from_slice::<Verdict>(&output) {
+        Ok(verdict) => Ok(Some(Answer { summary: verdict.summary, json: output })),
+        Err(e) => Err(format!("the analysis answered with something else than a verdict: {e}")),
+    }
+}
+
+/// Writes and reads at once, so that neither side waits for the other with a full pipe.
+async fn converse(child: &mut Child, input: &[u8]) -> std::io::Result<(Vec<u8>, String)> {
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let write = async {
+        if let Some(mut stdin) = stdin {
+            // it may have failed before it read all: its own words tell more than a broken pipe
+            let _ = stdin.write_all(input).await;
+        }
+    };
+    let mut output = Vec::new();
+    let mut complaint = Vec::new();
+    let read = async {
+        match stdout {
+            Some(stdout) => stdout.take(MAX_OUTPUT).read_to_end(&mut output).await,
+            None => Ok(0),
+        }
+    };
+    let listen = async {
+        match stderr {
+            Some(stderr) => stderr.take(MAX_ERROR).read_to_end(&mut complaint).await,
+            None => Ok(0),
+        }
+    };
+    let ((), read, listened) = tokio::join!(write, read, listen);
+    read?;
+    listened?;
+    Ok((output, String::from_utf8_lossy(&complaint).into_owned()))
+}
