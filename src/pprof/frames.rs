@@ -47,15 +47,13 @@ impl<'a> Frames<'a> {
     /// Drops what lies beneath a frame that matches `drop` and not `keep`, and the frame. Frames that nothing else called
     /// stay: a stack of only dropped frames would be lost otherwise.
     fn prune(&mut self, drop: &Regex, keep: Option<&Regex>) {
-        let matches: HashMap<&str, bool> = self
-            .names
-            .iter()
-            .filter(|name| !name.is_empty())
-            .map(|name| {
+        let mut matches: HashMap<&str, bool> = HashMap::new();
+        for name in self.names.iter().filter(|name| !name.is_empty()) {
+            matches.entry(name).or_insert_with(|| {
                 let bare = without_arguments(name);
-                (name.as_ref(), drop.is_match(bare) && !keep.is_some_and(|keep| keep.is_match(bare)))
-            })
-            .collect();
+                drop.is_match(bare) && !keep.is_some_and(|keep| keep.is_match(bare))
+            });
+        }
         /// What a location is to a stack that passes through it.
         #[derive(Clone, Copy, PartialEq)]
         enum Cut {
@@ -95,7 +93,7 @@ fn expression(pattern: &str) -> Option<Regex> {
     if pattern.is_empty() || pattern.len() > MAX_PATTERN {
         return None;
     }
-    RegexBuilder::new(&format!("^({pattern})$")).size_limit(1 << 20).build().ok()
+    RegexBuilder::new(&format!("^({pattern})$")).size_limit(256 << 10).build().ok()
 }
 
 const MAX_PATTERN: usize = 64 << 10;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::decode::{Function, Label, LabelValue, Line, Location, Mapping, Profile, Str, ValueType};
+use super::error::harmless;
 use super::measure::{convertible, scale};
 use super::top::TopError;
 
@@ -12,7 +13,7 @@ pub(super) fn subtract(now: &Profile, base: &Profile) -> Result<Profile, TopErro
     let sources = [Source::new(now, base, 1.0), Source::new(base, now, -1.0)];
     let [now_source, base_source] = &sources;
     if now_source.types.is_empty() {
-        let names = |p: &Profile| p.sample_type_names().collect::<Vec<_>>().join(", ");
+        let names = |p: &Profile| harmless(&p.sample_type_names().collect::<Vec<_>>().join(", ")).into_owned();
         return Err(TopError::NothingInCommon { now: names(now), base: names(base) });
     }
     let mut merger = Merger::default();
@@ -69,7 +70,8 @@ impl<'a> Source<'a> {
 fn common_unit<'a>(now: &'a Profile, base: &'a Profile, a: ValueType, b: ValueType) -> Result<(&'a str, f64, f64), TopError> {
     let ((kind, unit), (base_kind, base_unit)) = ((now.str(a.kind), now.str(a.unit)), (base.str(b.kind), base.str(b.unit)));
     if kind != base_kind || !convertible(unit, base_unit) {
-        return Err(TopError::Incompatible { now: format!("{kind}/{unit}"), base: format!("{base_kind}/{base_unit}") });
+        let measure = |kind: &str, unit: &str| harmless(&format!("{kind}/{unit}")).into_owned();
+        return Err(TopError::Incompatible { now: measure(kind, unit), base: measure(base_kind, base_unit) });
     }
     let finest = if scale(1, base_unit, unit).0 < 1.0 { base_unit } else { unit };
     Ok((finest, scale(1, unit, finest).0, scale(1, base_unit, finest).0))

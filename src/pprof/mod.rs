@@ -5,6 +5,8 @@
 //! | [`quick`] | a profile, streamed | is it whole, and the sum of its first value; constant memory |
 //! | [`decode`] | a profile in memory | [`decode::Profile`]: samples, locations, functions, labels |
 //! | [`top`] | a `Profile`, perhaps a base | the table that `go tool pprof -top` prints; growth since the base |
+//! | [`goroutine`] | the text of `goroutine?debug=1` and `debug=2` | goroutines grouped by identical stack |
+//! | [`memstats`] | the text of `heap?debug=1` | the runtime's own exact numbers |
 //!
 //! Deliberately not here: fetching, files, threads, clocks, symbolization of profiles that carry no names,
 //! and writing of profiles. Everything read comes from outside: sizes and counts are bounded by [`Limits`],
@@ -13,9 +15,11 @@
 pub mod decode;
 mod error;
 mod frames;
+pub mod goroutine;
 mod graph;
 mod inflate;
 mod measure;
+pub mod memstats;
 mod merge;
 pub mod quick;
 #[cfg(test)]

@@ -2,11 +2,13 @@
 //!
 //! Not here: filters (`-focus` and its kin), other granularities, symbolization from binaries, demangling of C++ and Rust names.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::fmt::Write as _;
 
 use super::decode::Profile;
+use super::error::harmless;
 use super::frames::Frames;
 use super::graph::{Graph, base_name, object_name};
 use super::measure::{AUTO, label, percentage, scale};
@@ -153,7 +155,8 @@ pub fn growth(now: &Profile, base: &Profile, sample_index: Option<&str>) -> Resu
     rows(&subtract(now, base)?, &options)
 }
 
-/// The whole text that `go tool pprof -top` prints, with the time in `zone`.
+/// The whole text that `go tool pprof -top` prints, with the time in `zone`. Control characters in names are replaced: the text is
+/// for terminals, and the profile may be anyone's.
 pub fn text(now: &Profile, base: Option<&Profile>, options: &Options, zone: &Zone) -> Result<String, TopError> {
     let difference = base.map(|base| subtract(now, base)).transpose()?;
     let profile = difference.as_ref().unwrap_or(now);
@@ -176,7 +179,10 @@ pub fn text(now: &Profile, base: Option<&Profile>, options: &Options, zone: &Zon
         let (flat, cum) = (table.show(row.flat), table.show(row.cum));
         let _ = writeln!(out, "{flat:>10} {} {} {cum:>10} {}  {}{inline}", share(row.flat), share(sum), share(row.cum), row.name);
     }
-    Ok(out)
+    Ok(match harmless(&out) {
+        Cow::Borrowed(_) => out,
+        Cow::Owned(out) => out,
+    })
 }
 
 /// Calls that weigh less than this share do not decide whether a function counts as inlined.
@@ -198,7 +204,7 @@ fn sample_index(profile: &Profile, name: Option<&str>) -> Result<usize, TopError
     };
     found.ok_or_else(|| TopError::UnknownSampleIndex {
         index: name.to_owned(),
-        available: profile.sample_type_names().collect::<Vec<_>>().join(", "),
+        available: harmless(&profile.sample_type_names().collect::<Vec<_>>().join(", ")).into_owned(),
     })
 }
 
@@ -352,6 +358,13 @@ mod tests {
         assert_eq!(by("0"), Ok("objects".into()));
         assert_eq!(by("inuse_objects"), Ok("objects".into()));
         assert!(by("-1").is_err() && by("2").is_err() && by("bytes").is_err());
+    }
+
+    #[test]
+    fn names_cannot_steer_the_terminal() {
+        let p = parse(SPACE, &[(&["\u{1b}[2Jf"], &[1])]);
+        let text = text(&p, None, &Options::default(), &Zone::utc()).unwrap();
+        assert!(text.ends_with("  \u{fffd}[2Jf\n"), "{text}");
     }
 
     #[test]
