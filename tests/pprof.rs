@@ -4,8 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::LazyLock;
 
-use memtrap::pprof::decode::Profile;
-use memtrap::pprof::{Limits, Zone, goroutine, memstats, quick, top};
+use memtrap::pprof::{Limits, Profile, Zone, goroutine, memstats, quick, top};
 use proptest::prelude::*;
 
 fn corpus(name: &str) -> Vec<u8> {

@@ -4,8 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use memtrap::pprof::decode::Profile;
-use memtrap::pprof::{Limits, Zone, top};
+use memtrap::pprof::{Limits, Profile, Zone, top};
 
 fn corpus(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/pprof").join(name)

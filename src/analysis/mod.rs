@@ -16,7 +16,7 @@ use crate::anatomy::{self, Anatomy, Evidence, memstats, smaps};
 use crate::bundle::{FileEntry, Manifest};
 use crate::capture::{End, kernel::ProcessFacts};
 use crate::error::chain;
-use crate::pprof::decode::Profile;
+use crate::pprof::Profile;
 use crate::units::ByteSize;
 use crate::verdict::{self, Ending, Facts, Gogc, Goroutines, TopLine, Verdict};
 

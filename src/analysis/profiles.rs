@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::pprof::decode::Profile;
+use crate::pprof::Profile;
 use crate::pprof::top::{self, Options, Table};
 use crate::verdict::{Allocs, Group, HeapProfile, SMALL_OBJECT, TopFunction, TopLine};
 

@@ -5,8 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::Failure;
-use crate::pprof::decode::Profile;
-use crate::pprof::{Limits, Zone, top};
+use crate::pprof::{Limits, Profile, Zone, top};
 
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "Examples:

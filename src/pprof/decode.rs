@@ -1,8 +1,6 @@
 //! Decoder of profile.proto: gzipped, in several gzip members, or plain.
 //!
-//! The result is flat: tables and indexes into them, all of them checked, so that a profile of a million samples is
-//! a few allocations. It says what the profile says; pruning, merging and counting are
-//! [`top`](super::top)'s.
+//! It takes what the profile says and checks every index; pruning, merging and counting are [`top`](super::top)'s.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -10,109 +8,9 @@ use std::collections::hash_map::Entry;
 use super::Limits;
 use super::error::{DecodeError, name_by_content};
 use super::inflate::Plain;
+use super::profile::{Function, Label, LabelValue, Line, Location, Mapping, Profile, Str, ValueType};
 use super::wire::{Cursor, Field};
 use crate::units::ByteSize;
-
-/// A string of a profile: [`Profile::str`] gives the text. The default is the empty string; within one profile
-/// equal ids mean equal strings, not the reverse.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-pub struct Str(pub(super) u32);
-
-/// What a number measures: kind `inuse_space`, unit `bytes`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct ValueType {
-    pub kind: Str,
-    pub unit: Str,
-}
-
-/// A mapped binary. The first one is the program.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Mapping {
-    pub start: u64,
-    pub limit: u64,
-    pub offset: u64,
-    pub file: Str,
-    pub build_id: Str,
-    pub has_functions: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Function {
-    pub name: Str,
-    pub system_name: Str,
-    pub file: Str,
-    pub start_line: i64,
-}
-
-/// An address, with its calls inlined there: see [`Profile::lines`].
-#[derive(Clone, Debug, PartialEq)]
-pub struct Location {
-    /// Index into [`Profile::mappings`].
-    pub mapping: Option<u32>,
-    pub address: u64,
-    pub is_folded: bool,
-    pub(super) first_line: u32,
-    pub(super) line_count: u32,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Line {
-    /// Index into [`Profile::functions`].
-    pub function: u32,
-    pub line: i64,
-    pub column: i64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Label {
-    pub key: Str,
-    pub value: LabelValue,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum LabelValue {
-    Text(Str),
-    /// The unit may be empty: then it is the key's own.
-    Number {
-        value: i64,
-        unit: Str,
-    },
-}
-
-/// One stack with its values.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Sample<'a> {
-    /// One per sample type.
-    pub values: &'a [i64],
-    /// Indexes into [`Profile::locations`], the innermost first.
-    pub locations: &'a [u32],
-    pub labels: &'a [Label],
-}
-
-/// A decoded profile. Every index in it is valid.
-#[derive(Clone, Debug, Default)]
-pub struct Profile {
-    /// At least one.
-    pub sample_types: Vec<ValueType>,
-    /// A kind of `sample_types`, or empty.
-    pub default_sample_type: Str,
-    pub period_type: ValueType,
-    pub period: i64,
-    /// When it was taken, since the epoch; 0 is unknown.
-    pub time_nanos: i64,
-    pub duration_nanos: i64,
-    /// Regular expressions of function names whose frames a reader leaves out, and keeps nevertheless.
-    pub drop_frames: Str,
-    pub keep_frames: Str,
-    pub comments: Vec<Str>,
-    pub doc_url: Str,
-    pub mappings: Vec<Mapping>,
-    pub functions: Vec<Function>,
-    pub locations: Vec<Location>,
-    pub(super) lines: Vec<Line>,
-    pub(super) samples: Samples,
-    pub(super) strings: Strings,
-}
 
 impl Profile {
     /// Decodes a whole profile.
@@ -136,95 +34,6 @@ impl Profile {
             return Err(DecodeError::Empty);
         }
         decode(data, limits).map_err(|e| name_by_content(data.get(..data.len().min(128)).unwrap_or(data), e))
-    }
-
-    /// The text of a string of this profile; invalid UTF-8 was replaced.
-    pub fn str(&self, id: Str) -> &str {
-        self.strings.get(id)
-    }
-
-    pub fn samples(&self) -> impl ExactSizeIterator<Item = Sample<'_>> {
-        (0..self.samples.len()).map(|i| self.samples.get(i, self.sample_types.len()))
-    }
-
-    /// The lines of a location: the innermost inlined call first, the function that was really called last.
-    /// Empty where the profile carries no symbols.
-    pub fn lines(&self, location: &Location) -> &[Line] {
-        let first = location.first_line as usize;
-        self.lines.get(first..first + location.line_count as usize).unwrap_or(&[])
-    }
-
-    /// Names of the sample types, in order.
-    pub fn sample_type_names(&self) -> impl Iterator<Item = &str> {
-        self.sample_types.iter().map(|t| self.str(t.kind))
-    }
-}
-
-/// All strings in one allocation.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Strings {
-    text: String,
-    ends: Vec<u32>,
-}
-
-impl Strings {
-    pub fn len(&self) -> usize {
-        self.ends.len()
-    }
-
-    /// `None` beyond 4 GiB of text.
-    pub fn push(&mut self, bytes: &[u8]) -> Option<Str> {
-        self.text.push_str(&String::from_utf8_lossy(bytes));
-        self.ends.push(u32::try_from(self.text.len()).ok()?);
-        u32::try_from(self.ends.len() - 1).ok().map(Str)
-    }
-
-    pub fn get(&self, Str(id): Str) -> &str {
-        let end = |i: usize| self.ends.get(i).map(|end| *end as usize);
-        let start = (id as usize).checked_sub(1).and_then(end).unwrap_or(0);
-        end(id as usize).and_then(|end| self.text.get(start..end)).unwrap_or("")
-    }
-}
-
-/// All samples in six allocations. Ends are those of the sample's part of the flat list.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Samples {
-    values: Vec<i64>,
-    locations: Vec<u32>,
-    location_ends: Vec<u32>,
-    labels: Vec<Label>,
-    label_ends: Vec<u32>,
-}
-
-impl Samples {
-    pub fn len(&self) -> usize {
-        self.location_ends.len()
-    }
-
-    pub fn get(&self, i: usize, types: usize) -> Sample<'_> {
-        fn part<'a, T>(all: &'a [T], ends: &[u32], i: usize) -> &'a [T] {
-            let end = |i: usize| ends.get(i).map(|end| *end as usize).unwrap_or(0);
-            let start = i.checked_sub(1).map(end).unwrap_or(0);
-            all.get(start..end(i)).unwrap_or(&[])
-        }
-        Sample {
-            values: self.values.get(i * types..(i + 1) * types).unwrap_or(&[]),
-            locations: part(&self.locations, &self.location_ends, i),
-            labels: part(&self.labels, &self.label_ends, i),
-        }
-    }
-
-    /// Adds a sample; the counts must stay within `u32`, which [`Limits`] sees to.
-    pub fn push(&mut self, values: &[i64], locations: &[u32], labels: &[Label]) {
-        self.values.extend_from_slice(values);
-        self.locations.extend_from_slice(locations);
-        self.labels.extend_from_slice(labels);
-        self.end_sample();
-    }
-
-    fn end_sample(&mut self) {
-        self.location_ends.push(self.locations.len() as u32);
-        self.label_ends.push(self.labels.len() as u32);
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use regex_lite::{Regex, RegexBuilder};
 
-use super::decode::{Function, Line, Location, Profile, Sample};
+use super::profile::{Function, Line, Location, Profile, Sample};
 
 /// A profile with its names and without its dropped frames.
 pub(super) struct Frames<'a> {

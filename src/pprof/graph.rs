@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::decode::{Mapping, Profile};
 use super::frames::Frames;
+use super::profile::{Mapping, Profile};
 
 /// A function, or a binary where the profile has no name for the code.
 pub(super) struct Node<'a> {

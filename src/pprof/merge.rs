@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::decode::{Function, Label, LabelValue, Line, Location, Mapping, Profile, Str, ValueType};
 use super::error::harmless;
 use super::measure::{convertible, scale};
+use super::profile::{Function, Label, LabelValue, Line, Location, Mapping, Profile, Str, ValueType};
 use super::top::TopError;
 
 /// `now - base`: samples with the same stack and labels are one, and gone where nothing is left. Locations are the same
@@ -148,27 +148,22 @@ impl Merger {
     fn add(&mut self, source: &Source<'_>, ratios: &[f64]) {
         let p = source.profile;
         let functions: Vec<u32> = p.functions.iter().map(|f| self.function(p, f)).collect();
-        let mut mappings: Vec<(u32, u64)> = p.mappings.iter().map(|m| (self.mapping(p, m), m.start)).collect();
-        if mappings.is_empty() {
-            // As pprof: a profile without mappings gets one that says nothing.
-            let nothing = Mapping { start: 0, limit: 0, offset: 0, file: Str(0), build_id: Str(0), has_functions: false };
-            mappings.push((self.mapping(p, &nothing), 0));
+        // Of mappings that are the same binary the first one used gives the name, and the first of all is the program.
+        let mut mappings = vec![None; p.mappings.len().max(1)];
+        if self.out.mappings.is_empty() {
+            self.mapping(p, 0, &mut mappings);
         }
-        let unmapped = p.mappings.is_empty().then_some(0);
-        let locations: Vec<u32> = p
-            .locations
-            .iter()
-            .map(|location| {
-                let mapping = location.mapping.or(unmapped).and_then(|m| mappings.get(m as usize)).copied();
-                self.location(p, location, mapping, &functions)
-            })
-            .collect();
+        let mut locations = vec![None; p.locations.len()];
         for sample in p.samples() {
             let Some(values) = scaled(source, sample.values, ratios) else { continue };
-            let key = SampleKey {
-                locations: sample.locations.iter().filter_map(|l| locations.get(*l as usize)).copied().collect(),
-                labels: self.labels(p, sample.labels),
-            };
+            let mut stack = Vec::with_capacity(sample.locations.len());
+            for index in sample.locations {
+                let (Some(known), Some(location)) = (locations.get_mut(*index as usize), p.locations.get(*index as usize)) else {
+                    continue;
+                };
+                stack.push(*known.get_or_insert_with(|| self.location(p, location, &mut mappings, &functions)));
+            }
+            let key = SampleKey { locations: stack, labels: self.labels(p, sample.labels) };
             match self.samples.get(&key) {
                 Some(index) => {
                     for (sum, value) in self.values.iter_mut().skip(*index).take(1).flatten().zip(&values) {
@@ -197,19 +192,30 @@ impl Merger {
         })
     }
 
-    fn mapping(&mut self, p: &Profile, m: &Mapping) -> u32 {
-        let mapping = Mapping { file: self.str(p, m.file), build_id: self.str(p, m.build_id), ..m.clone() };
-        const PAGE: u64 = 0x1000;
-        let size = m.limit.wrapping_sub(m.start).wrapping_add(PAGE - 1) & !(PAGE - 1);
-        let name = if mapping.build_id == Str(0) { mapping.file } else { mapping.build_id };
-        let mappings = &mut self.out.mappings;
-        *self.mappings.entry((size, m.offset, name)).or_insert_with(|| {
-            mappings.push(mapping);
-            mappings.len() as u32 - 1
-        })
+    /// The merged index and the source's start of a mapping; `known` are those already merged. A profile without mappings has one that
+    /// says nothing, as in pprof.
+    fn mapping(&mut self, p: &Profile, index: usize, known: &mut [Option<(u32, u64)>]) -> Option<(u32, u64)> {
+        let slot = known.get_mut(index)?;
+        if slot.is_none() {
+            let nothing = Mapping { start: 0, limit: 0, offset: 0, file: Str(0), build_id: Str(0), has_functions: false };
+            let m = p.mappings.get(index).unwrap_or(&nothing);
+            let mapping = Mapping { file: self.str(p, m.file), build_id: self.str(p, m.build_id), ..m.clone() };
+            const PAGE: u64 = 0x1000;
+            let size = m.limit.wrapping_sub(m.start).wrapping_add(PAGE - 1) & !(PAGE - 1);
+            let name = if mapping.build_id == Str(0) { mapping.file } else { mapping.build_id };
+            let mappings = &mut self.out.mappings;
+            let merged = *self.mappings.entry((size, m.offset, name)).or_insert_with(|| {
+                mappings.push(mapping);
+                mappings.len() as u32 - 1
+            });
+            *slot = Some((merged, m.start));
+        }
+        *slot
     }
 
-    fn location(&mut self, p: &Profile, location: &Location, mapping: Option<(u32, u64)>, functions: &[u32]) -> u32 {
+    fn location(&mut self, p: &Profile, location: &Location, mappings: &mut [Option<(u32, u64)>], functions: &[u32]) -> u32 {
+        let index = location.mapping.map(|m| m as usize).or(p.mappings.is_empty().then_some(0));
+        let mapping = index.and_then(|index| self.mapping(p, index, mappings));
         let lines =
             || p.lines(location).iter().map(|line| Line { function: functions.get(line.function as usize).copied().unwrap_or(0), ..*line });
         let key = LocationKey {
@@ -256,11 +262,15 @@ impl Merger {
     }
 }
 
-/// The sample's values in the common types and units; `None` where scaling leaves nothing, as pprof has it.
+/// The sample's values in the common types and units; `None` where nothing is left: as in pprof, of what was
+/// rescaled, if anything was.
 fn scaled(source: &Source<'_>, values: &[i64], ratios: &[f64]) -> Option<Vec<i64>> {
     let times = |value: i64, factor: f64| if factor == 1.0 { value } else { (value as f64 * factor).round() as i64 };
     let signed = source.indexes.iter().map(|i| times(values.get(*i).copied().unwrap_or(0), source.sign));
     let scaled: Vec<i64> = signed.zip(ratios).map(|(value, ratio)| times(value, *ratio)).collect();
+    if scaled.iter().all(|value| *value == 0) {
+        return None;
+    }
     let mut rescaled = scaled.iter().zip(ratios).filter(|(_, ratio)| **ratio != 1.0).map(|(value, _)| *value).peekable();
     match rescaled.peek() {
         Some(_) => rescaled.any(|value| value != 0).then_some(scaled),

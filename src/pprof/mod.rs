@@ -1,9 +1,9 @@
 //! What Go's profiles say: bytes in, values out.
 //!
-//! | module | reads | gives |
+//! | | reads | gives |
 //! | --- | --- | --- |
 //! | [`quick`] | a profile, streamed | is it whole, and the sum of its first value; constant memory |
-//! | [`decode`] | a profile in memory | [`decode::Profile`]: samples, locations, functions, labels |
+//! | [`Profile::parse`] | a profile in memory | samples, locations, functions, labels |
 //! | [`top`] | a `Profile`, perhaps a base | the table that `go tool pprof -top` prints; growth since the base |
 //! | [`goroutine`] | the text of `goroutine?debug=1` and `debug=2` | goroutines grouped by identical stack |
 //! | [`memstats`] | the text of `heap?debug=1` | the runtime's own exact numbers |
@@ -12,7 +12,7 @@
 //! and writing of profiles. Everything read comes from outside: sizes and counts are bounded by [`Limits`],
 //! and no input makes this code panic.
 
-pub mod decode;
+mod decode;
 mod error;
 mod frames;
 pub mod goroutine;
@@ -21,6 +21,7 @@ mod inflate;
 mod measure;
 pub mod memstats;
 mod merge;
+mod profile;
 pub mod quick;
 #[cfg(test)]
 mod testing;
@@ -29,13 +30,14 @@ mod wire;
 mod zone;
 
 pub use error::DecodeError;
+pub use profile::{Function, Label, LabelValue, Line, Location, Mapping, Profile, Sample, Str, ValueType};
 pub use zone::Zone;
 
 /// Bounds on one profile. The defaults are far above what the Go runtime writes and keep a hostile body
 /// from using the memory of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes after decompression; at most 4 GiB is ever accepted by [`decode::Profile::parse`].
+    /// Bytes after decompression; at most 4 GiB is ever accepted by [`Profile::parse`].
     pub inflated_bytes: u64,
     pub strings: usize,
     pub mappings: usize,

@@ -2,7 +2,7 @@
 //! so that a capture can ask while the profile may be larger than memtrap itself.
 //!
 //! It checks the gzip trailer, the structure of every message, the string indexes and the number of values per sample.
-//! It does not check that ids of locations, functions and mappings exist: [`Profile::parse`](super::decode::Profile::parse) does.
+//! It does not check that ids of locations, functions and mappings exist: [`Profile::parse`](super::Profile::parse) does.
 
 use std::io::Read;
 

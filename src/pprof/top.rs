@@ -7,12 +7,12 @@ use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::fmt::Write as _;
 
-use super::decode::Profile;
 use super::error::harmless;
 use super::frames::Frames;
 use super::graph::{Graph, base_name, object_name};
 use super::measure::{AUTO, label, percentage, scale};
 use super::merge::subtract;
+use super::profile::Profile;
 use super::zone::Zone;
 
 pub use super::graph::Inline;
