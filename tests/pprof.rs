@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::LazyLock;
 
-use memtrap::pprof::{Limits, Profile, Zone, goroutine, memstats, quick, top};
+use memtrap::pprof::{Limits, Profile, Zone, goroutine, quick, top};
 use proptest::prelude::*;
 
 fn corpus(name: &str) -> Vec<u8> {
@@ -46,22 +46,6 @@ fn a_dump_tells_states_creators_and_gaps() {
         assert!(of("main.deep")[0].elided.is_some());
         let leaked: u64 = dump.groups.iter().map(|g| g.leaked).sum();
         assert_eq!(leaked > 100, release == "go1.27", "only Go 1.27 has looked for leaks: {leaked}");
-    }
-}
-
-#[test]
-fn the_runtimes_own_numbers_are_read() {
-    for release in RELEASES {
-        let stats = memstats::parse(&corpus(&format!("{release}/heap_debug1.txt"))[..]).unwrap();
-        let heap = stats.heap_inuse.unwrap() + stats.heap_idle.unwrap();
-        assert_eq!(Some(heap), stats.heap_sys, "{release}");
-        assert!(stats.heap_released <= stats.heap_idle && stats.stack_inuse <= stats.stack_sys);
-        let sums = [stats.heap_sys, stats.stack_sys, stats.mspan_sys, stats.mcache_sys, stats.buck_hash_sys, stats.gc_sys, stats.other_sys];
-        assert_eq!(sums.into_iter().sum::<Option<u64>>(), stats.sys, "{release}");
-        assert_eq!((stats.pause_ns.len(), stats.mallocs > stats.frees, stats.heap_alloc == stats.alloc), (256, true, true));
-        assert!(stats.gc_cpu_fraction.unwrap() < 1.0 && stats.max_rss > Some(1 << 20) && stats.num_gc > stats.num_forced_gc);
-        assert!(stats.mspan_inuse.is_some() && stats.mcache_inuse.is_some() && stats.next_gc.is_some() && stats.last_gc.is_some());
-        assert!(stats.heap_objects.is_some() && stats.total_alloc > stats.heap_alloc);
     }
 }
 
@@ -128,7 +112,7 @@ fn read_texts(text: &[u8]) {
         assert_eq!(dump.total, grouped);
         dump.groups.iter().for_each(|g| assert!(dump.stack(g).len() <= 256));
     }
-    memstats::parse(text).ok();
+    memtrap::anatomy::memstats::parse(text).ok();
 }
 
 fn flips() -> impl Strategy<Value = Vec<(prop::sample::Index, u8)>> {

@@ -4,6 +4,7 @@
 //! process of its own, because profiles come from outside and memory that a big one took is not given back by every allocator. Not
 //! here: what the numbers mean (`anatomy`, `verdict`), how they are shown (`report`).
 
+mod goroutines;
 mod profiles;
 
 use std::fs::File;
@@ -16,7 +17,7 @@ use crate::anatomy::{self, Anatomy, Evidence, memstats, smaps};
 use crate::bundle::{FileEntry, Manifest};
 use crate::capture::{End, kernel::ProcessFacts};
 use crate::error::chain;
-use crate::pprof::Profile;
+use crate::pprof::{Profile, goroutine};
 use crate::units::ByteSize;
 use crate::verdict::{self, Ending, Facts, Gogc, Goroutines, TopLine, Verdict};
 
@@ -79,11 +80,13 @@ pub fn of_directory(dir: &Path, shown: &Path, base: Option<&Path>, manifest: Opt
     let baseline = Baseline::read(&mut healthy, base.is_some());
     let (base_heap, base_goroutines) = (healthy.profile("heap.pb.gz"), healthy.profile("goroutine.pb.gz"));
 
+    let dump = files.goroutines("goroutine.txt");
     let goroutines = files.profile("goroutine.pb.gz").map(|p| Goroutines {
         total: profiles::first_total(&p),
         baseline_total: base_goroutines.as_ref().map(profiles::first_total),
         leaked: files.profile("goroutineleak.pb.gz").as_ref().map(profiles::first_total),
-        groups: profiles::groups(&p),
+        // states and waits are in the text only
+        groups: dump.as_ref().map(goroutines::groups).filter(|g| !g.is_empty()).unwrap_or_else(|| profiles::groups(&p)),
     });
     // what counts allocations is as of the last collection: the forced one, where there was one
     let allocs = if heap_gc.is_none() { files.profile("allocs.pb.gz") } else { None };
@@ -221,6 +224,11 @@ impl Files {
             file.read_to_end(&mut bytes).map_err(|e| e.to_string())?;
             Profile::parse(&bytes, &crate::pprof::Limits::default()).map_err(|e| chain(&e))
         })
+    }
+
+    fn goroutines(&mut self, name: &str) -> Option<goroutine::Dump> {
+        let limits = goroutine::Limits::default();
+        self.parse(name, MAX_FILE, |file| goroutine::parse(BufReader::new(file), &limits).map_err(|e| chain(&e)))
     }
 
     fn json<T: serde::de::DeserializeOwned>(&mut self, name: &str) -> Option<T> {

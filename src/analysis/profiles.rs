@@ -7,8 +7,8 @@ use crate::pprof::top::{self, Options, Table};
 use crate::verdict::{Allocs, Group, HeapProfile, SMALL_OBJECT, TopFunction, TopLine};
 
 /// Groups of goroutines that are kept, and frames of each.
-const MAX_GROUPS: usize = 50;
-const MAX_FRAMES: usize = 64;
+pub const MAX_GROUPS: usize = 50;
+pub const MAX_FRAMES: usize = 64;
 
 /// The sum of one sample type; `None` if the profile has no such type.
 pub fn total(profile: &Profile, sample_type: &str) -> Option<u64> {

@@ -22,7 +22,6 @@ mod endpoint;
 mod fetch;
 pub mod kernel;
 mod plan;
-mod quick;
 mod reach;
 mod run;
 mod sink;

@@ -15,9 +15,10 @@ use super::reach::Reach;
 use super::sink::Body;
 use super::taken::{Ending, Taken};
 use super::watch::{Ended, Watch};
-use super::{Env, Progress, Request, discover, endpoint, quick};
+use super::{Env, Progress, Request, discover, endpoint};
 use crate::bundle::{Note, Partial};
 use crate::clock::Mono;
+use crate::pprof::{self, quick};
 use crate::target::ProcError;
 use crate::units::ByteSize;
 
@@ -206,7 +207,7 @@ impl<'a> Runner<'a> {
         }
         let (files, file) = (self.partial.files(), step.file.clone());
         if step.name == "goroutine" {
-            let total = spawn_blocking(move || Some(quick::scan(files.read(&file).ok()?).ok()?.total));
+            let total = spawn_blocking(move || quick::total(files.read(&file).ok()?, &pprof::Limits::default()).ok()?.try_into().ok());
             self.goroutines = total.await.ok().flatten();
         } else if step.name == "cmdline"
             && let Some(id) = self.request.instance

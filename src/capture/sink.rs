@@ -2,8 +2,8 @@
 
 use std::io::{self, Read, Write};
 
-use super::quick;
 use crate::bundle::{BundleFile, Files, MAX_REJECTED, Sum};
+use crate::pprof::{self, quick};
 
 const MEMSTATS: &[u8] = b"# runtime.MemStats";
 /// The part itself is some 6 kB.
@@ -117,7 +117,8 @@ pub(super) fn judge(files: &Files, name: &str, body: Body) -> Result<(), String>
     match body {
         _ if html => refused("an HTML or XML page"),
         Body::Profile => {
-            quick::scan(files.read(name).map_err(unreadable)?).map(|_| ()).map_err(|e| format!("the answer is no complete profile: {e}"))
+            let checked = quick::check(files.read(name).map_err(unreadable)?, &pprof::Limits::default());
+            checked.map(|_| ()).map_err(|e| format!("the answer is no complete profile: {e}"))
         }
         Body::MemStats if !head.starts_with(MEMSTATS) => refused("no heap profile in text form with its runtime.MemStats"),
         Body::GoroutineText if !head.starts_with(b"goroutine ") => refused("no text of goroutine stacks"),

@@ -6,7 +6,6 @@
 //! | [`Profile::parse`] | a profile in memory | samples, locations, functions, labels |
 //! | [`top`] | a `Profile`, perhaps a base | the table that `go tool pprof -top` prints; growth since the base |
 //! | [`goroutine`] | the text of `goroutine?debug=1` and `debug=2` | goroutines grouped by identical stack |
-//! | [`memstats`] | the text of `heap?debug=1` | the runtime's own exact numbers |
 //!
 //! Deliberately not here: fetching, files, threads, clocks, symbolization of profiles that carry no names,
 //! and writing of profiles. Everything read comes from outside: sizes and counts are bounded by [`Limits`],
@@ -19,7 +18,6 @@ pub mod goroutine;
 mod graph;
 mod inflate;
 mod measure;
-pub mod memstats;
 mod merge;
 mod profile;
 pub mod quick;

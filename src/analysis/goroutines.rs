@@ -1,0 +1,78 @@
+//! What a verdict wants of a goroutine dump: groups of identical stacks, with their states and waits.
+
+use std::collections::BTreeMap;
+
+use super::profiles::{MAX_FRAMES, MAX_GROUPS};
+use crate::pprof::goroutine::Dump;
+use crate::verdict::Group;
+
+/// By identical stack of functions, the largest first. Empty for a dump that does not tell states (`debug=1`).
+pub fn groups(dump: &Dump) -> Vec<Group> {
+    if dump.groups.iter().all(|g| g.states.is_empty()) {
+        return Vec::new();
+    }
+    // different lines of one function are one stack of functions
+    let mut named: BTreeMap<Vec<&str>, Merged> = BTreeMap::new();
+    for group in &dump.groups {
+        let stack = dump.stack(group).take(MAX_FRAMES).map(|frame| frame.function.as_str()).collect();
+        let merged = named.entry(stack).or_default();
+        merged.count += group.count;
+        merged.longest_minutes = merged.longest_minutes.max(group.longest_wait);
+        for (state, count) in &group.states {
+            *merged.states.entry(state).or_default() += count;
+        }
+    }
+    let mut groups: Vec<(Vec<&str>, Merged)> = named.into_iter().collect();
+    groups.sort_by_key(|(_, merged)| std::cmp::Reverse(merged.count));
+    groups.truncate(MAX_GROUPS);
+    groups.into_iter().map(|(stack, merged)| merged.group(stack)).collect()
+}
+
+#[derive(Default)]
+struct Merged<'a> {
+    count: u64,
+    longest_minutes: Option<u64>,
+    states: BTreeMap<&'a str, u64>,
+}
+
+impl Merged<'_> {
+    fn group(self, stack: Vec<&str>) -> Group {
+        let most = self.states.into_iter().max_by_key(|(_, count)| *count);
+        Group {
+            count: self.count,
+            state: most.map(|(state, _)| state.to_owned()),
+            longest_wait_seconds: self.longest_minutes.map(|minutes| minutes.saturating_mul(60)),
+            stack: stack.into_iter().map(str::to_owned).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pprof::goroutine::{Limits, parse};
+
+    fn dump(text: &str) -> Dump {
+        parse(text.as_bytes(), &Limits::default()).unwrap()
+    }
+
+    #[test]
+    fn groups_have_the_state_of_most_and_the_longest_wait() {
+        let one = |id: u32, state: &str| {
+            format!(
+                "goroutine {id} [{state}]:\nmain.wait(0xc0)\n\t/x/main.go:{id} +0x1\ncreated by main.main in goroutine 1\n\t/x/main.go:3 +0x1\n\n"
+            )
+        };
+        let text = [one(5, "chan receive, 7 minutes"), one(6, "chan receive, 9 minutes"), one(7, "select")].concat();
+        let groups = groups(&dump(&text));
+        assert_eq!(groups.len(), 1, "{groups:?}");
+        let g = &groups[0];
+        assert_eq!((g.count, g.state.as_deref(), g.longest_wait_seconds), (3, Some("chan receive"), Some(540)));
+        assert_eq!(g.stack, ["main.wait"]);
+    }
+
+    #[test]
+    fn a_dump_without_states_gives_no_groups() {
+        assert!(groups(&dump("goroutine profile: total 1\n1 @ 0x1 0x2\n#\t0x1\tmain.wait+0x1\t/x/main.go:1\n\n")).is_empty());
+    }
+}
