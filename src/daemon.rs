@@ -10,6 +10,7 @@
 //! [`run`] is the daemon: an [`Engine`], signals and the service manager. `watch` and `demo` drive the same engine in the
 //! foreground.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinError, JoinSet};
 
 use crate::bundle;
 use crate::capture::{self, Progress};
@@ -75,7 +76,8 @@ pub enum Event {
 pub struct Engine {
     handles: Handles,
     watcher: Option<JoinHandle<()>>,
-    captures: JoinSet<Ended>,
+    captures: JoinSet<Result<capture::Captured, String>>,
+    running: HashMap<Id, Job>,
     saver: Option<tokio::task::JoinHandle<()>>,
     env: Arc<capture::Env>,
     retention: config::Retention,
@@ -86,12 +88,6 @@ pub struct Engine {
     baseline_turn: Arc<Semaphore>,
     stop: watch::Sender<bool>,
     progress: (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>),
-}
-
-#[derive(Debug)]
-struct Ended {
-    job: Job,
-    result: Result<capture::Captured, String>,
 }
 
 impl Engine {
@@ -125,6 +121,7 @@ impl Engine {
             handles,
             watcher: Some(thread),
             captures: JoinSet::new(),
+            running: HashMap::new(),
             saver,
             env: Arc::new(env),
             retention: config.retention.clone(),
@@ -157,7 +154,11 @@ impl Engine {
             tokio::select! {
                 biased;
                 Some(event) = self.progress.1.recv() => return event,
-                Some(ended) = self.captures.join_next(), if !self.captures.is_empty() => return self.ended(ended),
+                Some(ended) = self.captures.join_next_with_id(), if !self.captures.is_empty() => {
+                    if let Some(event) = self.ended(ended) {
+                        return event;
+                    }
+                }
                 task = self.handles.tasks.recv() => match task {
                     Some(Task::Capture(job)) => {
                         self.begin(*job.clone());
@@ -188,27 +189,24 @@ impl Engine {
         tracing::info!(target_name = %job.target.name, pid = job.instance.pid, incident = job.incident, reason = job.fired.reason, "capture starts");
         let (env, stop, events) = (self.env.clone(), self.stop.subscribe(), self.progress.0.clone());
         let (min_free, baselines) = (self.retention.min_free_disk, self.baselines.clone());
-        self.captures.spawn(async move {
-            let target = job.target.name.clone();
+        let (target, request) = (job.target.name.clone(), request(&job, &env, min_free, baselines));
+        // a task of its own, so that a panic ends this capture and nothing else
+        let task = self.captures.spawn(async move {
             let mut progress = move |progress| {
                 // the engine outlives its captures, except while it is dropped
                 let _ = events.send(Event::Progress { target: target.clone(), progress });
             };
-            let request = request(&job, &env, min_free, baselines);
-            // a task of its own, so that a panic ends this capture and nothing else
-            let result = capture::run(request, &env, stop, &mut progress).await.map_err(|e| chain(&e));
-            Ended { job, result }
+            capture::run(request, &env, stop, &mut progress).await.map_err(|e| chain(&e))
         });
+        self.running.insert(task.id(), job);
     }
 
-    fn ended(&mut self, ended: Result<Ended, tokio::task::JoinError>) -> Event {
-        let Ended { job, result } = match ended {
-            Ok(ended) => ended,
-            Err(error) => {
-                tracing::error!(%error, "a capture crashed; this is a bug in memtrap");
-                return Event::WatcherGone;
-            }
+    fn ended(&mut self, ended: Result<(Id, Result<capture::Captured, String>), JoinError>) -> Option<Event> {
+        let (id, result) = match ended {
+            Ok((id, result)) => (id, result),
+            Err(error) => (error.id(), Err(format!("the capture crashed, which is a bug in memtrap: {error}"))),
         };
+        let job = self.running.remove(&id)?;
         let target = job.target.name.clone();
         let outcome = match &result {
             // of a process that is gone there will never be more than its RSS series
@@ -228,7 +226,7 @@ impl Engine {
         let bundle = result.as_ref().ok().map(|done| done.id.clone());
         let done = JobDone { target: target.clone(), slot: job.slot, admitted: job.admitted, result: outcome, bundle };
         self.tell(Command::Done(done));
-        Event::CaptureEnded { target, result }
+        Some(Event::CaptureEnded { target, result })
     }
 
     fn tell(&self, command: Command) {
@@ -254,7 +252,7 @@ impl Engine {
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
         let drain = async {
-            while let Some(ended) = self.captures.join_next().await {
+            while let Some(ended) = self.captures.join_next_with_id().await {
                 self.ended(ended);
             }
         };

@@ -482,7 +482,7 @@ impl Seat {
         }
     }
 
-    /// Logs a change of state; true if there was one.
+    /// Logs a change of state; true if it concerns what outlives memtrap.
     fn log_change(&mut self, target: &str, slot: &Slot, now: Mono) -> bool {
         let state = slot.state(now);
         if self.logged == Some(state) {
@@ -492,11 +492,15 @@ impl Seat {
         let reason = slot.reason(&self.levels, now);
         match state {
             State::Blind | State::Throttled => tracing::warn!(target_name = target, pid, state = state_name, reason, "state"),
-            State::Warming | State::Armed => tracing::debug!(target_name = target, pid, state = state_name, reason, "state"),
+            // a process that jitters at its threshold must not fill the log
+            State::Warming | State::Armed | State::Pending => {
+                tracing::debug!(target_name = target, pid, state = state_name, reason, "state")
+            }
             _ => tracing::info!(target_name = target, pid, state = state_name, reason, "state"),
         }
-        self.logged = Some(state);
-        true
+        let lasts = |state| matches!(state, State::Capturing | State::Open | State::Cooldown);
+        let before = self.logged.replace(state);
+        lasts(state) || before.is_some_and(lasts)
     }
 }
 
