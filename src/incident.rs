@@ -1,7 +1,7 @@
-//! One incident, one bundle: the state machine of a watched instance, and the budget that all share.
+//! One incident, one bundle: the state machine of a watched instance.
 //!
 //! Pure. A [`Slot`] is the place that one instance of a target sits in; a process that takes over from a dead one takes over its
-//! slot, so that a crash loop stays one cooldown. The shell feeds it readings and outcomes, asks the [`Budget`], and does what
+//! slot, so that a crash loop stays one cooldown. The shell feeds it readings and outcomes, asks the [`Budget`](crate::budget::Budget), and does what
 //! the [`Order`]s say.
 //!
 //! ```text
@@ -18,7 +18,6 @@
 //! The cooldown is counted from the firing and belongs to the slot, not to the process. `blind` (RSS unreadable) can overlay any
 //! state but capturing.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -399,64 +398,6 @@ pub struct SavedSlot {
     pub incident: Option<Incident>,
     pub capturing: bool,
     pub cooldown_left: Option<Duration>,
-}
-
-/// What all targets together may do: captures at once, and in any sliding hour.
-#[derive(Clone, Debug)]
-pub struct Budget {
-    concurrent: usize,
-    per_hour: usize,
-    running: usize,
-    started: VecDeque<Mono>,
-}
-
-const HOUR: Duration = Duration::from_secs(3600);
-
-impl Budget {
-    pub fn new(concurrent: usize, per_hour: usize) -> Budget {
-        Budget { concurrent, per_hour, running: 0, started: VecDeque::new() }
-    }
-
-    /// Other bounds for what is counted already.
-    pub fn change(&mut self, concurrent: usize, per_hour: usize) {
-        (self.concurrent, self.per_hour) = (concurrent, per_hour);
-    }
-
-    /// Takes a place for a capture that starts now, or says why there is none.
-    pub fn admit(&mut self, now: Mono) -> Result<(), String> {
-        while self.started.front().is_some_and(|t| now.since(*t) >= HOUR) {
-            self.started.pop_front();
-        }
-        if self.running >= self.concurrent {
-            return Err(format!("{} captures are running, as many as max_concurrent_captures allows", self.running));
-        }
-        if self.started.len() >= self.per_hour {
-            let free = self.started.front().map_or(HOUR, |t| HOUR.saturating_sub(now.since(*t)));
-            let n = self.per_hour;
-            return Err(format!("{n} captures in the last hour, as many as max_captures_per_hour allows; next in {}", clock::human(free)));
-        }
-        self.running += 1;
-        self.started.push_back(now);
-        Ok(())
-    }
-
-    /// A capture that was admitted at `started` has ended; one that saved nothing is not counted.
-    pub fn finished(&mut self, started: Mono, saved: bool) {
-        self.running = self.running.saturating_sub(1);
-        if !saved && let Some(i) = self.started.iter().position(|t| *t == started) {
-            self.started.remove(i);
-        }
-    }
-
-    /// How long ago the counted captures started.
-    pub fn save(&self, now: Mono) -> Vec<Duration> {
-        self.started.iter().map(|t| now.since(*t)).filter(|d| *d < HOUR).collect()
-    }
-
-    pub fn restore(&mut self, ages: &[Duration], elapsed: Duration, now: Mono) {
-        // a saturated subtraction on a freshly booted host makes a capture look younger: the safe side
-        self.started = ages.iter().map(|age| *age + elapsed).filter(|age| *age < HOUR).map(|age| now - age).collect();
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The state machine by example, then by a hundred thousand random lives against an oracle that shares no code with it.
 
 use super::*;
+use crate::budget::Budget;
 use crate::config;
 use crate::trigger::Trigger;
 use crate::units::SizeOrPercent;
@@ -220,22 +221,6 @@ fn a_blind_spell_says_why_and_holds_nothing() {
     assert_eq!((s.state(), s.slot.reason(&s.levels, s.now)), (State::Blind, "permission denied".into()));
     assert_eq!(s.rss(150).bundles(), 0, "`for` starts anew");
     assert_eq!(s.for_seconds(3, 150).bundles(), 1);
-}
-
-#[test]
-fn the_hourly_budget_slides_and_refunds() {
-    let mut b = Budget::new(10, 2);
-    let t = Mono::from_secs;
-    b.admit(t(0)).unwrap();
-    b.admit(t(1800)).unwrap();
-    assert!(b.admit(t(3599)).unwrap_err().contains("next in 1s"));
-    b.admit(t(3600)).unwrap();
-    b.finished(t(3600), false);
-    b.admit(t(3601)).unwrap();
-    assert!(b.admit(t(3602)).is_err());
-    let mut after = Budget::new(10, 2);
-    after.restore(&b.save(t(3602)), Duration::from_secs(1000), t(10));
-    assert!(after.admit(t(10)).is_err(), "a restart does not refill it");
 }
 
 #[test]

@@ -13,7 +13,7 @@
 //!                      analysis: pprof, anatomy ──> verdict          (pure, in a process of its own)
 //! ```
 //!
-//! The core decides, the shell does. `series`, `trigger`, `incident`, `roster`, `pprof`, `anatomy`, `verdict` and `retention::plan` are pure: no tokio, no filesystem, no
+//! The core decides, the shell does. `series`, `trigger`, `incident`, `roster`, `budget`, `pprof`, `anatomy`, `verdict` and `retention::plan` are pure: no tokio, no filesystem, no
 //! reading of a clock; `now` is an argument. The `mod` lines below stand in the order of the flow.
 //!
 //! | room | one purpose |
@@ -23,7 +23,7 @@
 //! | [`target`] | selectors to processes; their limits, sockets, cgroups, Go build; reads /proc below a root that tests replace |
 //! | [`poll`] | the one loop: reads RSS when it is due, asks the rules, orders captures; a thread of its own that never waits for a disk |
 //! | [`series`], [`trigger`] | readings to "did a rule fire, and why not" |
-//! | [`incident`], [`roster`] | one incident, one bundle; who inherits whose cooldown; the budget of all |
+//! | [`incident`], [`roster`], [`budget`] | one incident, one bundle; who inherits whose cooldown; what all captures share |
 //! | [`state`] | what of that outlives memtrap |
 //! | [`capture`] | the plan as a list of steps with recorded outcomes; HTTP; kernel evidence |
 //! | [`bundle`] | the only writer of bundle paths: partial, manifest, rename |
@@ -49,6 +49,7 @@ pub mod series;
 pub mod trigger;
 pub mod incident;
 pub mod roster;
+pub mod budget;
 pub mod state;
 pub mod capture;
 pub mod bundle;

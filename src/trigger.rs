@@ -56,6 +56,22 @@ pub struct Fired {
     pub reason: String,
 }
 
+impl Fired {
+    /// Asked for by a person or by memtrap itself, not by a rule.
+    pub fn manual(rss_bytes: u64, limit_bytes: Option<u64>, reason: String) -> Fired {
+        Fired {
+            trigger: Trigger::Manual,
+            rss_bytes,
+            level_bytes: rss_bytes,
+            limit_bytes,
+            slope_bytes_per_second: None,
+            window_seconds: None,
+            eta_seconds: None,
+            reason,
+        }
+    }
+}
+
 /// One stage of `threshold` in bytes, with the words of the configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stage {

@@ -1,7 +1,7 @@
 //! `/proc/PID/smaps` and `smaps_rollup`: how much of what is resident.
 //!
 //! One pass, sums only: a process may have a hundred thousand mappings. Which of them are Go's arenas is decided in
-//! [`arenas`](super::arenas), because where the kernel names none it takes the whole picture.
+//! `arenas`, because where the kernel names none it takes the whole picture.
 
 use std::io::{self, BufRead};
 

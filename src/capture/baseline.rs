@@ -14,7 +14,7 @@ use crate::bundle::{self, Bundle, Partial};
 use crate::clock;
 use crate::config;
 use crate::target::{InstanceId, ProcFs};
-use crate::trigger::{Fired, Trigger};
+use crate::trigger::Fired;
 use crate::units::ByteSize;
 
 /// The steps of a baseline, as the plan names them.
@@ -43,16 +43,7 @@ pub async fn take(
         scope: Scope::Baseline,
         instance: Some(instance),
         instance_label: format!("pid {}", instance.pid),
-        fired: Fired {
-            trigger: Trigger::Manual,
-            rss_bytes: rss,
-            level_bytes: rss,
-            limit_bytes: None,
-            slope_bytes_per_second: None,
-            window_seconds: None,
-            eta_seconds: None,
-            reason: format!("a baseline, taken while healthy at RSS {}", ByteSize(rss)),
-        },
+        fired: Fired::manual(rss, None, format!("a baseline, taken while healthy at RSS {}", ByteSize(rss))),
         target,
         started,
         timeline: Arc::default(),

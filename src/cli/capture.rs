@@ -13,7 +13,7 @@ use crate::clock::{self, Mono};
 use crate::poll::{Reading, Statm};
 use crate::series::Sample;
 use crate::target::{ProcFs, limit};
-use crate::trigger::{Fired, Trigger};
+use crate::trigger::Fired;
 use crate::units::ByteSize;
 
 #[derive(Debug, clap::Args)]
@@ -44,16 +44,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         target: Arc::new(target),
         instance: Some(instance),
         instance_label: format!("pid {}", instance.pid),
-        fired: Fired {
-            trigger: Trigger::Manual,
-            rss_bytes: rss,
-            level_bytes: rss,
-            limit_bytes: limit.map(|l| l.bytes),
-            slope_bytes_per_second: None,
-            window_seconds: None,
-            eta_seconds: None,
-            reason: format!("asked for at the command line, at RSS {}", ByteSize(rss)),
-        },
+        fired: Fired::manual(rss, limit.map(|l| l.bytes), format!("asked for at the command line, at RSS {}", ByteSize(rss))),
         started: clock::wall_now(),
         timeline: Arc::new(Mutex::new(vec![Sample { at: Mono::now(), rss }])),
         oom: None,

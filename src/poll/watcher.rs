@@ -1,97 +1,29 @@
 //! The one loop.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
-use super::{InstanceStatus, Reading, Statm};
+use super::task::{Baseline, Command, Handles, JobDone, Task};
+use super::watched::{Dispatch, LIMIT_REFRESH, Watched, lock};
+use super::{InstanceStatus, Reading};
+use crate::budget::Budget;
 use crate::clock::{self, Mono};
-use crate::config::{self, Config};
-use crate::error::chain;
-use crate::incident::{Budget, Captured, Incident, Order, SavedSlot, Slot, State};
+use crate::config::Config;
+use crate::incident::{Captured, SavedSlot, Slot, State};
 use crate::roster::{Roster, SlotNumber};
 use crate::series::Sample;
 use crate::state::Saved;
-use crate::target::cgroup::{CgroupRef, Mounts};
-use crate::target::limit::OomCounter;
-use crate::target::{InstanceId, Limit, ProcFs, limit};
-use crate::trigger::{Fired, Levels, time_to};
-use crate::units::ByteSize;
+use crate::target::ProcFs;
+use crate::target::cgroup::Mounts;
 
 /// Looking for processes: soon while a target waits for one, rarely while all have theirs.
 const RESCAN_WAITING: Duration = Duration::from_secs(2);
 const RESCAN_SETTLED: Duration = Duration::from_secs(10);
 /// After a process has ended, its successor is looked for at once, but never more often than this.
 const RESCAN_FLOOR: Duration = Duration::from_millis(200);
-/// Limits are changed by people and orchestrators while a process runs.
-const LIMIT_REFRESH: Duration = Duration::from_secs(30);
-
-/// Samples before and during a capture; the watcher appends while the capture runs.
-pub type Timeline = Arc<Mutex<Vec<Sample>>>;
-
-/// Something to be done elsewhere.
-#[derive(Clone, Debug)]
-pub enum Task {
-    Capture(Box<Job>),
-    Baseline(Baseline),
-}
-
-/// A light capture of a healthy instance, to compare an incident with.
-#[derive(Clone, Debug)]
-pub struct Baseline {
-    pub target: Arc<config::Target>,
-    pub instance: InstanceId,
-    pub rss: u64,
-}
-
-/// A capture to be made, admitted by the budget.
-#[derive(Clone, Debug)]
-pub struct Job {
-    pub target: Arc<config::Target>,
-    pub slot: SlotNumber,
-    pub admitted: Mono,
-    pub incident: String,
-    pub part: u32,
-    pub fired: Fired,
-    pub instance: InstanceId,
-    pub limit: Option<Limit>,
-    /// Kills by the kernel in the process's cgroup, as counted when it was first seen.
-    pub oom: Option<OomCounter>,
-    pub timeline: Timeline,
-}
-
-/// How a job ended.
-#[derive(Clone, Debug)]
-pub struct JobDone {
-    pub target: String,
-    pub slot: SlotNumber,
-    pub admitted: Mono,
-    pub result: Captured,
-    /// The bundle's id, if there is one.
-    pub bundle: Option<String>,
-}
-
-/// What the rest of the program tells the watcher.
-#[derive(Debug)]
-pub enum Command {
-    Done(JobDone),
-    /// A new, valid configuration. Targets are told apart by name; those that remain keep series, incidents and cooldowns.
-    Reload(Box<Config>),
-    Status(oneshot::Sender<Vec<InstanceStatus>>),
-    Stop,
-}
-
-/// The watcher's ends of the channels to the rest of the program.
-#[derive(Debug)]
-pub struct Handles {
-    pub commands: Sender<Command>,
-    pub tasks: mpsc::UnboundedReceiver<Task>,
-    /// The newest state worth storing.
-    pub state: watch::Receiver<Option<Saved>>,
-}
 
 /// What earlier runs left.
 #[derive(Debug, Default)]
@@ -123,33 +55,6 @@ pub struct Watcher {
     rescan_at: Mono,
     scanned_at: Mono,
     changed: bool,
-}
-
-struct Watched {
-    config: Arc<config::Target>,
-    roster: Roster,
-    seats: BTreeMap<SlotNumber, Seat>,
-    due: Mono,
-    /// Why no, or not every, process was found.
-    problem: Option<String>,
-    /// Rules without a limit, for slots that nobody sits in.
-    empty: Levels,
-}
-
-/// A live process in a slot.
-struct Seat {
-    id: InstanceId,
-    statm: Statm,
-    born: Mono,
-    levels: Levels,
-    limit: Option<Limit>,
-    limit_read: Mono,
-    oom: Option<OomCounter>,
-    /// When the next baseline is due, if the instance is healthy then.
-    baseline_due: Mono,
-    timeline: Option<Timeline>,
-    last_bundle: Option<String>,
-    logged: Option<State>,
 }
 
 impl Watcher {
@@ -379,179 +284,10 @@ impl Watcher {
     }
 }
 
-impl Watched {
-    fn new(config: config::Target, roster: Roster) -> Watched {
-        let empty = Levels::resolve(&config.rules, config.interval, None);
-        Watched { config: Arc::new(config), roster, seats: BTreeMap::new(), due: Mono::default(), problem: None, empty }
-    }
-
-    fn reconfigured(mut self, config: config::Target) -> Watched {
-        if *self.config == config {
-            return self;
-        }
-        self.empty = Levels::resolve(&config.rules, config.interval, None);
-        for (number, slot) in self.roster.iter_mut() {
-            slot.change_rules(&config.rules, config.interval);
-            if let Some(seat) = self.seats.get_mut(&number) {
-                seat.levels = Levels::resolve(&config.rules, config.interval, seat.limit.as_ref().map(|l| l.bytes));
-            }
-        }
-        Watched { config: Arc::new(config), due: Mono::default(), ..self }
-    }
-
-    /// Seats the processes that have no seat yet; true if anything changed.
-    fn seat(&mut self, procfs: &ProcFs, mounts: &Mounts, found: &[InstanceId], now: Mono) -> bool {
-        let mut changed = false;
-        for (number, id) in self.roster.seat(found, now) {
-            if let Some(slot) = self.roster.get_mut(number) {
-                slot.arrive(id, &self.config.rules, self.config.interval);
-                changed = true;
-            }
-        }
-        for (number, slot) in self.roster.iter_mut() {
-            let Some(id) = slot.instance().filter(|_| !self.seats.contains_key(&number)) else { continue };
-            match Seat::new(procfs, mounts, id, &self.config, now) {
-                Ok(seat) => {
-                    let limit = seat.limit.as_ref().map_or("unknown".into(), |l| format!("{} ({})", ByteSize(l.bytes), l.source));
-                    tracing::info!(target_name = %self.config.name, pid = id.pid, limit, "watching process");
-                    self.seats.insert(number, seat);
-                    self.due = now;
-                    changed = true;
-                }
-                Err(why) => slot.blind(why),
-            }
-        }
-        changed
-    }
-
-    fn status(&self, number: SlotNumber, slot: &Slot, now: Mono) -> InstanceStatus {
-        let seat = self.seats.get(&number);
-        let rss = slot.series().and_then(|s| s.last()).map(|s| s.rss);
-        let limit = seat.and_then(|s| s.limit.as_ref());
-        let slope = slot.slope();
-        let left = limit.zip(rss).zip(slope).and_then(|((limit, rss), slope)| time_to(limit.bytes, rss, slope));
-        let mut reason = slot.reason(seat.map_or(&self.empty, |s| &s.levels), now);
-        if let (State::Waiting, Some(problem)) = (slot.state(now), &self.problem) {
-            reason = format!("{reason}: {problem}");
-        }
-        InstanceStatus {
-            target: self.config.name.clone(),
-            pid: slot.instance().map(|id| id.pid),
-            state: slot.state(now),
-            reason,
-            rss_bytes: rss,
-            limit_bytes: limit.map(|l| l.bytes),
-            limit_source: limit.map(|l| l.source.clone()),
-            slope_bytes_per_second: slope,
-            seconds_to_limit: left.map(|d| d.as_secs_f64()),
-            cooldown_seconds: slot.cooldown_until(now).map(|t| t.since(now).as_secs_f64()),
-            incident: slot.incident().map(|i: &Incident| i.id.clone()),
-            last_bundle: seat.and_then(|s| s.last_bundle.clone()),
-        }
-    }
-}
-
-impl Seat {
-    fn new(procfs: &ProcFs, mounts: &Mounts, id: InstanceId, config: &config::Target, now: Mono) -> Result<Seat, String> {
-        let file = procfs.statm_file(id).map_err(|e| chain(&e))?;
-        let age = procfs.age(id).map_err(|e| chain(&e))?;
-        let mut seat = Seat {
-            id,
-            statm: Statm::new(file),
-            born: now - age,
-            levels: Levels::resolve(&config.rules, config.interval, None),
-            limit: None,
-            limit_read: now,
-            oom: CgroupRef::of_with(procfs, mounts, id.pid).ok().flatten().map(OomCounter::new),
-            baseline_due: now - age + config.rules.warmup,
-            timeline: None,
-            last_bundle: None,
-            logged: None,
-        };
-        seat.read_limit(procfs, mounts, config, now);
-        Ok(seat)
-    }
-
-    fn read_limit(&mut self, procfs: &ProcFs, mounts: &Mounts, config: &config::Target, now: Mono) {
-        self.limit_read = now;
-        // a process that is just ending keeps the limit it had
-        let Ok(limit) = limit::effective_with(procfs, mounts, self.id.pid) else { return };
-        if self.limit.as_ref() != Some(&limit) {
-            self.levels = Levels::resolve(&config.rules, config.interval, Some(limit.bytes));
-            self.limit = Some(limit);
-        }
-    }
-
-    /// Logs a change of state; true if it concerns what outlives memtrap.
-    fn log_change(&mut self, target: &str, slot: &Slot, now: Mono) -> bool {
-        let state = slot.state(now);
-        if self.logged == Some(state) {
-            return false;
-        }
-        let (pid, state_name) = (self.id.pid, state.name());
-        let reason = slot.reason(&self.levels, now);
-        match state {
-            State::Blind | State::Throttled => tracing::warn!(target_name = target, pid, state = state_name, reason, "state"),
-            // a process that jitters at its threshold must not fill the log
-            State::Warming | State::Armed | State::Pending => {
-                tracing::debug!(target_name = target, pid, state = state_name, reason, "state")
-            }
-            _ => tracing::info!(target_name = target, pid, state = state_name, reason, "state"),
-        }
-        let lasts = |state| matches!(state, State::Capturing | State::Open | State::Cooldown);
-        let before = self.logged.replace(state);
-        lasts(state) || before.is_some_and(lasts)
-    }
-}
-
-/// Where orders go: past the budget, to whoever captures.
-struct Dispatch {
-    budget: Budget,
-    tasks: mpsc::UnboundedSender<Task>,
-}
-
-impl Dispatch {
-    fn hand_on(&self, task: Task) {
-        if self.tasks.send(task).is_err() {
-            tracing::error!("nobody takes captures any more");
-        }
-    }
-
-    fn carry_out(&mut self, target: &Arc<config::Target>, number: SlotNumber, slot: &mut Slot, seat: &mut Seat, order: Order, now: Mono) {
-        if let Err(why) = self.budget.admit(now) {
-            slot.refused(why);
-            return;
-        }
-        let stamp = clock::compact_utc(clock::wall_now());
-        let id = order.incident.clone().unwrap_or_else(|| format!("{}-{stamp}-{}", target.name, seat.id.pid));
-        slot.admitted(&order, id.clone(), &seat.levels, &target.rules, now);
-        let timeline: Timeline = Arc::new(Mutex::new(slot.series().map(|s| s.timeline()).unwrap_or_default()));
-        seat.timeline = Some(timeline.clone());
-        let job = Job {
-            target: target.clone(),
-            slot: number,
-            admitted: now,
-            incident: id,
-            part: order.part,
-            fired: order.fired,
-            instance: seat.id,
-            limit: seat.limit.clone(),
-            oom: seat.oom.clone(),
-            timeline,
-        };
-        self.hand_on(Task::Capture(Box::new(job)));
-    }
-}
-
 /// The next point at which everything with this interval is polled together.
 fn next_multiple(now: Mono, interval: Duration) -> Mono {
     let step = (interval.as_nanos() as u64).max(1);
     Mono::from_nanos((now.as_nanos() / step + 1).saturating_mul(step))
-}
-
-fn lock(timeline: &Timeline) -> std::sync::MutexGuard<'_, Vec<Sample>> {
-    // a panic elsewhere does not make samples wrong
-    timeline.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 #[cfg(test)]

@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::config::{Daemon, Retention, Selector, Target};
+use crate::poll::Job;
 use crate::target::fake::FakeHost;
 use crate::trigger::Trigger;
-use crate::units::SizeOrPercent;
+use crate::units::{ByteSize, SizeOrPercent};
 
 const MIB: u64 = 1 << 20;
 
