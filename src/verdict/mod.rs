@@ -1,8 +1,8 @@
 //! Does the Go heap explain the RSS, and if not, what does? Pure: an [`Anatomy`] and [`Facts`] in, a [`Verdict`] out.
 //!
-//! [`weigh`] turns buckets into candidates, one per cause, by what the runtime does: garbage within GOGC belongs to the live heap that
+//! `weigh` turns buckets into candidates, one per cause, by what the runtime does: garbage within GOGC belongs to the live heap that
 //! allows it, freed spans belong to the churn that will reuse them or to the stacks that outgrew them, and heap that piled-up
-//! goroutines hold belongs to the goroutines. [`words`] says it. Not here: reading profiles (the caller gives totals), commands.
+//! goroutines hold belongs to the goroutines. `words` says it. Not here: reading profiles (the caller gives totals), commands.
 
 mod facts;
 mod weigh;
