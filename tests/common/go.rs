@@ -46,13 +46,21 @@ pub fn go_binary(version: GoVersion) -> PathBuf {
     PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
 }
 
-/// The test service, built by this version; built once per source.
+/// The test service, built by this version.
 pub fn go_svc(version: GoVersion) -> PathBuf {
+    go_program(version, "svc", false)
+}
+
+/// The program of `tests/go/NAME`, built by this version, with cgo or without; built once per source.
+pub fn go_program(version: GoVersion, name: &str, cgo: bool) -> PathBuf {
     let go = go_binary(version);
-    let source = repo().join("tests/go/svc");
-    let text = fs::read(source.join("main.go")).unwrap();
-    let sum = text.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
-    let binary = repo().join(format!("target/go/bin/svc-{}-{sum:016x}", version.number()));
+    let source = repo().join("tests/go").join(name);
+    let mut files: Vec<PathBuf> = fs::read_dir(&source).unwrap().map(|e| e.unwrap().path()).collect();
+    files.sort();
+    let text = files.iter().flat_map(|file| fs::read(file).unwrap());
+    let sum = text.fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+    let kind = if cgo { "-cgo" } else { "" };
+    let binary = repo().join(format!("target/go/bin/{name}{kind}-{}-{sum:016x}", version.number()));
     let _one = lock("build.lock");
     if !binary.exists() {
         let output = Command::new(go)
@@ -63,7 +71,7 @@ pub fn go_svc(version: GoVersion) -> PathBuf {
             .env("GOCACHE", repo().join("target/go/cache"))
             .env("GOTOOLCHAIN", "local")
             .env("GOFLAGS", "-mod=mod")
-            .env("CGO_ENABLED", "0")
+            .env("CGO_ENABLED", if cgo { "1" } else { "0" })
             .output()
             .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -93,7 +101,8 @@ impl Svc {
             let _ = BufReader::new(stdout).read_line(&mut line);
             let _ = tell.send(line);
         });
-        let line = told.recv_timeout(Duration::from_secs(20)).expect("the service says READY within 20 s");
+        // a scenario that has to grow first takes its time on a busy machine
+        let line = told.recv_timeout(Duration::from_secs(60)).expect("the service says READY within 60 s");
         let address =
             line.strip_prefix("READY addr=").and_then(|l| l.split_once(" pid=")).unwrap_or_else(|| panic!("not READY: `{line}`")).0;
         Svc { child, address: address.to_owned() }
@@ -112,6 +121,12 @@ impl Svc {
         format!("http://{}/debug/pprof", self.address)
     }
 
+    /// Lets a scenario with a baseline grow, and returns when it has.
+    pub fn grow(&self) {
+        let answer = self.ask("POST", "/ctl/grow");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+
     /// Tells it to do something: `grow?bytes=1048576`.
     pub fn tell(&self, what: &str) {
         let answer = self.get(&format!("/ctl/{what}"));
@@ -120,9 +135,13 @@ impl Svc {
 
     /// The whole answer to a GET, as text.
     pub fn get(&self, path: &str) -> String {
+        self.ask("GET", path)
+    }
+
+    fn ask(&self, method: &str, path: &str) -> String {
         let mut stream = TcpStream::connect(&self.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: svc\r\nConnection: close\r\n\r\n").unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        write!(stream, "{method} {path} HTTP/1.1\r\nHost: svc\r\nConnection: close\r\n\r\n").unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).unwrap();
         String::from_utf8_lossy(&answer).into_owned()

@@ -5,6 +5,7 @@
 pub mod faulty;
 mod go;
 mod memtrap;
+pub mod scenarios;
 
 use std::fs::File;
 use std::io::Write;
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-pub use go::{GoVersion, Svc, go_binary, go_svc};
+pub use go::{GoVersion, Svc, go_binary, go_program, go_svc};
 pub use memtrap::{Memtrap, run};
 
 pub const MIB: u64 = 1 << 20;
