@@ -91,6 +91,7 @@ pub fn of_directory(dir: &Path, shown: &Path, base: Option<&Path>, manifest: Opt
     // what counts allocations is as of the last collection: the forced one, where there was one
     let allocs = if heap_gc.is_none() { files.profile("allocs.pb.gz") } else { None };
     let allocs = heap_gc.as_ref().or(allocs.as_ref()).or(heap.as_ref());
+    let after = files.profile("heap_gc_after.pb.gz");
     let process: Option<ProcessFacts> = files.json("proc/process.json");
     let env = process.as_ref().and_then(|p| p.env.as_ref());
     let live = heap_gc.as_ref().or(heap.as_ref());
@@ -107,6 +108,7 @@ pub fn of_directory(dir: &Path, shown: &Path, base: Option<&Path>, manifest: Opt
         gomemlimit: env.and_then(|env| env.get("GOMEMLIMIT")).and_then(|v| v.parse::<ByteSize>().ok()).map(|b| b.0),
         age_seconds: process.as_ref().and_then(|p| p.age_seconds),
         memstats_gap_seconds: manifest.as_ref().and_then(gap),
+        allocated: heap_gc.as_ref().zip(after.as_ref()).and_then(|(first, last)| profiles::allocated(first, last)),
         end: files.json::<End>("end.json").map(|end| Ending { gone: end.gone, oom_killed: end.oom_killed }),
     };
     if live.is_none() && allocs.is_none() && facts.goroutines.is_none() && evidence.memstats.is_none() && evidence.status.is_none() {
@@ -125,7 +127,6 @@ pub fn of_directory(dir: &Path, shown: &Path, base: Option<&Path>, manifest: Opt
     if let Some((now, then)) = heap.as_ref().or(live).zip(base_heap.as_ref()) {
         verdict.top.growth = profiles::growth(now, then, TOP_ROWS);
     }
-    let after = files.profile("heap_gc_after.pb.gz");
     let grown_during = heap_gc.as_ref().zip(after.as_ref()).map_or_else(Vec::new, |(gc, after)| profiles::growth(after, gc, TOP_ROWS));
     verdict.missing.append(&mut files.problems);
     verdict.missing.append(&mut healthy.problems);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::pprof::Profile;
 use crate::pprof::top::{self, Options, Table};
-use crate::verdict::{Allocs, Group, HeapProfile, SMALL_OBJECT, TopFunction, TopLine};
+use crate::verdict::{Allocated, Allocs, Group, HeapProfile, SMALL_OBJECT, TopFunction, TopLine};
 
 /// Groups of goroutines that are kept, and frames of each.
 pub const MAX_GROUPS: usize = 50;
@@ -51,6 +51,13 @@ pub fn allocs(profile: &Profile) -> Option<Allocs> {
         top_space: heaviest(profile, "alloc_space"),
         top_objects: heaviest(profile, "alloc_objects"),
     })
+}
+
+/// What was allocated between two profiles that were each taken with a forced collection.
+pub fn allocated(first: &Profile, last: &Profile) -> Option<Allocated> {
+    let nanoseconds = last.time_nanos.checked_sub(first.time_nanos).filter(|n| *n > 0 && first.time_nanos > 0)?;
+    let bytes = total(last, "alloc_space")?.checked_sub(total(first, "alloc_space")?)?;
+    Some(Allocated { bytes, seconds: nanoseconds as f64 / 1e9 })
 }
 
 fn heaviest(profile: &Profile, sample_type: &str) -> Option<TopFunction> {

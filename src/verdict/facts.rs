@@ -28,6 +28,8 @@ pub struct Facts {
     pub age_seconds: Option<f64>,
     /// Between the two MemStats.
     pub memstats_gap_seconds: Option<f64>,
+    /// Between the forced collections at the two ends of the capture.
+    pub allocated: Option<Allocated>,
     pub end: Option<Ending>,
 }
 
@@ -48,6 +50,13 @@ impl Gogc {
             Err(_) => Gogc::Percent(100),
         }
     }
+}
+
+/// What a process allocated within a time: sampled.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Allocated {
+    pub bytes: u64,
+    pub seconds: f64,
 }
 
 /// Totals of a heap profile: sampled.

@@ -12,7 +12,7 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 
-pub use facts::{Allocs, Ending, Facts, Gogc, Goroutines, Group, HeapProfile, SMALL_OBJECT, TopFunction};
+pub use facts::{Allocated, Allocs, Ending, Facts, Gogc, Goroutines, Group, HeapProfile, SMALL_OBJECT, TopFunction};
 
 use crate::anatomy::{Anatomy, Bucket, Missing};
 use weigh::Weighed;
@@ -252,6 +252,10 @@ fn doubts(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause: Cause) -> 
         "the time between two MemStats is missing: how fast the process allocates is unknown",
     );
     doubt(cause == Cause::AllocationChurn && !unknown_rate && !weighed.allocates_fast, "");
+    doubt(
+        cause == Cause::UnreleasedHeap && weighed.may_allocate_fast,
+        "the capture was too short to tell how fast the process allocates now: on average over its life, fast enough to fill anew what is free",
+    );
     doubt(
         facts.goroutines.is_none() && (of_goroutines || cause == Cause::UnreleasedHeap),
         "goroutine.pb.gz is missing: how many goroutines there are, and where, is unknown",

@@ -137,7 +137,18 @@ fn a_burst_is_not_churn() {
     // no more than memtrap's own requests, in a gap so short that it looks fast
     evidence.memstats_gc.as_mut().unwrap().total_alloc += 4 * MIB;
     let facts = Facts { memstats_gap_seconds: Some(0.01), age_seconds: Some(10.0), ..quiet() };
-    assert_cause(&evidence, &facts, Cause::UnreleasedHeap, Explains::No);
+    // its whole life is that burst, and it may go on
+    let verdict = assert_cause(&evidence, &facts, Cause::UnreleasedHeap, Explains::No);
+    let watched = |bytes| Facts { allocated: Some(Allocated { bytes, seconds: 30.0 }), ..facts.clone() };
+    let certain = assert_cause(&evidence, &watched(4 * MIB), Cause::UnreleasedHeap, Explains::No);
+    assert!(certain.confidence > verdict.confidence, "{certain:#?}");
+    assert_cause(&evidence, &watched(900 * MIB), Cause::AllocationChurn, Explains::Yes);
+}
+
+#[test]
+fn spans_that_a_few_objects_keep_are_freed_memory_and_no_live_heap() {
+    let verdict = assert_cause(&row([206, 4, 0, 12, 190, 4, 2, 0, 4]), &quiet(), Cause::UnreleasedHeap, Explains::No);
+    assert!(verdict.summary.contains("keep spans that are mostly empty"), "{}", verdict.summary);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! From buckets to candidates: how many bytes speak for each cause.
 
-use super::facts::{Facts, Goroutines, SMALL_OBJECT};
+use super::facts::{Allocated, Facts, Goroutines, SMALL_OBJECT};
 use super::{Cause, DOMINATES};
 use crate::anatomy::{Anatomy, Bucket, GoMemory, Missing, Parts};
 
@@ -30,6 +30,8 @@ const FAST: f64 = (4 << 20) as f64;
 /// What the requests between the two MemStats allocate by themselves. Measured: 3 to 5 MiB, and 600 bytes per goroutine.
 const OWN_REQUESTS: u64 = 8 << 20;
 const OWN_PER_GOROUTINE: u64 = 1 << 10;
+/// In seconds. Over less, one request or one pause of the scheduler decides.
+const LONG_ENOUGH: f64 = 0.5;
 /// A heap that was allocated so many times over is churned.
 const TURNOVERS: u64 = 8;
 /// The runtime itself needs one per core and a few; blocking calls need one each.
@@ -45,10 +47,14 @@ pub(super) struct Weighed {
     /// Bytes per second.
     pub alloc_rate: Option<f64>,
     pub allocates_fast: bool,
+    /// It does on average over a life that may have been a single burst; how it is now could not be seen.
+    pub may_allocate_fast: bool,
     /// The pile of goroutines is blamed for heap by its size alone.
     pub pile_is_a_guess: bool,
     /// Heap that is laid at the goroutines' door.
     pub held_by_goroutines: i64,
+    /// Freed memory in spans that a few objects keep: it cannot be returned.
+    pub sparse: i64,
     /// Freed spans that were stacks.
     pub outgrown: i64,
     /// An allocating function that is on the pile's stacks.
@@ -85,11 +91,9 @@ impl Weighed {
 
     /// The heap's share: objects, garbage and the gaps between them; with the room that churn needs, if that is the cause.
     pub fn heap_share(&self, churn: bool) -> f64 {
-        let mut buckets = vec![Bucket::HeapLive, Bucket::HeapGarbage, Bucket::HeapFragmentation];
-        if churn {
-            buckets.push(Bucket::HeapUnreleased);
-        }
-        let heap: i64 = buckets.into_iter().map(|b| self.parts.get(b).max(0)).sum();
+        let part = |bucket| self.parts.get(bucket).max(0);
+        let room = if churn { part(Bucket::HeapUnreleased) } else { -self.sparse };
+        let heap = part(Bucket::HeapLive) + part(Bucket::HeapGarbage) + part(Bucket::HeapFragmentation) + room;
         heap as f64 / self.whole()
     }
 
@@ -115,7 +119,6 @@ pub(super) fn weigh(anatomy: &Anatomy, facts: &Facts) -> Weighed {
     let garbage = part(Bucket::HeapGarbage);
     let normal = if garbage <= live.saturating_add(live / 5) { garbage } else { 0 };
     let garbage = garbage - normal;
-    // spans that are mostly empty are freed memory that cannot be returned
     let gaps = part(Bucket::HeapFragmentation).min(live);
     let sparse = part(Bucket::HeapFragmentation) - gaps;
     let (stacks, unreleased) = (part(Bucket::GoroutineStacks), part(Bucket::HeapUnreleased));
@@ -125,7 +128,9 @@ pub(super) fn weigh(anatomy: &Anatomy, facts: &Facts) -> Weighed {
     let base = facts.baseline.as_ref().filter(|_| weighed.growth);
     weighed.object_size = anatomy.go.and_then(|now| object_size(&now, base.and_then(|b| b.go)));
     let room = garbage.saturating_add(unreleased).saturating_add(sparse);
-    (weighed.alloc_rate, weighed.allocates_fast) = allocation(anatomy, facts, room);
+    let Allocation { rate, fast, may_be_fast } = allocation(anatomy, facts, room);
+    weighed.sparse = sparse;
+    (weighed.alloc_rate, weighed.allocates_fast, weighed.may_allocate_fast) = (rate, fast, may_be_fast);
 
     let mut heap = live.saturating_add(normal).saturating_add(gaps);
     let mut freed = unreleased;
@@ -198,24 +203,38 @@ fn small(facts: &Facts, average: Option<u64>) -> bool {
     }
 }
 
-/// How fast the process allocates, in bytes per second, and whether that fills `room` anew before anyone would look twice.
+/// How fast the process allocates, and whether that fills `room` anew before anyone would look twice.
 ///
-/// Between the two MemStats the process answered memtrap's own requests, which allocates too. Where that may be all there
-/// was, its whole life decides: churn has turned its heap over many times, a burst has not.
-fn allocation(anatomy: &Anatomy, facts: &Facts, room: i64) -> (Option<f64>, bool) {
+/// While it was captured the process answered memtrap's own requests, which allocates too. The two ends of a capture tell if they
+/// are far enough apart; else the two MemStats, if there was more between them than the requests alone; else its whole life: churn
+/// has turned its heap over many times, a burst has not.
+fn allocation(anatomy: &Anatomy, facts: &Facts, room: i64) -> Allocation {
+    let goroutines = facts.goroutines.as_ref().map_or(0, |g| g.total);
+    let own = OWN_REQUESTS.saturating_add(goroutines.saturating_mul(OWN_PER_GOROUTINE));
     let usable = |seconds: &f64| seconds.is_finite() && *seconds > 0.0;
     let fast = |rate: f64| rate >= FAST && rate * REFILL_SECONDS >= room as f64;
-    let life = anatomy.go.zip(facts.age_seconds.filter(usable)).map(|(go, age)| (go, go.total_alloc as f64 / age));
+    let known = |rate: f64| Allocation { rate: Some(rate), fast: fast(rate), may_be_fast: false };
+    if let Some(Allocated { bytes, seconds }) = facts.allocated.filter(|a| a.seconds.is_finite() && a.seconds >= LONG_ENOUGH) {
+        return known(bytes.saturating_sub(own) as f64 / seconds);
+    }
     if let Some((bytes, seconds)) = anatomy.allocated_between.zip(facts.memstats_gap_seconds.filter(usable)) {
-        let goroutines = facts.goroutines.as_ref().map_or(0, |g| g.total);
-        let own = OWN_REQUESTS.saturating_add(goroutines.saturating_mul(OWN_PER_GOROUTINE));
         let rate = bytes.saturating_sub(own) as f64 / seconds;
         if bytes > own || !fast(bytes as f64 / seconds) {
-            return (Some(rate), fast(rate));
+            return known(rate);
         }
     }
-    let turned_over = |go: &GoMemory| go.total_alloc >= go.heap_sys.saturating_mul(TURNOVERS);
-    (life.map(|(_, rate)| rate), life.is_some_and(|(go, rate)| fast(rate) && turned_over(&go)))
+    let Some((go, age)) = anatomy.go.zip(facts.age_seconds.filter(usable)) else { return Allocation::default() };
+    let rate = go.total_alloc as f64 / age;
+    let turned_over = go.total_alloc >= go.heap_sys.saturating_mul(TURNOVERS);
+    Allocation { rate: Some(rate), fast: fast(rate) && turned_over, may_be_fast: fast(rate) && !turned_over }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Allocation {
+    /// Bytes per second.
+    rate: Option<f64>,
+    fast: bool,
+    may_be_fast: bool,
 }
 
 fn average_stack(anatomy: &Anatomy, goroutines: &Goroutines) -> u64 {

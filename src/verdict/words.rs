@@ -94,6 +94,10 @@ fn because(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause: Cause) ->
                 size(anatomy.get(Bucket::HeapLive)),
             )
         }
+        Cause::UnreleasedHeap if weighed.sparse > weighed.bytes(cause) / 2 => format!(
+            "{amount} ({share}) were freed by Go and not returned to the kernel, {} of it because live objects keep spans that are mostly empty",
+            size(weighed.sparse)
+        ),
         Cause::UnreleasedHeap => format!("{amount} ({share}) were freed by Go and not returned to the kernel yet"),
         Cause::GoroutinePileup => {
             let many = facts.goroutines.as_ref().map_or("goroutines".into(), |g| {
