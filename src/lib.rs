@@ -10,7 +10,7 @@
 //!                                                          ▲                          │           │
 //!                                                          └── outcome ───────────────┘        retention
 //!
-//!                      analysis: pprof, anatomy ──> verdict          (pure, in a process of its own)
+//!                      analysis: pprof, anatomy ──> verdict ──> report   (pure, in a process of its own)
 //! ```
 //!
 //! The core decides, the shell does. `series`, `trigger`, `incident`, `roster`, `budget`, `pprof`, `anatomy`, `verdict` and `retention::plan` are pure: no tokio, no filesystem, no
@@ -18,7 +18,7 @@
 //!
 //! | room | one purpose |
 //! | --- | --- |
-//! | [`clock`], [`units`], [`error`] | the words that all rooms share |
+//! | [`clock`], [`units`], [`error`], [`layout`] | the words that all rooms share |
 //! | [`config`] | TOML to a valid [`config::Config`], every mistake at once; touches nothing but the text |
 //! | [`target`] | selectors to processes; their limits, sockets, cgroups, Go build; reads /proc below a root that tests replace |
 //! | [`poll`] | the one loop: reads RSS when it is due, asks the rules, orders captures; a thread of its own that never waits for a disk |
@@ -31,15 +31,17 @@
 //! | [`pprof`] | Go's profiles: bounded decoding, what `go tool pprof -top` prints |
 //! | [`anatomy`], [`verdict`] | RSS in named buckets that add up to it; the cause, with its evidence and how sure it is |
 //! | [`analysis`] | from the files of a bundle to its verdict |
+//! | [`report`] | the analysis as a text and as one self-contained page |
 //! | [`daemon`], [`systemd`] | composition: threads, tasks, signals, the service manager |
 //! | [`cli`] | what each command takes and prints |
 //!
-//! Deliberately not here yet: the report as a page, watching by metrics, delivery, and the status page.
+//! Deliberately not here yet: watching by metrics, delivery, and the status page.
 
 #![forbid(unsafe_code)]
 
 pub mod clock;
 pub mod error;
+pub mod layout;
 pub mod units;
 
 pub mod config;
@@ -59,6 +61,7 @@ pub mod pprof;
 pub mod anatomy;
 pub mod verdict;
 pub mod analysis;
+pub mod report;
 
 pub mod daemon;
 pub mod systemd;

@@ -19,7 +19,7 @@ use crate::capture::{End, kernel::ProcessFacts};
 use crate::error::chain;
 use crate::pprof::{Profile, goroutine};
 use crate::units::ByteSize;
-use crate::verdict::{self, Ending, Facts, Gogc, Goroutines, TopLine, Verdict};
+use crate::verdict::{self, Cause, Ending, Facts, Gogc, Goroutines, TopLine, Verdict};
 
 /// Of one file; real profiles and dumps stay far below.
 const MAX_FILE: u64 = 1 << 30;
@@ -38,8 +38,11 @@ pub enum AnalysisError {
 /// A verdict, and what a report shows beside it.
 #[derive(Debug)]
 pub struct Analysis {
+    /// Where the bundle is, or will be.
+    pub path: PathBuf,
     pub verdict: Verdict,
     pub manifest: Option<Manifest>,
+    pub process: Option<ProcessFacts>,
     pub timeline: Vec<Reading>,
     /// The heap after the forced collection, else before it.
     pub heap: Option<Profile>,
@@ -130,9 +133,14 @@ pub fn of_directory(dir: &Path, shown: &Path, base: Option<&Path>, manifest: Opt
     let grown_during = heap_gc.as_ref().zip(after.as_ref()).map_or_else(Vec::new, |(gc, after)| profiles::growth(after, gc, TOP_ROWS));
     verdict.missing.append(&mut files.problems);
     verdict.missing.append(&mut healthy.problems);
-    verdict.next = next_commands(shown, &files);
+    verdict.next = next_commands(shown, &files, verdict.cause);
     let timeline = files.timeline();
-    Ok(Analysis { verdict, manifest, timeline, heap: heap_gc.or(heap), grown_during })
+    Ok(Analysis { path: shown.to_owned(), verdict, manifest, process, timeline, heap: heap_gc.or(heap), grown_during })
+}
+
+/// The verdict that a bundle holds; `None` without one that can be read. Blocks on the disk.
+pub fn verdict_in(bundle: &Path) -> Option<Verdict> {
+    Files { dir: bundle.to_owned(), problems: Vec::new() }.json("verdict.json")
 }
 
 /// The same process while it was healthy.
@@ -168,18 +176,35 @@ fn gap(manifest: &Manifest) -> Option<f64> {
     Some(between.iter().map(|f| f.milliseconds).sum::<u64>() as f64 / 1000.0)
 }
 
-/// What to run next, in reading order, of what is there.
-fn next_commands(shown: &Path, files: &Files) -> Vec<String> {
-    let plans = [
+/// What to run next, in reading order, of what is there: what the cause is about comes first.
+fn next_commands(shown: &Path, files: &Files, cause: Cause) -> Vec<String> {
+    const HEAP: &[(&str, &str)] = &[
         ("heap_gc.pb.gz", "go tool pprof -top -sample_index=inuse_space"),
         ("heap_gc.pb.gz", "go tool pprof -top -sample_index=inuse_objects"),
-        ("allocs.pb.gz", "go tool pprof -top -sample_index=alloc_space"),
-        ("goroutine.pb.gz", "go tool pprof -traces"),
-        ("goroutine.txt", "less"),
-        ("proc/smaps", "less"),
     ];
-    let there = plans.into_iter().filter(|(file, _)| files.dir.join(file).is_file());
-    there.map(|(file, command)| format!("{command} {}", quoted(&shown.join(file)))).collect()
+    const ALLOCS: &[(&str, &str)] = &[
+        ("allocs.pb.gz", "go tool pprof -top -sample_index=alloc_space"),
+        ("allocs.pb.gz", "go tool pprof -top -sample_index=alloc_objects"),
+    ];
+    const GOROUTINES: &[(&str, &str)] = &[("goroutine.pb.gz", "go tool pprof -traces"), ("goroutine.txt", "less")];
+    const KERNEL: &[(&str, &str)] = &[("proc/smaps", "less")];
+    const RUNTIME: &[(&str, &str)] = &[("memstats.txt", "less")];
+    let order = match cause {
+        Cause::AllocationChurn => [ALLOCS, HEAP, GOROUTINES, RUNTIME, KERNEL],
+        Cause::UnreleasedHeap => [RUNTIME, ALLOCS, HEAP, GOROUTINES, KERNEL],
+        Cause::GoroutinePileup | Cause::DeepStacks => [GOROUTINES, HEAP, ALLOCS, RUNTIME, KERNEL],
+        Cause::ThreadPileup => [GOROUTINES, KERNEL, HEAP, ALLOCS, RUNTIME],
+        Cause::NativeMemory | Cause::FileMappings | Cause::Shmem => [KERNEL, RUNTIME, HEAP, ALLOCS, GOROUTINES],
+        Cause::RuntimeMetadata => [RUNTIME, KERNEL, HEAP, ALLOCS, GOROUTINES],
+        _ => [HEAP, ALLOCS, GOROUTINES, RUNTIME, KERNEL],
+    };
+    let there = order.into_iter().flatten().filter(|(file, _)| files.dir.join(file).is_file());
+    let mut commands: Vec<String> = there.map(|(file, command)| format!("{command} {}", quoted(&shown.join(file)))).collect();
+    if files.dir.join("baseline/heap.pb.gz").is_file() && files.dir.join("heap.pb.gz").is_file() {
+        let (now, then) = (quoted(&shown.join("heap.pb.gz")), quoted(&shown.join("baseline/heap.pb.gz")));
+        commands.push(format!("go tool pprof -top -sample_index=inuse_space -diff_base={then} {now}"));
+    }
+    commands
 }
 
 /// For a shell.

@@ -1,4 +1,4 @@
-//! The verdict, asked of a process of its own: profiles come from outside, and what reads them may run out of memory or crash
+//! The verdict and its report, asked of a process of its own: profiles come from outside, and what reads them may run out of memory or crash
 //! without hurting the daemon. If it does, the bundle is as good as before and says that its verdict is missing.
 
 use std::path::{Path, PathBuf};
@@ -10,29 +10,22 @@ use tokio::process::{Child, Command};
 
 use crate::bundle::{Manifest, one_line};
 use crate::clock::human;
+use crate::report::Written;
 use crate::units::ByteSize;
-use crate::verdict::Verdict;
 
 /// A large bundle takes a second or two.
 const TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_OUTPUT: u64 = 16 << 20;
 const MAX_ERROR: u64 = 4 << 10;
 
-/// A verdict as it came.
-pub(super) struct Answer {
-    pub json: Vec<u8>,
-    /// Its sentence for a ticket.
-    pub summary: String,
-}
-
 /// Runs `program analyze` on a bundle that is still at `partial` and will be at `published`. The error is a sentence.
 ///
 /// If the future is dropped, the process is killed; nothing is written anywhere.
-pub(super) async fn ask(program: &Path, partial: PathBuf, published: PathBuf, manifest: &Manifest) -> Result<Option<Answer>, String> {
+pub(super) async fn ask(program: &Path, partial: PathBuf, published: PathBuf, manifest: &Manifest) -> Result<Written, String> {
     let input = serde_json::to_vec(manifest).map_err(|e| e.to_string())?;
     let mut child = Command::new(program)
         .arg0("memtrap")
-        .args(["analyze", "--format", "json", "--child-of"])
+        .args(["analyze", "--child-of"])
         .args([published, partial])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -45,16 +38,13 @@ pub(super) async fn ask(program: &Path, partial: PathBuf, published: PathBuf, ma
     };
     let (output, complaint) = done.map_err(|e| format!("talking to the analysis failed: {e}"))?;
     if output.len() as u64 >= MAX_OUTPUT {
-        return Err(format!("the verdict is larger than {}", ByteSize(MAX_OUTPUT)));
+        return Err(format!("the report is larger than {}", ByteSize(MAX_OUTPUT)));
     }
     let status = child.wait().await.map_err(|e| format!("the analysis cannot be waited for: {e}"))?;
     if !status.success() {
         return Err(one_line(&format!("the analysis failed ({status}): {}", complaint.trim()), 400));
     }
-    match serde_json::from_slice::<Verdict>(&output) {
-        Ok(verdict) => Ok(Some(Answer { summary: verdict.summary, json: output })),
-        Err(e) => Err(format!("the analysis answered with something else than a verdict: {e}")),
-    }
+    serde_json::from_slice(&output).map_err(|e| format!("the analysis answered with something else than a verdict: {e}"))
 }
 
 /// Writes and reads at once, so that neither side waits for the other with a full pipe.

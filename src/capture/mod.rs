@@ -207,29 +207,35 @@ pub async fn run(
         partial
     });
     let mut partial = gathered.await.map_err(CaptureError::Thread)?;
+    let outcome = match (stopped, lacking) {
+        (true, _) => Outcome::Interrupted,
+        (false, true) => Outcome::Partial,
+        (false, false) => Outcome::Complete,
+    };
     let answer = match env.analyser.as_ref().filter(|_| full) {
-        Some(_) if stopped => Err("memtrap was told to stop; `memtrap analyze` on this bundle gives it".to_owned()),
-        Some(program) => analyse::ask(program, partial.path().into(), partial.published_path().into(), partial.manifest()).await,
-        None => Ok(None),
+        Some(_) if stopped => Some(Err("memtrap was told to stop; `memtrap analyze` on this bundle gives it".to_owned())),
+        Some(program) => {
+            let manifest = Manifest { outcome, finished: clock::rfc3339_millis(clock::wall_now()), ..partial.manifest().clone() };
+            Some(analyse::ask(program, partial.path().into(), partial.published_path().into(), &manifest).await)
+        }
+        None => None,
     };
     let published = tokio::task::spawn_blocking(move || {
         let summary = match answer {
-            Ok(Some(answer)) => {
-                partial.add("verdict", "verdict.json", &answer.json);
-                Some(answer.summary)
+            Some(Ok(written)) => {
+                let json = serde_json::to_string_pretty(&written.verdict).unwrap_or_default() + "\n";
+                partial.add("verdict", "verdict.json", json.as_bytes());
+                partial.add("report_text", "report.txt", written.text.as_bytes());
+                partial.add("report", "report.html", written.html.as_bytes());
+                Some(written.verdict.summary)
             }
-            Ok(None) => None,
-            Err(reason) => {
+            Some(Err(reason)) => {
                 partial.record(FileEntry { status: Status::Failed, ..FileEntry::skipped("verdict", "verdict.json", reason) });
                 None
             }
+            None => None,
         };
         let path = partial.path().to_path_buf();
-        let outcome = match (stopped, lacking) {
-            (true, _) => Outcome::Interrupted,
-            (false, true) => Outcome::Partial,
-            (false, false) => Outcome::Complete,
-        };
         let published = partial.publish(outcome, clock::wall_now()).map_err(|source| CaptureError::Publish { path, source });
         published.map(|published| captured(published, summary))
     });
@@ -271,7 +277,7 @@ async fn begin(request: &Request, env: &Env, plan: &[plan::Step]) -> Result<(Par
 }
 
 fn captured(published: Published, verdict: Option<String>) -> Captured {
-    let own = ["timeline", "end", "readme", "verdict"];
+    let own = ["timeline", "end", "readme", "verdict", "report", "report_text"];
     let files = &published.manifest.files;
     let is_evidence = |e: &&FileEntry| e.has_file() && !own.contains(&e.step.as_str()) && !e.name.ends_with(".rejected");
     Captured {

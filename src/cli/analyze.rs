@@ -1,22 +1,21 @@
 //! `memtrap analyze`: does the Go heap explain the RSS? Of a bundle, of a directory that another tool made, or of one profile.
 
-use std::fmt::Write;
 use std::io::{Read, stdin};
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-use super::{Failure, print, table, top};
+use super::{Failure, print, top};
 use crate::analysis;
 use crate::bundle::Manifest;
-use crate::units::ByteSize;
-use crate::verdict::Verdict;
+use crate::report;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   memtrap analyze /var/lib/memtrap/bundles/checkout/20261123T081336Z-threshold-1.52GiB
   memtrap analyze ./pprof-20261123-0813 --format json
+  memtrap analyze ./pprof-20261123-0813 --format html > report.html
   memtrap analyze NEWER --base OLDER")]
 pub struct Args {
     /// A bundle, a directory with files of the same names, or a single profile
@@ -28,15 +27,19 @@ pub struct Args {
     /// How to answer
     #[arg(long, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
     format: Format,
-    /// The daemon's child: the manifest comes on standard input, the bundle will be at this path, and memory and CPU are limited
-    #[arg(long, hide = true, value_name = "PATH", requires = "format")]
+    /// The daemon's child: the manifest comes on standard input, the bundle will be at this path, memory and CPU are limited, and the
+    /// answer is all forms at once
+    #[arg(long, hide = true, value_name = "PATH")]
     child_of: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Format {
     Text,
+    /// verdict.json
     Json,
+    /// One self-contained page
+    Html,
 }
 
 /// More than any real bundle needs; a hostile one ends here and not in the daemon.
@@ -56,9 +59,13 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let path = std::path::absolute(&args.path)?;
     let shown = args.child_of.as_ref().unwrap_or(&path);
     let analysis = analysis::of_directory(&path, shown, args.base.as_deref(), manifest)?;
+    if args.child_of.is_some() {
+        return print(&serde_json::to_string(&report::write(analysis))?);
+    }
     match args.format {
-        Format::Text => print(&text(&analysis.verdict)),
+        Format::Text => print(&report::text(&analysis)),
         Format::Json => print(&(serde_json::to_string_pretty(&analysis.verdict)? + "\n")),
+        Format::Html => print(&report::html(&analysis)),
     }
 }
 
@@ -85,67 +92,4 @@ fn single(path: &Path) -> Result<String, Failure> {
         text += &crate::pprof::top::text(&profile, None, &options, &crate::pprof::Zone::utc())?;
     }
     Ok(text)
-}
-
-/// The verdict in words.
-fn text(v: &Verdict) -> String {
-    let mut out = format!(
-        "{}\n\n{} {} (cause: {}, confidence: {})\n",
-        v.summary,
-        v.question,
-        words(&v.go_heap_explains),
-        v.cause.name(),
-        words(&v.confidence)
-    );
-    let mut list = |title: &str, items: &[String]| {
-        if !items.is_empty() {
-            let _ = write!(out, "\n{title}\n");
-            for item in items {
-                let _ = writeln!(out, "  - {item}");
-            }
-        }
-    };
-    list("Evidence", &v.evidence);
-    list("Missing", &v.missing);
-    let size = |bytes: i64| format!("{}{}", if bytes < 0 { "-" } else { "" }, ByteSize(bytes.unsigned_abs()));
-    let mut rows = vec![["BUCKET", "BYTES", "BASELINE", "GROWTH"].map(String::from).to_vec()];
-    rows.extend(v.anatomy.iter().map(|l| {
-        let optional = |n: Option<i64>| n.map_or("-".into(), size);
-        vec![l.bucket.name().into(), size(l.bytes), optional(l.baseline_bytes), optional(l.growth_bytes)]
-    }));
-    let _ = write!(out, "\nWhere the {} are\n{}", ByteSize(v.rss_bytes), table::columns(&rows));
-    for (title, lines) in [
-        ("Live bytes (inuse_space)", &v.top.inuse_space),
-        ("Grown since the baseline (inuse_space)", &v.top.growth),
-        ("Allocated bytes (alloc_space)", &v.top.alloc_space),
-    ] {
-        let mut rows = vec![["FLAT", "CUM", "FUNCTION"].map(String::from).to_vec()];
-        rows.extend(lines.iter().take(8).map(|l| vec![size(l.flat), size(l.cum), l.function.clone()]));
-        if rows.len() > 1 {
-            let _ = write!(out, "\n{title}\n{}", table::columns(&rows));
-        }
-    }
-    if let Some(g) = &v.goroutines {
-        let _ = write!(out, "\nGoroutines: {}\n", g.total);
-        for group in g.groups.iter().take(5) {
-            let _ = writeln!(out, "  {:>7} in {}", group.count, first_frames(&group.stack));
-        }
-    }
-    let _ = write!(out, "\nNext\n");
-    for command in &v.next {
-        let _ = writeln!(out, "  {command}");
-    }
-    out
-}
-
-/// The innermost frames, the runtime's own left out where others follow.
-fn first_frames(stack: &[String]) -> String {
-    let own = stack.iter().position(|f| !f.starts_with("runtime.")).unwrap_or(0);
-    let frames: Vec<&str> = stack.iter().skip(own).take(3).map(String::as_str).collect();
-    if frames.is_empty() { "(no frames)".into() } else { frames.join(" < ") }
-}
-
-/// As in verdict.json.
-fn words(value: &impl serde::Serialize) -> String {
-    serde_json::to_value(value).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
 }

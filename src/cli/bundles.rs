@@ -5,9 +5,11 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
-use super::{Failure, print, table};
-use crate::bundle::{self, Bundle};
+use super::{Failure, print};
+use crate::analysis;
+use crate::bundle::{self, Bundle, one_line};
 use crate::config;
+use crate::layout::{columns, wrapped};
 use crate::units::ByteSize;
 
 #[derive(Debug, clap::Args)]
@@ -64,7 +66,7 @@ fn list(dir: &std::path::Path, json: bool) -> Result<(), Failure> {
         eprintln!("no bundles in {}", dir.display());
         return Ok(());
     }
-    let mut rows = vec![["ID", "TRIGGER", "RSS", "OUTCOME", "SIZE", "INSTANCE"].map(String::from).to_vec()];
+    let mut rows = vec![["ID", "TRIGGER", "RSS", "CAUSE", "OUTCOME", "SIZE", "INSTANCE"].map(String::from).to_vec()];
     rows.extend(bundles.iter().map(|b| {
         let m = &b.manifest;
         let part = if m.part > 1 { format!(" (part {})", m.part) } else { String::new() };
@@ -72,12 +74,13 @@ fn list(dir: &std::path::Path, json: bool) -> Result<(), Failure> {
             b.id.clone(),
             format!("{}{part}", m.trigger.trigger.name()),
             ByteSize(m.trigger.rss_bytes).to_string(),
+            analysis::verdict_in(&b.path).map_or("-".into(), |v| v.cause.name().into()),
             m.outcome.name().into(),
             ByteSize(b.bytes()).to_string(),
             m.instance.label.clone(),
         ]
     }));
-    print(&table::columns(&rows))
+    print(&columns(&rows))
 }
 
 fn summary(b: &Bundle) -> serde_json::Value {
@@ -94,6 +97,12 @@ fn summary(b: &Bundle) -> serde_json::Value {
         "finished": m.finished,
         "outcome": m.outcome,
         "bytes": b.bytes(),
+        "verdict": analysis::verdict_in(&b.path).map(|v| serde_json::json!({
+            "go_heap_explains": v.go_heap_explains,
+            "cause": v.cause,
+            "confidence": v.confidence,
+            "summary": v.summary,
+        })),
     })
 }
 
@@ -113,6 +122,9 @@ fn show(dir: &std::path::Path, id: &str, json: bool) -> Result<(), Failure> {
     } else {
         let mut text = format!("{}\n{}\n\n{}\n", bundle.id, bundle.path.display(), m.trigger.reason);
         let _ = writeln!(text, "{} of {}, {} to {}, {}", m.instance.label, m.target, m.started, m.finished, m.outcome.name());
+        if let Some(verdict) = analysis::verdict_in(&bundle.path) {
+            let _ = writeln!(text, "\n{}\n", wrapped(&one_line(&verdict.summary, 2000), 100, ""));
+        }
         for warning in &m.warnings {
             let _ = writeln!(text, "warning: {warning}");
         }
@@ -121,7 +133,9 @@ fn show(dir: &std::path::Path, id: &str, json: bool) -> Result<(), Failure> {
             let size = if f.has_file() { ByteSize(f.bytes).to_string() } else { "-".into() };
             vec![f.name.clone(), f.status.name().into(), size, format!("{}ms", f.milliseconds), f.reason.clone().unwrap_or_default()]
         }));
-        let _ = writeln!(text, "\n{}\nread {} next", table::columns(&rows), bundle.path.join("README.md").display());
+        let has_report = m.entry("report").is_some_and(|f| f.has_file());
+        let next = if has_report { "report.html" } else { "README.md" };
+        let _ = writeln!(text, "\n{}\nread {} next", columns(&rows), bundle.path.join(next).display());
         print(&text)?;
     }
     if problems.is_empty() {

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Failure, table};
+use super::Failure;
 use crate::bundle;
 use crate::capture;
 use crate::config::{self, Config};
 use crate::error::chain;
+use crate::layout::columns;
 use crate::target::{InstanceId, ProcFs, limit};
 use crate::units::ByteSize;
 
@@ -48,7 +49,7 @@ async fn probe(config: &Config) -> Result<(), Failure> {
             rows.push(probe_instance(&target, *id, &procfs, &env, &mut problems).await);
         }
     }
-    print!("\n{}", table::columns(&rows));
+    print!("\n{}", columns(&rows));
     let dir = &config.daemon.bundle_dir;
     match (bundle::try_dir(dir), bundle::free_disk(dir)) {
         (Err(e), _) => problems.push(chain(&e)),

@@ -163,6 +163,6 @@ fn explain(screen: &mut Screen, done: &Captured) -> Result<(), Failure> {
     for line in text.lines().skip_while(|l| !l.starts_with("Showing")) {
         screen.line(&format!("  {line}"));
     }
-    screen.line(&format!("\nnext: less {}", done.path.join("README.md").display()));
+    screen.line(&format!("\nnext: open {} in a browser, or less report.txt beside it", done.path.join("report.html").display()));
     Ok(())
 }

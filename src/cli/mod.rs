@@ -11,7 +11,6 @@ mod demo;
 mod live;
 mod log;
 mod run;
-mod table;
 mod target;
 mod top;
 mod watch;

@@ -5,6 +5,7 @@
 //! | [`quick`] | a profile, streamed | is it whole, and the sum of its first value; constant memory |
 //! | [`Profile::parse`] | a profile in memory | samples, locations, functions, labels |
 //! | [`top`] | a `Profile`, perhaps a base | the table that `go tool pprof -top` prints; growth since the base |
+//! | [`flame`] | a `Profile` | its call tree, cut to what a picture can show |
 //! | [`goroutine`] | the text of `goroutine?debug=1` and `debug=2` | goroutines grouped by identical stack |
 //!
 //! Deliberately not here: fetching, files, threads, clocks, symbolization of profiles that carry no names,
@@ -13,6 +14,7 @@
 
 mod decode;
 mod error;
+pub mod flame;
 mod frames;
 pub mod goroutine;
 mod graph;

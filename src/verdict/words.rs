@@ -29,7 +29,7 @@ pub(super) fn name(text: &str) -> String {
 }
 
 fn percent(share: f64) -> String {
-    format!("{:.0}%", share * 100.0)
+    if share > 0.0 && share < 0.01 { "<1%".into() } else { format!("{:.0}%", share * 100.0) }
 }
 
 fn count(n: u64) -> String {

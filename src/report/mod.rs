@@ -1,0 +1,114 @@
+//! The analysis as people read it: [`text`] for a terminal, [`html`] as one self-contained page. Pure: an [`Analysis`] in, a text out.
+//!
+//! Names in it come from the process. They are cut to one line of printable characters here, and the page's template escapes them.
+//! The page needs no scripts and loads nothing. Not here: what the numbers mean (`verdict`), where the files go (`bundle`).
+
+mod guide;
+mod page;
+mod plot;
+mod text;
+
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+pub use page::html;
+pub use text::text;
+
+use crate::analysis::Analysis;
+use crate::bundle::{FileEntry, Manifest, Status, one_line};
+use crate::clock::human;
+use crate::units::ByteSize;
+use crate::verdict::{Group, Verdict};
+
+/// What the child process hands to the capture that asked for it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Written {
+    pub verdict: Verdict,
+    pub text: String,
+    pub html: String,
+}
+
+/// All forms of one analysis.
+pub fn write(analysis: Analysis) -> Written {
+    Written { text: text(&analysis), html: html(&analysis), verdict: analysis.verdict }
+}
+
+/// A name from outside, on one line.
+fn clean(text: &str) -> String {
+    one_line(text, 300)
+}
+
+fn size(bytes: i64) -> String {
+    let sign = if bytes < 0 { "−" } else { "" };
+    format!("{sign}{}", ByteSize(bytes.unsigned_abs()))
+}
+
+/// With its sign, whatever it is.
+fn growth(bytes: i64) -> String {
+    if bytes > 0 { format!("+{}", size(bytes)) } else { size(bytes) }
+}
+
+fn percent(part: i64, whole: i64) -> String {
+    match part as f64 / whole.max(1) as f64 * 100.0 {
+        share if share != 0.0 && share.abs() < 1.0 => "<1%".to_owned(),
+        share => format!("{share:.0}%"),
+    }
+}
+
+/// As in verdict.json.
+fn word(value: &impl Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+fn unix_ms(rfc3339: &str) -> Option<u64> {
+    let at = humantime::parse_rfc3339(rfc3339).ok()?;
+    u64::try_from(at.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_millis()).ok()
+}
+
+fn wait(group: &Group) -> Option<String> {
+    group.longest_wait_seconds.filter(|s| *s > 0).map(|s| human(Duration::from_secs(s)))
+}
+
+/// The innermost frames, those that only say how it waits left out where others follow.
+fn first_frames(group: &Group) -> Vec<String> {
+    let at = group.stands_in().and_then(|own| group.stack.iter().position(|f| f == own)).unwrap_or(0);
+    group.stack.iter().skip(at).take(3).map(|f| clean(f)).collect()
+}
+
+/// Steps that did not end well, with the reason.
+fn troubles(manifest: &Manifest) -> impl Iterator<Item = &FileEntry> {
+    manifest.files.iter().filter(|f| f.status != Status::Ok)
+}
+
+/// What is known about the process, in a few words each.
+fn process(analysis: &Analysis) -> Vec<(&'static str, String)> {
+    let mut said = Vec::new();
+    let mut say = |what, words: Option<String>| said.extend(words.map(|w| (what, clean(&w))));
+    let facts = analysis.process.as_ref();
+    if let Some(manifest) = &analysis.manifest {
+        let exe = manifest.instance.exe.as_deref().map(|exe| format!(", {exe}")).unwrap_or_default();
+        say("process", Some(format!("{}{exe}", manifest.instance.label)));
+    }
+    let seconds = |s: f64| Duration::try_from_secs_f64(s).ok().map(human);
+    say("up", facts.and_then(|p| p.age_seconds).and_then(seconds));
+    say("Go", facts.and_then(|p| p.go.as_ref()).map(|go| go.go_version.trim_start_matches("go").to_owned()));
+    let env = facts.and_then(|p| p.env.as_ref()).filter(|env| !env.is_empty());
+    say("settings", env.map(|env| env.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")));
+    let limit = facts.and_then(|p| p.limit.as_ref()).map(|l| format!("{} ({})", ByteSize(l.bytes), l.source));
+    let fired = analysis.manifest.as_ref().and_then(|m| m.trigger.limit_bytes).map(|l| ByteSize(l).to_string());
+    say("limit", limit.or(fired));
+    say("host", analysis.manifest.as_ref().map(|m| m.host.clone()));
+    said
+}
+
+/// The bundle's target and moment, or the directory's name.
+fn title(analysis: &Analysis) -> String {
+    match &analysis.manifest {
+        Some(manifest) => clean(&manifest.target),
+        None => clean(&analysis.path.file_name().unwrap_or(analysis.path.as_os_str()).to_string_lossy()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,374 @@
+//! `report.html`: what the template shows, as plain text and numbers.
+
+use askama::Template;
+
+use super::guide::{self, COLUMNS, Guide};
+use super::plot::{self, Marks, Plot};
+use super::{clean, first_frames, growth, percent, process, size, title, unix_ms, wait};
+use crate::analysis::Analysis;
+use crate::bundle::{Manifest, Status};
+use crate::pprof::flame::{Bounds, Flame, flame};
+use crate::trigger::Trigger;
+use crate::units::ByteSize;
+use crate::verdict::{TopLine, Verdict};
+
+const ROWS: usize = 12;
+const GROUPS: usize = 12;
+/// Frames of a group that are shown.
+const FRAMES: usize = 40;
+/// Steps with at least this share of the plot's width have a name in it.
+const NAMED_STEP: f64 = 14.0;
+
+#[derive(Template)]
+#[template(path = "report.html")]
+struct Page {
+    version: &'static str,
+    title: String,
+    when: String,
+    fired: Option<(String, String)>,
+    answer: &'static str,
+    /// `yes`, `no`, …: a class.
+    answer_word: String,
+    cause: &'static str,
+    guide: &'static Guide,
+    confidence: &'static str,
+    summary: String,
+    warnings: Vec<String>,
+    process: Vec<(&'static str, String)>,
+    rss: String,
+    bars: Vec<Bar>,
+    buckets: Vec<BucketRow>,
+    has_baseline: bool,
+    evidence: Vec<String>,
+    missing: Vec<String>,
+    plots: Vec<(&'static str, Plot)>,
+    of_waiting: Option<&'static str>,
+    next: Vec<String>,
+    tables: Vec<Table>,
+    columns: [(&'static str, &'static str); 4],
+    flame: Option<Picture>,
+    goroutines: Option<Goroutines>,
+    steps: Vec<Step>,
+    outcome: String,
+}
+
+/// A stacked bar; widths in percent of the widest.
+struct Bar {
+    label: &'static str,
+    size: String,
+    width: f64,
+    parts: Vec<Part>,
+}
+
+struct Part {
+    class: &'static str,
+    flex: f64,
+    title: String,
+}
+
+struct BucketRow {
+    class: &'static str,
+    words: &'static str,
+    size: String,
+    share: String,
+    baseline: String,
+    growth: String,
+    is_nothing: bool,
+}
+
+struct Table {
+    title: &'static str,
+    note: &'static str,
+    rows: Vec<Row>,
+}
+
+struct Row {
+    flat: String,
+    cum: String,
+    /// Of the largest flat value, for the bar behind the number.
+    share: f64,
+    function: String,
+}
+
+/// A flame graph; geometry in percent and rows.
+struct Picture {
+    total: String,
+    rows: usize,
+    frames: Vec<PictureFrame>,
+}
+
+struct PictureFrame {
+    left: f64,
+    width: f64,
+    row: usize,
+    /// By package, so that a library has one colour.
+    colour: u8,
+    short: String,
+    title: String,
+}
+
+struct Goroutines {
+    total: u64,
+    baseline: Option<u64>,
+    leaked: Option<u64>,
+    groups: Vec<GroupRow>,
+    more: usize,
+}
+
+struct GroupRow {
+    count: u64,
+    share: f64,
+    state: String,
+    wait: String,
+    at: String,
+    stack: Vec<String>,
+}
+
+struct Step {
+    name: String,
+    bytes: String,
+    milliseconds: u64,
+    attempts: u32,
+    status: &'static str,
+    reason: String,
+}
+
+/// The report as one self-contained page.
+pub fn html(analysis: &Analysis) -> String {
+    // rendering into a String fails only where a template's expression does, and these do not
+    page(analysis).render().unwrap_or_else(|error| format!("<!doctype html><title>memtrap</title><p>The report could not be made: {error}"))
+}
+
+fn page(analysis: &Analysis) -> Page {
+    let v = &analysis.verdict;
+    let manifest = analysis.manifest.as_ref();
+    let marks = manifest.map(marks).unwrap_or_default();
+    let timeline = &analysis.timeline;
+    let mut plots = Vec::new();
+    match plot::capture(timeline, &marks) {
+        Some(enlarged) => {
+            plots.extend(plot::whole(timeline, &marks).map(|p| ("", p)));
+            plots.push(("The capture", enlarged));
+        }
+        None => plots.extend(plot::with_steps(timeline, &marks).map(|p| ("", p))),
+    }
+    Page {
+        version: env!("CARGO_PKG_VERSION"),
+        title: title(analysis),
+        when: manifest.map(|m| clean(&m.started).replace('T', " ").replace('Z', " UTC")).unwrap_or_default(),
+        fired: manifest.map(|m| (m.trigger.trigger.name().to_owned(), clean(&m.trigger.reason))),
+        answer: guide::answer(v.go_heap_explains),
+        answer_word: super::word(&v.go_heap_explains),
+        cause: v.cause.name(),
+        guide: guide::of(v.cause),
+        confidence: guide::confidence(v.confidence),
+        summary: clean_long(&v.summary),
+        warnings: manifest.map(|m| m.warnings.iter().map(|w| clean(w)).collect()).unwrap_or_default(),
+        process: process(analysis),
+        rss: ByteSize(v.rss_bytes).to_string(),
+        bars: bars(v),
+        buckets: buckets(v),
+        has_baseline: v.baseline_rss_bytes.is_some(),
+        evidence: v.evidence.iter().map(|e| clean_long(e)).collect(),
+        missing: v.missing.iter().map(|e| clean_long(e)).collect(),
+        plots,
+        of_waiting: guide::of_waiting(v),
+        next: v.next.iter().map(|c| clean_long(c)).collect(),
+        tables: tables(analysis),
+        columns: COLUMNS,
+        flame: analysis.heap.as_ref().and_then(|heap| flame(heap, "inuse_space", &Bounds::default())).map(|f| picture(&f)),
+        goroutines: goroutines(v),
+        steps: manifest.map(steps).unwrap_or_default(),
+        outcome: manifest.map(|m| m.outcome.name().to_owned()).unwrap_or_default(),
+    }
+}
+
+/// Sentences with names in them are longer than names.
+fn clean_long(text: &str) -> String {
+    crate::bundle::one_line(text, 2000)
+}
+
+fn marks(manifest: &Manifest) -> Marks {
+    let fired_at = unix_ms(&manifest.started);
+    let mut at = fired_at.unwrap_or(0);
+    // one step after the other, as they are listed
+    let steps = manifest.files.iter().map(|f| {
+        let begin = at;
+        at = at.saturating_add(f.milliseconds);
+        (clean(&f.name), begin, at)
+    });
+    let steps = steps.filter(|(_, begin, end)| end > begin).collect();
+    let level = match manifest.trigger.trigger {
+        Trigger::Threshold => Some(manifest.trigger.level_bytes),
+        _ => None,
+    };
+    Marks { fired_at, level, limit: manifest.trigger.limit_bytes, steps: if fired_at.is_some() { steps } else { Vec::new() } }
+}
+
+fn bars(v: &Verdict) -> Vec<Bar> {
+    let now = v.anatomy.iter().map(|l| (l.bucket, l.bytes)).collect::<Vec<_>>();
+    let then: Option<Vec<_>> = v.anatomy.iter().map(|l| Some((l.bucket, l.baseline_bytes?))).collect();
+    let whole = v.rss_bytes.max(v.baseline_rss_bytes.unwrap_or(0)).max(1) as f64;
+    let bar = |label, bytes: u64, parts: Vec<(crate::anatomy::Bucket, i64)>| Bar {
+        label,
+        size: ByteSize(bytes).to_string(),
+        width: bytes as f64 / whole * 100.0,
+        parts: parts
+            .into_iter()
+            .filter(|(_, part)| *part > 0)
+            .map(|(bucket, part)| Part {
+                class: bucket.name(),
+                flex: part as f64 / bytes.max(1) as f64 * 1000.0,
+                title: format!("{}: {} ({})", guide::bucket(bucket), size(part), percent(part, i64::try_from(bytes).unwrap_or(i64::MAX))),
+            })
+            .collect(),
+    };
+    let mut bars = vec![bar("now", v.rss_bytes, now)];
+    bars.extend(v.baseline_rss_bytes.zip(then).map(|(bytes, parts)| bar("baseline", bytes, parts)));
+    bars
+}
+
+fn buckets(v: &Verdict) -> Vec<BucketRow> {
+    let whole = i64::try_from(v.rss_bytes).unwrap_or(i64::MAX);
+    v.anatomy
+        .iter()
+        .map(|line| BucketRow {
+            class: line.bucket.name(),
+            words: guide::bucket(line.bucket),
+            size: size(line.bytes),
+            share: percent(line.bytes, whole),
+            baseline: line.baseline_bytes.map(size).unwrap_or_default(),
+            growth: line.growth_bytes.map(growth).unwrap_or_default(),
+            is_nothing: line.bytes == 0 && line.baseline_bytes.unwrap_or(0) == 0,
+        })
+        .collect()
+}
+
+fn tables(analysis: &Analysis) -> Vec<Table> {
+    let top = &analysis.verdict.top;
+    let plans: [(&str, &str, &[TopLine], bool); 6] = [
+        ("Grown since the baseline", "inuse_space now, less that of the healthy process", &top.growth, true),
+        ("Live bytes", "inuse_space, after the forced collection", &top.inuse_space, true),
+        ("Live objects", "inuse_objects, after the forced collection", &top.inuse_objects, false),
+        ("Grown during the capture", "inuse_space between two forced collections", &analysis.grown_during, true),
+        ("Allocated bytes", "alloc_space, since the process started", &top.alloc_space, true),
+        ("Allocated objects", "alloc_objects, since the process started", &top.alloc_objects, false),
+    ];
+    plans
+        .into_iter()
+        .filter(|(.., lines, _)| !lines.is_empty())
+        .map(|(title, note, lines, bytes)| {
+            let number = |n: i64| if bytes { size(n) } else { n.to_string() };
+            let largest = lines.iter().map(|l| l.flat).max().unwrap_or(1).max(1);
+            let row = |l: &TopLine| Row {
+                flat: number(l.flat),
+                cum: number(l.cum),
+                share: l.flat.max(0) as f64 / largest as f64 * 100.0,
+                function: clean(&l.function),
+            };
+            Table { title, note, rows: lines.iter().take(ROWS).map(row).collect() }
+        })
+        .collect()
+}
+
+fn picture(flame: &Flame) -> Picture {
+    let whole = flame.total.max(1) as f64;
+    let frames: Vec<PictureFrame> = flame
+        .frames
+        .iter()
+        .map(|f| {
+            let function = clean(&f.function);
+            PictureFrame {
+                left: f.start as f64 / whole * 100.0,
+                width: f.cum as f64 / whole * 100.0,
+                row: f.depth,
+                colour: colour(package(&function)),
+                short: short(&function).to_owned(),
+                title: format!("{function}\n{} ({}), itself {}", size(f.cum), percent(f.cum, flame.total), size(f.flat)),
+            }
+        })
+        .collect();
+    Picture { total: size(flame.total), rows: frames.iter().map(|f| f.row + 1).max().unwrap_or(0), frames }
+}
+
+/// `net/http` of `net/http.(*conn).serve`.
+fn package(function: &str) -> &str {
+    let last = function.rfind('/').map_or(0, |slash| slash + 1);
+    let dot = function.get(last..).and_then(|name| name.find('.')).map(|dot| last + dot);
+    dot.and_then(|dot| function.get(..dot)).unwrap_or(function)
+}
+
+/// `http.(*conn).serve` of it.
+fn short(function: &str) -> &str {
+    let name = package(function).rfind('/').map_or(0, |slash| slash + 1);
+    function.get(name..).unwrap_or(function)
+}
+
+/// The runtime is 0; other packages share 1 to 7.
+fn colour(package: &str) -> u8 {
+    if package == "runtime" || package.starts_with("runtime/") || package.starts_with("internal/") {
+        return 0;
+    }
+    let hash = package.bytes().fold(0xcbf2_9ce4_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    (hash % 7) as u8 + 1
+}
+
+fn goroutines(v: &Verdict) -> Option<Goroutines> {
+    let found = v.goroutines.as_ref()?;
+    let group = |g: &crate::verdict::Group| GroupRow {
+        count: g.count,
+        share: g.count as f64 / found.total.max(1) as f64 * 100.0,
+        state: g.state.as_deref().map(clean).unwrap_or_default(),
+        wait: wait(g).unwrap_or_default(),
+        at: first_frames(g).join(" < "),
+        stack: g.stack.iter().take(FRAMES).map(|f| clean(f)).collect(),
+    };
+    Some(Goroutines {
+        total: found.total,
+        baseline: found.baseline_total,
+        leaked: found.leaked.filter(|n| *n > 0),
+        groups: found.groups.iter().take(GROUPS).map(group).collect(),
+        more: found.groups.len().saturating_sub(GROUPS),
+    })
+}
+
+fn steps(manifest: &Manifest) -> Vec<Step> {
+    let step = |f: &crate::bundle::FileEntry| Step {
+        name: clean(&f.name),
+        bytes: if f.has_file() { ByteSize(f.bytes).to_string() } else { String::new() },
+        milliseconds: f.milliseconds,
+        attempts: f.attempts,
+        status: f.status.name(),
+        reason: f.reason.as_deref().map(clean).unwrap_or_default(),
+    };
+    // what went wrong first
+    let (mut bad, good): (Vec<_>, Vec<_>) = manifest.files.iter().partition(|f| f.status == Status::Failed);
+    bad.extend(good);
+    bad.into_iter().map(step).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn functions_are_shown_without_the_path_of_their_package() {
+        for (function, name, of) in [
+            ("net/http.(*conn).serve", "http.(*conn).serve", "net/http"),
+            ("main.main", "main.main", "main"),
+            ("example.com/shop/cart.(*Cart[go.shape.int]).Add", "cart.(*Cart[go.shape.int]).Add", "example.com/shop/cart"),
+            ("gopkg.in/yaml%2ev3.Unmarshal", "yaml%2ev3.Unmarshal", "gopkg.in/yaml%2ev3"),
+            ("malloc", "malloc", "malloc"),
+            ("", "", ""),
+        ] {
+            assert_eq!((short(function), package(function)), (name, of), "{function}");
+        }
+    }
+
+    #[test]
+    fn a_package_has_one_colour_and_the_runtime_its_own() {
+        assert_eq!(colour("runtime"), 0);
+        assert_eq!(colour("main"), colour("main"));
+        assert!((1..=7).contains(&colour("net/http")));
+    }
+}

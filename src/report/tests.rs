@@ -1,0 +1,95 @@
+use std::path::PathBuf;
+
+use super::*;
+use crate::analysis::Reading;
+use crate::bundle::Outcome;
+use crate::trigger::Fired;
+use crate::verdict::{Facts, Goroutines, TopLine};
+use crate::{anatomy, verdict};
+
+const MIB: u64 = 1 << 20;
+const HOSTILE: &str = "main.<script>alert(1)</script>\u{1b}[31m\u{202e}\"'&";
+
+/// What a hostile process could make of a bundle.
+fn hostile() -> Analysis {
+    let evidence = anatomy::Evidence {
+        rss_bytes: 300 * MIB,
+        status: Some(anatomy::Split { anon: 280 * MIB, file: 15 * MIB, shmem: 5 * MIB, swap: None, threads: Some(9) }),
+        ..anatomy::Evidence::default()
+    };
+    let group = Group { count: 9, state: Some(HOSTILE.into()), longest_wait_seconds: Some(600), stack: vec![HOSTILE.into()] };
+    let facts = Facts {
+        goroutines: Some(Goroutines { total: 9, groups: vec![group], ..Goroutines::default() }),
+        go_version: Some(HOSTILE.into()),
+        ..Facts::default()
+    };
+    let mut verdict = verdict::decide(&anatomy::build(&evidence), &facts);
+    verdict.top.inuse_space = vec![TopLine { function: HOSTILE.into(), flat: 7 << 20, cum: 9 << 20 }];
+    verdict.next = vec![format!("less '/{HOSTILE}'")];
+    let manifest = Manifest {
+        schema: 1,
+        memtrap_version: "0".into(),
+        incident_id: "i".into(),
+        part: 1,
+        target: HOSTILE.into(),
+        instance: crate::bundle::Instance { label: "pid 7".into(), exe: Some(HOSTILE.into()), ..Default::default() },
+        trigger: Fired::manual(300 * MIB, Some(512 * MIB), HOSTILE.into()),
+        host: HOSTILE.into(),
+        boot_id: "b".into(),
+        started: "2026-11-23T08:13:36.000Z".into(),
+        finished: HOSTILE.into(),
+        outcome: Outcome::Partial,
+        warnings: vec![HOSTILE.into()],
+        files: vec![FileEntry::skipped("mutex", "mutex.pb.gz", HOSTILE)],
+    };
+    let at = unix_ms(&manifest.started).unwrap();
+    let timeline = (0..600).map(|s| Reading { unix_ms: at - 600_000 + s * 1000, rss_bytes: (s + 1) * MIB / 2, during: false }).collect();
+    Analysis {
+        path: PathBuf::from("/bundles").join(HOSTILE),
+        verdict,
+        manifest: Some(manifest),
+        process: None,
+        timeline,
+        heap: None,
+        grown_during: Vec::new(),
+    }
+}
+
+#[test]
+fn nothing_from_the_process_becomes_markup_or_reaches_a_terminal_raw() {
+    let written = write(hostile());
+    assert!(!written.html.contains("<script"), "{}", written.html);
+    assert!(written.html.contains("main.&#60;script&#62;"), "the name is still there, as text");
+    for text in [&written.html, &written.text] {
+        assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
+        assert!(!text.contains('\u{202e}'));
+    }
+}
+
+#[test]
+fn the_page_is_self_contained_and_needs_no_script() {
+    let page = html(&hostile());
+    for foreign in ["src=", "href=", "url(", "@import", "http:", "https:"] {
+        assert!(!page.contains(foreign), "{foreign}");
+    }
+    assert!(page.contains("default-src 'none'"));
+}
+
+#[test]
+fn both_forms_say_the_summary_every_bucket_what_is_missing_and_the_reasons() {
+    let analysis = hostile();
+    let (text, page) = (text(&analysis), html(&analysis));
+    let unwrapped = text.replace('\n', " ");
+    assert!(unwrapped.contains(&analysis.verdict.summary), "{text}");
+    for line in &analysis.verdict.anatomy {
+        assert!(text.contains(line.bucket.name()) && page.contains(line.bucket.name()), "{}", line.bucket.name());
+    }
+    assert!(text.contains("mutex.pb.gz") && page.contains("mutex.pb.gz"));
+    assert!(text.contains("10m") && page.contains("up to 10m"), "the longest wait");
+    assert!(text.contains("RSS 512KiB ▁") && text.contains("█ 300MiB in 9m 59s"), "{text}");
+}
+
+#[test]
+fn shares_below_one_percent_are_not_called_nothing() {
+    assert_eq!([percent(0, 100), percent(1, 1000), percent(-1, 1000), percent(50, 100)], ["0%", "<1%", "<1%", "50%"]);
+}

@@ -1,0 +1,187 @@
+//! `report.txt`.
+
+use std::fmt::Write;
+
+use super::guide::{self, COLUMNS};
+use super::{clean, first_frames, growth, percent, process, size, title, troubles, wait, word};
+use crate::analysis::{Analysis, Reading};
+use crate::bundle::Status;
+use crate::clock::human;
+use crate::layout::{columns, wrapped};
+use crate::units::ByteSize;
+use crate::verdict::{TopLine, Verdict};
+
+const WIDTH: usize = 100;
+const ROWS: usize = 10;
+const GROUPS: usize = 6;
+
+/// The report in words.
+pub fn text(analysis: &Analysis) -> String {
+    let mut out = String::new();
+    // writing to a String does not fail
+    let _ = write(&mut out, analysis);
+    out
+}
+
+fn write(out: &mut String, analysis: &Analysis) -> std::fmt::Result {
+    let v = &analysis.verdict;
+    writeln!(out, "{}\n", wrapped(&v.summary, WIDTH, ""))?;
+    let guide = guide::of(v.cause);
+    let facts = [
+        (v.question.clone(), word(&v.go_heap_explains)),
+        ("cause".into(), format!("{} ({})", v.cause.name(), guide.title)),
+        ("confidence".into(), word(&v.confidence)),
+    ];
+    out.push_str(&columns(&facts.map(|(what, is)| vec![what, is])));
+
+    heading(out, &title(analysis))?;
+    if let Some(manifest) = &analysis.manifest {
+        writeln!(out, "{}", wrapped(&format!("{}: {}", manifest.trigger.trigger.name(), clean(&manifest.trigger.reason)), WIDTH, ""))?;
+        writeln!(out, "captured {} to {}, {}", clean(&manifest.started), clean(&manifest.finished), manifest.outcome.name())?;
+        for warning in &manifest.warnings {
+            writeln!(out, "warning: {}", wrapped(&clean(warning), WIDTH, "         "))?;
+        }
+    }
+    let known: Vec<Vec<String>> = process(analysis).into_iter().map(|(what, is)| vec![what.to_owned(), is]).collect();
+    out.push_str(&columns(&known));
+    if let Some(line) = sparkline(&analysis.timeline) {
+        writeln!(out, "{line}")?;
+    }
+
+    anatomy(out, v)?;
+    list(out, "Evidence", &v.evidence)?;
+    list(out, "What is missing", &v.missing)?;
+
+    heading(out, "What this means")?;
+    writeln!(out, "{}", wrapped(guide.means, WIDTH, ""))?;
+    if let Some(more) = guide::of_waiting(v) {
+        writeln!(out, "{}", wrapped(more, WIDTH, ""))?;
+    }
+    if !guide.steps.is_empty() {
+        writeln!(out)?;
+    }
+    for (i, step) in guide.steps.iter().enumerate() {
+        writeln!(out, "{}. {}", i + 1, wrapped(step, WIDTH, "   "))?;
+    }
+    if !guide.usual.is_empty() {
+        writeln!(out, "\nUsually it is:")?;
+    }
+    for usual in guide.usual {
+        writeln!(out, "  - {}", wrapped(usual, WIDTH, "    "))?;
+    }
+    if !v.next.is_empty() {
+        heading(out, "Next")?;
+    }
+    for command in &v.next {
+        writeln!(out, "{}", clean(command))?;
+    }
+
+    table(out, "Live bytes (inuse_space)", &v.top.inuse_space, true)?;
+    table(out, "Live objects (inuse_objects)", &v.top.inuse_objects, false)?;
+    table(out, "Grown since the baseline (inuse_space)", &v.top.growth, true)?;
+    table(out, "Grown during the capture (inuse_space)", &analysis.grown_during, true)?;
+    table(out, "Allocated since the start (alloc_space)", &v.top.alloc_space, true)?;
+    if !v.top.inuse_space.is_empty() {
+        writeln!(out)?;
+        out.push_str(&columns(&COLUMNS.map(|(term, meaning)| vec![term.to_owned(), meaning.to_owned()])));
+    }
+    goroutines(out, v)?;
+
+    if let Some(manifest) = &analysis.manifest {
+        let rows: Vec<Vec<String>> = troubles(manifest)
+            .map(|f| vec![clean(&f.name), f.status.name().to_owned(), f.reason.as_deref().map(clean).unwrap_or_default()])
+            .collect();
+        if !rows.is_empty() {
+            heading(out, "Not captured, and why")?;
+            out.push_str(&columns(&rows));
+        }
+        let noted = manifest.files.iter().filter(|f| f.status == Status::Ok && f.reason.is_some());
+        for file in noted {
+            writeln!(out, "{}: {}", clean(&file.name), clean(file.reason.as_deref().unwrap_or_default()))?;
+        }
+    }
+    Ok(())
+}
+
+fn heading(out: &mut String, text: &str) -> std::fmt::Result {
+    writeln!(out, "\n{text}\n{}", "-".repeat(text.chars().count()))
+}
+
+fn list(out: &mut String, title: &str, items: &[String]) -> std::fmt::Result {
+    if items.is_empty() {
+        return Ok(());
+    }
+    heading(out, title)?;
+    items.iter().try_for_each(|item| writeln!(out, "- {}", wrapped(&clean(item), WIDTH, "  ")))
+}
+
+fn anatomy(out: &mut String, v: &Verdict) -> std::fmt::Result {
+    heading(out, &format!("Where the {} are", ByteSize(v.rss_bytes)))?;
+    let base = v.baseline_rss_bytes.is_some();
+    let header = ["bucket", "bytes", "share", "baseline", "growth"];
+    let columns_shown = if base { 5 } else { 3 };
+    let mut rows = vec![header.iter().take(columns_shown).map(|h| h.to_string()).collect::<Vec<_>>()];
+    let whole = i64::try_from(v.rss_bytes).unwrap_or(i64::MAX);
+    for line in &v.anatomy {
+        let mut row = vec![line.bucket.name().to_owned(), size(line.bytes), percent(line.bytes, whole)];
+        if base {
+            row.push(line.baseline_bytes.map(size).unwrap_or_default());
+            row.push(line.growth_bytes.map(growth).unwrap_or_default());
+        }
+        row.push(guide::bucket(line.bucket).to_owned());
+        rows.push(row);
+    }
+    out.push_str(&columns(&rows));
+    Ok(())
+}
+
+fn table(out: &mut String, title: &str, lines: &[TopLine], bytes: bool) -> std::fmt::Result {
+    if lines.is_empty() {
+        return Ok(());
+    }
+    heading(out, title)?;
+    let number = |n: i64| if bytes { size(n) } else { n.to_string() };
+    let mut rows = vec![["flat", "cum", "function"].map(str::to_owned).to_vec()];
+    rows.extend(lines.iter().take(ROWS).map(|l| vec![number(l.flat), number(l.cum), clean(&l.function)]));
+    out.push_str(&columns(&rows));
+    Ok(())
+}
+
+fn goroutines(out: &mut String, v: &Verdict) -> std::fmt::Result {
+    let Some(goroutines) = &v.goroutines else { return Ok(()) };
+    heading(out, &format!("{} goroutines", goroutines.total))?;
+    let mut rows = vec![["count", "state", "longest wait", "in"].map(str::to_owned).to_vec()];
+    for group in goroutines.groups.iter().take(GROUPS) {
+        let state = group.state.as_deref().map(clean).unwrap_or_default();
+        rows.push(vec![group.count.to_string(), state, wait(group).unwrap_or_default(), first_frames(group).join(" < ")]);
+    }
+    out.push_str(&columns(&rows));
+    Ok(())
+}
+
+/// RSS over time in one line.
+fn sparkline(timeline: &[Reading]) -> Option<String> {
+    const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    const CELLS: u64 = 48;
+    let (first, last) = (timeline.first()?, timeline.last()?);
+    let span = last.unix_ms.checked_sub(first.unix_ms).filter(|span| *span > 0)?;
+    let highest = timeline.iter().map(|r| r.rss_bytes).max()?.max(1);
+    let mut cells = [0u64; CELLS as usize];
+    for r in timeline {
+        let at = r.unix_ms.saturating_sub(first.unix_ms).min(span) * (CELLS - 1) / span;
+        if let Some(cell) = cells.get_mut(at as usize) {
+            *cell = r.rss_bytes.max(*cell);
+        }
+    }
+    let mut before = first.rss_bytes;
+    let bar = |rss: u64| BARS.get((u128::from(rss) * 8 / u128::from(highest)).min(7) as usize).copied().unwrap_or(' ');
+    let line: String = cells
+        .iter()
+        .map(|rss| {
+            before = if *rss > 0 { *rss } else { before };
+            bar(before)
+        })
+        .collect();
+    let took = human(std::time::Duration::from_millis(span));
+    Some(format!("RSS {} {line} {} in {took}, at most {}", ByteSize(first.rss_bytes), ByteSize(last.rss_bytes), ByteSize(highest)))
+}
