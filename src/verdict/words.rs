@@ -186,7 +186,7 @@ pub(super) fn evidence(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, caus
             "RSS went from {} at the baseline to {} ({}): {basis}.",
             bytes(base.rss_bytes),
             bytes(anatomy.rss_bytes),
-            size(grown)
+            if grown > 0 { format!("+{}", size(grown)) } else { size(grown) }
         ));
     }
     let ranked: Vec<String> =
@@ -294,7 +294,8 @@ fn goroutines_say(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, weig
         }
         said.push(text + ".");
     }
-    if let Some(leaked) = goroutines.leaked.filter(|l| *l > 0) {
+    // one alone is most often `main` itself, in `select {}`
+    if let Some(leaked) = goroutines.leaked.filter(|l| *l > 1) {
         said.push(format!("The garbage collector finds {leaked} goroutines blocked for ever: nothing that could wake them is reachable."));
     }
     if let Some(function) = &weighed.link {
