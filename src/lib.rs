@@ -46,6 +46,7 @@ pub mod units;
 
 pub mod config;
 pub mod target;
+pub mod metrics;
 pub mod poll;
 pub mod series;
 pub mod trigger;

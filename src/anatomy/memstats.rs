@@ -2,12 +2,14 @@
 
 use std::io::{self, BufRead};
 
+use serde::{Deserialize, Serialize};
+
 use super::lines::Lines;
 
 const MARKER: &[u8] = b"# runtime.MemStats";
 
 /// Sizes in bytes, as of the moment of the request; exact, not sampled. `None` where that Go version has no such line.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct GoMemory {
     /// Live objects and garbage that is not swept yet.
     pub heap_alloc: u64,
