@@ -10,6 +10,8 @@
 //! [`run`] is the daemon: an [`Engine`], signals and the service manager. `watch` and `demo` drive the same engine in the
 //! foreground.
 
+mod requests;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,10 +30,10 @@ use crate::error::chain;
 use crate::incident::{Captured, Incident, SavedSlot};
 use crate::poll::{Baseline, Command, Handles, InstanceStatus, Job, JobDone, Past, Pulse, Task, Watcher};
 use crate::retention;
+use crate::source::Sources;
 use crate::state::{StateError, Store};
 use crate::systemd;
-use crate::target::{InstanceId, ProcFs};
-use crate::units::ByteSize;
+use crate::target::ProcFs;
 
 /// Within this, a running capture ends by itself or is finalized as interrupted; the unit's TimeoutStopSec is longer.
 const STOP_GRACE: Duration = Duration::from_secs(20);
@@ -58,7 +60,7 @@ pub enum DaemonError {
 /// What happens while the engine runs.
 #[derive(Debug)]
 pub enum Event {
-    CaptureStarted(Job),
+    CaptureStarted(Box<Job>),
     Progress {
         target: String,
         progress: capture::Progress,
@@ -75,6 +77,7 @@ pub enum Event {
 #[derive(Debug)]
 pub struct Engine {
     handles: Handles,
+    sources: Sources,
     watcher: Option<JoinHandle<()>>,
     captures: JoinSet<Result<capture::Captured, String>>,
     running: HashMap<Id, Job>,
@@ -117,8 +120,10 @@ impl Engine {
             capture::baseline::clean(dir, &env.procfs, &env.boot_id, clock::wall_now());
         }
         let saver = store.map(|store| tokio::spawn(keep_saved(store, handles.state.clone())));
+        let sources = Sources::start(config, env.clients.clone(), handles.commands.clone());
         let engine = Engine {
             handles,
+            sources,
             watcher: Some(thread),
             captures: JoinSet::new(),
             running: HashMap::new(),
@@ -162,7 +167,7 @@ impl Engine {
                 task = self.handles.tasks.recv() => match task {
                     Some(Task::Capture(job)) => {
                         self.begin(*job.clone());
-                        return Event::CaptureStarted(*job);
+                        return Event::CaptureStarted(job);
                     }
                     Some(Task::Baseline(baseline)) => self.take_baseline(baseline),
                     None => return Event::WatcherGone,
@@ -177,19 +182,20 @@ impl Engine {
         let (env, stop, turn) = (self.env.clone(), self.stop.subscribe(), self.baseline_turn.clone());
         tokio::spawn(async move {
             let Ok(_turn) = turn.acquire_owned().await else { return };
-            let (name, pid) = (baseline.target.name.clone(), baseline.instance.pid);
-            match capture::baseline::take(baseline.target, baseline.instance, baseline.rss, &env, dir, stop).await {
-                Ok(()) => tracing::debug!(target_name = name, pid, "baseline taken"),
-                Err(error) => tracing::warn!(target_name = name, pid, error = chain(&error), "no baseline"),
+            let (name, instance) = (baseline.subject.target.name.clone(), baseline.subject.label.clone());
+            match capture::baseline::take(requests::healthy(baseline), &env, dir, stop).await {
+                Ok(()) => tracing::debug!(target_name = name, instance, "baseline taken"),
+                Err(error) => tracing::warn!(target_name = name, instance, error = chain(&error), "no baseline"),
             }
         });
     }
 
     fn begin(&mut self, job: Job) {
-        tracing::info!(target_name = %job.target.name, pid = job.instance.pid, incident = job.incident, reason = job.fired.reason, "capture starts");
+        let (target, pid, instance) = (job.subject.target.name.clone(), job.subject.instance.pid(), &job.subject.label);
+        tracing::info!(target_name = target, pid, instance, incident = job.incident, reason = job.fired.reason, "capture starts");
         let (env, stop, events) = (self.env.clone(), self.stop.subscribe(), self.progress.0.clone());
         let (min_free, baselines) = (self.retention.min_free_disk, self.baselines.clone());
-        let (target, request) = (job.target.name.clone(), request(&job, &env, min_free, baselines));
+        let request = requests::full(&job, &env, min_free, baselines);
         // a task of its own, so that a panic ends this capture and nothing else
         let task = self.captures.spawn(async move {
             let mut progress = move |progress| {
@@ -207,10 +213,9 @@ impl Engine {
             Err(error) => (error.id(), Err(format!("the capture crashed, which is a bug in memtrap: {error}"))),
         };
         let job = self.running.remove(&id)?;
-        let target = job.target.name.clone();
+        let target = job.subject.target.name.clone();
         let outcome = match &result {
-            // of a process that is gone there will never be more than its RSS series
-            Ok(done) if done.evidence || !self.env.procfs.is_alive(job.instance) => {
+            Ok(done) if done.evidence || self.is_all_there_is(&job) => {
                 let outcome = done.outcome.name();
                 let verdict = done.verdict.as_deref().unwrap_or("none");
                 tracing::info!(target_name = target, bundle = done.id, outcome, verdict, bytes = done.bytes, failed = ?done.failed, "bundle saved");
@@ -229,6 +234,14 @@ impl Engine {
         Some(Event::CaptureEnded { target, result })
     }
 
+    /// Another attempt would bring no more than the RSS series: the process is gone, or is elsewhere and may not be asked.
+    fn is_all_there_is(&self, job: &Job) -> bool {
+        match job.subject.instance.process() {
+            Some(id) => !self.env.procfs.is_alive(id),
+            None => job.subject.no_pprof.is_some() || job.subject.target.pprof.is_none(),
+        }
+    }
+
     fn tell(&self, command: Command) {
         if self.handles.commands.send(command).is_err() {
             tracing::error!("the watcher no longer listens");
@@ -245,7 +258,10 @@ impl Engine {
     /// Goes on under another configuration. The directories stay those of the start.
     pub fn reload(&mut self, config: Config) {
         self.retention = config.retention.clone();
-        self.tell(Command::Reload(Box::new(config)));
+        // in this order, no source tells of a target that the watcher knows otherwise
+        self.sources.end_changed(&config);
+        self.tell(Command::Reload(Box::new(config.clone())));
+        self.sources.begin(&config);
     }
 
     /// Ends captures (those that do not end within the grace are finalized as they are), stores the state, stops the watcher.
@@ -298,7 +314,7 @@ fn finish_partials(bundle_dir: &Path, boot_id: &str) -> Vec<(String, SavedSlot)>
             }
         };
         tracing::warn!(target_name = %manifest.target, incident = manifest.incident_id, "finished a bundle that was interrupted");
-        let id = manifest.instance.pid.zip(manifest.instance.start_ticks);
+        let id = manifest.instance.identity();
         let incident = Incident {
             id: manifest.incident_id,
             part: manifest.part,
@@ -307,7 +323,7 @@ fn finish_partials(bundle_dir: &Path, boot_id: &str) -> Vec<(String, SavedSlot)>
             rearm_below: manifest.trigger.level_bytes / 10 * 9,
             fired: manifest.trigger,
         };
-        let instance = id.filter(|_| manifest.boot_id == boot_id).map(|(pid, start_ticks)| InstanceId { pid, start_ticks });
+        let instance = id.filter(|id| id.process().is_none() || manifest.boot_id == boot_id);
         slots.push((manifest.target, SavedSlot { instance, incident: Some(incident), capturing: true, cooldown_left: None }));
     }
     slots
@@ -327,7 +343,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), DaemonError> {
         tokio::select! {
             event = engine.next() => match event {
                 Event::WatcherGone => return Err(DaemonError::WatcherGone),
-                Event::CaptureStarted(job) => systemd::status(&format!("capturing {}", job.target.name)),
+                Event::CaptureStarted(job) => systemd::status(&format!("capturing {}", job.subject.target.name)),
                 Event::CaptureEnded { target, .. } => systemd::status(&format!("watching; last capture: {target}")),
                 Event::Progress { target, progress: Progress::Done(step) } => {
                     let (file, status, reason) = (step.name, step.status.name(), step.reason.as_deref().unwrap_or_default());
@@ -366,22 +382,5 @@ fn reload(engine: &mut Engine, file: &Path, running: &mut config::Daemon) {
             tracing::error!(%errors, "the new configuration has mistakes; the old one stays in force");
             systemd::ready("running the old configuration: the new one has mistakes");
         }
-    }
-}
-
-fn request(job: &Job, env: &capture::Env, min_free: ByteSize, baselines: Option<PathBuf>) -> capture::Request {
-    capture::Request {
-        incident_id: job.incident.clone(),
-        part: job.part,
-        scope: capture::Scope::Full,
-        target: job.target.clone(),
-        instance: Some(job.instance),
-        instance_label: format!("pid {}", job.instance.pid),
-        fired: job.fired.clone(),
-        started: clock::wall_now(),
-        timeline: job.timeline.clone(),
-        oom: job.oom.clone(),
-        low_disk: bundle::free_disk(&env.bundle_dir).is_some_and(|free| free < min_free.0),
-        baselines,
     }
 }

@@ -15,7 +15,7 @@
 //!                                                               process replaced
 //! ```
 //!
-//! The cooldown is counted from the firing and belongs to the slot, not to the process. `blind` (RSS unreadable) can overlay any
+//! The cooldown is counted from the firing and belongs to the slot, not to the process. `blind` (RSS unreadable, or a series not there) can overlay any
 //! state but capturing.
 
 use std::time::Duration;
@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::{self, Mono};
 use crate::config::Rules;
 use crate::series::{Sample, Series};
-use crate::target::InstanceId;
+use crate::target::Identity;
 use crate::trigger::{Detector, Fired, Levels};
 use crate::units::ByteSize;
 
@@ -89,7 +89,7 @@ enum Phase {
     /// `of` tells a capture's process from one that took its place meanwhile.
     Capturing {
         fired_at: Mono,
-        of: Option<InstanceId>,
+        of: Option<Identity>,
         attempts: u32,
     },
     Open,
@@ -129,7 +129,7 @@ pub struct Slot {
 /// One process in a slot.
 #[derive(Clone, Debug)]
 struct Life {
-    id: InstanceId,
+    id: Identity,
     detector: Detector,
     warming: bool,
 }
@@ -141,8 +141,8 @@ impl Default for Slot {
 }
 
 impl Slot {
-    pub fn instance(&self) -> Option<InstanceId> {
-        self.life.as_ref().map(|l| l.id)
+    pub fn instance(&self) -> Option<&Identity> {
+        self.life.as_ref().map(|l| &l.id)
     }
 
     pub fn series(&self) -> Option<&Series> {
@@ -172,13 +172,26 @@ impl Slot {
     }
 
     /// A process takes the place. An incident of another process is over, its cooldown is not.
-    pub fn arrive(&mut self, id: InstanceId, rules: &Rules, interval: Duration) {
+    pub fn arrive(&mut self, id: impl Into<Identity>, rules: &Rules, interval: Duration) {
         self.blind = None;
         self.throttled = None;
-        self.life = Some(Life { id, detector: Detector::new(rules, interval), warming: false });
+        self.life = Some(Life { id: id.into(), detector: Detector::new(rules, interval), warming: false });
         if matches!(self.phase, Phase::Open | Phase::Retrying { .. }) {
             self.phase = Phase::Watching;
             self.incident = None;
+        }
+    }
+
+    /// More became known of the same process: when it started.
+    pub fn learn(&mut self, id: Identity) {
+        let before = self.instance().cloned();
+        if let Phase::Capturing { of, .. } = &mut self.phase
+            && *of == before
+        {
+            *of = Some(id.clone());
+        }
+        if let Some(life) = &mut self.life {
+            life.id = id;
         }
     }
 
@@ -235,7 +248,7 @@ impl Slot {
         let lowest = levels.stages.first().map_or(u64::MAX, |s| s.bytes);
         let level = if order.fired.rss_bytes >= lowest { order.fired.level_bytes.min(lowest) } else { order.fired.level_bytes };
         self.throttled = None;
-        self.phase = Phase::Capturing { fired_at: now, of: self.instance(), attempts: self.attempts() };
+        self.phase = Phase::Capturing { fired_at: now, of: self.instance().cloned(), attempts: self.attempts() };
         self.incident = Some(Incident {
             id,
             part: order.part,
@@ -252,7 +265,8 @@ impl Slot {
 
     /// The capture ended.
     pub fn captured(&mut self, result: Captured, rules: &Rules, now: Mono) {
-        let Phase::Capturing { fired_at, of, attempts } = self.phase else { return };
+        let Phase::Capturing { fired_at, ref of, attempts } = self.phase else { return };
+        let replaced = self.life.is_none() || self.instance() != of.as_ref();
         self.phase = match result {
             Captured::Evidence => {
                 self.cooldown_until = Some(fired_at + rules.cooldown);
@@ -260,7 +274,7 @@ impl Slot {
             }
             Captured::Nothing(why) => Phase::Retrying { at: now + backoff(attempts), attempts: attempts + 1, why },
         };
-        if self.life.is_none() || self.instance() != of {
+        if replaced {
             self.close();
         }
     }
@@ -271,6 +285,16 @@ impl Slot {
         if let Some(life) = &mut self.life {
             life.detector.interrupt();
         }
+    }
+
+    /// Nothing is heard of the process, which may be gone or not: what held still holds until that is known.
+    pub fn missing(&mut self, why: String) {
+        self.blind = Some(why);
+    }
+
+    /// The source works again and knows of no process for this place.
+    pub fn clear_blind(&mut self) {
+        self.blind = None;
     }
 
     /// The process is gone. If a rule was pending, what is left of it is still worth a bundle. The series stays until the place
@@ -365,7 +389,7 @@ impl Slot {
     pub fn save(&self, now: Mono) -> Option<SavedSlot> {
         let cooldown_left = self.cooldown_until(now).map(|t| t.since(now));
         (self.incident.is_some() || cooldown_left.is_some()).then(|| SavedSlot {
-            instance: self.instance(),
+            instance: self.instance().cloned(),
             incident: self.incident.clone(),
             capturing: self.is_capturing(),
             cooldown_left,
@@ -394,7 +418,7 @@ impl Slot {
 /// A slot on disk.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SavedSlot {
-    pub instance: Option<InstanceId>,
+    pub instance: Option<Identity>,
     pub incident: Option<Incident>,
     pub capturing: bool,
     pub cooldown_left: Option<Duration>,

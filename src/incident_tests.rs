@@ -3,6 +3,7 @@
 use super::*;
 use crate::budget::Budget;
 use crate::config;
+use crate::target::InstanceId;
 use crate::trigger::Trigger;
 use crate::units::SizeOrPercent;
 

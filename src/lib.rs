@@ -45,8 +45,10 @@ pub mod layout;
 pub mod units;
 
 pub mod config;
+pub mod client;
 pub mod target;
 pub mod metrics;
+pub mod source;
 pub mod poll;
 pub mod series;
 pub mod trigger;

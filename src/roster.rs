@@ -3,11 +3,11 @@
 //! Pure. A process that appears takes over the place, and with it the cooldown, of one that went; only when there is none does
 //! it get a new place. That is what makes a crash loop one cooldown, and twenty workers twenty.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use crate::clock::Mono;
 use crate::incident::Slot;
-use crate::target::InstanceId;
+use crate::target::Identity;
 
 /// A slot's number within its target; never reused while memtrap runs.
 pub type SlotNumber = u32;
@@ -48,16 +48,20 @@ impl Roster {
     }
 
     /// The slots whose process is not among `found` any more.
-    pub fn left(&self, found: &[InstanceId]) -> Vec<SlotNumber> {
-        self.iter().filter(|(_, slot)| slot.instance().is_some_and(|id| !found.contains(&id))).map(|(n, _)| n).collect()
+    pub fn left(&self, found: &[Identity]) -> Vec<SlotNumber> {
+        let found: HashSet<&Identity> = found.iter().collect();
+        self.iter().filter(|(_, slot)| slot.instance().is_some_and(|id| !found.contains(id))).map(|(n, _)| n).collect()
     }
 
-    /// Gives every newcomer among `found` a place, and forgets empty places that remember nothing. Call it after those that left have been
+    /// Those among `found` that have no place yet.
+    pub fn newcomers(&self, found: &[Identity]) -> Vec<Identity> {
+        let mut known: HashSet<&Identity> = self.iter().filter_map(|(_, slot)| slot.instance()).collect();
+        found.iter().filter(|id| known.insert(id)).cloned().collect()
+    }
+
+    /// Gives every newcomer a place, and forgets empty places that remember nothing. Call it after those that left have been
     /// vacated; the caller lets the newcomers [`Slot::arrive`].
-    pub fn seat(&mut self, found: &[InstanceId], now: Mono) -> Vec<(SlotNumber, InstanceId)> {
-        let mut newcomers: Vec<InstanceId> =
-            found.iter().filter(|id| self.iter().all(|(_, s)| s.instance() != Some(**id))).copied().collect();
-        newcomers.dedup();
+    pub fn seat(&mut self, newcomers: Vec<Identity>, now: Mono) -> Vec<(SlotNumber, Identity)> {
         let mut vacant: Vec<SlotNumber> = self.iter().filter(|(_, s)| s.instance().is_none()).map(|(n, _)| n).collect();
         // popped from the end: first those whose capture still runs, then the longest cooldown
         vacant.sort_by_key(|n| self.slots.get(n).map(|s| (s.is_capturing(), s.cooldown_until(now), std::cmp::Reverse(*n))));
@@ -87,21 +91,22 @@ mod tests {
     use super::*;
     use crate::config::Rules;
     use crate::incident::SavedSlot;
+    use crate::target::InstanceId;
 
-    fn process(pid: u32) -> InstanceId {
-        InstanceId { pid, start_ticks: u64::from(pid) * 10 }
+    fn process(pid: u32) -> Identity {
+        InstanceId { pid, start_ticks: u64::from(pid) * 10 }.into()
     }
 
     fn reconcile(roster: &mut Roster, pids: &[u32]) -> Vec<(SlotNumber, u32)> {
-        let found: Vec<InstanceId> = pids.iter().copied().map(process).collect();
+        let found: Vec<Identity> = pids.iter().copied().map(process).collect();
         for n in roster.left(&found) {
             roster.get_mut(n).unwrap().vacate();
         }
-        let seated = roster.seat(&found, Mono::from_secs(1_000));
+        let seated = roster.seat(roster.newcomers(&found), Mono::from_secs(1_000));
         for (n, id) in &seated {
-            roster.get_mut(*n).unwrap().arrive(*id, &Rules::default(), Duration::from_secs(1));
+            roster.get_mut(*n).unwrap().arrive(id.clone(), &Rules::default(), Duration::from_secs(1));
         }
-        seated.iter().map(|(n, id)| (*n, id.pid)).collect()
+        seated.iter().map(|(n, id)| (*n, id.pid().unwrap())).collect()
     }
 
     fn cooling(left: u64) -> Slot {
@@ -124,7 +129,7 @@ mod tests {
         let mut roster = Roster::default();
         reconcile(&mut roster, &[10]);
         let again = InstanceId { pid: 10, start_ticks: 999 };
-        assert_eq!(roster.left(&[again]), [0]);
+        assert_eq!(roster.left(&[again.into()]), [0]);
     }
 
     #[test]

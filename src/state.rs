@@ -47,10 +47,10 @@ impl Saved {
         wall.duration_since(stored).unwrap_or(Duration::ZERO)
     }
 
-    /// After a boot no stored process can still be there.
+    /// After a boot no stored process of this host can still be there.
     pub fn forget_processes(mut self, boot_id: &str) -> Saved {
         if self.boot_id != boot_id {
-            self.targets.values_mut().flatten().for_each(|slot| slot.instance = None);
+            self.targets.values_mut().flatten().for_each(|slot| slot.instance = slot.instance.take().filter(|id| id.process().is_none()));
         }
         self
     }

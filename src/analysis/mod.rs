@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use crate::anatomy::{self, Anatomy, Evidence, memstats, smaps};
 use crate::bundle::{FileEntry, Manifest};
-use crate::capture::{End, kernel::ProcessFacts};
+use crate::capture::{End, RemoteInstance, kernel::ProcessFacts};
 use crate::error::chain;
 use crate::pprof::{Profile, goroutine};
 use crate::units::ByteSize;
@@ -69,11 +69,17 @@ pub fn of_directory(dir: &Path, shown: &Path, base: Option<&Path>, manifest: Opt
     let mut evidence = files.kernel("proc/");
     evidence.memstats = files.memstats("memstats.txt");
     evidence.memstats_gc = files.memstats("memstats_gc.txt");
+    let remote: Option<RemoteInstance> = files.json("metrics.json");
+    // what its metrics said is older by some seconds, and better than nothing
+    evidence.memstats = evidence.memstats.or(remote.as_ref().and_then(|r| r.go_memstats));
     evidence.heap_gc_inuse = heap_gc.as_ref().and_then(|p| profiles::total(p, "inuse_space"));
     evidence.heap_inuse = heap.as_ref().and_then(|p| profiles::total(p, "inuse_space"));
     evidence.rss_bytes = match &manifest {
         Some(manifest) => manifest.trigger.rss_bytes,
-        None => evidence.status.map(|s| s.anon + s.file + s.shmem).or(evidence.rollup.map(|r| r.rss)).unwrap_or(0),
+        None => {
+            let seen = evidence.status.map(|s| s.anon + s.file + s.shmem).or(evidence.rollup.map(|r| r.rss));
+            seen.or(remote.as_ref().map(|r| r.rss_bytes)).unwrap_or(0)
+        }
     };
 
     let mut healthy = match base {
@@ -109,7 +115,7 @@ pub fn of_directory(dir: &Path, shown: &Path, base: Option<&Path>, manifest: Opt
         go_version: process.as_ref().and_then(|p| p.go.as_ref()).map(|go| go.go_version.clone()),
         gogc: env.map(|env| env.get("GOGC").map_or(Gogc::Percent(100), |v| Gogc::parse(v))),
         gomemlimit: env.and_then(|env| env.get("GOMEMLIMIT")).and_then(|v| v.parse::<ByteSize>().ok()).map(|b| b.0),
-        age_seconds: process.as_ref().and_then(|p| p.age_seconds),
+        age_seconds: process.as_ref().and_then(|p| p.age_seconds).or(remote.as_ref().and_then(|r| r.age_seconds)),
         memstats_gap_seconds: manifest.as_ref().and_then(gap),
         allocated: heap_gc.as_ref().zip(after.as_ref()).and_then(|(first, last)| profiles::allocated(first, last)),
         end: files.json::<End>("end.json").map(|end| Ending { gone: end.gone, oom_killed: end.oom_killed }),
@@ -149,6 +155,7 @@ struct Baseline {
     threads: Option<u64>,
 }
 
+/// Of `baseline.json`.
 #[derive(Deserialize)]
 struct BaselineFacts {
     rss_bytes: u64,

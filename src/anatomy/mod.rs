@@ -130,6 +130,20 @@ impl Anatomy {
         self.missing.contains(&missing)
     }
 
+    /// Whether nothing that was seen can tell how large this bucket is: its bytes are then in `unexplained`, with the rest.
+    pub fn is_unknown(&self, bucket: Bucket) -> bool {
+        match bucket {
+            Bucket::NativeAnon | Bucket::FileMapped | Bucket::Shmem => self.lacks(Missing::Kernel),
+            Bucket::HeapGarbage
+            | Bucket::HeapFragmentation
+            | Bucket::HeapUnreleased
+            | Bucket::GoroutineStacks
+            | Bucket::RuntimeMetadata => self.lacks(Missing::Memstats),
+            Bucket::HeapLive => self.lacks(Missing::Memstats) && self.get(Bucket::HeapLive) == 0,
+            Bucket::Unexplained => false,
+        }
+    }
+
     /// What each bucket grew by since the baseline.
     pub fn growth(&self, baseline: &Anatomy) -> Parts {
         self.parts.minus(&baseline.parts)

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::target::{Identity, InstanceId, SeriesId};
 use crate::trigger::Fired;
 
 pub const MANIFEST: &str = "manifest.json";
@@ -39,6 +40,21 @@ pub struct Instance {
     pub start_ticks: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub exe: Option<String>,
+    /// How memtrap knows an instance that is no process of its host: the exposition's URL, or its labels.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub series: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub started_unix_ms: Option<u64>,
+}
+
+impl Instance {
+    /// Whom the bundle is of, if that is known.
+    pub fn identity(&self) -> Option<Identity> {
+        if let Some(series) = &self.series {
+            return Some(Identity::Series(SeriesId { series: series.as_str().into(), started_unix_ms: self.started_unix_ms }));
+        }
+        Some(Identity::Process(InstanceId { pid: self.pid?, start_ticks: self.start_ticks? }))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

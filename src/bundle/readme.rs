@@ -36,6 +36,7 @@ fn describe(name: &str) -> &'static str {
         "end.json" => "how the process ended, if it did, and its last RSS",
         "timeline.csv" => "RSS before and during the capture",
         "README.md" => "this page",
+        "metrics.json" => "what the instance's metrics said last: RSS, limit, start time, `go_memstats_*`",
         "verdict.json" => "the named cause with its evidence, for machines",
         "report.txt" => "the verdict and its tables, for people",
         "report.html" => "the same with pictures, in one file",
@@ -69,7 +70,9 @@ fn write(out: &mut String, manifest: &Manifest, path: &Path) -> std::fmt::Result
         code(&manifest.instance.label),
         manifest.instance.exe.as_ref().map(|e| format!(", {}", code(e))).unwrap_or_default()
     )?;
-    writeln!(out, "- host: {}", code(&manifest.host))?;
+    // of an instance elsewhere it is only where memtrap ran
+    let host = if manifest.instance.series.is_some() { "captured from host" } else { "host" };
+    writeln!(out, "- {host}: {}", code(&manifest.host))?;
     writeln!(out, "- captured: {} to {}, **{}**", prose(&manifest.started), prose(&manifest.finished), manifest.outcome.name())?;
     writeln!(out, "- incident: {}, part {}", code(&manifest.incident_id), manifest.part)?;
     for warning in &manifest.warnings {

@@ -22,7 +22,13 @@ fn draft() -> Manifest {
         incident_id: "i-1".into(),
         part: 1,
         target: "checkout".into(),
-        instance: Instance { label: "pid 4821".into(), pid: Some(4821), start_ticks: Some(99), exe: Some("/usr/bin/checkout".into()) },
+        instance: Instance {
+            label: "pid 4821".into(),
+            pid: Some(4821),
+            start_ticks: Some(99),
+            exe: Some("/usr/bin/checkout".into()),
+            ..Instance::default()
+        },
         trigger: Fired {
             trigger: Trigger::Threshold,
             rss_bytes: 1_632_087_572,

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use tokio::task::spawn_blocking;
 
-use super::client::Credentials;
 use super::fetch::{self, Bounds, Endpoint, Failure};
 use super::reach::{Budget, Contact};
 use super::run::Runner;
@@ -12,6 +11,7 @@ use super::sink::{Body, Sink, judge};
 use super::taken::Taken;
 use super::watch::Ended;
 use crate::bundle::Sum;
+use crate::client::Credentials;
 
 /// What is asked for.
 #[derive(Clone, Copy)]

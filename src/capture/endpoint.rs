@@ -6,11 +6,11 @@ use std::sync::Arc;
 use reqwest::Url;
 use tokio::task::spawn_blocking;
 
-use super::client::{Clients, Credentials};
 use super::fetch::Endpoint;
 use super::reach::quick_connect;
 use super::watch::Watch;
 use super::{Env, discover};
+use crate::client::{Clients, Credentials, Use};
 use crate::config::{self, Pprof};
 use crate::target::sockets::{self, Ownership};
 use crate::target::{InstanceId, ProcFs};
@@ -36,6 +36,7 @@ pub(super) async fn prepare(target: &Arc<config::Target>, id: Option<InstanceId>
                 let endpoints = addrs.iter().map(|addr| make.http(&format!("http://{addr}/debug/pprof"))).collect::<Result<_, _>>()?;
                 Ok(Prepared::Candidates(endpoints, argv(&procfs, id).unwrap_or_default()))
             }
+            Some(Pprof::Template(_)) => Err("`pprof` names labels, and no series to take them from is known".into()),
             Some(Pprof::Http(base)) => {
                 let endpoint = make.http(base)?;
                 let warning = id.and_then(|id| foreign(&procfs, &endpoint.base, id));
@@ -90,7 +91,8 @@ impl Make<'_> {
     }
 
     fn endpoint(&self, base: Url, socket: Option<std::path::PathBuf>, shown: String) -> Result<Endpoint, String> {
-        let client = |connect| self.clients.client(&base, socket.clone(), &self.credentials, connect).map_err(|e| e.to_string());
+        let client =
+            |connect| self.clients.client(&base, socket.clone(), &self.credentials, connect, Use::Capture).map_err(|e| e.to_string());
         let (normal, quick) = (client(self.capture.connect_timeout)?, client(quick_connect(self.capture))?);
         Ok(Endpoint { client: normal, quick, base, shown, credentials: self.credentials.clone() })
     }

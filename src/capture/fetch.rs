@@ -9,11 +9,11 @@ use reqwest::header::LOCATION;
 use reqwest::{Client, Response, StatusCode, Url};
 use tokio::time::Instant;
 
-use super::client::{Credentials, root_cause};
 use super::reach::Contact;
 use super::sink::Sink;
 use super::watch::{Ended, Watch};
 use crate::bundle::one_line;
+use crate::client::{Credentials, is_refused, root_cause};
 use crate::clock::human;
 use crate::units::ByteSize;
 
@@ -248,17 +248,6 @@ fn unsent(error: &reqwest::Error, clock: &Clock) -> Failure {
     } else {
         Failure::Broken { bytes: 0, why: root_cause(error) }
     }
-}
-
-fn is_refused(error: &reqwest::Error) -> bool {
-    let mut cause: Option<&dyn std::error::Error> = Some(error);
-    while let Some(e) = cause {
-        if e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::ConnectionRefused) {
-            return true;
-        }
-        cause = e.source();
-    }
-    false
 }
 
 struct Clock {

@@ -15,7 +15,6 @@
 mod attempts;
 mod analyse;
 pub mod baseline;
-mod client;
 mod discover;
 mod end;
 mod endpoint;
@@ -23,6 +22,7 @@ mod fetch;
 pub mod kernel;
 mod plan;
 mod reach;
+mod remote;
 mod run;
 mod sink;
 mod taken;
@@ -37,8 +37,9 @@ use std::time::SystemTime;
 
 use tokio::sync::watch::Receiver;
 
-pub use client::{Clients, install_tls_provider};
+pub use crate::client::{Clients, install_tls_provider};
 pub use end::End;
+pub use remote::RemoteInstance;
 
 use crate::bundle::{BundleError, FileEntry, Instance, Manifest, Outcome, Partial, Published, SCHEMA, Status};
 use crate::clock::{self, Mono};
@@ -46,7 +47,7 @@ use crate::config;
 use crate::series::Sample;
 use crate::target::cgroup::CgroupRef;
 use crate::target::limit::OomCounter;
-use crate::target::{InstanceId, ProcFs};
+use crate::target::{Identity, InstanceId, ProcFs};
 use crate::trigger::Fired;
 use run::Runner;
 
@@ -63,6 +64,12 @@ pub struct Request {
     pub target: Arc<config::Target>,
     /// `None`: no process of this host was ever seen for it.
     pub instance: Option<InstanceId>,
+    /// What its metrics told of an instance elsewhere.
+    pub remote: Option<RemoteInstance>,
+    /// Why pprof is not asked, though the target has an address.
+    pub no_pprof: Option<String>,
+    /// Something that the reader of the bundle should know.
+    pub warning: Option<String>,
     /// For people: `pid 4821`.
     pub instance_label: String,
     pub fired: Fired,
@@ -121,13 +128,13 @@ impl Env {
 }
 
 /// Tries whether pprof of this process would answer now: where it is, or why not.
-pub async fn probe(target: &Arc<config::Target>, id: InstanceId, env: &Env) -> Result<String, String> {
+pub async fn probe(target: &Arc<config::Target>, id: Option<InstanceId>, env: &Env) -> Result<String, String> {
     if target.pprof.is_none() {
         return Ok("none".into());
     }
     let (_running, stop) = tokio::sync::watch::channel(false);
-    let mut watch = watch::Watch::new(env.procfs.clone(), Some(id), stop);
-    let found = endpoint::prepare(target, Some(id), env, &mut watch).await?;
+    let mut watch = watch::Watch::new(env.procfs.clone(), id, stop);
+    let found = endpoint::prepare(target, id, env, &mut watch).await?;
     let endpoint = found.endpoint;
     fetch::get_small(&endpoint, endpoint.url("cmdline"), discover::INDEX, &mut watch).await.map_err(|e| e.to_string())?;
     match found.warnings.first() {
@@ -182,9 +189,19 @@ pub async fn run(
     stop: Receiver<bool>,
     progress: &mut (dyn FnMut(Progress) + Send + Sync),
 ) -> Result<Captured, CaptureError> {
-    let conditions = plan::Conditions { local: request.instance.is_some(), low_disk: request.low_disk, scope: request.scope };
+    let conditions = plan::Conditions {
+        local: request.instance.is_some(),
+        remote: request.remote.is_some(),
+        no_pprof: request.no_pprof.as_deref(),
+        low_disk: request.low_disk,
+        scope: request.scope,
+    };
     let plan = plan::of(&request.target, conditions);
-    let (partial, oom) = begin(&request, env, &plan).await?;
+    let (mut partial, oom) = begin(&request, env, &plan).await?;
+    if let Some(warning) = &request.warning {
+        let note = partial.warn(warning.clone());
+        tokio::task::spawn_blocking(move || note.write()).await.map_err(CaptureError::Thread)?;
+    }
     let mut runner = Runner::new(&request, env, partial, stop, progress);
     runner.walk(plan).await;
     let run::Walked { mut partial, gone, stopped, lacking } = runner.finish();
@@ -192,12 +209,19 @@ pub async fn run(
     let samples = request.timeline.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let full = request.scope == Scope::Full;
     let (started, anchor, local) = (request.started, env.anchor, request.instance.is_some());
-    let healthy = request.baselines.zip(request.instance).map(|(dir, id)| (dir, request.target.clone(), id, env.boot_id.clone()));
+    let remote = request.remote;
+    let identity = request.instance.map(Identity::Process).or_else(|| remote.as_ref().map(|r| Identity::Series(r.id.clone())));
+    let healthy = request.baselines.zip(identity).map(|(dir, id)| (dir, request.target.clone(), id, env.boot_id.clone()));
     let gathered = tokio::task::spawn_blocking(move || {
         if full {
             partial.add("timeline", "timeline.csv", end::timeline(&samples, started, anchor).as_bytes());
         }
-        if let Some(baseline) = healthy.and_then(|(dir, target, id, boot)| baseline::latest(&dir, &target.name, id, &boot)) {
+        if let Some(remote) = remote {
+            partial.add("metrics", "metrics.json", serde_json::to_string_pretty(&remote).unwrap_or_default().as_bytes());
+        }
+        if let Some(baseline) =
+            healthy.filter(|_| full).and_then(|(dir, target, id, boot)| baseline::latest(&dir, &target.name, &id, &boot))
+        {
             baseline::copy_into(&mut partial, &baseline);
         }
         if local && full {
@@ -255,6 +279,8 @@ async fn begin(request: &Request, env: &Env, plan: &[plan::Step]) -> Result<(Par
             pid: request.instance.map(|i| i.pid),
             start_ticks: request.instance.map(|i| i.start_ticks),
             exe: None,
+            series: request.remote.as_ref().map(|r| r.id.series.to_string()),
+            started_unix_ms: request.remote.as_ref().and_then(|r| r.id.started_unix_ms),
         },
         trigger: request.fired.clone(),
         host: env.host.clone(),
@@ -277,7 +303,7 @@ async fn begin(request: &Request, env: &Env, plan: &[plan::Step]) -> Result<(Par
 }
 
 fn captured(published: Published, verdict: Option<String>) -> Captured {
-    let own = ["timeline", "end", "readme", "verdict", "report", "report_text"];
+    let own = ["timeline", "end", "readme", "verdict", "report", "report_text", "metrics"];
     let files = &published.manifest.files;
     let is_evidence = |e: &&FileEntry| e.has_file() && !own.contains(&e.step.as_str()) && !e.name.ends_with(".rejected");
     Captured {

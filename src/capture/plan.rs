@@ -48,9 +48,13 @@ pub(super) struct LeftOut {
 
 /// What the plan depends on besides the target's settings.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Conditions {
+pub(super) struct Conditions<'a> {
     /// There is a process on this host to look at.
     pub local: bool,
+    /// There is one elsewhere, which only metrics tell of.
+    pub remote: bool,
+    /// Why pprof is not asked, though there is an address.
+    pub no_pprof: Option<&'a str>,
     pub low_disk: bool,
     pub scope: Scope,
 }
@@ -61,7 +65,7 @@ const KERNEL: [KernelStep; 7] = KernelStep::ALL;
 const BIG: [&str; 6] = ["smaps", "allocs", "goroutine_text", "profile", "heap_gc_after", "trace"];
 
 /// All steps, in order.
-pub(super) fn of(target: &Target, conditions: Conditions) -> Vec<Step> {
+pub(super) fn of(target: &Target, conditions: Conditions<'_>) -> Vec<Step> {
     let config = &target.capture;
     let mut plan = Vec::new();
     let mut add = |name: &str, file: &str, work: Work| plan.push(Step { name: name.into(), file: file.into(), work, left_out: None });
@@ -129,7 +133,7 @@ fn extras(extra: &[String], add: &mut impl FnMut(&str, &str, Work)) {
     }
 }
 
-fn left_out(step: &Step, target: &Target, conditions: Conditions) -> Option<LeftOut> {
+fn left_out(step: &Step, target: &Target, conditions: Conditions<'_>) -> Option<LeftOut> {
     let because = |reason: &str, wanted| Some(LeftOut { reason: reason.into(), wanted });
     let kernel = matches!(step.work, Work::Kernel(_));
     if target.capture.skip.contains(&step.name) {
@@ -141,11 +145,17 @@ fn left_out(step: &Step, target: &Target, conditions: Conditions) -> Option<Left
     if step.work == (Work::Cpu { seconds: 0 }) {
         return because("skipped by the configuration: cpu_seconds = 0", true);
     }
+    if kernel && conditions.remote {
+        return because("the process is on another host: its kernel cannot be asked from here", true);
+    }
     if kernel && !conditions.local {
         return because("no process on this host was seen to belong to this target", false);
     }
     if !kernel && target.pprof.is_none() {
         return because("no `pprof` address is configured for this target", true);
+    }
+    if let Some(why) = conditions.no_pprof.filter(|_| !kernel) {
+        return because(why, false);
     }
     let big = BIG.contains(&step.name.as_str()) || step.name.starts_with("extra_");
     if big && conditions.low_disk {
@@ -164,7 +174,7 @@ mod tests {
         Target { pprof: Some(Pprof::Http("http://127.0.0.1:1/debug/pprof".into())), ..target() }
     }
 
-    const HERE: Conditions = Conditions { local: true, low_disk: false, scope: Scope::Full };
+    const HERE: Conditions<'static> = Conditions { local: true, remote: false, no_pprof: None, low_disk: false, scope: Scope::Full };
 
     #[test]
     fn the_order_is_cheap_and_perishable_first_disruptive_last() {

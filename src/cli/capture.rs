@@ -27,9 +27,9 @@ pub struct Args {
 }
 
 pub async fn run(args: Args) -> Result<(), Failure> {
-    let target = args.target.target()?;
+    let (target, selector) = (args.target.target()?, args.target.selector()?);
     let procfs = ProcFs::host();
-    let instance = the_one(&procfs, &target.process)?;
+    let instance = the_one(&procfs, &selector)?;
     let rss = match Statm::new(procfs.statm_file(instance)?).read() {
         Reading::Rss(rss) => rss,
         Reading::Gone => return Err(Failure::job(format_args!("pid {} has just ended", instance.pid))),
@@ -43,6 +43,9 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         scope: capture::Scope::Full,
         target: Arc::new(target),
         instance: Some(instance),
+        remote: None,
+        no_pprof: None,
+        warning: None,
         instance_label: format!("pid {}", instance.pid),
         fired: Fired::manual(rss, limit.map(|l| l.bytes), format!("asked for at the command line, at RSS {}", ByteSize(rss))),
         started: clock::wall_now(),

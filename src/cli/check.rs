@@ -9,16 +9,21 @@ use crate::capture;
 use crate::config::{self, Config};
 use crate::error::chain;
 use crate::layout::columns;
+use crate::poll::Remote;
+use crate::source;
 use crate::target::{InstanceId, ProcFs, limit};
 use crate::units::ByteSize;
+
+/// Of the instances of one query, so many are shown, and have their pprof tried.
+const SHOWN: usize = 50;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Configuration file
     #[arg(short, long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
     config: PathBuf,
-    /// Also find every target, read its RSS and limit, and try permissions, disk and pprof; exit 1 if something could not be
-    /// captured now
+    /// Also find every target, read its RSS and limit (asking expositions and Prometheus servers where those tell), and try
+    /// permissions, disk and pprof; exit 1 if something could not be captured now
     #[arg(long)]
     probe: bool,
 }
@@ -37,17 +42,23 @@ async fn probe(config: &Config) -> Result<(), Failure> {
     let procfs = ProcFs::host();
     let env = capture::Env::new(procfs.clone(), config.daemon.bundle_dir.clone(), procfs.boot_id()?);
     let mut problems = Vec::new();
-    let mut rows = vec![["TARGET", "PROCESS", "RSS", "LIMIT", "PPROF"].map(String::from).to_vec()];
-    let selectors: Vec<_> = config.targets.iter().map(|t| &t.process).collect();
-    for (target, found) in config.targets.iter().cloned().map(Arc::new).zip(procfs.resolve(&selectors)) {
+    let mut rows = vec![["TARGET", "INSTANCE", "RSS", "LIMIT", "PPROF"].map(String::from).to_vec()];
+    let local: Vec<(Arc<config::Target>, &config::Selector)> =
+        config.targets.iter().filter_map(|t| Some((Arc::new(t.clone()), t.source.selector()?))).collect();
+    let selectors: Vec<_> = local.iter().map(|(_, selector)| *selector).collect();
+    let resolved = if selectors.is_empty() { Vec::new() } else { procfs.resolve(&selectors) };
+    for ((target, _), found) in local.iter().zip(resolved) {
         if found.instances.is_empty() {
             let why = found.problem.clone().unwrap_or_else(|| "nothing in /proc fits".into());
             problems.push(format!("{}: no process: {why}", target.name));
             rows.push(vec![target.name.clone(), "none".into()]);
         }
         for id in &found.instances {
-            rows.push(probe_instance(&target, *id, &procfs, &env, &mut problems).await);
+            rows.push(probe_instance(target, *id, &procfs, &env, &mut problems).await);
         }
+    }
+    for target in config.targets.iter().filter(|t| t.source.selector().is_none()) {
+        probe_source(target, &env, &mut rows, &mut problems).await;
     }
     print!("\n{}", columns(&rows));
     let dir = &config.daemon.bundle_dir;
@@ -95,9 +106,74 @@ async fn probe_instance(
     if let Err(e) = procfs.exe(id.pid) {
         complain("kernel evidence", chain(&e));
     }
-    let pprof = match capture::probe(target, id, env).await {
+    let pprof = match capture::probe(target, Some(id), env).await {
         Ok(found) => found,
         Err(why) => complain("pprof", why),
     };
     vec![target.name.clone(), format!("pid {}", id.pid), rss, limit, pprof]
+}
+
+/// Asks a source once, and shows what it tells of each instance.
+async fn probe_source(target: &config::Target, env: &capture::Env, rows: &mut Vec<Vec<String>>, problems: &mut Vec<String>) {
+    let found = match source::ask_once(target, &env.clients).await {
+        Ok(found) => found,
+        Err(why) => {
+            problems.push(format!("{}: its source tells nothing: {why}", target.name));
+            rows.push(vec![target.name.clone(), "none".into()]);
+            return;
+        }
+    };
+    let said = found.trouble.iter().chain(&found.partial);
+    problems.extend(said.map(|why| format!("{}: {why}", target.name)));
+    if found.readings.is_empty() {
+        rows.push(vec![target.name.clone(), "none".into()]);
+        if found.trouble.is_none() {
+            problems.push(format!("{}: the query gives no series", target.name));
+        }
+    }
+    let more = found.readings.len().saturating_sub(SHOWN);
+    for reading in found.readings.iter().take(SHOWN) {
+        rows.push(probe_remote(target, reading, &found.limit_source, env, problems).await);
+    }
+    if more > 0 {
+        rows.push(vec![target.name.clone(), format!("and {more} more")]);
+    }
+}
+
+async fn probe_remote(
+    target: &config::Target,
+    reading: &Remote,
+    limit_source: &str,
+    env: &capture::Env,
+    problems: &mut Vec<String>,
+) -> Vec<String> {
+    let label = &reading.who.label;
+    let mut complain = |what: &str, why: &str| {
+        problems.push(format!("{} ({label}): {what}: {why}", target.name));
+        "?".to_owned()
+    };
+    let rss = match &reading.rss {
+        Ok(rss) => ByteSize(*rss).to_string(),
+        Err(why) => complain("RSS", why),
+    };
+    let limit = match &reading.limit {
+        Ok(Some(bytes)) => format!("{} ({limit_source})", ByteSize(*bytes)),
+        Ok(None) if target.rules.need_limit() => complain("limit", "none is known, and a rule is a share of it: set `limit`"),
+        Ok(None) => "none".into(),
+        Err(why) => complain("limit", why),
+    };
+    let mut target = target.clone();
+    let pprof = match &reading.who.pprof {
+        Some(Err(why)) => complain("pprof", why),
+        filled => {
+            if let Some(Ok(url)) = filled {
+                target.pprof = Some(config::Pprof::Http(url.clone()));
+            }
+            match capture::probe(&Arc::new(target.clone()), None, env).await {
+                Ok(found) => found,
+                Err(why) => complain("pprof", &why),
+            }
+        }
+    };
+    vec![target.name, label.clone(), rss, limit, pprof]
 }

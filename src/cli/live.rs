@@ -53,7 +53,7 @@ impl Screen {
 
 /// An instance on one line: `pid 4821  RSS 312MiB of 512MiB  +2.1MiB/s  armed: …`.
 pub fn instance_line(s: &InstanceStatus) -> String {
-    let mut words = vec![s.pid.map_or_else(|| s.target.clone(), |pid| format!("pid {pid}"))];
+    let mut words = vec![s.instance.clone().unwrap_or_else(|| s.target.clone())];
     if let Some(rss) = s.rss_bytes {
         let of = s.limit_bytes.map_or(String::new(), |l| format!(" of {}", ByteSize(l)));
         words.push(format!("RSS {}{of}", ByteSize(rss)));
@@ -79,6 +79,7 @@ mod tests {
         let status = InstanceStatus {
             target: "checkout".into(),
             pid: Some(4821),
+            instance: Some("pid 4821".into()),
             state: State::Armed,
             reason: "RSS is 61% of the threshold of 512MiB".into(),
             rss_bytes: Some(312 << 20),

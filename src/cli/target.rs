@@ -94,6 +94,11 @@ impl TargetArgs {
         Ok(target)
     }
 
+    /// Which process is meant.
+    pub fn selector(&self) -> Result<Selector, Failure> {
+        self.which.selector().map(|(selector, _)| selector).ok_or_else(|| Failure::usage("no process named; see --help"))
+    }
+
     /// Where bundles go, absolute: their README names real paths.
     pub fn bundle_dir(&self) -> Result<PathBuf, Failure> {
         std::path::absolute(&self.output).map_err(|e| Failure::usage(format_args!("-o {}: {e}", self.output.display())))

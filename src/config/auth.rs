@@ -1,4 +1,4 @@
-//! `auth = { … }`: which combinations make sense.
+//! `auth = { … }`: which combinations make sense, for a target or for the server that is asked about it.
 
 use std::ops::Range;
 
@@ -6,18 +6,62 @@ use reqwest::header::{HeaderName, HeaderValue as HttpValue};
 use toml::de::DeValue;
 
 use super::reader::{Read, Table, Value, fault, path, text};
-use super::{Auth, Basic, HeaderValue, Pprof};
+use super::{Auth, Basic, HeaderValue, Pprof, Source};
 
-const EXAMPLE: &str = r#"{ bearer_file = "/etc/memtrap/token" }"#;
+pub(super) const EXAMPLE: &str = r#"{ bearer_file = "/etc/memtrap/token" }"#;
 const MAX_HEADERS: usize = 32;
 /// What the HTTP client sets itself; a second one would break the request.
 const RESERVED: [&str; 6] = ["connection", "content-length", "host", "te", "transfer-encoding", "upgrade"];
 
-/// Reads a target's `auth`; `pprof` is the target's, unless that is wrong.
-pub(super) fn read(target: &mut Table<'_, '_>, pprof: Option<&Pprof>) -> Auth {
-    let pprof_is_absent = !target.has("pprof");
+/// What credentials are sent to.
+pub(super) struct Uses<'u> {
+    /// There is an address at all, good or not.
+    any: bool,
+    /// The good ones.
+    pprof: Option<&'u Pprof>,
+    url: Option<&'u str>,
+    /// What they are called in messages.
+    keys: &'static str,
+}
+
+impl<'u> Uses<'u> {
+    /// A target's pprof, and its exposition if it has one.
+    pub fn of_target(target: &Table<'_, '_>, pprof: Option<&'u Pprof>, source: Option<&'u Source>) -> Uses<'u> {
+        let (url, keys) = match source {
+            Some(Source::Metrics(metrics)) if target.has("pprof") => (Some(metrics.url.as_str()), "pprof or metrics"),
+            Some(Source::Metrics(metrics)) => (Some(metrics.url.as_str()), "metrics"),
+            _ => (None, "pprof"),
+        };
+        Uses { any: target.has("pprof") || target.has("metrics"), pprof, url, keys }
+    }
+
+    /// One URL, called `key`.
+    pub fn url(url: Option<&'u str>, key: &'static str) -> Uses<'u> {
+        Uses { any: true, pprof: None, url, keys: key }
+    }
+
+    fn none_has_tls(&self) -> bool {
+        let known = self.pprof.is_some() || self.url.is_some();
+        known && self.pprof.is_none_or(without_tls) && self.url.is_none_or(|url| url.starts_with("http:"))
+    }
+
+    fn some_crosses_network_in_clear(&self) -> bool {
+        let pprof = match self.pprof {
+            Some(Pprof::Http(url)) => in_clear(url),
+            Some(Pprof::Template(template)) => !template.is_tls(),
+            _ => false,
+        };
+        pprof || self.url.is_some_and(in_clear)
+    }
+}
+
+/// Reads a target's `auth`, which is for all that it `uses`.
+pub(super) fn read(target: &mut Table<'_, '_>, uses: &Uses<'_>) -> Auth {
+    target.table("auth", EXAMPLE).map(|t| read_table(t, uses)).unwrap_or_default()
+}
+
+pub(super) fn read_table(mut t: Table<'_, '_>, uses: &Uses<'_>) -> Auth {
     let mut auth = Auth::default();
-    let Some(mut t) = target.table("auth", EXAMPLE) else { return auth };
     t.set("bearer_file", &mut auth.bearer_file, |v| path(v).map(Some));
     auth.basic = t.table("basic", r#"{ username = "memtrap", password_file = "/etc/memtrap/password" }"#).and_then(basic);
     if let Some(entries) = t.table("headers", r#"{ X-Scope = "team", X-Token = { file = "/etc/memtrap/token" } }"#) {
@@ -39,23 +83,22 @@ pub(super) fn read(target: &mut Table<'_, '_>, pprof: Option<&Pprof>) -> Auth {
             t.missing(format_args!("{other}: missing; {one} needs it"));
         }
     }
-    let tls_only = ["ca_file", "client_cert_file", "client_key_file"];
-    if pprof.is_some_and(without_tls) {
-        for key in tls_only {
+    if uses.none_has_tls() {
+        for key in ["ca_file", "client_cert_file", "client_key_file"] {
             if let Some(at) = t.place_of(key) {
-                t.error(at, format_args!("{key}: has no effect, because pprof is not an https URL; remove it, or use https"));
+                t.error(at, format_args!("{key}: has no effect, because {} is not an https URL; remove it, or use https", uses.keys));
             }
         }
     }
     if t.is_empty() {
         t.error_here(format_args!("empty; write for example auth = {EXAMPLE}, or remove it"));
     }
-    if pprof_is_absent {
+    if !uses.any {
         t.error_here("without a pprof address there is nothing to authenticate to: add pprof, or remove auth");
     }
     let sends_secret = t.has("basic") || t.has("bearer_file") || t.has("headers");
-    if sends_secret && pprof.is_some_and(crosses_network_in_clear) {
-        t.warning_here("secrets are sent over the network without TLS; use an https URL for pprof");
+    if sends_secret && uses.some_crosses_network_in_clear() {
+        t.warning_here(format_args!("secrets are sent over the network without TLS; use an https URL for {}", uses.keys));
     }
     t.finish(&[]);
     auth
@@ -64,14 +107,14 @@ pub(super) fn read(target: &mut Table<'_, '_>, pprof: Option<&Pprof>) -> Auth {
 fn without_tls(pprof: &Pprof) -> bool {
     match pprof {
         Pprof::Http(url) => url.starts_with("http:"),
+        Pprof::Template(template) => !template.is_tls(),
         Pprof::Unix { .. } => true,
         Pprof::Auto => false,
     }
 }
 
-fn crosses_network_in_clear(pprof: &Pprof) -> bool {
-    let Pprof::Http(text) = pprof else { return false };
-    let Ok(url) = reqwest::Url::parse(text) else { return false };
+fn in_clear(url: &str) -> bool {
+    let Ok(url) = reqwest::Url::parse(url) else { return false };
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
     let local = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback());
     url.scheme() == "http" && !local

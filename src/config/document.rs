@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::problem::{Errors, Report, Warning};
 use super::reader::{Read, Table, Value, boolean, checked, duration, fault, integer, list, or_off, parsed, path, text};
-use super::{Capture, Config, Daemon, Invalid, Pprof, Retention, Rules, STEPS, Selector, Target, auth, endpoint};
+use super::{Capture, Config, Daemon, Invalid, Pprof, Retention, Rules, STEPS, Selector, Source, Target, auth, endpoint, source};
 use crate::clock::human;
 use crate::units::{ByteSize, Percent, Rate, SizeOrPercent};
 
@@ -222,24 +222,23 @@ impl Settings {
 
 fn read_target(mut t: Table<'_, '_>, mut settings: Settings) -> Option<Target> {
     let name = t.take("name", |v| endpoint::parse_name(text(v, "a name such as \"checkout\"")?).or_else(|e| fault(v, e.to_string())));
-    let process = t.table("process", PROCESS_EXAMPLE).and_then(read_process);
+    let mut source = read_source(&mut t);
     let pprof = t.take("pprof", |v| parse_with(v, "a URL, a unix socket or \"auto\"", str::parse::<Pprof>));
-    let auth = auth::read(&mut t, pprof.as_ref());
+    source::check_pprof(&mut t, pprof.as_ref(), source.as_ref());
+    source::read_limit(&mut t, source.as_mut());
+    let uses = auth::Uses::of_target(&t, pprof.as_ref(), source.as_ref());
+    let auth = auth::read(&mut t, &uses);
     settings.read(&mut t);
 
-    let not_yet = ["metrics", "prometheus", "limit"];
-    t.not_yet(&not_yet);
     if !t.has("name") {
         t.missing("name: missing; write for example name = \"checkout\"");
-    }
-    if !not_yet.iter().any(|key| t.has(key)) && !t.has("process") {
-        t.missing(format_args!("process: missing; write for example process = {PROCESS_EXAMPLE}"));
     }
     let Settings { interval, baseline, rules, capture, failed } = settings;
     let no_rule = rules.threshold.is_empty() && rules.slope.is_none() && rules.eta.is_none();
     if no_rule && !["threshold", "slope", "eta"].iter().any(|key| failed.contains(key)) {
         t.missing("it has no rule and could never fire: set threshold, slope or eta, here or in [defaults]");
     }
+    source::check_rules(&mut t, source.as_ref(), &rules);
     match rules.threshold.len() {
         0 | 1 if t.has("escalate") && rules.escalate && !failed.contains(&"threshold") => {
             let at = t.place_of("escalate").unwrap_or_else(|| t.place());
@@ -251,8 +250,26 @@ fn read_target(mut t: Table<'_, '_>, mut settings: Settings) -> Option<Target> {
         }
         _ => {}
     }
-    t.finish(&not_yet);
-    Some(Target { name: name?, process: process?, pprof, auth, interval, baseline, rules, capture })
+    t.finish(&[]);
+    Some(Target { name: name?, source: source?, pprof, auth, interval, baseline, rules, capture })
+}
+
+/// Exactly one of three.
+fn read_source(t: &mut Table<'_, '_>) -> Option<Source> {
+    const SOURCES: [&str; 3] = ["process", "metrics", "prometheus"];
+    let process = t.table("process", PROCESS_EXAMPLE).and_then(read_process).map(Source::Process);
+    let metrics = t.table("metrics", source::METRICS_EXAMPLE).and_then(source::read_metrics).map(Source::Metrics);
+    let prometheus = t.table("prometheus", source::PROMETHEUS_EXAMPLE).and_then(source::read_prometheus).map(Source::Prometheus);
+    let given: Vec<&str> = SOURCES.into_iter().filter(|key| t.has(key)).collect();
+    match given.as_slice() {
+        [] => t.missing(format_args!("process: missing; write for example process = {PROCESS_EXAMPLE}, or watch by metrics or prometheus")),
+        [_] => {}
+        [first, .., last] => {
+            let at = t.place_of(last).unwrap_or_else(|| t.place());
+            t.error(at, format_args!("{last}: there is {first} already; exactly one of {} says what is watched", SOURCES.join(", ")));
+        }
+    }
+    [process, metrics, prometheus].into_iter().flatten().next()
 }
 
 fn read_process(mut t: Table<'_, '_>) -> Option<Selector> {

@@ -24,6 +24,7 @@ impl FromStr for Pprof {
         match text.trim() {
             "auto" => Ok(Pprof::Auto),
             text if text.starts_with("unix:") => unix(text),
+            text if text.contains(['{', '}']) => text.parse().map(Pprof::Template),
             text => http(text),
         }
     }
@@ -41,9 +42,6 @@ fn http(text: &str) -> Result<Pprof, Invalid> {
     }
     if url.query().is_some() || url.fragment().is_some() {
         return bad("a URL with a query or fragment is not the directory of the profiles");
-    }
-    if text.contains(['{', '}']) {
-        return bad("{label} is filled in only for targets found through Prometheus, which this version does not support yet");
     }
     let path = directory(url.path())?;
     url.set_path(&path);
@@ -67,7 +65,7 @@ fn unix(text: &str) -> Result<Pprof, Invalid> {
 }
 
 /// The path below which the profiles are; never ends in a slash.
-fn directory(path: &str) -> Result<String, Invalid> {
+pub(super) fn directory(path: &str) -> Result<String, Invalid> {
     let path = path.trim_end_matches('/');
     match path.rsplit('/').next().unwrap_or_default() {
         "" => Ok(DEFAULT_PATH.to_owned()),
@@ -166,7 +164,7 @@ mod tests {
             ("http://joe:s3cr3t@h/debug/pprof", "use auth"),
             ("http://joe:s3cr3t@h:port/", "not a URL"),
             ("http://h/debug/pprof/heap", "leave the last part, /heap, out"),
-            ("http://{instance}/debug/pprof", "does not support yet"),
+            ("http://{instance}/debug/pprof?x", "not allowed in an address that is filled in"),
             ("unix://run/x.sock", "must be absolute"),
             ("unix:/run/x.sock", "must be absolute"),
             ("unix:///run/x.sock:/debug/pprof?token=s3cr3t", "not allowed"),

@@ -8,6 +8,8 @@ mod document;
 mod endpoint;
 mod problem;
 mod reader;
+mod source;
+mod template;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +21,8 @@ use std::time::Duration;
 pub use document::parse;
 pub use endpoint::{Invalid, parse_listen, parse_name, parse_regex};
 pub use problem::{Errors, Place, Problem, Warning};
+pub use source::{MetricLimit, Metrics, Prometheus, QueryLimit, Source};
+pub use template::{Template, Unfilled};
 
 use crate::units::{ByteSize, Percent, Rate, SizeOrPercent};
 
@@ -128,7 +132,7 @@ impl Default for Retention {
 pub struct Target {
     /// `[A-Za-z0-9._-]`, at most 64 long, not starting with a dot: it is a directory name and a metrics label.
     pub name: String,
-    pub process: Selector,
+    pub source: Source,
     /// `None`: bundles hold the kernel's side only.
     pub pprof: Option<Pprof>,
     pub auth: Auth,
@@ -143,12 +147,12 @@ impl Target {
     pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
     pub const DEFAULT_BASELINE: Duration = Duration::from_secs(6 * 3600);
 
-    /// A target as a file with nothing but its name and process would make it, for commands that have no file. It has no
+    /// A target as a file with nothing but its name and source would make it, for commands that have no file. It has no
     /// pprof and no rule yet.
-    pub fn with_defaults(name: String, process: Selector) -> Target {
+    pub fn with_defaults(name: String, source: impl Into<Source>) -> Target {
         Target {
             name,
-            process,
+            source: source.into(),
             pprof: None,
             auth: Auth::default(),
             interval: Target::DEFAULT_INTERVAL,
@@ -183,11 +187,13 @@ pub enum Pprof {
     Http(String),
     /// HTTP over a unix socket.
     Unix { socket: PathBuf, path: String },
+    /// Of each series that a query gives: filled in from its labels.
+    Template(Template),
     /// Looked for on the sockets that the process itself listens on.
     Auto,
 }
 
-/// How to authenticate. Secrets are paths, read anew for each capture so that rotation works.
+/// How to authenticate. Secrets are paths, read anew for each capture, and now and then between scrapes, so that rotation works.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Auth {
     pub basic: Option<Basic>,
@@ -251,6 +257,14 @@ impl Default for Rules {
             rearm: Percent::new(90.0).expect("90 is within (0, 100]"),
             escalate: false,
         }
+    }
+}
+
+impl Rules {
+    /// Whether any of them says nothing without a limit.
+    pub fn need_limit(&self) -> bool {
+        let share = |level: &SizeOrPercent| matches!(level, SizeOrPercent::Percent(_));
+        self.eta.is_some() || self.threshold.iter().any(share) || self.slope.is_some_and(|rate| share(&rate.rise))
     }
 }
 

@@ -151,6 +151,11 @@ impl<'t> Table<'_, 't> {
         &self.failed
     }
 
+    /// A key's value as it is, for those that may be of several kinds; the key still has to be asked for.
+    pub fn get(&self, key: &str) -> Option<&'t Value<'t>> {
+        self.entries.get(key)
+    }
+
     /// Where a key's value stands.
     pub fn place_of(&self, key: &str) -> Option<Range<usize>> {
         self.entries.get(key).map(Spanned::span)

@@ -111,7 +111,7 @@ fn every_key_reaches_its_field() {
             targets: vec![Target {
                 baseline: Some(Duration::from_secs(6 * 3600)),
                 name: "shop".into(),
-                process: Selector::Cmdline("shop --prod".into()),
+                source: Selector::Cmdline("shop --prod".into()).into(),
                 pprof: Some(Pprof::Http("https://h:6060/debug/pprof".into())),
                 auth: Auth {
                     basic: Some(Basic { username: "u".into(), password_file: "/p".into() }),
@@ -158,7 +158,7 @@ fn each_kind_of_process_is_named_by_one_key() {
         (r#"exe = "/usr/bin/checkout""#, Selector::Exe("/usr/bin/checkout".into())),
         (r#"listen = ":6060""#, Selector::Listen("0.0.0.0:6060".parse().unwrap())),
     ] {
-        assert_eq!(target(&format!("[[target]]\nname = \"t\"\neta = \"5m\"\n[target.process]\n{written}")).process, selector);
+        assert_eq!(target(&format!("[[target]]\nname = \"t\"\neta = \"5m\"\n[target.process]\n{written}")).source, selector.into());
     }
 }
 
@@ -235,7 +235,7 @@ max_age = "1x"
     memtrap.toml:4:25: daemon.max_captures_per_hour: out of range: expected a whole number from 1 to 3600
     memtrap.toml:7:1: duplicate key
     memtrap.toml:8:12: string values must be quoted
-    memtrap.toml:10:1: target \"a\": thresold: unknown key; did you mean `threshold`? (allowed here: name, process, pprof, auth, interval, threshold, slope, eta, for, warmup, cooldown, rearm, escalate, baseline, cpu_seconds, connect_timeout, step_timeout, retries, retry_delay, max_goroutines_debug2, max_file_size, extra_profiles, skip)
+    memtrap.toml:10:1: target \"a\": thresold: unknown key; did you mean `threshold`? (allowed here: name, process, metrics, prometheus, pprof, limit, auth, interval, threshold, slope, eta, for, warmup, cooldown, rearm, escalate, baseline, cpu_seconds, connect_timeout, step_timeout, retries, retry_delay, max_goroutines_debug2, max_file_size, extra_profiles, skip)
     memtrap.toml:11:11: unclosed table, expected `]`
     ");
 }
@@ -410,7 +410,7 @@ fn what_a_target_needs_is_asked_for_at_its_header() {
         [
             "f:2:3: target #1: it has no rule and could never fire: set threshold, slope or eta, here or in [defaults]",
             "f:2:3: target #1: name: missing; write for example name = \"checkout\"",
-            "f:2:3: target #1: process: missing; write for example process = { unit = \"checkout.service\" }",
+            "f:2:3: target #1: process: missing; write for example process = { unit = \"checkout.service\" }, or watch by metrics or prometheus",
         ]
     );
     for text in ["", "[daemon]\n", "target = []"] {
@@ -430,19 +430,148 @@ fn a_section_of_the_wrong_kind_says_how_to_write_it() {
 
 #[test]
 fn what_later_versions_bring_is_said_to_be_missing() {
-    let text = "[[target]]\nname = \"t\"\nmetrics = { url = \"x\" }\nlimit = 3\nthreshold = \"1GiB\"\n[upload]\nto = \"s3\"";
-    assert_eq!(
-        mistakes(text),
-        [
-            "f:3:1: target \"t\": metrics: not supported in this version yet; remove it",
-            "f:4:1: target \"t\": limit: not supported in this version yet; remove it",
-            "f:6:2: upload: not supported in this version yet; remove it",
-        ]
-    );
+    assert_eq!(mistakes(&format!("{TARGET}[upload]\nto = \"s3\"")), ["f:5:2: upload: not supported in this version yet; remove it"]);
     assert_eq!(
         mistakes(&format!("[daemon]\nlisten = \":9709\"\n{TARGET}")),
         ["f:2:10: daemon.listen: only loopback is supported in this version, such as 127.0.0.1:9709: any other address needs a token"]
     );
+}
+
+const METRICS: &str = "[[target]]\nname = \"m\"\nthreshold = \"1GiB\"\nmetrics = { url = \"http://h:1/metrics\" }\n";
+const FLEET: &str = "[[target]]\nname = \"p\"\nthreshold = \"1GiB\"\nprometheus = { url = \"http://h:9090\", query = 'rss' }\n";
+
+#[test]
+fn an_exposition_is_read_for_rss_unless_it_says_otherwise() {
+    let m = |written: &str| match target(&METRICS.replace("{ url = \"http://h:1/metrics\" }", written)).source {
+        Source::Metrics(metrics) => metrics,
+        other => panic!("{other:?}"),
+    };
+    let plain = m("{ url = \"http://h:1/metrics?format=text\" }");
+    assert_eq!((plain.url.as_str(), plain.rss.metric.as_str()), ("http://h:1/metrics?format=text", "process_resident_memory_bytes"));
+    assert_eq!((plain.rss.labels, plain.limit), (vec![], None));
+    let other = m("{ url = \"https://h/m\", metric = \"a:rss\", labels = { pod = \"b\\\"}\", job = \"\" } }\nlimit = { metric = \"max\" }");
+    assert_eq!(other.rss.to_string(), r#"a:rss{job="",pod="b\"}"}"#);
+    assert_eq!(other.limit.unwrap(), MetricLimit::Metric(crate::metrics::Pick { metric: "max".into(), labels: vec![] }));
+    assert_eq!(m("{ url = \"http://h\" }\nlimit = \"2GiB\"").limit, Some(MetricLimit::Fixed(ByteSize::gib(2))));
+}
+
+#[test]
+fn a_fleet_has_a_query_start_times_and_an_address_for_each() {
+    let text = "[[target]]\nname = \"p\"\nthreshold = \"75%\"\npprof = \"http://{instance}/debug/pprof\"\n\
+                prometheus = { url = \"https://h/prom/\", query = ' process_resident_memory_bytes{job=\"a\"} ', auth = { bearer_file = \"/t\" } }\n\
+                limit = { query = 'max', by = [\"instance\", \"pod\"] }\n";
+    let (config, warnings) = good(text);
+    assert_eq!(warnings, [""; 0]);
+    let t = &config.targets[0];
+    assert!(matches!(&t.pprof, Some(Pprof::Template(_))));
+    assert_eq!(t.auth, Auth::default(), "the server's token is not for the instances");
+    let Source::Prometheus(p) = &t.source else { panic!("{:?}", t.source) };
+    assert_eq!((p.url.as_str(), p.query.as_str()), ("https://h/prom", r#"process_resident_memory_bytes{job="a"}"#));
+    assert_eq!(p.started.as_deref(), Some(r#"process_start_time_seconds{job="a"}"#));
+    assert_eq!(p.auth.bearer_file.as_deref(), Some(Path::new("/t")));
+    assert_eq!(p.limit, Some(QueryLimit::Query { query: "max".into(), by: vec!["instance".into(), "pod".into()] }));
+    for (started, expected) in [("", None), (", started = 'x'", Some("x")), (", started = \"off\"", None)] {
+        let t = target(&FLEET.replace("'rss' ", &format!("'rss'{started} ")));
+        let Source::Prometheus(p) = t.source else { panic!() };
+        assert_eq!(p.started.as_deref(), expected);
+    }
+}
+
+#[test]
+fn what_does_not_fit_a_source_is_told() {
+    for (text, message) in [
+        (
+            format!("{TARGET}metrics = {{ url = \"http://h\" }}"),
+            "5:11: target \"t\": metrics: there is process already; exactly one of process, metrics, prometheus says what is watched",
+        ),
+        (
+            format!("{METRICS}pprof = \"auto\""),
+            "5:9: target \"m\": pprof: \"auto\" looks at the sockets of a process on this host, and needs `process`; write the address",
+        ),
+        (
+            format!("{METRICS}pprof = \"http://{{instance}}/p\""),
+            "5:9: target \"m\": pprof: {label} is filled in from the labels of series, which only `prometheus` gives; write the address",
+        ),
+        (
+            format!("{FLEET}pprof = \"http://{{instance/p\""),
+            "5:9: target \"p\": pprof: a brace is not closed; write for example http://{instance}/debug/pprof",
+        ),
+        (
+            format!("{TARGET}limit = \"1GiB\""),
+            "5:9: target \"t\": limit: a process's limit is read from its cgroups and the host; remove it, or write threshold as a size",
+        ),
+        (
+            format!("{METRICS}limit = {{ query = 'x', by = [\"a\"] }}"),
+            "5:9: target \"m\": limit: a query needs `prometheus`; with `metrics` write a size or { metric = \"…\" }",
+        ),
+        (
+            format!("{FLEET}limit = {{ metric = \"x\" }}"),
+            "5:9: target \"p\": limit: a metric is read from a page; with `prometheus` write a size or { query = '…', by = [\"instance\"] }",
+        ),
+        (
+            format!("{FLEET}limit = {{ query = 'x' }}"),
+            "5:9: target \"p\": limit.by: missing; the labels that tell whose limit it is, such as by = [\"instance\"]",
+        ),
+        (
+            format!("{FLEET}limit = {{ query = 'x', by = [\"__name__\"] }}"),
+            "5:30: target \"p\": limit.by: the name of the metric is no label to match by: the two queries have different ones",
+        ),
+        (
+            format!("{FLEET}limit = 3"),
+            "5:9: target \"p\": limit: expected a size such as \"4GiB\", { metric = \"…\" }, or { query = '…', by = [\"instance\"] }, found an integer",
+        ),
+        (format!("{FLEET}limit = \"3\""), "5:9: target \"p\": limit: 3B is too small: at least 1.00MiB"),
+        (
+            FLEET.replace("\"1GiB\"", "\"80%\""),
+            "1:1: target \"p\": it could never fire: nothing says what the limit is, which a rule of it needs (a percentage, or eta): set limit",
+        ),
+        (
+            FLEET.replace("http://h:9090", "http://joe:s3cr3t@h"),
+            "4:22: target \"p\": prometheus.url: a URL with a user or password in it would end up in logs and bundles: use auth = { basic = { … } }; write the server's URL such as \"http://prometheus:9090\"",
+        ),
+        (
+            FLEET.replace("http://h:9090", "http://h/api/v1/query"),
+            "4:22: target \"p\": prometheus.url: leave /api/v1/query out; write the server's URL such as \"http://prometheus:9090\"",
+        ),
+        (
+            FLEET.replace(", query = 'rss'", ""),
+            "4:14: target \"p\": prometheus.query: missing; write for example prometheus = { url = \"http://prometheus:9090\", query = 'process_resident_memory_bytes{job=\"shop\"}' }",
+        ),
+        (
+            METRICS.replace("url = \"http://h:1/metrics\"", "metric = \"a{b=1}\", url = \"http://h\""),
+            "4:22: target \"m\": metrics.metric: a name only: labels are written as labels = { job = \"search\" }",
+        ),
+        (
+            METRICS.replace("http://h:1/metrics", "h:1/metrics"),
+            "4:19: target \"m\": metrics.url: not an http or https URL; write an exposition's URL such as \"http://search:6060/metrics\"",
+        ),
+        (
+            format!("{METRICS}auth = {{ ca_file = \"/ca\" }}"),
+            "5:20: target \"m\": auth.ca_file: has no effect, because metrics is not an https URL; remove it, or use https",
+        ),
+        (
+            format!("{FLEET}auth = {{ bearer_file = \"/t\" }}"),
+            "5:8: target \"p\": auth: without a pprof address there is nothing to authenticate to: add pprof, or remove auth",
+        ),
+    ] {
+        assert_eq!(mistakes(&text), [format!("f:{message}")], "{text}");
+    }
+    for (text, warning) in [
+        (
+            format!("{FLEET}pprof = \"http://h/debug/pprof\""),
+            "5:9: warning: target \"p\": pprof: the same for every instance that the query gives; name a label, as in http://{instance}/debug/pprof",
+        ),
+        (
+            format!("{METRICS}eta = \"5m\""),
+            "1:1: warning: target \"m\": nothing says what the limit is, which a rule of it needs (a percentage, or eta): set limit",
+        ),
+        (
+            format!("{METRICS}auth = {{ bearer_file = \"/t\" }}"),
+            "5:8: warning: target \"m\": auth: secrets are sent over the network without TLS; use an https URL for metrics",
+        ),
+    ] {
+        assert_eq!(good(&text).1, [format!("f:{warning}")], "{text}");
+    }
 }
 
 #[test]
@@ -572,8 +701,21 @@ fn every_shipped_file_is_right() {
 /// The keys of each section, as the parser itself lists them.
 fn known_keys() -> Vec<(&'static str, Vec<String>)> {
     let text = "x=1\n[daemon]\nx=1\n[retention]\nx=1\n[defaults]\nx=1\n[[target]]\nx=1\n[target.process]\nx=1\n\
-                [target.auth]\nx=1\n[target.auth.basic]\nx=1";
-    let sections = ["", "[daemon]", "[retention]", "[defaults]", "[[target]]", "process = {", "[target.auth]", "basic = {"];
+                [target.auth]\nx=1\n[target.auth.basic]\nx=1\n\
+                [[target]]\nname=\"m\"\n[target.metrics]\nx=1\n[target.limit]\nx=1\n[[target]]\nname=\"p\"\n[target.prometheus]\nx=1";
+    let sections = [
+        "",
+        "[daemon]",
+        "[retention]",
+        "[defaults]",
+        "[[target]]",
+        "process = {",
+        "[target.auth]",
+        "basic = {",
+        "metrics = {",
+        "limit = {",
+        "prometheus = {",
+    ];
     let found = mistakes(text);
     let lists = found.iter().filter_map(|m| m.split_once("(allowed here: ")).map(|(_, keys)| keys.trim_end_matches(')'));
     let lists: Vec<Vec<String>> = lists.map(|keys| keys.split(", ").map(str::to_owned).collect()).collect();
@@ -606,7 +748,7 @@ fn the_annotated_file_tells_the_true_defaults() {
     let (config, _) = good(SHIPPED);
     assert_eq!((config.daemon, config.retention), (Daemon::default(), Retention::default()));
     let search = config.targets.into_iter().find(|t| t.name == "search").unwrap();
-    let inherited = Target::with_defaults("search".into(), search.process.clone());
+    let inherited = Target::with_defaults("search".into(), search.source.clone());
     assert_eq!((search.interval, search.capture), (inherited.interval, inherited.capture));
     assert_eq!(Rules { threshold: Vec::new(), ..search.rules }, inherited.rules);
 }

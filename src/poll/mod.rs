@@ -1,8 +1,9 @@
-//! The polling loop: reads each instance's RSS when it is due, and turns what the rules say into jobs.
+//! The polling loop: reads each process's RSS when it is due, is told of that of others, and turns what the rules say into jobs.
 //!
-//! One thread, no async: it only reads /proc, decides, and hands on. Captures, disk writes and everything else that can block run
-//! elsewhere and report back through the command channel, so that no capture delays a poll.
+//! One thread, no async: it only reads /proc, decides, and hands on. Captures, questions to other hosts, disk writes and everything
+//! else that can block run elsewhere and report through the command channel, so that none of them delays a poll.
 
+mod remote;
 mod statm;
 mod status;
 mod task;
@@ -11,5 +12,5 @@ mod watcher;
 
 pub use statm::{Reading, Statm};
 pub use status::InstanceStatus;
-pub use task::{Baseline, Command, Handles, Job, JobDone, Task, Timeline};
+pub use task::{Baseline, Command, Found, Handles, Job, JobDone, Readings, Remote, RemoteFacts, Subject, Task, Timeline, Who};
 pub use watcher::{Past, Pulse, Watcher};

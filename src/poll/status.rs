@@ -9,6 +9,8 @@ use crate::incident::State;
 pub struct InstanceStatus {
     pub target: String,
     pub pid: Option<u32>,
+    /// For people: `pid 4821`, or how its metrics call an instance elsewhere.
+    pub instance: Option<String>,
     pub state: State,
     pub reason: String,
     pub rss_bytes: Option<u64>,

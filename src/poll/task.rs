@@ -2,10 +2,12 @@
 
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::InstanceStatus;
+use crate::anatomy::GoMemory;
 use crate::clock::Mono;
 use crate::config::{self, Config};
 use crate::incident::Captured;
@@ -13,7 +15,7 @@ use crate::roster::SlotNumber;
 use crate::series::Sample;
 use crate::state::Saved;
 use crate::target::limit::OomCounter;
-use crate::target::{InstanceId, Limit};
+use crate::target::{Identity, Limit};
 use crate::trigger::Fired;
 
 /// Samples before and during a capture; the watcher appends while the capture runs.
@@ -26,28 +28,50 @@ pub enum Task {
     Baseline(Baseline),
 }
 
+/// Whom a capture or a baseline is of.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// With the `pprof` of this very instance.
+    pub target: Arc<config::Target>,
+    pub instance: Identity,
+    /// For people: `pid 4821`, `10.0.0.1:6060`.
+    pub label: String,
+    /// What its series told, where there is no process to look at.
+    pub remote: Option<RemoteFacts>,
+    /// Why pprof must not be asked, though there is an address.
+    pub no_pprof: Option<String>,
+}
+
+/// What metrics tell of an instance elsewhere, as of its last reading.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RemoteFacts {
+    pub rss: u64,
+    pub limit: Option<Limit>,
+    pub started_unix_ms: Option<u64>,
+    pub go: Option<Box<GoMemory>>,
+}
+
 /// A light capture of a healthy instance, to compare an incident with.
 #[derive(Clone, Debug)]
 pub struct Baseline {
-    pub target: Arc<config::Target>,
-    pub instance: InstanceId,
+    pub subject: Subject,
     pub rss: u64,
 }
 
 /// A capture to be made, admitted by the budget.
 #[derive(Clone, Debug)]
 pub struct Job {
-    pub target: Arc<config::Target>,
+    pub subject: Subject,
     pub slot: SlotNumber,
     pub admitted: Mono,
     pub incident: String,
     pub part: u32,
     pub fired: Fired,
-    pub instance: InstanceId,
-    pub limit: Option<Limit>,
     /// Kills by the kernel in the process's cgroup, as counted when it was first seen.
     pub oom: Option<OomCounter>,
     pub timeline: Timeline,
+    /// What the reader of the bundle should know.
+    pub warning: Option<String>,
 }
 
 /// How a job ended.
@@ -61,12 +85,60 @@ pub struct JobDone {
     pub bundle: Option<String>,
 }
 
+/// What a target's source told, at one moment.
+#[derive(Clone, Debug)]
+pub struct Readings {
+    pub target: Arc<str>,
+    pub at: Mono,
+    /// The next are to be expected within this time.
+    pub next: Duration,
+    /// Or why the source told nothing.
+    pub found: Result<Found, String>,
+}
+
+/// Every instance that a source knows of.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// One for each series.
+    pub readings: Vec<Remote>,
+    /// Instances may be missing from it, and why.
+    pub partial: Option<String>,
+    /// What else did not work: limits, start times.
+    pub trouble: Option<String>,
+    /// Where the limits come from.
+    pub limit_source: Arc<str>,
+}
+
+/// One reading of one instance elsewhere.
+#[derive(Clone, Debug)]
+pub struct Remote {
+    pub who: Arc<Who>,
+    pub started_unix_ms: Option<u64>,
+    /// RSS in bytes, or why that is not known.
+    pub rss: Result<u64, String>,
+    /// In bytes. An error is why it is not known now; `Ok(None)`: there is none.
+    pub limit: Result<Option<u64>, Arc<str>>,
+    pub go: Option<Box<GoMemory>>,
+}
+
+/// What stays the same of an instance elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Who {
+    /// Unique within its target: the URL, or the labels in canonical order.
+    pub series: Arc<str>,
+    /// For people.
+    pub label: String,
+    /// Where its pprof is, or why that is not known. `None`: where the target says.
+    pub pprof: Option<Result<String, String>>,
+}
+
 /// What the rest of the program tells the watcher.
 #[derive(Debug)]
 pub enum Command {
     Done(JobDone),
     /// A new, valid configuration. Targets are told apart by name; those that remain keep series, incidents and cooldowns.
     Reload(Box<Config>),
+    Readings(Readings),
     Status(oneshot::Sender<Vec<InstanceStatus>>),
     Stop,
 }

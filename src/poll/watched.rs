@@ -1,4 +1,4 @@
-//! A target as the watcher holds it: its slots, the live processes in them, and where their orders go.
+//! A target as the watcher holds it: its slots, who sits in them, and where their orders go.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -6,18 +6,19 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::task::{Job, Task, Timeline};
+use super::remote::{Remotes, Seen};
+use super::task::{Job, RemoteFacts, Subject, Task, Timeline};
 use super::{InstanceStatus, Statm};
 use crate::budget::Budget;
 use crate::clock::{self, Mono};
-use crate::config;
+use crate::config::{self, Pprof};
 use crate::error::chain;
 use crate::incident::{Incident, Order, Slot, State};
 use crate::roster::{Roster, SlotNumber};
 use crate::series::Sample;
 use crate::target::cgroup::{CgroupRef, Mounts};
 use crate::target::limit::OomCounter;
-use crate::target::{InstanceId, Limit, ProcFs, limit};
+use crate::target::{Identity, InstanceId, Limit, ProcFs, limit};
 use crate::trigger::{Levels, time_to};
 use crate::units::ByteSize;
 
@@ -31,14 +32,24 @@ pub(super) struct Watched {
     pub due: Mono,
     /// Why no, or not every, process was found.
     pub problem: Option<String>,
+    /// What a source elsewhere tells; unused by targets of this host.
+    pub remotes: Remotes,
     /// Rules without a limit, for slots that nobody sits in.
     pub empty: Levels,
 }
 
-/// A live process in a slot.
+/// How a seat's RSS is known.
+pub(super) enum Reader {
+    /// Read here.
+    Statm(Statm),
+    /// Told by a source.
+    Remote(Seen),
+}
+
+/// A live instance in a slot.
 pub(super) struct Seat {
-    pub id: InstanceId,
-    pub statm: Statm,
+    pub id: Identity,
+    pub reader: Reader,
     pub born: Mono,
     pub levels: Levels,
     pub limit: Option<Limit>,
@@ -54,12 +65,18 @@ pub(super) struct Seat {
 impl Watched {
     pub fn new(config: config::Target, roster: Roster) -> Watched {
         let empty = Levels::resolve(&config.rules, config.interval, None);
-        Watched { config: Arc::new(config), roster, seats: BTreeMap::new(), due: Mono::default(), problem: None, empty }
+        let (config, seats) = (Arc::new(config), BTreeMap::new());
+        Watched { config, roster, seats, due: Mono::default(), problem: None, remotes: Remotes::default(), empty }
     }
 
     pub fn reconfigured(mut self, config: config::Target) -> Watched {
         if *self.config == config {
             return self;
+        }
+        if std::mem::discriminant(&self.config.source) != std::mem::discriminant(&config.source) {
+            self.seats.clear();
+            self.roster.iter_mut().for_each(|(_, slot)| slot.vacate());
+            (self.remotes, self.problem) = (Remotes::default(), None);
         }
         self.empty = Levels::resolve(&config.rules, config.interval, None);
         for (number, slot) in self.roster.iter_mut() {
@@ -72,16 +89,16 @@ impl Watched {
     }
 
     /// Seats the processes that have no seat yet; true if anything changed.
-    pub fn seat(&mut self, procfs: &ProcFs, mounts: &Mounts, found: &[InstanceId], now: Mono) -> bool {
+    pub fn seat(&mut self, procfs: &ProcFs, mounts: &Mounts, found: &[Identity], now: Mono) -> bool {
         let mut changed = false;
-        for (number, id) in self.roster.seat(found, now) {
+        for (number, id) in self.roster.seat(self.roster.newcomers(found), now) {
             if let Some(slot) = self.roster.get_mut(number) {
                 slot.arrive(id, &self.config.rules, self.config.interval);
                 changed = true;
             }
         }
         for (number, slot) in self.roster.iter_mut() {
-            let Some(id) = slot.instance().filter(|_| !self.seats.contains_key(&number)) else { continue };
+            let Some(id) = slot.instance().and_then(Identity::process).filter(|_| !self.seats.contains_key(&number)) else { continue };
             match Seat::new(procfs, mounts, id, &self.config, now) {
                 Ok(seat) => {
                     let limit = seat.limit.as_ref().map_or("unknown".into(), |l| format!("{} ({})", ByteSize(l.bytes), l.source));
@@ -106,9 +123,13 @@ impl Watched {
         if let (State::Waiting, Some(problem)) = (slot.state(now), &self.problem) {
             reason = format!("{reason}: {problem}");
         }
+        if let Some(why) = seat.and_then(|s| s.seen()).and_then(|s| s.no_limit.as_ref()).filter(|_| limit.is_none()) {
+            reason = format!("{reason}; its limit is unknown: {why}");
+        }
         InstanceStatus {
             target: self.config.name.clone(),
-            pid: slot.instance().map(|id| id.pid),
+            pid: slot.instance().and_then(Identity::pid),
+            instance: slot.instance().map(|id| seat.map_or_else(|| id.to_string(), Seat::label)),
             state: slot.state(now),
             reason,
             rss_bytes: rss,
@@ -128,8 +149,8 @@ impl Seat {
         let file = procfs.statm_file(id).map_err(|e| chain(&e))?;
         let age = procfs.age(id).map_err(|e| chain(&e))?;
         let mut seat = Seat {
-            id,
-            statm: Statm::new(file),
+            id: id.into(),
+            reader: Reader::Statm(Statm::new(file)),
             born: now - age,
             levels: Levels::resolve(&config.rules, config.interval, None),
             limit: None,
@@ -146,11 +167,55 @@ impl Seat {
 
     pub fn read_limit(&mut self, procfs: &ProcFs, mounts: &Mounts, config: &config::Target, now: Mono) {
         self.limit_read = now;
+        let Some(pid) = self.id.pid() else { return };
         // a process that is just ending keeps the limit it had
-        let Ok(limit) = limit::effective_with(procfs, mounts, self.id.pid) else { return };
+        let Ok(limit) = limit::effective_with(procfs, mounts, pid) else { return };
+        self.set_limit(limit, config);
+    }
+
+    pub fn set_limit(&mut self, limit: Limit, config: &config::Target) {
         if self.limit.as_ref() != Some(&limit) {
             self.levels = Levels::resolve(&config.rules, config.interval, Some(limit.bytes));
             self.limit = Some(limit);
+        }
+    }
+
+    pub fn seen(&self) -> Option<&Seen> {
+        match &self.reader {
+            Reader::Statm(_) => None,
+            Reader::Remote(seen) => Some(seen),
+        }
+    }
+
+    /// For people.
+    pub fn label(&self) -> String {
+        self.seen().map_or_else(|| self.id.to_string(), |seen| seen.who.label.clone())
+    }
+
+    /// The name of an instance elsewhere, for logs that give a pid to others.
+    pub fn remote_label(&self) -> Option<&str> {
+        self.seen().map(|seen| seen.who.label.as_str())
+    }
+
+    /// Whom captures are of; `rss` is the last reading.
+    pub fn subject(&self, target: &Arc<config::Target>, rss: u64) -> Subject {
+        let base = Subject { target: target.clone(), instance: self.id.clone(), label: self.label(), remote: None, no_pprof: None };
+        let Some(seen) = self.seen() else { return base };
+        let remote = RemoteFacts {
+            rss,
+            limit: self.limit.clone(),
+            started_unix_ms: self.id.series().and_then(|id| id.started_unix_ms),
+            go: seen.go.clone(),
+        };
+        let base = Subject { remote: Some(remote), ..base };
+        match &seen.who.pprof {
+            None => base,
+            Some(Ok(url)) => {
+                let mut target = config::Target::clone(target);
+                target.pprof = Some(Pprof::Http(url.clone()));
+                Subject { target: Arc::new(target), ..base }
+            }
+            Some(Err(why)) => Subject { no_pprof: Some(why.clone()), ..base },
         }
     }
 
@@ -160,15 +225,19 @@ impl Seat {
         if self.logged == Some(state) {
             return false;
         }
-        let (pid, state_name) = (self.id.pid, state.name());
+        let (pid, instance, state_name) = (self.id.pid(), self.remote_label(), state.name());
         let reason = slot.reason(&self.levels, now);
         match state {
-            State::Blind | State::Throttled => tracing::warn!(target_name = target, pid, state = state_name, reason, "state"),
+            // of a source that is down, one line tells for all its instances
+            State::Blind if self.seen().is_some_and(|seen| seen.source_is_down) => {
+                tracing::debug!(target_name = target, instance, state = state_name, reason, "state")
+            }
+            State::Blind | State::Throttled => tracing::warn!(target_name = target, pid, instance, state = state_name, reason, "state"),
             // a process that jitters at its threshold must not fill the log
             State::Warming | State::Armed | State::Pending => {
-                tracing::debug!(target_name = target, pid, state = state_name, reason, "state")
+                tracing::debug!(target_name = target, pid, instance, state = state_name, reason, "state")
             }
-            _ => tracing::info!(target_name = target, pid, state = state_name, reason, "state"),
+            _ => tracing::info!(target_name = target, pid, instance, state = state_name, reason, "state"),
         }
         let lasts = |state| matches!(state, State::Capturing | State::Open | State::Cooldown);
         let before = self.logged.replace(state);
@@ -198,28 +267,62 @@ impl Dispatch {
         order: Order,
         now: Mono,
     ) {
+        self.carry_out_of(target, number, slot, seat, order, None, now);
+    }
+
+    /// The same of an instance about which something is to be said.
+    #[expect(clippy::too_many_arguments, reason = "all of them are parts of one place")]
+    pub fn carry_out_of(
+        &mut self,
+        target: &Arc<config::Target>,
+        number: SlotNumber,
+        slot: &mut Slot,
+        seat: &mut Seat,
+        order: Order,
+        caveat: Option<Caveat>,
+        now: Mono,
+    ) {
         if let Err(why) = self.budget.admit(now) {
             slot.refused(why);
             return;
         }
         let stamp = clock::compact_utc(clock::wall_now());
-        let id = order.incident.clone().unwrap_or_else(|| format!("{}-{stamp}-{}", target.name, seat.id.pid));
+        let id = order.incident.clone().unwrap_or_else(|| format!("{}-{stamp}-{}", target.name, mark(&seat.id)));
         slot.admitted(&order, id.clone(), &seat.levels, &target.rules, now);
         let timeline: Timeline = Arc::new(Mutex::new(slot.series().map(|s| s.timeline()).unwrap_or_default()));
         seat.timeline = Some(timeline.clone());
-        let job = Job {
-            target: target.clone(),
-            slot: number,
-            admitted: now,
-            incident: id,
-            part: order.part,
-            fired: order.fired,
-            instance: seat.id,
-            limit: seat.limit.clone(),
-            oom: seat.oom.clone(),
-            timeline,
+        let last = slot.series().and_then(|s| s.last()).map_or(order.fired.rss_bytes, |s| s.rss);
+        let mut subject = seat.subject(target, last);
+        let warning = match caveat {
+            None => None,
+            Some(Caveat::Doubtful(warning)) => Some(warning),
+            Some(Caveat::Replaced(why)) => {
+                subject.no_pprof = Some(why);
+                None
+            }
         };
+        let (fired, part, oom) = (order.fired, order.part, seat.oom.clone());
+        let job = Job { subject, slot: number, admitted: now, incident: id, part, fired, oom, timeline, warning };
         self.hand_on(Task::Capture(Box::new(job)));
+    }
+}
+
+/// What a capture must know of its instance.
+pub(super) enum Caveat {
+    /// It may be another that answers.
+    Doubtful(String),
+    /// It is another that would answer.
+    Replaced(String),
+}
+
+/// Tells instances apart in the ids of incidents; plain characters only.
+fn mark(id: &Identity) -> String {
+    match id {
+        Identity::Process(id) => id.pid.to_string(),
+        Identity::Series(id) => {
+            let sum = ring::digest::digest(&ring::digest::SHA256, id.series.as_bytes());
+            sum.as_ref().iter().take(4).map(|b| format!("{b:02x}")).collect()
+        }
     }
 }
 

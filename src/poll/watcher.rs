@@ -1,13 +1,13 @@
 //! The one loop.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
-use super::task::{Baseline, Command, Handles, JobDone, Task};
-use super::watched::{Dispatch, LIMIT_REFRESH, Watched, lock};
+use super::task::{Baseline, Command, Handles, JobDone, Readings, Task};
+use super::watched::{Dispatch, LIMIT_REFRESH, Reader, Watched, lock};
 use super::{InstanceStatus, Reading};
 use crate::budget::Budget;
 use crate::clock::{self, Mono};
@@ -16,12 +16,14 @@ use crate::incident::{Captured, SavedSlot, Slot, State};
 use crate::roster::{Roster, SlotNumber};
 use crate::series::Sample;
 use crate::state::Saved;
-use crate::target::ProcFs;
 use crate::target::cgroup::Mounts;
+use crate::target::{Identity, ProcFs};
 
 /// Looking for processes: soon while a target waits for one, rarely while all have theirs.
 const RESCAN_WAITING: Duration = Duration::from_secs(2);
 const RESCAN_SETTLED: Duration = Duration::from_secs(10);
+/// What is heard before the loop looks at what is due.
+const MAX_HEARD: usize = 1_000;
 /// After a process has ended, its successor is looked for at once, but never more often than this.
 const RESCAN_FLOOR: Duration = Duration::from_millis(200);
 
@@ -48,6 +50,8 @@ pub struct Watcher {
     mounts: Mounts,
     boot_id: String,
     targets: Vec<Watched>,
+    /// Where in `targets` a name is.
+    by_name: HashMap<String, usize>,
     dispatch: Dispatch,
     commands: Receiver<Command>,
     save: watch::Sender<Option<Saved>>,
@@ -79,19 +83,22 @@ impl Watcher {
                 known.push(slot);
             }
         }
-        let targets = config
+        let targets: Vec<Watched> = config
             .targets
             .iter()
             .map(|target| {
                 let restored = slots.remove(&target.name).unwrap_or_default();
                 let restored = restored.into_iter().map(|s| Slot::restore(s, elapsed, &target.rules, target.interval, now));
-                Watched::new(target.clone(), Roster::new(restored.collect()))
+                let mut watched = Watched::new(target.clone(), Roster::new(restored.collect()));
+                watched.expect_remotes(now);
+                watched
             })
             .collect();
         let watcher = Watcher {
             mounts: Mounts::read(&procfs),
             procfs,
             boot_id,
+            by_name: index(&targets),
             targets,
             dispatch: Dispatch { budget, tasks },
             commands,
@@ -110,10 +117,17 @@ impl Watcher {
             self.turn(Mono::now());
             let wake = self.targets.iter().map(|t| t.due).chain([self.rescan_at]).min().unwrap_or(self.rescan_at);
             let sleep = wake.since(Mono::now()).min(self.pulse.at_least_every);
-            match self.commands.recv_timeout(sleep) {
-                Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => break,
-                Ok(command) => self.obey(command, Mono::now()),
-                Err(RecvTimeoutError::Timeout) => {}
+            let first = match self.commands.recv_timeout(sleep) {
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => continue,
+                Ok(command) => command,
+            };
+            // thousands of sources may speak at once
+            let waiting: Vec<Command> = std::iter::once(first).chain(self.commands.try_iter().take(MAX_HEARD)).collect();
+            let stop = waiting.iter().any(|command| matches!(command, Command::Stop));
+            waiting.into_iter().for_each(|command| self.obey(command, Mono::now()));
+            if stop {
+                break;
             }
         }
         self.changed = true;
@@ -137,6 +151,10 @@ impl Watcher {
     fn poll(&mut self, i: usize, now: Mono) {
         let Watcher { targets, dispatch, procfs, mounts, .. } = self;
         let watched = &mut targets[i];
+        if watched.config.source.selector().is_none() {
+            self.changed |= watched.expect_word(now);
+            return;
+        }
         let interval = watched.config.interval;
         watched.due = next_multiple(now, interval);
         let mut ended = Vec::new();
@@ -145,7 +163,8 @@ impl Watcher {
             if now.since(seat.limit_read) >= LIMIT_REFRESH {
                 seat.read_limit(procfs, mounts, &watched.config, now);
             }
-            match seat.statm.read() {
+            let Reader::Statm(statm) = &seat.reader else { continue };
+            match statm.read() {
                 Reading::Rss(rss) => {
                     let sample = Sample { at: now, rss };
                     if let Some(timeline) = &seat.timeline {
@@ -158,7 +177,7 @@ impl Watcher {
                         && slot.state(now) == State::Armed
                     {
                         seat.baseline_due = now + every;
-                        dispatch.hand_on(Task::Baseline(Baseline { target: watched.config.clone(), instance: seat.id, rss }));
+                        dispatch.hand_on(Task::Baseline(Baseline { subject: seat.subject(&watched.config, rss), rss }));
                     }
                 }
                 Reading::Gone => {
@@ -180,7 +199,7 @@ impl Watcher {
     fn end(&mut self, i: usize, number: SlotNumber, now: Mono) {
         let watched = &mut self.targets[i];
         if let Some(seat) = watched.seats.remove(&number) {
-            tracing::info!(target_name = %watched.config.name, pid = seat.id.pid, "process ended");
+            tracing::info!(target_name = %watched.config.name, pid = seat.id.pid(), "process ended");
         }
         if let Some(slot) = watched.roster.get_mut(number) {
             slot.vacate();
@@ -191,11 +210,19 @@ impl Watcher {
 
     /// Looks for the processes of all targets, in one pass over /proc.
     fn rescan(&mut self, now: Mono) {
-        let selectors: Vec<_> = self.targets.iter().map(|t| &t.config.process).collect();
+        self.scanned_at = now;
+        let (local, selectors): (Vec<usize>, Vec<_>) =
+            self.targets.iter().enumerate().filter_map(|(i, t)| Some((i, t.config.source.selector()?))).unzip();
+        if local.is_empty() {
+            self.rescan_at = now + RESCAN_SETTLED;
+            return;
+        }
         let found = self.procfs.resolve(&selectors);
         self.mounts = Mounts::read(&self.procfs);
-        for (i, resolution) in found.into_iter().enumerate() {
-            for number in self.targets[i].roster.left(&resolution.instances) {
+        let mut settled = true;
+        for (i, resolution) in local.into_iter().zip(found) {
+            let instances: Vec<Identity> = resolution.instances.into_iter().map(Identity::Process).collect();
+            for number in self.targets[i].roster.left(&instances) {
                 self.lost(i, number, now);
             }
             let watched = &mut self.targets[i];
@@ -205,10 +232,9 @@ impl Watcher {
                 }
                 watched.problem = resolution.problem;
             }
-            self.changed |= watched.seat(&self.procfs, &self.mounts, &resolution.instances, now);
+            self.changed |= watched.seat(&self.procfs, &self.mounts, &instances, now);
+            settled &= !watched.seats.is_empty();
         }
-        self.scanned_at = now;
-        let settled = self.targets.iter().all(|t| !t.seats.is_empty());
         self.rescan_at = now + if settled { RESCAN_SETTLED } else { RESCAN_WAITING };
     }
 
@@ -217,7 +243,7 @@ impl Watcher {
         let Watcher { targets, dispatch, procfs, .. } = self;
         let watched = &mut targets[i];
         if let Some((slot, seat)) = watched.roster.get_mut(number).zip(watched.seats.get_mut(&number))
-            && !procfs.is_alive(seat.id)
+            && !seat.id.process().is_some_and(|id| procfs.is_alive(id))
             && let Some(order) = slot.gone(&seat.levels, now)
         {
             dispatch.carry_out(&watched.config, number, slot, seat, order, now);
@@ -229,6 +255,7 @@ impl Watcher {
         match command {
             Command::Done(done) => self.done(done, now),
             Command::Reload(config) => self.reload(*config, now),
+            Command::Readings(readings) => self.hear(readings, now),
             Command::Status(reply) => {
                 // the asker may have gone meanwhile
                 let _ = reply.send(self.status(now));
@@ -237,10 +264,16 @@ impl Watcher {
         }
     }
 
+    fn hear(&mut self, readings: Readings, now: Mono) {
+        // a target may have left the configuration meanwhile
+        let Some(watched) = self.by_name.get(&*readings.target).and_then(|i| self.targets.get_mut(*i)) else { return };
+        self.changed |= watched.hear(readings, &mut self.dispatch, now);
+    }
+
     fn done(&mut self, done: JobDone, now: Mono) {
         self.changed = true;
         self.dispatch.budget.finished(done.admitted, done.result == Captured::Evidence);
-        let Some(watched) = self.targets.iter_mut().find(|t| t.config.name == done.target) else { return };
+        let Some(watched) = self.by_name.get(&done.target).and_then(|i| self.targets.get_mut(*i)) else { return };
         if let Some(slot) = watched.roster.get_mut(done.slot) {
             slot.captured(done.result, &watched.config.rules, now);
         }
@@ -260,6 +293,7 @@ impl Watcher {
                 None => Watched::new(target, Roster::default()),
             });
         }
+        self.by_name = index(&self.targets);
         self.rescan_at = now;
         self.changed = true;
     }
@@ -282,6 +316,10 @@ impl Watcher {
         }
         self.save.send_replace(Some(saved));
     }
+}
+
+fn index(targets: &[Watched]) -> HashMap<String, usize> {
+    targets.iter().enumerate().map(|(i, t)| (t.config.name.clone(), i)).collect()
 }
 
 /// The next point at which everything with this interval is polled together.

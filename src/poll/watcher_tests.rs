@@ -78,7 +78,8 @@ impl World {
     }
 
     fn finish(&mut self, job: &Job, result: Captured) {
-        let done = JobDone { target: job.target.name.clone(), slot: job.slot, admitted: job.admitted, result, bundle: Some("b".into()) };
+        let done =
+            JobDone { target: job.subject.target.name.clone(), slot: job.slot, admitted: job.admitted, result, bundle: Some("b".into()) };
         self.watcher.obey(Command::Done(done), self.now);
     }
 
@@ -95,7 +96,7 @@ fn a_spike_of_one_of_three_processes_is_one_job_for_that_one() {
     w.rss(12, 150);
     let jobs = w.seconds(1).jobs();
     assert_eq!(jobs.len(), 1);
-    assert_eq!((jobs[0].instance.pid, jobs[0].fired.trigger, jobs[0].fired.rss_bytes), (12, Trigger::Threshold, 150 * MIB));
+    assert_eq!((jobs[0].subject.instance.pid(), jobs[0].fired.trigger, jobs[0].fired.rss_bytes), (Some(12), Trigger::Threshold, 150 * MIB));
     assert!(w.seconds(600).jobs().is_empty(), "one incident, one bundle");
 }
 
@@ -194,7 +195,8 @@ fn a_healthy_process_gets_a_baseline_now_and_then_and_a_sick_one_none() {
     t.baseline = Some(Duration::from_secs(600));
     let mut w = World::new(vec![t]);
     w.process(11, "shop", 50);
-    let baselines = |tasks: Vec<Task>| tasks.iter().filter(|t| matches!(t, Task::Baseline(b) if b.instance.pid == 11)).count();
+    let baselines =
+        |tasks: Vec<Task>| tasks.iter().filter(|t| matches!(t, Task::Baseline(b) if b.subject.instance.pid() == Some(11))).count();
     w.seconds(1_300);
     assert_eq!(baselines(w.tasks()), 3);
     w.rss(11, 150);

@@ -235,11 +235,11 @@ fn buckets(v: &Verdict) -> Vec<BucketRow> {
         .map(|line| BucketRow {
             class: line.bucket.name(),
             words: guide::bucket(line.bucket),
-            size: size(line.bytes),
-            share: percent(line.bytes, whole),
+            size: if line.is_unseen() { "unknown".into() } else { size(line.bytes) },
+            share: if line.is_unseen() { String::new() } else { percent(line.bytes, whole) },
             baseline: line.baseline_bytes.map(size).unwrap_or_default(),
             growth: line.growth_bytes.map(growth).unwrap_or_default(),
-            is_nothing: line.bytes == 0 && line.baseline_bytes.unwrap_or(0) == 0,
+            is_nothing: line.bytes == 0 && line.baseline_bytes.unwrap_or(0) == 0 && !line.unknown,
         })
         .collect()
 }

@@ -123,7 +123,10 @@ fn anatomy(out: &mut String, v: &Verdict) -> std::fmt::Result {
     let mut rows = vec![header.iter().take(columns_shown).map(|h| h.to_string()).collect::<Vec<_>>()];
     let whole = i64::try_from(v.rss_bytes).unwrap_or(i64::MAX);
     for line in &v.anatomy {
-        let mut row = vec![line.bucket.name().to_owned(), size(line.bytes), percent(line.bytes, whole)];
+        let mut row = match line.is_unseen() {
+            true => vec![line.bucket.name().to_owned(), "unknown".into(), String::new()],
+            false => vec![line.bucket.name().to_owned(), size(line.bytes), percent(line.bytes, whole)],
+        };
         if base {
             row.push(line.baseline_bytes.map(size).unwrap_or_default());
             row.push(line.growth_bytes.map(growth).unwrap_or_default());

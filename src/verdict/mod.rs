@@ -53,10 +53,20 @@ pub struct Verdict {
 pub struct BucketLine {
     pub bucket: Bucket,
     pub bytes: i64,
+    /// Nothing that was seen tells its size, which is in `unexplained`.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub unknown: bool,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub baseline_bytes: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub growth_bytes: Option<i64>,
+}
+
+impl BucketLine {
+    /// There is no number to show.
+    pub fn is_unseen(&self) -> bool {
+        self.unknown && self.bytes == 0
+    }
 }
 
 /// The heaviest functions by each sample type.
@@ -169,6 +179,7 @@ pub fn decide(anatomy: &Anatomy, facts: &Facts) -> Verdict {
     let line = |bucket| BucketLine {
         bucket,
         bytes: anatomy.get(bucket),
+        unknown: anatomy.is_unknown(bucket),
         baseline_bytes: facts.baseline.as_ref().map(|b| b.get(bucket)),
         growth_bytes: growth.map(|g| g.get(bucket)),
     };

@@ -44,7 +44,7 @@ pub(super) fn target() -> Target {
     Target {
         baseline: None,
         name: "checkout".into(),
-        process: Selector::Pid(1),
+        source: Selector::Pid(1).into(),
         pprof: None,
         auth: Auth::default(),
         interval: Duration::from_secs(1),
@@ -114,6 +114,9 @@ impl Trial {
             part: 1,
             target: Arc::new(self.target.clone()),
             instance: self.instance,
+            remote: None,
+            no_pprof: None,
+            warning: None,
             instance_label: "pid 4821".into(),
             fired: fired(),
             started: SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_421_616),

@@ -39,6 +39,7 @@ var (
 	tlsCert      = flag.String("tls-cert", "", "serve TLS with this certificate `file`")
 	tlsKey       = flag.String("tls-key", "", "key `file` of -tls-cert")
 	clientCA     = flag.String("client-ca", "", "ask clients for a certificate of this CA `file`")
+	limit        = flag.Int64("limit", 0, "say in /metrics that so many `bytes` may be used")
 )
 
 // hoard holds memory so that the garbage collector may not have it.
@@ -220,6 +221,7 @@ func main() {
 	}
 	mux := http.NewServeMux()
 	control(mux)
+	mux.HandleFunc("/metrics", metrics)
 	if !*noPprof {
 		profiles(mux)
 	}

@@ -1,4 +1,7 @@
-//! HTTP clients and credentials, made for one capture from what the configuration and its secret files say now.
+//! HTTP clients and credentials, made from what the configuration and its secret files say now.
+//!
+//! For captures and for sources. No proxies, no redirects to elsewhere, one TLS client per distinct set of options. Not here: what is
+//! asked, and how long to wait for it.
 
 use std::fs::OpenOptions;
 use std::io::Read;
@@ -25,16 +28,26 @@ const IDLE: Duration = Duration::from_secs(5);
 /// Why no request could be made at all: a sentence without secrets.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub(super) struct SetupError(String);
+pub(crate) struct SetupError(String);
 
-/// The `https` clients that were needed so far: each loads the system's roots, which takes milliseconds and 100 kB.
-/// Others are cheap, and made anew for each capture.
+/// The clients that are worth keeping: those for `https`, since each loads the system's roots, which takes milliseconds and 100 kB,
+/// and those of sources, which thousands of endpoints share. Others are cheap, and made anew for each capture.
 #[derive(Clone, Debug, Default)]
 pub struct Clients {
     cached: Arc<Mutex<Vec<(Key, Client)>>>,
 }
 
-type Key = (Vec<u8>, Duration);
+/// TLS options (`None`: none are needed), connect timeout, and what for.
+type Key = (Option<Vec<u8>>, Duration, Use);
+
+/// What a client is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// Several requests, one after the other, to one service. Redirects within it are followed.
+    Capture,
+    /// One request now and then to each of many services: no connection is kept, no redirect followed.
+    Scrape,
+}
 
 /// Makes ring the process's TLS provider. Without one, making a client panics; to call it again does nothing.
 pub fn install_tls_provider() {
@@ -44,7 +57,7 @@ pub fn install_tls_provider() {
 
 /// What is sent along with each request, and what must not be shown of it.
 #[derive(Clone, Default)]
-pub(super) struct Credentials {
+pub(crate) struct Credentials {
     pub headers: HeaderMap,
     tls: Tls,
     secrets: Arc<Vec<String>>,
@@ -126,7 +139,7 @@ impl Credentials {
 
 /// reqwest knows the encoding; no request is sent.
 fn basic_value(username: &str, password: &str) -> Result<HeaderValue, SetupError> {
-    let client = plain(Duration::from_secs(1)).build();
+    let client = plain(Duration::from_secs(1), Use::Capture).build();
     let request = client.and_then(|c| c.get("http://localhost/").basic_auth(username, Some(password)).build());
     let value = request.ok().and_then(|r| r.headers().get(AUTHORIZATION).cloned());
     value.ok_or_else(|| SetupError("basic auth: user name and password make no valid header".into()))
@@ -164,33 +177,35 @@ fn read(file: &Path, max: u64) -> Result<Vec<u8>, SetupError> {
 
 impl Clients {
     /// A client for `base`. May block for some milliseconds on the system's certificates.
-    pub(super) fn client(
+    pub(crate) fn client(
         &self,
         base: &Url,
         socket: Option<PathBuf>,
         credentials: &Credentials,
         connect: Duration,
+        purpose: Use,
     ) -> Result<Client, SetupError> {
         install_tls_provider();
         let failed = |e: reqwest::Error| SetupError(format!("cannot set up HTTP: {}", root_cause(&e)));
-        if base.scheme() != "https" {
-            let mut builder = plain(connect);
+        let tls = base.scheme() == "https";
+        if !tls && purpose == Use::Capture {
+            let mut builder = plain(connect, purpose);
             if let Some(socket) = socket {
                 builder = builder.unix_socket(socket);
             }
             return builder.build().map_err(failed);
         }
-        let key = (credentials.tls.fingerprint(), connect);
+        let key = (tls.then(|| credentials.tls.fingerprint()), connect, purpose);
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, client)) = cached.iter().find(|(k, _)| *k == key) {
             return Ok(client.clone());
         }
-        let mut builder = common(connect);
-        if let Some(ca) = &credentials.tls.ca {
+        let mut builder = if tls { common(connect, purpose) } else { plain(connect, purpose) };
+        if let Some(ca) = credentials.tls.ca.as_ref().filter(|_| tls) {
             let roots = Certificate::from_pem_bundle(ca).ok().filter(|roots| !roots.is_empty());
             builder = builder.tls_certs_only(roots.ok_or_else(|| SetupError("ca_file holds no PEM certificate".into()))?);
         }
-        if let Some(pem) = &credentials.tls.identity {
+        if let Some(pem) = credentials.tls.identity.as_ref().filter(|_| tls) {
             let identity = Identity::from_pem(pem)
                 .map_err(|_| SetupError("client_cert_file and client_key_file are no PEM certificate with its key".into()))?;
             builder = builder.identity(identity);
@@ -216,20 +231,24 @@ impl Tls {
     }
 }
 
-fn common(connect: Duration) -> ClientBuilder {
-    Client::builder()
+fn common(connect: Duration, purpose: Use) -> ClientBuilder {
+    let builder = Client::builder()
         .no_proxy()
         .referer(false)
         .connect_timeout(connect)
         .pool_idle_timeout(IDLE)
-        .user_agent(concat!("memtrap/", env!("CARGO_PKG_VERSION")))
-        .redirect(Policy::custom(same_origin))
+        .user_agent(concat!("memtrap/", env!("CARGO_PKG_VERSION")));
+    match purpose {
+        Use::Capture => builder.redirect(Policy::custom(same_origin)),
+        // a kept connection costs 35 kB: more than everything else that is kept of an endpoint
+        Use::Scrape => builder.redirect(Policy::none()).pool_max_idle_per_host(0),
+    }
 }
 
-fn plain(connect: Duration) -> ClientBuilder {
+fn plain(connect: Duration, purpose: Use) -> ClientBuilder {
     install_tls_provider();
     // without roots it costs microseconds, not milliseconds; nothing but http is asked for
-    common(connect).tls_certs_only([])
+    common(connect, purpose).tls_certs_only([])
 }
 
 /// Elsewhere is someone else: neither asked nor given credentials. The redirect itself is then the answer.
@@ -238,8 +257,20 @@ fn same_origin(attempt: Attempt) -> reqwest::redirect::Action {
     if same && attempt.previous().len() <= MAX_REDIRECTS { attempt.follow() } else { attempt.stop() }
 }
 
+/// Whether nobody listens there.
+pub(crate) fn is_refused(error: &reqwest::Error) -> bool {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(e) = cause {
+        if e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused) {
+            return true;
+        }
+        cause = e.source();
+    }
+    false
+}
+
 /// The innermost message of an error: what the system said.
-pub(super) fn root_cause(error: &dyn std::error::Error) -> String {
+pub(crate) fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;
@@ -297,10 +328,10 @@ mod tests {
         let base = Url::parse("https://example.test/debug/pprof").unwrap();
         let second = Duration::from_secs(1);
         for _ in 0..3 {
-            clients.client(&base, None, &Credentials::default(), second).unwrap();
+            clients.client(&base, None, &Credentials::default(), second, Use::Capture).unwrap();
         }
         assert_eq!(clients.cached.lock().unwrap().len(), 1);
         let other = Credentials { tls: Tls { ca: Some(b"not a certificate".to_vec()), identity: None }, ..Credentials::default() };
-        assert!(clients.client(&base, None, &other, second).unwrap_err().to_string().contains("ca_file"));
+        assert!(clients.client(&base, None, &other, second, Use::Capture).unwrap_err().to_string().contains("ca_file"));
     }
 }

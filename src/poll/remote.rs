@@ -1,0 +1,364 @@
+//! Instances that a source elsewhere tells of, as the watcher holds them: the same slots, rules and orders as for processes of this host.
+//!
+//! What differs is how little can be known of an end. A source that does not answer says nothing about its instances: they are
+//! `blind`, for as long as it takes. A series that a source no longer has is `blind` as well at first, since one failed scrape makes a
+//! server drop it; after [`LOST_AFTER`] answers without it, what its rule was waiting for is captured while there may be something to
+//! capture; it counts as gone only [`GONE_AFTER`] later. A changed start time is a restart at once.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::task::{Baseline, Found, Readings, Remote, Task, Who};
+use super::watched::{Caveat, Dispatch, Reader, Seat, Watched, lock};
+use crate::anatomy::GoMemory;
+use crate::clock::{self, Mono, human};
+use crate::config;
+use crate::incident::{Slot, State};
+use crate::roster::SlotNumber;
+use crate::series::Sample;
+use crate::target::{Identity, Limit, SeriesId};
+use crate::trigger::Levels;
+
+/// So many answers in a row without it, and a series is lost.
+const LOST_AFTER: u32 = 5;
+/// A lost series is that of a process that is gone after this time: the usual scrape interval of a server, one minute, in which one
+/// failed scrape hides a healthy process.
+const GONE_AFTER: Duration = Duration::from_secs(60);
+/// Start times that differ by no more are the same: some exporters round, and derive them from a boot time that moves a little.
+const SAME_START_MS: u64 = 1_000;
+/// Without a word from a source for three times the announced time and this, something is wrong with memtrap's own task.
+const SILENCE: Duration = Duration::from_secs(30);
+/// Other words within this time are about the same trouble.
+const SAME_TROUBLE: Duration = Duration::from_secs(60);
+/// How often places that remember nothing are forgotten.
+const TIDY: Duration = Duration::from_secs(10);
+/// More arrivals at once than this are logged as one.
+const FEW: usize = 20;
+
+/// What a watched target knows of its source.
+#[derive(Default)]
+pub(super) struct Remotes {
+    places: HashMap<Arc<str>, SlotNumber>,
+    round: u64,
+    /// What does not work, as it was logged last.
+    trouble: Option<String>,
+    said: Mono,
+    heard: Option<Mono>,
+    tidied: Mono,
+}
+
+/// What was heard of the instance in a seat.
+pub(super) struct Seen {
+    pub who: Arc<Who>,
+    pub go: Option<Box<GoMemory>>,
+    /// Why there is no limit where one was asked for.
+    pub no_limit: Option<Arc<str>>,
+    pub source_is_down: bool,
+    last: Mono,
+    missed: u32,
+    round: u64,
+}
+
+/// What all readings of one answer share.
+struct Heard<'h> {
+    at: Mono,
+    now: Mono,
+    round: u64,
+    limit_source: &'h str,
+}
+
+impl Watched {
+    /// Gives the instances that a state file knows their seats, before a source has told anything.
+    pub fn expect_remotes(&mut self, now: Mono) {
+        if self.config.source.selector().is_some() {
+            return;
+        }
+        for (number, slot) in self.roster.iter_mut() {
+            match slot.instance() {
+                Some(Identity::Series(id)) => {
+                    let who = Arc::new(Who { series: id.series.clone(), label: Identity::Series(id.clone()).to_string(), pprof: None });
+                    self.remotes.places.insert(id.series.clone(), number);
+                    self.seats.insert(number, Seat::remote(id.clone(), who, &self.config, now));
+                }
+                Some(Identity::Process(_)) => slot.vacate(),
+                None => {}
+            }
+        }
+    }
+
+    /// Is called when a source should have spoken: true if anything changed.
+    pub fn expect_word(&mut self, now: Mono) -> bool {
+        match self.remotes.heard {
+            None => {
+                self.remotes.heard = Some(now);
+                self.problem = Some("its source has not answered yet".into());
+                self.due = now + SILENCE;
+                false
+            }
+            Some(heard) => {
+                self.due = now + SILENCE;
+                let since = now.since(heard);
+                if since < SILENCE {
+                    false
+                } else {
+                    self.source_down("the source has not been heard of; its task may be stuck".into(), now)
+                }
+            }
+        }
+    }
+
+    /// Takes what a source told; true if anything changed that outlives memtrap.
+    pub fn hear(&mut self, readings: Readings, dispatch: &mut Dispatch, now: Mono) -> bool {
+        if self.config.source.selector().is_some() {
+            return false;
+        }
+        self.remotes.heard = Some(now);
+        self.due = now + readings.next * 3 + SILENCE;
+        match readings.found {
+            Ok(found) => self.take(found, readings.at, dispatch, now),
+            Err(why) => self.source_down(why, now),
+        }
+    }
+
+    fn source_down(&mut self, why: String, now: Mono) -> bool {
+        let mut changed = false;
+        self.say_trouble(Some(why.clone()), now);
+        for (number, slot) in self.roster.iter_mut() {
+            slot.blind(why.clone());
+            if let Some(seat) = self.seats.get_mut(&number) {
+                if let Reader::Remote(seen) = &mut seat.reader {
+                    seen.source_is_down = true;
+                }
+                changed |= seat.log_change(&self.config.name, slot, now);
+            }
+        }
+        self.problem = Some(why);
+        changed
+    }
+
+    /// One line when something starts or ceases to be wrong.
+    fn say_trouble(&mut self, trouble: Option<String>, now: Mono) {
+        // a server may word it differently each time
+        let reworded = self.remotes.trouble.is_some() && trouble.is_some() && now.since(self.remotes.said) < SAME_TROUBLE;
+        if self.remotes.trouble == trouble || reworded {
+            return;
+        }
+        self.remotes.said = now;
+        match &trouble {
+            Some(reason) => tracing::warn!(target_name = %self.config.name, reason, "source"),
+            None => tracing::info!(target_name = %self.config.name, "the source works again"),
+        }
+        self.remotes.trouble = trouble;
+    }
+
+    fn take(&mut self, found: Found, at: Mono, dispatch: &mut Dispatch, now: Mono) -> bool {
+        let Found { readings, partial, trouble, limit_source } = found;
+        self.say_trouble(trouble.clone().or_else(|| partial.clone().map(|why| format!("instances may be missing: {why}"))), now);
+        self.remotes.round += 1;
+        let heard = Heard { at, now, round: self.remotes.round, limit_source: &limit_source };
+        let mut changed = false;
+        let mut newcomers = Vec::new();
+        for reading in readings {
+            match self.remotes.places.get(&reading.who.series) {
+                Some(number) => changed |= self.read(*number, reading, &heard, dispatch),
+                None => newcomers.push(reading),
+            }
+        }
+        changed |= self.arrive(newcomers, &heard, dispatch);
+        changed |= self.miss(&heard, partial.as_deref(), dispatch);
+        self.problem = self.seats.is_empty().then(|| trouble.unwrap_or_else(|| "the query gives no series".into()));
+        if now.since(self.remotes.tidied) >= TIDY {
+            self.remotes.tidied = now;
+            for (number, slot) in self.roster.iter_mut() {
+                if !self.seats.contains_key(&number) {
+                    slot.clear_blind();
+                }
+            }
+            self.roster.seat(Vec::new(), now);
+        }
+        changed
+    }
+
+    /// Seats those that were not there before.
+    fn arrive(&mut self, newcomers: Vec<Remote>, heard: &Heard<'_>, dispatch: &mut Dispatch) -> bool {
+        if newcomers.is_empty() {
+            return false;
+        }
+        if newcomers.len() > FEW {
+            tracing::info!(target_name = %self.config.name, instances = newcomers.len(), "watching instances");
+        }
+        let few = newcomers.len() <= FEW;
+        let identity = |r: &Remote| Identity::Series(SeriesId { series: r.who.series.clone(), started_unix_ms: r.started_unix_ms });
+        let ids = newcomers.iter().map(identity).collect();
+        let mut by_series: HashMap<Arc<str>, Remote> = newcomers.into_iter().map(|r| (r.who.series.clone(), r)).collect();
+        for (number, id) in self.roster.seat(ids, heard.now) {
+            let Identity::Series(id) = id else { continue };
+            let Some(reading) = by_series.remove(&id.series) else { continue };
+            if let Some(slot) = self.roster.get_mut(number) {
+                slot.arrive(Identity::Series(id.clone()), &self.config.rules, self.config.interval);
+            }
+            if few {
+                tracing::info!(target_name = %self.config.name, instance = reading.who.label, "watching instance");
+            }
+            self.remotes.places.insert(id.series.clone(), number);
+            self.seats.insert(number, Seat::remote(id, reading.who.clone(), &self.config, heard.now));
+            self.read(number, reading, heard, dispatch);
+        }
+        true
+    }
+
+    fn read(&mut self, number: SlotNumber, reading: Remote, heard: &Heard<'_>, dispatch: &mut Dispatch) -> bool {
+        let Watched { config, roster, seats, .. } = self;
+        let (Some(slot), Some(seat)) = (roster.get_mut(number), seats.get_mut(&number)) else { return false };
+        let mut changed = follow_start(config, number, slot, seat, &reading, dispatch, heard.now);
+        let Reader::Remote(seen) = &mut seat.reader else { return false };
+        (seen.round, seen.last, seen.missed, seen.source_is_down) = (heard.round, heard.now, 0, false);
+        if !Arc::ptr_eq(&seen.who, &reading.who) {
+            seen.who = reading.who;
+        }
+        seen.go = reading.go.or(seen.go.take());
+        seen.no_limit = reading.limit.as_ref().err().cloned();
+        match reading.limit {
+            Ok(Some(bytes)) if seat.limit.as_ref().is_none_or(|limit| limit.bytes != bytes) => {
+                seat.set_limit(Limit { bytes, source: heard.limit_source.to_owned() }, config);
+            }
+            Ok(None) if seat.limit.is_some() => seat.lose_limit(config),
+            // what was known is better than nothing
+            _ => {}
+        }
+        match reading.rss {
+            Ok(rss) => {
+                let sample = Sample { at: heard.at, rss };
+                if let Some(timeline) = &seat.timeline {
+                    lock(timeline).push(sample);
+                }
+                let age = heard.now.since(seat.born);
+                if let Some(order) = slot.observe(sample, age, &seat.levels, &config.rules) {
+                    dispatch.carry_out(config, number, slot, seat, order, heard.now);
+                } else if let Some(every) = config.baseline
+                    && heard.now >= seat.baseline_due
+                    && slot.state(heard.now) == State::Armed
+                {
+                    seat.baseline_due = heard.now + every;
+                    dispatch.hand_on(Task::Baseline(Baseline { subject: seat.subject(config, rss), rss }));
+                }
+            }
+            Err(why) => slot.blind(why),
+        }
+        changed |= seat.log_change(&config.name, slot, heard.now);
+        changed
+    }
+
+    /// Those that the answer does not have.
+    fn miss(&mut self, heard: &Heard<'_>, partial: Option<&str>, dispatch: &mut Dispatch) -> bool {
+        let Watched { config, roster, seats, .. } = self;
+        let mut changed = false;
+        let mut gone = Vec::new();
+        for (number, seat) in seats.iter_mut() {
+            let Some(slot) = roster.get_mut(*number) else { continue };
+            let Reader::Remote(seen) = &mut seat.reader else { continue };
+            if seen.round == heard.round {
+                continue;
+            }
+            seen.source_is_down = false;
+            if let Some(why) = partial {
+                slot.blind(format!("not in the answer, which is partial: {why}"));
+                changed |= seat.log_change(&config.name, slot, heard.now);
+                continue;
+            }
+            seen.missed = seen.missed.saturating_add(1);
+            let away = heard.now.since(seen.last);
+            slot.missing(format!("its series has not been there for {}", human(away)));
+            let is_gone = seen.missed >= LOST_AFTER && away >= GONE_AFTER;
+            if (seen.missed == LOST_AFTER || is_gone)
+                && let Some(order) = slot.gone(&seat.levels, heard.now)
+            {
+                let words = "its series had not been there for {} when the capture began: what answered may be another process";
+                let caveat = Caveat::Doubtful(words.replace("{}", &human(away)));
+                dispatch.carry_out_of(config, *number, slot, seat, order, Some(caveat), heard.now);
+            }
+            changed |= seat.log_change(&config.name, slot, heard.now);
+            if is_gone {
+                gone.push(*number);
+            }
+        }
+        for number in &gone {
+            if let Some(seat) = self.seats.remove(number)
+                && let Reader::Remote(seen) = seat.reader
+            {
+                self.remotes.places.remove(&seen.who.series);
+                tracing::info!(target_name = %self.config.name, instance = seen.who.label, "instance gone");
+            }
+            if let Some(slot) = self.roster.get_mut(*number) {
+                slot.vacate();
+            }
+        }
+        changed || !gone.is_empty()
+    }
+}
+
+/// Sees a restart by the start time, and learns one that was not known before; true for a restart.
+fn follow_start(
+    config: &Arc<config::Target>,
+    number: SlotNumber,
+    slot: &mut Slot,
+    seat: &mut Seat,
+    reading: &Remote,
+    dispatch: &mut Dispatch,
+    now: Mono,
+) -> bool {
+    let (Identity::Series(id), Some(started)) = (&seat.id, reading.started_unix_ms) else { return false };
+    let fresh = SeriesId { series: id.series.clone(), started_unix_ms: Some(started) };
+    match id.started_unix_ms {
+        None => {
+            seat.id = Identity::Series(fresh);
+            seat.born = born(Some(started), now).unwrap_or(seat.born);
+            slot.learn(seat.id.clone());
+            false
+        }
+        Some(known) if known.abs_diff(started) <= SAME_START_MS => false,
+        Some(_) => {
+            if let Some(order) = slot.gone(&seat.levels, now) {
+                let why = "the process was replaced before it could be captured: pprof would be another's";
+                dispatch.carry_out_of(config, number, slot, seat, order, Some(Caveat::Replaced(why.into())), now);
+            }
+            tracing::info!(target_name = %config.name, instance = reading.who.label, "restarted");
+            slot.vacate();
+            slot.arrive(Identity::Series(fresh.clone()), &config.rules, config.interval);
+            *seat = Seat::remote(fresh, reading.who.clone(), config, now);
+            true
+        }
+    }
+}
+
+/// When a process started, on our own clock; `None` where nothing says so, or it would be in the future.
+fn born(started_unix_ms: Option<u64>, now: Mono) -> Option<Mono> {
+    let started = std::time::SystemTime::UNIX_EPOCH + Duration::from_millis(started_unix_ms?);
+    clock::wall_now().duration_since(started).ok().map(|age| now - age)
+}
+
+impl Seat {
+    fn remote(id: SeriesId, who: Arc<Who>, config: &config::Target, now: Mono) -> Seat {
+        let born = born(id.started_unix_ms, now).unwrap_or(now);
+        let seen = Seen { who, go: None, no_limit: None, source_is_down: false, last: now, missed: 0, round: 0 };
+        Seat {
+            id: Identity::Series(id),
+            reader: Reader::Remote(seen),
+            born,
+            levels: Levels::resolve(&config.rules, config.interval, None),
+            limit: None,
+            limit_read: now,
+            oom: None,
+            baseline_due: born + config.rules.warmup,
+            timeline: None,
+            last_bundle: None,
+            logged: None,
+        }
+    }
+
+    fn lose_limit(&mut self, config: &config::Target) {
+        self.limit = None;
+        self.levels = Levels::resolve(&config.rules, config.interval, None);
+    }
+}
