@@ -203,3 +203,6 @@ fn a_healthy_process_gets_a_baseline_now_and_then_and_a_sick_one_none() {
     w.seconds(1_300);
     assert_eq!(baselines(w.tasks()), 0);
 }
+
+#[path = "remote_tests.rs"]
+mod remote;

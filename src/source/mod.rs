@@ -14,6 +14,8 @@
 mod fleet;
 mod get;
 mod scrape;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};

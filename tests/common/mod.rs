@@ -5,6 +5,7 @@
 pub mod faulty;
 mod go;
 mod memtrap;
+mod prometheus;
 pub mod scenarios;
 
 use std::fs::File;
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 
 pub use go::{GoVersion, Svc, go_binary, go_program, go_svc};
 pub use memtrap::{Memtrap, run};
+pub use prometheus::Prometheus;
 
 pub const MIB: u64 = 1 << 20;
 
