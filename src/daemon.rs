@@ -37,6 +37,8 @@ use crate::target::ProcFs;
 
 /// Within this, a running capture ends by itself or is finalized as interrupted; the unit's TimeoutStopSec is longer.
 const STOP_GRACE: Duration = Duration::from_secs(20);
+/// Incidents that wait for a first piece of evidence; beyond, their bundles are left to retention.
+const MAX_HOLLOW: usize = 1_000;
 /// The loop turns at least this often even with nothing due.
 const LONGEST_SLEEP: Duration = Duration::from_secs(10);
 
@@ -81,6 +83,8 @@ pub struct Engine {
     watcher: Option<JoinHandle<()>>,
     captures: JoinSet<Result<capture::Captured, String>>,
     running: HashMap<Id, Job>,
+    /// The bundle of an incident of which nothing could be saved yet: the next attempt's takes its place.
+    hollow: HashMap<String, String>,
     saver: Option<tokio::task::JoinHandle<()>>,
     env: Arc<capture::Env>,
     retention: config::Retention,
@@ -127,6 +131,7 @@ impl Engine {
             watcher: Some(thread),
             captures: JoinSet::new(),
             running: HashMap::new(),
+            hollow: HashMap::new(),
             saver,
             env: Arc::new(env),
             retention: config.retention.clone(),
@@ -227,11 +232,32 @@ impl Engine {
                 Captured::Nothing(why.clone())
             }
         };
+        if let Ok(done) = &result {
+            self.replace_hollow(&job.incident, done, outcome == Captured::Evidence);
+        }
         self.prune();
         let bundle = result.as_ref().ok().map(|done| done.id.clone());
         let done = JobDone { target: target.clone(), slot: job.slot, admitted: job.admitted, result: outcome, bundle };
         self.tell(Command::Done(done));
         Some(Event::CaptureEnded { target, result })
+    }
+
+    /// Of the attempts of one incident that saved nothing, only the last one's bundle is kept, for its reasons.
+    fn replace_hollow(&mut self, incident: &str, done: &capture::Captured, is_evidence: bool) {
+        if let Some(earlier) = self.hollow.remove(incident) {
+            let dir = self.env.bundle_dir.clone();
+            tokio::task::spawn_blocking(move || {
+                if let Err(error) = bundle::open(&dir, &earlier).and_then(|found| bundle::remove(&found)) {
+                    tracing::warn!(bundle = earlier, error = chain(&error), "an empty bundle could not be removed");
+                }
+            });
+        }
+        if !is_evidence {
+            if self.hollow.len() >= MAX_HOLLOW {
+                self.hollow.clear();
+            }
+            self.hollow.insert(incident.to_owned(), done.id.clone());
+        }
     }
 
     /// Another attempt would bring no more than the RSS series: the process is gone, or is elsewhere and may not be asked.

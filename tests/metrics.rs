@@ -4,6 +4,7 @@ mod common;
 
 use std::fs;
 
+use common::pages::{Page, Pages};
 use common::{GoVersion, MIB, Memtrap, Svc, entry, manifest};
 
 /// A target of this service's exposition, with what a test sets of it.
@@ -41,4 +42,120 @@ fn a_leak_seen_by_its_metrics_is_one_whole_bundle() {
     assert_eq!(Some(sum), verdict["rss_bytes"].as_i64());
     assert!(fs::read_to_string(bundle.join("timeline.csv")).unwrap().lines().count() > 3);
     assert_eq!(memtrap.bundles().len(), 1);
+}
+
+#[test]
+fn an_exposition_that_lies_makes_blind_and_captures_nothing() {
+    let server = Pages::start();
+    let memtrap = Memtrap::start(&format!(
+        "[[target]]\nname = \"liar\"\nmetrics = {{ url = \"{}\" }}\nthreshold = \"100MiB\"\nfor = \"0s\"\ninterval = \"200ms\"\n",
+        server.url("/metrics")
+    ));
+    let text = |text: &str| Page::Text(text.replace("RSS", "process_resident_memory_bytes"));
+    for (page, why) in [
+        (text("RSS NaN\n"), "process_resident_memory_bytes: the value is NaN"),
+        (text("RSS -500000000\n"), "the value is negative"),
+        (text("RSS +Inf\n"), "the value is larger than any process can be"),
+        (text("RSS 500000000\nRSS 500000000\n"), "2 series of process_resident_memory_bytes fit"),
+        (text("RSS 50000000000 oops\n"), "something follows its value that is no timestamp"),
+        (text("RSS 5000000000"), "the page ends in the middle of it"),
+        (text("<!doctype html>RSS 5000000000\n"), "the answer is a web page"),
+        (text("other 1\n"), "the page has no process_resident_memory_bytes"),
+        (Page::Status(500, "no metrics today"), "HTTP 500 `no metrics today`"),
+        (Page::Redirect(server.url("/elsewhere")), "which is not followed"),
+        (Page::Torn("process_resident_memory_bytes 500000000\n"), "the connection broke"),
+        (Page::Hang, "no whole answer within 180ms"),
+    ] {
+        // each from a good state, since what follows a bad one is not logged again
+        let before = memtrap.log().matches("state=\"armed\"").count();
+        server.set("/metrics", text("RSS 5e7\n"));
+        memtrap.wait_until(20, "all is well", |m| m.log().matches("state=\"armed\"").count() > before);
+        server.set("/metrics", page);
+        memtrap.wait_until(20, why, |m| m.log().contains(why));
+    }
+    assert_eq!((memtrap.bundles().len(), memtrap.log().matches("instance gone").count()), (0, 0));
+
+    server.set("/metrics", text("RSS 500000000\n"));
+    let bundle = memtrap.wait_for_bundles(20, 1).remove(0);
+    assert_eq!(manifest(&bundle)["trigger"]["rss_bytes"], 500_000_000);
+    assert!(fs::read_to_string(bundle.join("README.md")).unwrap().contains("captured from host"));
+}
+
+#[test]
+fn a_restart_is_seen_by_the_start_time() {
+    let mut first = Svc::start(GoVersion::Newest, &["-grow", "157286400"]);
+    let memtrap = Memtrap::start(&target(&first, "threshold = \"100MiB\"\nfor = \"0s\"\ninterval = \"200ms\"\ncooldown = \"1s\""));
+    memtrap.wait_for_bundles(30, 1);
+    memtrap.wait_until(10, "the incident is open", |m| m.log().contains("state=\"open\""));
+    let address = first.address().to_owned();
+    first.kill();
+    memtrap.wait_until(10, "it is told that nobody answers", |m| m.log().contains("connection refused"));
+    let _second = Svc::start(GoVersion::Newest, &["-addr", &address, "-grow", "157286400"]);
+    memtrap.wait_until(20, "it is seen to be another process", |m| m.log().contains("restarted"));
+    let bundles = memtrap.wait_for_bundles(20, 2);
+    let starts: Vec<u64> = bundles.iter().map(|b| manifest(b)["instance"]["started_unix_ms"].as_u64().unwrap()).collect();
+    assert!(starts[0] < starts[1], "{starts:?}");
+}
+
+/// The answer to every query: one series.
+fn fleet_of(server: &Pages, labels: &str, rss: u64) {
+    let body = format!(
+        r#"{{"status":"success","data":{{"resultType":"vector","result":[{{"metric":{{{labels}}},"value":[1795421616.5,"{rss}"]}}]}}}}"#
+    );
+    server.set("/api/v1/query", Page::Text(body));
+}
+
+fn fleet_target(server: &Pages, pprof: &str) -> String {
+    let url = server.url("");
+    format!(
+        "[[target]]\nname = \"shop\"\nprometheus = {{ url = \"{url}\", query = 'rss' }}\npprof = \"{pprof}\"\nthreshold = \"100MiB\"\n\
+         for = \"0s\"\ninterval = \"200ms\"\ncpu_seconds = 0\nconnect_timeout = \"100ms\"\nretries = 0\n"
+    )
+}
+
+#[test]
+fn hostile_labels_stay_inside_the_bundle() {
+    let server = Pages::start();
+    fleet_of(&server, r#""instance":"../../../../tmp/x\n\u001b[31m<script>@evil:1/?#","pod":"..""#, 500_000_000);
+    let memtrap = Memtrap::start(&fleet_target(&server, "http://{instance}/debug/pprof"));
+    let bundle = memtrap.wait_for_bundles(20, 1).remove(0);
+    assert_eq!(bundle.parent().unwrap(), memtrap.bundle_dir().canonicalize().unwrap().join("shop"));
+    let m = manifest(&bundle);
+    let incident = m["incident_id"].as_str().unwrap();
+    assert!(incident.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'), "{incident}");
+    let label = m["instance"]["label"].as_str().unwrap();
+    assert!(label.starts_with("../../../../tmp/x \\u{1b}[31m<script>"), "{label}");
+    let reason = entry(&bundle, "heap.pb.gz")["reason"].as_str().unwrap().to_owned();
+    assert!(reason.contains("characters that no host has"), "{reason}");
+    assert!(!memtrap.log().contains('\u{1b}') && !memtrap.log().lines().any(|l| l.starts_with('<')), "{}", memtrap.log());
+    assert!(!fs::read_to_string(bundle.join("README.md")).unwrap().contains('\u{1b}'));
+}
+
+#[test]
+fn while_pprof_does_not_answer_it_is_tried_again_and_one_bundle_remains() {
+    let server = Pages::start();
+    fleet_of(&server, r#""instance":"127.0.0.1:1""#, 500_000_000);
+    let memtrap = Memtrap::start(&fleet_target(&server, "http://{instance}/debug/pprof"));
+    memtrap.wait_until(60, "three attempts", |m| m.log().matches("capture starts").count() >= 3);
+    memtrap.wait_until(20, "the last attempt's bundle alone is there", |m| m.bundles().len() == 1);
+    assert_eq!(entry(&memtrap.bundles()[0], "heap.pb.gz")["status"], "failed");
+}
+
+#[test]
+fn a_probe_asks_sources_and_says_what_is_wrong() {
+    let svc = Svc::start(GoVersion::Newest, &["-limit", "268435456"]);
+    let server = Pages::start();
+    fleet_of(&server, r#""instance":"127.0.0.1:1""#, 500_000_000);
+    let (svc_target, fleet) = (
+        target(&svc, "threshold = \"80%\"\nlimit = { metric = \"svc_memory_limit_bytes\" }"),
+        fleet_target(&server, "http://{instance}/p"),
+    );
+    let memtrap = Memtrap::start(&format!("{svc_target}{fleet}"));
+    let probe = common::run(&["check", "--probe", "-c", memtrap.config_path().to_str().unwrap()]);
+    let (table, said) = (String::from_utf8(probe.stdout).unwrap(), String::from_utf8(probe.stderr).unwrap());
+    assert_eq!(probe.status.code(), Some(1));
+    let row = table.lines().find(|l| l.starts_with("svc ")).unwrap();
+    assert!(row.contains("256MiB (metric svc_memory_limit_bytes)") && row.ends_with(&svc.pprof()), "{table}");
+    assert!(table.contains("shop    127.0.0.1:1") && table.contains("477MiB"), "{table}");
+    assert!(said.contains("shop (127.0.0.1:1): pprof: connection refused") && !said.contains("svc ("), "{said}");
 }

@@ -25,8 +25,8 @@ const LOST_AFTER: u32 = 5;
 /// A lost series is that of a process that is gone after this time: the usual scrape interval of a server, one minute, in which one
 /// failed scrape hides a healthy process.
 const GONE_AFTER: Duration = Duration::from_secs(60);
-/// Start times that differ by no more are the same: some exporters round, and derive them from a boot time that moves a little.
-const SAME_START_MS: u64 = 1_000;
+/// Start times that differ by no more are the same: they come as floating point numbers, and through clocks that are adjusted.
+const SAME_START_MS: u64 = 100;
 /// Without a word from a source for three times the announced time and this, something is wrong with memtrap's own task.
 const SILENCE: Duration = Duration::from_secs(30);
 /// Other words within this time are about the same trouble.

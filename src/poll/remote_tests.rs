@@ -190,7 +190,7 @@ fn a_new_start_time_is_a_restart_that_ends_the_incident_and_keeps_the_cooldown()
     let mut w = World::new(vec![fleet("shop")]);
     let job = w.told(started(10_000, 150)).jobs().remove(0);
     w.finish(&job, Captured::Evidence);
-    assert_eq!(w.told(started(10_400, 150)).of("a:1").state, State::Open, "the clock behind it was adjusted");
+    assert_eq!(w.told(started(10_050, 150)).of("a:1").state, State::Open, "the clock behind it was adjusted");
     assert_eq!(w.told(started(90_000, 150)).of("a:1").state, State::Cooldown);
     for _ in 0..880 {
         w.told(started(90_000, 150));

@@ -5,6 +5,7 @@
 pub mod faulty;
 mod go;
 mod memtrap;
+pub mod pages;
 mod prometheus;
 pub mod scenarios;
 
