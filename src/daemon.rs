@@ -364,7 +364,8 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), DaemonError> {
     let mut engine = Engine::start(&config, ProcFs::host(), Some(store))?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %file.display(), targets = config.targets.len(), "memtrap watches");
     systemd::ready(&format!("watching {} targets", config.targets.len()));
-    let mut running = config.daemon;
+    // the targets are the watcher's now
+    let Config { daemon: mut running, .. } = config;
     loop {
         tokio::select! {
             event = engine.next() => match event {

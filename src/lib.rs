@@ -7,21 +7,26 @@
 //! ```text
 //! config ──> target ──> poll ──Sample──> trigger ──> incident ──Action──> capture ──> bundle
 //!            (who)      (RSS)            (pure)      (pure)              (evidence)
+//!                         ▲
+//!            source ──Readings          (who asks expositions and Prometheus servers; metrics reads what they say)
 //!                                                          ▲                          │           │
 //!                                                          └── outcome ───────────────┘        retention
 //!
 //!                      analysis: pprof, anatomy ──> verdict ──> report   (pure, in a process of its own)
 //! ```
 //!
-//! The core decides, the shell does. `series`, `trigger`, `incident`, `roster`, `budget`, `pprof`, `anatomy`, `verdict` and `retention::plan` are pure: no tokio, no filesystem, no
+//! The core decides, the shell does. `metrics`, `series`, `trigger`, `incident`, `roster`, `budget`, `pprof`, `anatomy`, `verdict` and `retention::plan` are pure: no tokio, no filesystem, no
 //! reading of a clock; `now` is an argument. The `mod` lines below stand in the order of the flow.
 //!
 //! | room | one purpose |
 //! | --- | --- |
 //! | [`clock`], [`units`], [`error`], [`layout`] | the words that all rooms share |
 //! | [`config`] | TOML to a valid [`config::Config`], every mistake at once; touches nothing but the text |
+//! | [`client`] | HTTP clients and credentials, for captures and sources |
 //! | [`target`] | selectors to processes; their limits, sockets, cgroups, Go build; reads /proc below a root that tests replace |
-//! | [`poll`] | the one loop: reads RSS when it is due, asks the rules, orders captures; a thread of its own that never waits for a disk |
+//! | [`metrics`] | what services say of themselves: expositions, answers of the Prometheus query API, label sets |
+//! | [`source`] | one task per target elsewhere: asks, and tells the watcher |
+//! | [`poll`] | the one loop: reads RSS when it is due or is told of it, asks the rules, orders captures; a thread of its own that never waits for a disk |
 //! | [`series`], [`trigger`] | readings to "did a rule fire, and why not" |
 //! | [`incident`], [`roster`], [`budget`] | one incident, one bundle; who inherits whose cooldown; what all captures share |
 //! | [`state`] | what of that outlives memtrap |
@@ -35,7 +40,7 @@
 //! | [`daemon`], [`systemd`] | composition: threads, tasks, signals, the service manager |
 //! | [`cli`] | what each command takes and prints |
 //!
-//! Deliberately not here yet: watching by metrics, delivery, and the status page.
+//! Deliberately not here yet: delivery, and the status page.
 
 #![forbid(unsafe_code)]
 

@@ -15,7 +15,8 @@ pub type SlotNumber = u32;
 /// The slots of one target. There is always at least one, so that a target without a process has a state to show.
 #[derive(Clone, Debug)]
 pub struct Roster {
-    slots: BTreeMap<SlotNumber, Slot>,
+    /// Boxed: the nodes of the map are half empty, and there may be thousands.
+    slots: BTreeMap<SlotNumber, Box<Slot>>,
     next: SlotNumber,
 }
 
@@ -27,24 +28,24 @@ impl Default for Roster {
 
 impl Roster {
     pub fn new(restored: Vec<Slot>) -> Roster {
-        let mut slots: BTreeMap<SlotNumber, Slot> = (0..).zip(restored).collect();
+        let mut slots: BTreeMap<SlotNumber, Box<Slot>> = (0..).zip(restored.into_iter().map(Box::new)).collect();
         if slots.is_empty() {
-            slots.insert(0, Slot::default());
+            slots.insert(0, Box::default());
         }
         let next = slots.len() as SlotNumber;
         Roster { slots, next }
     }
 
     pub fn get_mut(&mut self, number: SlotNumber) -> Option<&mut Slot> {
-        self.slots.get_mut(&number)
+        self.slots.get_mut(&number).map(Box::as_mut)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (SlotNumber, &Slot)> {
-        self.slots.iter().map(|(n, s)| (*n, s))
+        self.slots.iter().map(|(n, s)| (*n, &**s))
     }
 
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (SlotNumber, &mut Slot)> {
-        self.slots.iter_mut().map(|(n, s)| (*n, s))
+        self.slots.iter_mut().map(|(n, s)| (*n, &mut **s))
     }
 
     /// The slots whose process is not among `found` any more.
@@ -69,7 +70,7 @@ impl Roster {
         for id in newcomers {
             let number = vacant.pop().unwrap_or_else(|| {
                 self.next += 1;
-                self.slots.insert(self.next - 1, Slot::default());
+                self.slots.insert(self.next - 1, Box::default());
                 self.next - 1
             });
             seated.push((number, id));

@@ -234,6 +234,11 @@ impl Thinned {
         if centis > u64::from(u32::MAX / 2) {
             centis = self.rebase(sample.at);
         }
+        if self.points.len() == self.points.capacity() {
+            // no more than will ever be used: there may be thousands of series
+            let len = self.points.len();
+            self.points.reserve_exact(len.max(8).min(self.capacity.saturating_sub(len)).max(1));
+        }
         self.points.push_back(Point {
             centis: u32::try_from(centis).unwrap_or(u32::MAX),
             pages: u32::try_from(sample.rss >> 12).unwrap_or(u32::MAX),

@@ -79,7 +79,7 @@ impl Watched {
                 Some(Identity::Series(id)) => {
                     let who = Arc::new(Who { series: id.series.clone(), label: Identity::Series(id.clone()).to_string(), pprof: None });
                     self.remotes.places.insert(id.series.clone(), number);
-                    self.seats.insert(number, Seat::remote(id.clone(), who, &self.config, now));
+                    self.seats.insert(number, Box::new(Seat::remote(id.clone(), who, &self.config, now)));
                 }
                 Some(Identity::Process(_)) => slot.vacate(),
                 None => {}
@@ -202,7 +202,7 @@ impl Watched {
                 tracing::info!(target_name = %self.config.name, instance = reading.who.label, "watching instance");
             }
             self.remotes.places.insert(id.series.clone(), number);
-            self.seats.insert(number, Seat::remote(id, reading.who.clone(), &self.config, heard.now));
+            self.seats.insert(number, Box::new(Seat::remote(id, reading.who.clone(), &self.config, heard.now)));
             self.read(number, reading, heard, dispatch);
         }
         true
@@ -285,7 +285,7 @@ impl Watched {
         }
         for number in &gone {
             if let Some(seat) = self.seats.remove(number)
-                && let Reader::Remote(seen) = seat.reader
+                && let Reader::Remote(seen) = &seat.reader
             {
                 self.remotes.places.remove(&seen.who.series);
                 tracing::info!(target_name = %self.config.name, instance = seen.who.label, "instance gone");

@@ -28,7 +28,8 @@ pub(super) const LIMIT_REFRESH: Duration = Duration::from_secs(30);
 pub(super) struct Watched {
     pub config: Arc<config::Target>,
     pub roster: Roster,
-    pub seats: BTreeMap<SlotNumber, Seat>,
+    /// Boxed like the slots.
+    pub seats: BTreeMap<SlotNumber, Box<Seat>>,
     pub due: Mono,
     /// Why no, or not every, process was found.
     pub problem: Option<String>,
@@ -103,7 +104,7 @@ impl Watched {
                 Ok(seat) => {
                     let limit = seat.limit.as_ref().map_or("unknown".into(), |l| format!("{} ({})", ByteSize(l.bytes), l.source));
                     tracing::info!(target_name = %self.config.name, pid = id.pid, limit, "watching process");
-                    self.seats.insert(number, seat);
+                    self.seats.insert(number, Box::new(seat));
                     self.due = now;
                     changed = true;
                 }
@@ -129,7 +130,7 @@ impl Watched {
         InstanceStatus {
             target: self.config.name.clone(),
             pid: slot.instance().and_then(Identity::pid),
-            instance: slot.instance().map(|id| seat.map_or_else(|| id.to_string(), Seat::label)),
+            instance: slot.instance().map(|id| seat.map_or_else(|| id.to_string(), |s| s.label())),
             state: slot.state(now),
             reason,
             rss_bytes: rss,

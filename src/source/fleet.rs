@@ -23,8 +23,8 @@ const MAX_BODY: u64 = 64 << 20;
 const MAX_SERIES: usize = 20_000;
 /// Limits are changed by people and orchestrators now and then.
 const LIMIT_REFRESH: Duration = Duration::from_secs(30);
-/// A body from which on reading it would hold up everything else that waits for a few milliseconds.
-const LARGE: usize = 256 << 10;
+/// A body from which on reading it would hold up everything else for too long: 5,000 series, a quarter of it, take 5 ms.
+const LARGE: usize = 4 << 20;
 
 pub(super) struct Fleet<'t> {
     target: &'t Target,

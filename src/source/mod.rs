@@ -32,8 +32,10 @@ use crate::clock::Mono;
 use crate::config::{Auth, Config, Source, Target};
 use crate::poll::{Command, Found, Readings};
 
-/// Questions on their way at the same time.
-const MAX_ASKING: usize = 128;
+/// Questions on their way at the same time; each takes some 40 kB.
+const MAX_ASKING: usize = 64;
+/// The same of sources that did not answer last time: those that hang must not hold up those that do not.
+const MAX_TRYING_AGAIN: usize = 32;
 const CONNECT: Duration = Duration::from_secs(3);
 /// No source needs longer.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
@@ -52,7 +54,15 @@ const RESTART: Duration = Duration::from_secs(10);
 struct Hub {
     clients: Clients,
     asking: Arc<Semaphore>,
+    trying_again: Arc<Semaphore>,
     watcher: Sender<Command>,
+}
+
+impl Hub {
+    fn new(clients: Clients, watcher: Sender<Command>) -> Hub {
+        let (asking, trying_again) = (Arc::new(Semaphore::new(MAX_ASKING)), Arc::new(Semaphore::new(MAX_TRYING_AGAIN)));
+        Hub { clients, asking, trying_again, watcher }
+    }
 }
 
 /// The running tasks.
@@ -70,7 +80,7 @@ impl std::fmt::Debug for Sources {
 impl Sources {
     /// Starts a task for each target of `config` that has a source elsewhere.
     pub fn start(config: &Config, clients: Clients, watcher: Sender<Command>) -> Sources {
-        let hub = Hub { clients, asking: Arc::new(Semaphore::new(MAX_ASKING)), watcher };
+        let hub = Hub::new(clients, watcher);
         let mut sources = Sources { hub, running: HashMap::new() };
         sources.begin(config);
         sources
@@ -135,8 +145,10 @@ async fn follow(hub: Hub, target: Arc<Target>) {
     let mut due = Instant::now() + spread(&target);
     loop {
         tokio::time::sleep_until(due).await;
-        let found = match hub.asking.acquire().await {
-            Ok(_turn) => asker.ask().await,
+        let turns = if failures == 0 { &hub.asking } else { &hub.trying_again };
+        let found = match turns.acquire().await {
+            // boxed: thousands of tasks sleep, and must not keep room for a request meanwhile
+            Ok(_turn) => Box::pin(asker.ask()).await,
             Err(_) => return,
         };
         failures = if found.is_err() { failures.saturating_add(1) } else { 0 };
@@ -163,8 +175,7 @@ fn spread(target: &Target) -> Duration {
 /// Asks a target's source once, with the patience of one interval: for `check --probe`.
 pub async fn ask_once(target: &Target, clients: &Clients) -> Result<Found, String> {
     let (watcher, _nobody) = std::sync::mpsc::channel();
-    let hub = Hub { clients: clients.clone(), asking: Arc::new(Semaphore::new(1)), watcher };
-    Asker::new(&hub, target).ask().await
+    Asker::new(&Hub::new(clients.clone(), watcher), target).ask().await
 }
 
 /// One target's way of asking.
