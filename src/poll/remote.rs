@@ -44,7 +44,8 @@ pub(super) struct Remotes {
     /// What does not work, as it was logged last.
     trouble: Option<String>,
     said: Mono,
-    heard: Option<Mono>,
+    /// When its silence is too long.
+    silent_from: Option<Mono>,
     tidied: Mono,
 }
 
@@ -89,23 +90,12 @@ impl Watched {
 
     /// Is called when a source should have spoken: true if anything changed.
     pub fn expect_word(&mut self, now: Mono) -> bool {
-        match self.remotes.heard {
-            None => {
-                self.remotes.heard = Some(now);
-                self.problem = Some("its source has not answered yet".into());
-                self.due = now + SILENCE;
-                false
-            }
-            Some(heard) => {
-                self.due = now + SILENCE;
-                let since = now.since(heard);
-                if since < SILENCE {
-                    false
-                } else {
-                    self.source_down("the source has not been heard of; its task may be stuck".into(), now)
-                }
-            }
+        if self.remotes.silent_from.is_none() {
+            self.problem = Some("its source has not answered yet".into());
         }
+        let silent_from = *self.remotes.silent_from.get_or_insert(now + SILENCE);
+        self.due = silent_from.max(now + SILENCE);
+        now >= silent_from && self.source_down("the source has not been heard of; its task may be stuck".into(), now)
     }
 
     /// Takes what a source told; true if anything changed that outlives memtrap.
@@ -113,8 +103,8 @@ impl Watched {
         if self.config.source.selector().is_some() {
             return false;
         }
-        self.remotes.heard = Some(now);
         self.due = now + readings.next * 3 + SILENCE;
+        self.remotes.silent_from = Some(self.due);
         match readings.found {
             Ok(found) => self.take(found, readings.at, dispatch, now),
             Err(why) => self.source_down(why, now),

@@ -122,6 +122,20 @@ fn a_source_that_falls_silent_is_noticed() {
 }
 
 #[test]
+fn a_reload_is_no_silence() {
+    let mut slow = fleet("shop");
+    slow.interval = Duration::from_secs(600);
+    let mut w = World::new(vec![slow.clone()]);
+    w.seconds(1);
+    let readings = Readings { target: "shop".into(), at: w.now, next: slow.interval, found: found(vec![instance("a:1", 50)]) };
+    w.watcher.obey(Command::Readings(readings), w.now);
+    w.seconds(300);
+    slow.rules.cooldown = Duration::from_secs(1);
+    w.watcher.obey(Command::Reload(Box::new(config(vec![slow]))), w.now);
+    assert_eq!(w.seconds(60).of("a:1").state, State::Armed);
+}
+
+#[test]
 fn a_series_that_is_missing_for_less_than_a_minute_is_the_same_process() {
     let mut w = World::new(vec![fleet("shop")]);
     let job = w.see(2, &[("a:1", 150), ("b:1", 50)]).jobs().remove(0);
