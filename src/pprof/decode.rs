@@ -154,13 +154,15 @@ struct Header<'a> {
     keep_frames: (u64, u64),
     doc_url: (u64, u64),
     comments: Vec<(u64, u64)>,
+    /// The highest string index of all fields that a later one may replace, and where.
+    highest: (u64, u64),
 }
 
 impl<'a> Header<'a> {
     fn scalar(&mut self, field: &Field<'a>, p: &mut Profile) -> Result<(), DecodeError> {
         match field.number {
-            7 => self.drop_frames = (field.u64()?, field.at),
-            8 => self.keep_frames = (field.u64()?, field.at),
+            7 => self.drop_frames = self.text(field)?,
+            8 => self.keep_frames = self.text(field)?,
             9 => {
                 if p.time_nanos != 0 {
                     return Err(DecodeError::malformed(field.at, "a second profile follows the first; split them"));
@@ -168,22 +170,38 @@ impl<'a> Header<'a> {
                 p.time_nanos = field.i64()?;
             }
             10 => p.duration_nanos = field.i64()?,
-            11 => self.period_type = Some(field.message()?),
+            11 => {
+                let message = field.message()?;
+                self.period_type = Some(message);
+                let mut fields = message;
+                while let Some(field) = fields.field()? {
+                    if matches!(field.number, 1 | 2) {
+                        self.text(&field)?;
+                    }
+                }
+            }
             12 => p.period = field.i64()?,
             13 => field.each(|index, at| {
                 bounded(self.comments.len(), MAX_COMMENTS, "comments")?;
                 self.comments.push((index, at));
                 Ok(())
             })?,
-            14 => self.default_sample_type = (field.u64()?, field.at),
-            15 => self.doc_url = (field.u64()?, field.at),
+            14 => self.default_sample_type = self.text(field)?,
+            15 => self.doc_url = self.text(field)?,
             _ => {}
         }
         Ok(())
     }
 
+    fn text(&mut self, field: &Field<'a>) -> Result<(u64, u64), DecodeError> {
+        let index = (field.u64()?, field.at);
+        self.highest = self.highest.max(index);
+        Ok(index)
+    }
+
     fn resolve(&self, p: &mut Profile, limits: &Limits) -> Result<(), DecodeError> {
         let texts = Texts(p.strings.len());
+        texts.get(self.highest)?;
         for message in &self.sample_types {
             p.sample_types.push(value_type(*message, texts)?);
         }
@@ -421,6 +439,19 @@ mod tests {
                 .collect();
             assert_eq!(names, [vec!["main.inner", "main.outer"], vec!["main.main"]]);
         }
+    }
+
+    #[test]
+    fn a_header_field_is_checked_even_if_another_replaces_it() {
+        let types = Pb::default().message(1, Pb::default().int(1, 0)).len(6, b"").len(6, b"cpu");
+        for field in [7, 8, 14, 15] {
+            assert!(parse(&types.clone().int(field, 1).int(field, 0).0).is_ok());
+            let error = parse(&types.clone().int(field, 2).int(field, 1).0).unwrap_err();
+            assert!(error.contains("string 2 of a table of 2"), "field {field}: {error}");
+        }
+        let period = |kind| Pb::default().int(1, kind).int(2, 0);
+        assert!(parse(&types.clone().message(11, period(1)).message(11, period(0)).0).is_ok());
+        assert!(parse(&types.clone().message(11, period(2)).message(11, period(1)).0).unwrap_err().contains("string 2 of a table of 2"));
     }
 
     #[test]

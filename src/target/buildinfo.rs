@@ -60,9 +60,10 @@ pub fn read(file: &File) -> Result<BuildInfo, BuildInfoError> {
 }
 
 /// As `pread`: may return fewer bytes, 0 at the end.
-type ReadAt<'a> = &'a dyn Fn(&mut [u8], u64) -> io::Result<usize>;
+pub type ReadAt<'a> = &'a dyn Fn(&mut [u8], u64) -> io::Result<usize>;
 
-fn read_from(file: ReadAt) -> Result<BuildInfo, BuildInfoError> {
+/// The same of what is no file. It asks for a few MiB at most, whatever the bytes say.
+pub fn read_from(file: ReadAt) -> Result<BuildInfo, BuildInfoError> {
     let elf = Elf::open(file)?;
     let at = match elf.section(b".go.buildinfo")? {
         Some((offset, size)) => elf.find_magic(offset, size)?,

@@ -95,8 +95,9 @@ pub(crate) fn memberships(text: &str) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// The memory controller is in one hierarchy only: that v1 hierarchy which lists it, else v2.
-fn memory_membership(text: &str) -> Option<(Version, String)> {
+/// Which hierarchy and path in a `/proc/PID/cgroup` have the memory controller. It is in one only: that v1 hierarchy which lists
+/// it, else v2.
+pub fn memory_membership(text: &str) -> Option<(Version, String)> {
     let v1 = memberships(text).find(|(controllers, _)| controllers.split(',').any(|c| c == "memory"));
     let v2 = || memberships(text).find(|(controllers, _)| controllers.is_empty());
     let (version, path) = v1.map(|(_, path)| (Version::V1, path)).or_else(|| v2().map(|(_, path)| (Version::V2, path)))?;
@@ -128,18 +129,22 @@ impl Mounts {
         Some(Mounts::parse(&text, &dir.path().join("root")))
     }
 
-    fn parse(mountinfo: &[u8], below: &Path) -> Mounts {
+    /// Reads a `mountinfo`; the directories that it names are looked up below `below`.
+    pub fn parse(mountinfo: &[u8], below: &Path) -> Mounts {
         let mut mounts: Vec<Mount> = mountinfo.split(|b| *b == b'\n').filter_map(|line| Mount::parse(line, below)).collect();
         // the mount that shows most ancestors first
         mounts.sort_by_key(|mount| components(&mount.root).count());
         Mounts(mounts)
     }
 
+    /// Where the cgroup of this path would be by the mounts alone, the place that shows most ancestors first.
+    pub fn candidates(&self, version: Version, path: &str) -> impl Iterator<Item = CgroupRef> {
+        let mounts = self.0.iter().filter(move |mount| mount.version == version);
+        mounts.filter_map(move |mount| Some(CgroupRef { version, levels: mount.levels(path)? }))
+    }
+
     fn locate(&self, version: Version, path: &str) -> Option<CgroupRef> {
-        self.0.iter().filter(|mount| mount.version == version).find_map(|mount| {
-            let levels = mount.levels(path)?;
-            levels.first()?.dir.is_dir().then_some(CgroupRef { version, levels })
-        })
+        self.candidates(version, path).find(|cgroup| cgroup.own().dir.is_dir())
     }
 }
 

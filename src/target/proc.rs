@@ -76,8 +76,9 @@ impl Stat {
         self.flags & KERNEL_THREAD != 0
     }
 
-    /// The command name may hold spaces, parentheses and line breaks, so fields are counted from the last `)`.
-    fn parse(text: &[u8]) -> Option<Stat> {
+    /// `None` where fields are missing. The command name may hold spaces, parentheses and line breaks, so they are counted from the
+    /// last `)`.
+    pub fn parse(text: &[u8]) -> Option<Stat> {
         let close = text.iter().rposition(|b| *b == b')')?;
         let rest = std::str::from_utf8(text.get(close + 1..)?).ok()?;
         let fields: Vec<&str> = rest.split_ascii_whitespace().take(20).collect();
@@ -110,7 +111,7 @@ pub struct Status {
 }
 
 impl Status {
-    fn parse(text: &str) -> Status {
+    pub fn parse(text: &str) -> Status {
         let mut status = Status::default();
         for line in text.lines() {
             let Some((key, value)) = line.split_once(':') else { continue };

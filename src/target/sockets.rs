@@ -144,7 +144,7 @@ fn tables(open: impl Fn(&str) -> Result<File, ProcError>, place: &std::path::Pat
     let mut rows = Vec::new();
     for name in ["net/tcp", "net/tcp6"] {
         match open(name) {
-            Ok(file) => read_table(file, &mut rows).map_err(|e| ProcError::from_io(place.to_owned(), e))?,
+            Ok(file) => rows.extend(read_table(file).map_err(|e| ProcError::from_io(place.to_owned(), e))?),
             Err(ProcError::Absent { .. }) if name == "net/tcp6" => {}
             Err(e) => return Err(e),
         }
@@ -152,9 +152,12 @@ fn tables(open: impl Fn(&str) -> Result<File, ProcError>, place: &std::path::Pat
     Ok(rows)
 }
 
+/// The listeners in a `net/tcp` or `net/tcp6`, of at most 64 MiB.
+///
 /// The kernel lists all listeners before the first established connection (its proc_net_tcp.rst says so), so a server's
 /// thousands of connections need not be read.
-fn read_table(table: impl Read, rows: &mut Vec<Listening>) -> std::io::Result<()> {
+pub fn read_table(table: impl Read) -> std::io::Result<Vec<Listening>> {
+    let mut rows = Vec::new();
     let mut table = BufReader::with_capacity(64 << 10, table.take(MAX_TABLE));
     let mut line = Vec::new();
     while table.read_until(b'\n', &mut line)? > 0 {
@@ -171,7 +174,7 @@ fn read_table(table: impl Read, rows: &mut Vec<Listening>) -> std::io::Result<()
         }
         line.clear();
     }
-    Ok(())
+    Ok(rows)
 }
 
 /// `0100007F:17AC`: 32-bit words in the byte order of the machine.
@@ -245,8 +248,7 @@ mod tests {
             tcp_row(LOOPBACK, "01", 3),
             tcp_row(ANY4, "0A", 4),
         ]);
-        let mut rows = Vec::new();
-        read_table(text.as_bytes(), &mut rows).unwrap();
+        let rows = read_table(text.as_bytes()).unwrap();
         assert_eq!(rows.iter().map(|r| r.inode).collect::<Vec<_>>(), [1, 2]);
     }
 

@@ -1,0 +1,78 @@
+use std::cell::Cell;
+use std::path::Path;
+
+use memtrap::pprof::top::{self, Options};
+use memtrap::pprof::{Limits, Profile, Zone};
+use memtrap::target::buildinfo::read_from;
+use memtrap::target::cgroup::{Mounts, Version, memory_membership};
+use memtrap::target::proc::{Stat, Status};
+use memtrap::target::sockets::read_table;
+
+use super::{parts, somewhere};
+
+/// A file of these bytes, read as an executable.
+pub fn buildinfo(data: &[u8]) {
+    let asked = Cell::new(0);
+    let read_at = |buf: &mut [u8], at: u64| {
+        asked.set(asked.get() + buf.len());
+        let rest = usize::try_from(at).ok().and_then(|at| data.get(at..)).unwrap_or_default();
+        let n = rest.len().min(buf.len());
+        buf[..n].copy_from_slice(&rest[..n]);
+        Ok(n)
+    };
+    let info = read_from(&read_at);
+    assert!(asked.get() < 12 << 20, "{} bytes were read", asked.get());
+    let Ok(info) = info else { return };
+    // a byte that is no UTF-8 becomes three
+    assert!(info.go_version.len() <= 3 << 10);
+    let settings = info.settings.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
+    assert!(settings <= 3 * data.len());
+}
+
+/// Four files of /proc, separated by NUL: PID/cgroup, mountinfo, net/tcp, and PID/stat, which is also read as PID/status.
+pub fn proc_files(data: &[u8]) {
+    let [cgroup, mountinfo, tcp, stat] = parts(data);
+    let below = Path::new("/fake");
+    let mounts = Mounts::parse(mountinfo, below);
+    let membership = memory_membership(&String::from_utf8_lossy(cgroup));
+    let root = (Version::V2, "/".to_owned());
+    for (version, path) in membership.into_iter().chain([root]) {
+        for found in mounts.candidates(version, &path) {
+            let levels = found.levels();
+            assert!(!levels.is_empty() && levels.len() <= 64);
+            let top = &levels[levels.len() - 1];
+            for level in levels {
+                assert!(level.dir.starts_with(&top.dir) && level.dir.starts_with(below), "{level:?} is not below {top:?}");
+                let steps = level.dir.strip_prefix(&top.dir).unwrap();
+                assert!(steps.components().all(|step| matches!(step, std::path::Component::Normal(_))), "{level:?} leads upwards");
+            }
+        }
+    }
+    let rows = read_table(tcp).unwrap();
+    assert!(rows.len() <= tcp.len() / 20);
+    let part = read_table(&tcp[..somewhere(tcp)]).unwrap();
+    assert!(part.len() <= rows.len() + 1);
+    if let Some(stat) = Stat::parse(stat) {
+        assert!(!stat.state.is_ascii_whitespace());
+    }
+    let status = Status::parse(&String::from_utf8_lossy(stat));
+    assert!(status.rss.is_none_or(|bytes| bytes.is_multiple_of(1024)));
+}
+
+/// The moment of a profile in eight bytes, then the bytes of a time zone file.
+pub fn zone(data: &[u8]) {
+    let Some((nanos, file)) = data.split_first_chunk() else { return };
+    let Some(zone) = Zone::parse(file) else { return };
+    let mut nanos = u64::from_le_bytes(*nanos);
+    // a profile of one type without a name, at that time
+    let mut profile = vec![0x0a, 0, 0x32, 0, 0x48];
+    while nanos >= 0x80 {
+        profile.push(nanos as u8 | 0x80);
+        nanos >>= 7;
+    }
+    profile.push(nanos as u8);
+    let profile = Profile::parse(&profile, &Limits::default()).unwrap();
+    let text = top::text(&profile, None, &Options::default(), &zone).unwrap();
+    let time = text.lines().find(|line| line.starts_with("Time: "));
+    assert_eq!(time.is_some(), profile.time_nanos != 0, "{text}");
+}
