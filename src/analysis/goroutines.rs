@@ -16,10 +16,11 @@ pub fn groups(dump: &Dump) -> Vec<Group> {
     for group in &dump.groups {
         let stack = dump.stack(group).take(MAX_FRAMES).map(|frame| frame.function.as_str()).collect();
         let merged = named.entry(stack).or_default();
-        merged.count += group.count;
+        merged.count = merged.count.saturating_add(group.count);
         merged.longest_minutes = merged.longest_minutes.max(group.longest_wait);
         for (state, count) in &group.states {
-            *merged.states.entry(state).or_default() += count;
+            let sum = merged.states.entry(state).or_default();
+            *sum = sum.saturating_add(*count);
         }
     }
     let mut groups: Vec<(Vec<&str>, Merged)> = named.into_iter().collect();
@@ -69,6 +70,13 @@ mod tests {
         let g = &groups[0];
         assert_eq!((g.count, g.state.as_deref(), g.longest_wait_seconds), (3, Some("chan receive"), Some(540)));
         assert_eq!(g.stack, ["main.wait"]);
+    }
+
+    #[test]
+    fn counts_beyond_all_numbers_do_not_overflow() {
+        let one = |line: u32| format!("{} @ 0x1\n#\t0x1\tmain.wait+0x1\t/x/main.go:{line}\n\n", u64::MAX);
+        let text = ["goroutine 1 [select]:\nmain.wait()\n\t/x/main.go:9 +0x1\n\n", &one(1), &one(2)].concat();
+        assert_eq!(groups(&dump(&text))[0].count, u64::MAX);
     }
 
     #[test]

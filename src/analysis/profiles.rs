@@ -87,12 +87,14 @@ fn lines(table: Table) -> Vec<TopLine> {
 pub fn groups(profile: &Profile) -> Vec<Group> {
     let mut counts: HashMap<&[u32], u64> = HashMap::new();
     for sample in profile.samples() {
-        *counts.entry(sample.locations).or_default() += sample.values.first().copied().unwrap_or(0).max(0).unsigned_abs();
+        let sum = counts.entry(sample.locations).or_default();
+        *sum = sum.saturating_add(sample.values.first().copied().unwrap_or(0).max(0).unsigned_abs());
     }
     // different lines of one function are one stack of functions
     let mut named: HashMap<Vec<&str>, u64> = HashMap::new();
     for (locations, count) in counts {
-        *named.entry(stack(profile, locations)).or_default() += count;
+        let sum = named.entry(stack(profile, locations)).or_default();
+        *sum = sum.saturating_add(count);
     }
     let mut groups: Vec<(Vec<&str>, u64)> = named.into_iter().collect();
     groups.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));

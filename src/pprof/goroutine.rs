@@ -15,8 +15,8 @@ use super::error::harmless;
 pub struct Limits {
     /// Distinct stacks.
     pub groups: usize,
-    /// Bytes of names and files, each distinct frame counted once.
-    pub text_bytes: usize,
+    /// Memory for all that is kept: frames, stacks, states and labels. Roughly; what holds them is counted, too.
+    pub bytes: usize,
     /// Frames of one stack; deeper ones are cut, and then say [`Elided`].
     pub frames: usize,
     /// Bytes of one line; the rest of a longer one is skipped.
@@ -25,7 +25,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { groups: 20_000, text_bytes: 32 << 20, frames: 256, line_bytes: 16 << 10 }
+        Limits { groups: 20_000, bytes: 64 << 20, frames: 256, line_bytes: 16 << 10 }
     }
 }
 
@@ -208,8 +208,35 @@ struct Parser {
     groups: HashMap<Key, usize>,
     /// From `function\nfile:line` to the frame.
     frames: HashMap<Vec<u8>, u32>,
-    text_bytes: usize,
+    kept: Kept,
     scratch: Vec<u8>,
+}
+
+/// What is left of [`Limits::bytes`].
+struct Kept {
+    left: usize,
+}
+
+/// What a frame, a group and an entry of a map take beside their text: structs, keys, and what the allocator adds.
+const FRAME_BYTES: usize = 200;
+const GROUP_BYTES: usize = 600;
+const ENTRY_BYTES: usize = 200;
+
+impl Kept {
+    fn take(&mut self, bytes: usize) -> Option<()> {
+        self.left = self.left.checked_sub(bytes)?;
+        Some(())
+    }
+
+    /// Beyond `max` entries, and where there is no memory for another, it counts as `other`.
+    fn count_in(&mut self, counts: &mut BTreeMap<String, u64>, what: String, count: u64, max: usize) {
+        if what.is_empty() {
+            return;
+        }
+        let is_kept = counts.contains_key(&what) || (counts.len() < max && self.take(ENTRY_BYTES + what.len()).is_some());
+        let sum = counts.entry(if is_kept { what } else { "other".to_owned() }).or_insert(0);
+        *sum = sum.saturating_add(count);
+    }
 }
 
 /// Beyond these, the rest is counted as `other`.
@@ -224,7 +251,7 @@ impl Parser {
             current: None,
             groups: HashMap::new(),
             frames: HashMap::new(),
-            text_bytes: 0,
+            kept: Kept { left: limits.bytes },
             scratch: Vec::new(),
         }
     }
@@ -311,10 +338,8 @@ impl Parser {
         if let Some(id) = self.frames.get(self.scratch.as_slice()) {
             return Some(*id);
         }
-        self.text_bytes += self.scratch.len();
-        if self.text_bytes > self.limits.text_bytes {
-            return None;
-        }
+        // once as the key, once as the frame
+        self.kept.take(FRAME_BYTES + 2 * self.scratch.len())?;
         let id = u32::try_from(self.dump.frames.len()).ok()?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         self.dump.frames.push(Frame { function: text(function), file: text(file), line });
@@ -331,7 +356,10 @@ impl Parser {
         let key = Key { frames: current.frames, created_by: current.created_by, elided: current.elided, unavailable: current.unavailable };
         let index = match self.groups.get(&key) {
             Some(index) => *index,
-            None if current.is_incomplete || self.dump.groups.len() >= self.limits.groups => {
+            None if current.is_incomplete
+                || self.dump.groups.len() >= self.limits.groups
+                || self.kept.take(GROUP_BYTES + 2 * size_of_val(key.frames.as_slice())).is_none() =>
+            {
                 self.dump.others = self.dump.others.saturating_add(current.count);
                 return;
             }
@@ -353,8 +381,8 @@ impl Parser {
         group.longest_wait = group.longest_wait.max(current.wait);
         group.leaked += u64::from(current.is_leaked);
         group.locked_to_thread += u64::from(current.is_locked);
-        count_in(&mut group.states, current.state, current.count, MAX_STATES);
-        count_in(&mut group.labels, current.labels, current.count, MAX_LABEL_SETS);
+        self.kept.count_in(&mut group.states, current.state, current.count, MAX_STATES);
+        self.kept.count_in(&mut group.labels, current.labels, current.count, MAX_LABEL_SETS);
     }
 
     /// `None` if there was no goroutine.
@@ -371,15 +399,6 @@ impl Parser {
         self.dump.groups.sort_by_key(|group| std::cmp::Reverse((group.count, group.longest_wait)));
         (self.dump.total > 0 || self.dump.declared.is_some()).then_some(self.dump)
     }
-}
-
-fn count_in(counts: &mut BTreeMap<String, u64>, what: String, count: u64, max: usize) {
-    if what.is_empty() {
-        return;
-    }
-    let is_full = counts.len() >= max && !counts.contains_key(&what);
-    let sum = counts.entry(if is_full { "other".to_owned() } else { what }).or_insert(0);
-    *sum = sum.saturating_add(count);
 }
 
 /// `goroutine 7 [chan receive, 3 minutes, locked to thread] {key: value}:`, perhaps with pointers after the id.
@@ -572,7 +591,7 @@ created by main.start in goroutine 5
         let few = Limits { groups: 10, ..Limits::default() };
         let dump = parse(many.as_bytes(), &few).unwrap();
         assert_eq!((dump.total, dump.groups.len(), dump.others), (100, 10, 90));
-        let small = Limits { text_bytes: 200, ..Limits::default() };
+        let small = Limits { bytes: 16 << 10, ..Limits::default() };
         let dump = parse(many.as_bytes(), &small).unwrap();
         assert_eq!((dump.total, dump.groups.len() as u64 + dump.others), (100, 100));
         assert!(dump.others > 80);
@@ -583,6 +602,18 @@ created by main.start in goroutine 5
         let long = format!("goroutine 1 [select]:\n{}()\n\tx.go:1 +0x1\n\n", "f".repeat(1 << 20));
         let dump = parse(long.as_bytes(), &Limits { line_bytes: 100, ..Limits::default() }).unwrap();
         assert_eq!(dump.stack(&dump.groups[0]).next().unwrap().function.len(), 100);
+    }
+
+    #[test]
+    fn states_and_labels_of_any_length_take_no_more_memory_than_is_allowed() {
+        let long = |i: usize| format!("goroutine {i} [{i}{}] {{{}}}:\nf{}()\n\tx.go:1 +0x1\n\n", "s".repeat(4000), "l".repeat(4000), i / 8);
+        let dump: String = (0..800).map(long).collect();
+        let limits = Limits { bytes: 1 << 20, ..Limits::default() };
+        let dump = parse(dump.as_bytes(), &limits).unwrap();
+        let grouped: u64 = dump.groups.iter().map(|group| group.count).sum();
+        assert_eq!((dump.total, grouped + dump.others), (800, 800));
+        let text = |group: &Group| group.states.keys().chain(group.labels.keys()).map(String::len).sum::<usize>();
+        assert!(dump.groups.iter().map(text).sum::<usize>() < limits.bytes);
     }
 
     #[test]
