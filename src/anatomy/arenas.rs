@@ -82,13 +82,7 @@ impl Block {
     fn spill(&self, sums: &mut Mappings) {
         let mut rest = self.whole;
         for part in [&self.stacks, &self.malloc] {
-            rest.mappings = rest.mappings.saturating_sub(part.mappings);
-            rest.size = rest.size.saturating_sub(part.size);
-            rest.rss = rest.rss.saturating_sub(part.rss);
-            rest.anon = rest.anon.saturating_sub(part.anon);
-            rest.lazy_free = rest.lazy_free.saturating_sub(part.lazy_free);
-            rest.huge = rest.huge.saturating_sub(part.huge);
-            rest.swap = rest.swap.saturating_sub(part.swap);
+            rest.take_off(part);
         }
         sums.add(Kind::ThreadStack, &self.stacks);
         sums.add(Kind::MallocArena, &self.malloc);
@@ -96,28 +90,36 @@ impl Block {
     }
 }
 
+/// The mapping before, and whether it was taken for a thread's stack.
+type Last = (Header, Usage, bool);
+
 /// Takes the nameless anonymous mappings in the order of their addresses.
 #[derive(Default)]
 pub(super) struct Plain {
     pub stack_at: Option<u64>,
     run: Block,
-    last: Option<(Header, Usage)>,
+    last: Option<Last>,
     blocks: Vec<Block>,
 }
 
 impl Plain {
     pub fn push(&mut self, sums: &mut Mappings, header: Header, usage: Usage) {
-        let before = self.last.take().filter(|(last, _)| last.end == header.start);
+        let before = self.last.take().filter(|(last, ..)| last.end == header.start);
         if before.is_none() {
             self.end_run(sums);
             self.run.start = header.start;
         }
-        if let Some((last, its)) = before {
+        let mut is_stack = false;
+        if let Some((last, its, was_stack)) = before {
             let size = last.size().saturating_add(header.size());
-            let guarded = last.closed && last.size() <= MAX_GUARD && !header.closed && THREAD_STACK.contains(&header.size());
-            if guarded {
+            is_stack = last.closed && last.size() <= MAX_GUARD && !header.closed && THREAD_STACK.contains(&header.size());
+            if is_stack {
                 self.run.stacks.add(&usage);
             } else if header.closed && !last.closed && last.start.is_multiple_of(ARENA) && size == ARENA {
+                // it follows an arena that is almost full, not a guard page
+                if was_stack {
+                    self.run.stacks.take_off(&its);
+                }
                 self.run.malloc.add(&its);
             }
         }
@@ -126,7 +128,7 @@ impl Plain {
         if !header.closed {
             self.run.open = self.run.open.saturating_add(header.size());
         }
-        self.last = Some((header, usage));
+        self.last = Some((header, usage, is_stack));
     }
 
     fn end_run(&mut self, sums: &mut Mappings) {
@@ -239,6 +241,24 @@ mod tests {
         let malloc = mappings(&[(0x7f6a_3c00_0000, 10, "rw-p"), (0x7f6a_3ca0_0000, 54, "---p")]);
         assert_eq!(found(&malloc, 10), None);
         assert_eq!(malloc.arenas(None).1.of(Kind::MallocArena).rss, 10 * MIB);
+    }
+
+    #[test]
+    fn an_arena_of_malloc_after_one_that_is_almost_full_is_no_stack() {
+        let at = 0x7f6a_3c00_0000u64;
+        let full = at + 64 * MIB - (36 << 10);
+        let (next, used) = (at + 64 * MIB, at + 64 * MIB + (132 << 10));
+        let mapping = |start: u64, end: u64, perms: &str, kib: u64| {
+            format!("{start:x}-{end:x} {perms} 00000000 00:00 0 \nRss: {kib} kB\nAnonymous: {kib} kB\n")
+        };
+        let text = [
+            mapping(at, full, "rw-p", 5000),
+            mapping(full, next, "---p", 0),
+            mapping(next, used, "rw-p", 100),
+            mapping(used, next + 64 * MIB, "---p", 0),
+        ];
+        let rest = parse(text.concat().as_bytes()).unwrap().unwrap().arenas(None).1;
+        assert_eq!((rest.of(Kind::MallocArena).rss, rest.of(Kind::ThreadStack).mappings), (5100 << 10, 0));
     }
 
     #[test]

@@ -59,6 +59,16 @@ impl Usage {
         self.huge = self.huge.saturating_add(other.huge);
         self.swap = self.swap.saturating_add(other.swap);
     }
+
+    pub(super) fn take_off(&mut self, other: &Usage) {
+        self.mappings = self.mappings.saturating_sub(other.mappings);
+        self.size = self.size.saturating_sub(other.size);
+        self.rss = self.rss.saturating_sub(other.rss);
+        self.anon = self.anon.saturating_sub(other.anon);
+        self.lazy_free = self.lazy_free.saturating_sub(other.lazy_free);
+        self.huge = self.huge.saturating_sub(other.huge);
+        self.swap = self.swap.saturating_sub(other.swap);
+    }
 }
 
 /// The sums of a whole `smaps`.
