@@ -12,6 +12,7 @@ const LIMITS: Limits = Limits {
     locations: 20_000,
     lines: 40_000,
     samples: 20_000,
+    values: 50_000,
     frames: 100_000,
     labels: 20_000,
     comment_bytes: 16 << 10,
@@ -61,8 +62,11 @@ fn limits_are_kept(data: &[u8], profile: &Profile) {
     assert!(samples <= LIMITS.samples && frames <= LIMITS.frames && labels <= LIMITS.labels && lines <= LIMITS.lines);
     assert!(profile.mappings.len() <= LIMITS.mappings && profile.functions.len() <= LIMITS.functions);
     assert!(profile.locations.len() <= LIMITS.locations);
+    let values = samples * profile.sample_types.len();
+    assert!(values <= LIMITS.values);
     // one less than there are is too few
-    let (tight, there) = match somewhere(data) % 6 {
+    let (tight, there) = match somewhere(data) % 7 {
+        6 => (Limits { values: values.wrapping_sub(1), ..LIMITS }, values),
         0 => (Limits { samples: samples.wrapping_sub(1), ..LIMITS }, samples),
         1 => (Limits { frames: frames.wrapping_sub(1), ..LIMITS }, frames),
         2 => (Limits { lines: lines.wrapping_sub(1), ..LIMITS }, lines),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::profiles::{MAX_FRAMES, MAX_GROUPS};
+use super::profiles::{MAX_FRAMES, MAX_GROUPS, shown};
 use crate::pprof::goroutine::Dump;
 use crate::verdict::Group;
 
@@ -41,9 +41,9 @@ impl Merged<'_> {
         let most = self.states.into_iter().max_by_key(|(_, count)| *count);
         Group {
             count: self.count,
-            state: most.map(|(state, _)| state.to_owned()),
+            state: most.map(|(state, _)| shown(state)),
             longest_wait_seconds: self.longest_minutes.map(|minutes| minutes.saturating_mul(60)),
-            stack: stack.into_iter().map(str::to_owned).collect(),
+            stack: stack.into_iter().map(shown).collect(),
         }
     }
 }

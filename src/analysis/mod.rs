@@ -9,21 +9,39 @@ mod profiles;
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use serde::Deserialize;
 
 use crate::anatomy::{self, Anatomy, Evidence, memstats, smaps};
 use crate::bundle::{FileEntry, Manifest};
 use crate::capture::{End, RemoteInstance, kernel::ProcessFacts};
 use crate::error::chain;
-use crate::pprof::{Profile, goroutine};
+use crate::pprof::{self, Profile, goroutine};
 use crate::units::ByteSize;
 use crate::verdict::{self, Cause, Ending, Facts, Gogc, Goroutines, TopLine, Verdict};
 
 /// Of one file; real profiles and dumps stay far below.
 const MAX_FILE: u64 = 1 << 30;
 const MAX_JSON: u64 = 8 << 20;
+/// Of one profile. Ten times what the largest services have; the defaults would let one hostile profile take all of the child's memory.
+const PROFILE: pprof::Limits = pprof::Limits {
+    inflated_bytes: 64 << 20,
+    strings: 1_000_000,
+    mappings: 20_000,
+    functions: 250_000,
+    locations: 250_000,
+    lines: 1_000_000,
+    samples: 200_000,
+    values: 2_000_000,
+    frames: 6_000_000,
+    labels: 1_000_000,
+    comment_bytes: 1 << 20,
+};
+/// Of all profiles of a directory together, once they are decoded.
+const PROFILES_MEMORY: usize = 192 << 20;
 const TOP_ROWS: usize = 20;
 
 /// Why there is nothing to say.
@@ -77,7 +95,7 @@ pub fn of_directory(dir: &Path, shown: &Path, base: Option<&Path>, manifest: Opt
     evidence.rss_bytes = match &manifest {
         Some(manifest) => manifest.trigger.rss_bytes,
         None => {
-            let seen = evidence.status.map(|s| s.anon + s.file + s.shmem).or(evidence.rollup.map(|r| r.rss));
+            let seen = evidence.status.map(|s| s.rss()).or(evidence.rollup.map(|r| r.rss));
             seen.or(remote.as_ref().map(|r| r.rss_bytes)).unwrap_or(0)
         }
     };
@@ -86,9 +104,11 @@ pub fn of_directory(dir: &Path, shown: &Path, base: Option<&Path>, manifest: Opt
         Some(base) => Files::open(base)?,
         None => files.below("baseline"),
     };
+    healthy.profiles = files.profiles;
     let baseline = Baseline::read(&mut healthy, base.is_some());
     let (base_heap, base_goroutines) = (healthy.profile("heap.pb.gz"), healthy.profile("goroutine.pb.gz"));
 
+    files.profiles = healthy.profiles;
     let dump = files.goroutines("goroutine.txt");
     let goroutines = files.profile("goroutine.pb.gz").map(|p| Goroutines {
         total: profiles::first_total(&p),
@@ -146,7 +166,7 @@ pub fn of_directory(dir: &Path, shown: &Path, base: Option<&Path>, manifest: Opt
 
 /// The verdict that a bundle holds; `None` without one that can be read. Blocks on the disk.
 pub fn verdict_in(bundle: &Path) -> Option<Verdict> {
-    Files { dir: bundle.to_owned(), problems: Vec::new() }.json("verdict.json")
+    Files { dir: bundle.to_owned(), problems: Vec::new(), profiles: 0 }.json("verdict.json")
 }
 
 /// The same process while it was healthy.
@@ -170,7 +190,7 @@ impl Baseline {
             true => files.json::<Manifest>("manifest.json").map(|m| m.trigger.rss_bytes),
             false => files.json::<BaselineFacts>("baseline.json").map(|b| b.rss_bytes),
         };
-        evidence.rss_bytes = said.or(evidence.status.map(|s| s.anon + s.file + s.shmem))?;
+        evidence.rss_bytes = said.or(evidence.status.map(|s| s.rss()))?;
         Some(Baseline { threads: evidence.status.and_then(|s| s.threads), anatomy: anatomy::build(&evidence) })
     }
 }
@@ -223,27 +243,32 @@ fn quoted(path: &Path) -> String {
 struct Files {
     dir: PathBuf,
     problems: Vec<String>,
+    /// Bytes of the profiles that were decoded, here and in the baseline.
+    profiles: usize,
 }
 
 impl Files {
     fn open(dir: &Path) -> Result<Files, AnalysisError> {
         match std::fs::read_dir(dir) {
-            Ok(_) => Ok(Files { dir: dir.to_owned(), problems: Vec::new() }),
+            Ok(_) => Ok(Files { dir: dir.to_owned(), problems: Vec::new(), profiles: 0 }),
             Err(source) => Err(AnalysisError::Read { path: dir.to_owned(), source }),
         }
     }
 
     fn below(&self, name: &str) -> Files {
-        Files { dir: self.dir.join(name), problems: Vec::new() }
+        Files { dir: self.dir.join(name), problems: Vec::new(), profiles: 0 }
     }
 
     /// Parses a file, if it is there. One that is there and no good is a problem.
     fn parse<T>(&mut self, name: &str, max: u64, parse: impl FnOnce(io::Take<File>) -> Result<T, String>) -> Option<T> {
         let path = self.dir.join(name);
-        let result = match File::open(&path) {
+        // a directory of someone else's may hold a pipe, and opening one must not wait
+        let opened = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(&path);
+        let result = match opened {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
             Err(e) => Err(e.to_string()),
             Ok(file) => match file.metadata() {
+                Ok(m) if !m.is_file() => Err("it is no regular file".to_owned()),
                 Ok(m) if m.len() > max => Err(format!("it is larger than {}", ByteSize(max))),
                 _ => parse(file.take(max)),
             },
@@ -252,11 +277,17 @@ impl Files {
     }
 
     fn profile(&mut self, name: &str) -> Option<Profile> {
-        self.parse(name, MAX_FILE, |mut file| {
+        let used = self.profiles;
+        let profile = self.parse(name, PROFILE.inflated_bytes, |mut file| {
+            if used > PROFILES_MEMORY {
+                return Err(format!("the other profiles take more than {} of memory", ByteSize(PROFILES_MEMORY as u64)));
+            }
             let mut bytes = Vec::new();
             file.read_to_end(&mut bytes).map_err(|e| e.to_string())?;
-            Profile::parse(&bytes, &crate::pprof::Limits::default()).map_err(|e| chain(&e))
-        })
+            Profile::parse(&bytes, &PROFILE).map_err(|e| chain(&e))
+        })?;
+        self.profiles += profile.memory();
+        Some(profile)
     }
 
     fn goroutines(&mut self, name: &str) -> Option<goroutine::Dump> {
@@ -325,6 +356,16 @@ mod tests {
         assert_eq!(analysis.verdict.rss_bytes, 1536 << 10);
         assert!(analysis.verdict.missing.iter().any(|m| m.starts_with("heap_gc.pb.gz cannot be used")), "{:?}", analysis.verdict.missing);
         assert_eq!(analysis.verdict.confidence, verdict::Confidence::Low);
+    }
+
+    #[test]
+    fn sizes_beyond_all_numbers_do_not_overflow() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("proc")).unwrap();
+        let kib = u64::MAX / 1024;
+        std::fs::write(dir.path().join("proc/status"), format!("RssAnon: {kib} kB\nRssFile: {kib} kB\nRssShmem: {kib} kB\n")).unwrap();
+        let verdict = of_directory(dir.path(), dir.path(), None, None).unwrap().verdict;
+        assert_eq!(verdict.anatomy.iter().map(|line| line.bytes).sum::<i64>(), verdict.rss_bytes as i64);
     }
 
     #[test]

@@ -9,6 +9,8 @@ use crate::verdict::{Allocated, Allocs, Group, HeapProfile, SMALL_OBJECT, TopFun
 /// Groups of goroutines that are kept, and frames of each.
 pub const MAX_GROUPS: usize = 50;
 pub const MAX_FRAMES: usize = 64;
+/// Characters of a function's name; Go's own get to some hundred.
+const MAX_NAME: usize = 500;
 
 /// The sum of one sample type; `None` if the profile has no such type.
 pub fn total(profile: &Profile, sample_type: &str) -> Option<u64> {
@@ -34,7 +36,7 @@ pub fn heap(profile: &Profile) -> Option<HeapProfile> {
     });
     let heaviest_stack = profile.samples().max_by_key(|s| s.values.get(space).copied().unwrap_or(0));
     Some(HeapProfile {
-        top_stack: heaviest_stack.map(|s| stack(profile, s.locations).into_iter().map(str::to_owned).collect()).unwrap_or_default(),
+        top_stack: heaviest_stack.map(|s| stack(profile, s.locations).into_iter().map(shown).collect()).unwrap_or_default(),
         top_stack_space: heaviest_stack.and_then(|s| s.values.get(space)).map_or(0, |v| v.max(&0).unsigned_abs()),
         small_space: Some(small.fold(0, u64::saturating_add)),
         inuse_space: sum(profile, space),
@@ -80,7 +82,7 @@ pub fn growth(now: &Profile, then: &Profile, rows: usize) -> Vec<TopLine> {
 }
 
 fn lines(table: Table) -> Vec<TopLine> {
-    table.rows.into_iter().map(|row| TopLine { function: row.name, flat: row.flat, cum: row.cum }).collect()
+    table.rows.into_iter().map(|row| TopLine { function: shown(&row.name), flat: row.flat, cum: row.cum }).collect()
 }
 
 /// Goroutines by identical stack of functions, the largest group first.
@@ -99,9 +101,15 @@ pub fn groups(profile: &Profile) -> Vec<Group> {
     let mut groups: Vec<(Vec<&str>, u64)> = named.into_iter().collect();
     groups.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
     groups.truncate(MAX_GROUPS);
-    let group =
-        |(stack, count): (Vec<&str>, u64)| Group { count, stack: stack.into_iter().map(str::to_owned).collect(), ..Group::default() };
+    let group = |(stack, count): (Vec<&str>, u64)| Group { count, stack: stack.into_iter().map(shown).collect(), ..Group::default() };
     groups.into_iter().map(group).collect()
+}
+
+/// A name as a verdict has it: it may come from anyone, and goes to terminals and tickets.
+pub fn shown(name: &str) -> String {
+    let whole = name.chars().count() <= MAX_NAME;
+    let name = name.chars().take(MAX_NAME).map(|c| if c.is_control() { '\u{fffd}' } else { c });
+    name.chain((!whole).then_some('…')).collect()
 }
 
 /// Function names, the innermost first.

@@ -17,6 +17,10 @@ pub struct Split {
 }
 
 impl Split {
+    pub fn rss(&self) -> u64 {
+        self.anon.saturating_add(self.file).saturating_add(self.shmem)
+    }
+
     /// Reads `/proc/PID/status`. `None` without RssAnon, RssFile and RssShmem (Linux before 4.5, or a text that ends early).
     pub fn of_status(input: impl BufRead) -> io::Result<Option<Split>> {
         let (mut anon, mut file, mut shmem, mut swap, mut threads) = (None, None, None, None, None);

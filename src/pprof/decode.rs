@@ -129,7 +129,7 @@ fn decode(data: &[u8], limits: &Limits) -> Result<Profile, DecodeError> {
     let locations = locations(&header.locations, &mappings, &functions, &mut p, limits)?;
     p.samples.location_ends.reserve_exact(samples);
     p.samples.label_ends.reserve_exact(samples);
-    p.samples.values.reserve_exact(samples.saturating_mul(p.sample_types.len()).min(data.len()));
+    p.samples.values.reserve_exact(samples.saturating_mul(p.sample_types.len()).min(data.len()).min(limits.values));
     let mut top = Cursor::new(data);
     while let Some(field) = top.field()? {
         if field.number == 2 {
@@ -372,6 +372,7 @@ fn sample(mut message: Cursor<'_>, locations: &Ids, p: &mut Profile, limits: &Li
                     return Err(DecodeError::malformed(at, format!("a sample with more than {types} values")));
                 }
                 values += 1;
+                bounded(p.samples.values.len(), limits.values, "values")?;
                 p.samples.values.push(value as i64);
                 Ok(())
             })?,

@@ -46,6 +46,8 @@ pub struct Limits {
     /// Lines of all locations: a location has one line more for each call inlined there.
     pub lines: usize,
     pub samples: usize,
+    /// Of all samples and sample types.
+    pub values: usize,
     /// Frames of all samples together.
     pub frames: usize,
     pub labels: usize,
@@ -63,6 +65,7 @@ impl Default for Limits {
             locations: 4_000_000,
             lines: 16_000_000,
             samples: 8_000_000,
+            values: 32_000_000,
             frames: 64_000_000,
             labels: 16_000_000,
             comment_bytes: 1 << 20,

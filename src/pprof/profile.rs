@@ -118,6 +118,18 @@ impl Profile {
         self.lines.get(first..first + location.line_count as usize).unwrap_or(&[])
     }
 
+    /// Bytes of memory that it takes, about.
+    pub fn memory(&self) -> usize {
+        fn bytes<T>(list: &Vec<T>) -> usize {
+            list.capacity() * size_of::<T>()
+        }
+        let Samples { values, locations, location_ends, labels, label_ends } = &self.samples;
+        let samples = [bytes(values), bytes(locations), bytes(location_ends), bytes(labels), bytes(label_ends)];
+        let tables = [bytes(&self.mappings), bytes(&self.functions), bytes(&self.locations), bytes(&self.lines), bytes(&self.comments)];
+        let strings = self.strings.text.capacity() + bytes(&self.strings.ends);
+        samples.into_iter().chain(tables).fold(strings, usize::saturating_add)
+    }
+
     /// Names of the sample types, in order.
     pub fn sample_type_names(&self) -> impl Iterator<Item = &str> {
         self.sample_types.iter().map(|t| self.str(t.kind))
