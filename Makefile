@@ -16,7 +16,7 @@ demo:
 # The tests would install what they need by themselves; before them, a failure is easier to see.
 test:
 	@for release in $(TEST_GO); do scripts/go-toolchain $$release >/dev/null || exit 1; done
-	@scripts/prometheus >/dev/null || test $$? -eq 3
+	@scripts/debian-program prometheus usr/bin/prometheus >/dev/null || test $$? -eq 3
 	@rm -f target/not-checked
 	$(CARGO) test --locked
 	@if [ -s target/not-checked ]; then echo "NOT CHECKED on this machine: $$(wc -l < target/not-checked)"; cat target/not-checked; fi

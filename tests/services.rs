@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use common::{GoVersion, go_binary, not_checked, repo, wait_until};
+use common::{GoVersion, debian_program, go_binary, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -54,12 +54,7 @@ impl Drop for Service {
 }
 
 fn program(package: &str, path: &str) -> Option<PathBuf> {
-    let output = Command::new(repo().join("scripts/debian-program")).args([package, path]).stdin(Stdio::null()).output().unwrap();
-    if !output.status.success() {
-        not_checked(&format!("memtrap top on {package}: {}", String::from_utf8_lossy(&output.stderr).trim()));
-        return None;
-    }
-    Some(PathBuf::from(String::from_utf8(output.stdout).unwrap().trim()))
+    debian_program(package, path, &format!("memtrap top on {package}"))
 }
 
 fn free_ports<const N: usize>() -> [u16; N] {

@@ -12,6 +12,7 @@ pub mod scenarios;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,19 @@ pub fn wait_until(patience: Duration, what: &str, mut is_so: impl FnMut() -> boo
         assert!(start.elapsed() < patience, "after {patience:?} still not so: {what}");
         sleep(Duration::from_millis(20));
     }
+}
+
+/// The program at this path of a Debian package, or from PATH. `None`, said aloud: this machine has it not and cannot get it; then
+/// `what` is not checked.
+pub fn debian_program(package: &str, path: &str, what: &str) -> Option<PathBuf> {
+    let output = Command::new(repo().join("scripts/debian-program")).args([package, path]).stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    if output.status.code() == Some(3) {
+        not_checked(&format!("{what}: {}", said.trim()));
+        return None;
+    }
+    assert!(output.status.success(), "{said}");
+    Some(PathBuf::from(String::from_utf8(output.stdout).unwrap().trim()))
 }
 
 /// Says loudly that this machine cannot check something; `make test` counts these lines.

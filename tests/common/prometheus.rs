@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use super::{not_checked, repo, wait_until};
+use super::{debian_program, wait_until};
 
 /// Ends with its owner; if that is killed, by itself after some minutes.
 pub struct Prometheus {
@@ -19,15 +19,7 @@ pub struct Prometheus {
 impl Prometheus {
     /// Starts one that scrapes these addresses under the job `shop`. `None`, said aloud: this machine has no Prometheus and cannot get one.
     pub fn start(addresses: &[&str]) -> Option<Prometheus> {
-        let output = Command::new(repo().join("scripts/prometheus")).stdin(Stdio::null()).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        if output.status.code() == Some(3) {
-            not_checked(&format!("a real Prometheus: {}", said.trim()));
-            return None;
-        }
-        assert!(output.status.success(), "{said}");
-        let binary = String::from_utf8(output.stdout).unwrap();
-
+        let binary = debian_program("prometheus", "usr/bin/prometheus", "a real Prometheus")?;
         let dir = TempDir::new().unwrap();
         let targets: Vec<String> = addresses.iter().map(|a| format!("'{a}'")).collect();
         let config = format!(
@@ -38,7 +30,9 @@ impl Prometheus {
         let log = dir.path().join("log");
         // a free port can be had only by asking for any, and reading which it is
         let child = Command::new("timeout")
-            .args(["--kill-after=5", "300", binary.trim(), "--web.listen-address=127.0.0.1:0", "--config.file=prometheus.yml"])
+            .args(["--kill-after=5", "300"])
+            .arg(binary)
+            .args(["--web.listen-address=127.0.0.1:0", "--config.file=prometheus.yml"])
             .arg("--storage.tsdb.path=data")
             .current_dir(dir.path())
             .stdin(Stdio::null())
