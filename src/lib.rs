@@ -33,6 +33,7 @@
 //! | [`capture`] | the plan as a list of steps with recorded outcomes; HTTP; kernel evidence |
 //! | [`bundle`] | the only writer of bundle paths: partial, manifest, rename |
 //! | [`retention`] | which bundles to delete |
+//! | [`egress`] | what leaves this host, and a queue on disk for it |
 //! | [`pprof`] | Go's profiles: bounded decoding, what `go tool pprof -top` prints |
 //! | [`anatomy`], [`verdict`] | RSS in named buckets that add up to it; the cause, with its evidence and how sure it is |
 //! | [`analysis`] | from the files of a bundle to its verdict |
@@ -64,6 +65,7 @@ pub mod state;
 pub mod capture;
 pub mod bundle;
 pub mod retention;
+pub mod egress;
 
 pub mod pprof;
 pub mod anatomy;
