@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Output;
 
@@ -133,6 +134,43 @@ fn bundles_are_listed_shown_and_found_damaged() {
     let damaged = run(&["bundles", "show", "manual", "--dir", out]);
     assert_eq!(damaged.status.code(), Some(1));
     assert!(stderr(&damaged).contains("heap.pb.gz"), "{}", stderr(&damaged));
+}
+
+#[test]
+fn a_bundle_is_exported_as_one_archive_and_deleted_when_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let svc = Svc::start(GoVersion::Newest, &[]);
+    let (pid, bundles, elsewhere) = (svc.pid().to_string(), dir.path().join("bundles"), dir.path().join("elsewhere"));
+    let (out, there) = (bundles.to_str().unwrap(), elsewhere.to_str().unwrap());
+    assert!(run(&["capture", "--pid", &pid, "--cpu-seconds", "0", "-o", out]).status.success());
+    let json: serde_json::Value = serde_json::from_str(&stdout(&run(&["bundles", "list", "--json", "--dir", out]))).unwrap();
+    let id = json[0]["id"].as_str().unwrap();
+
+    let file = dir.path().join("one.tar.gz");
+    let exported = run(&["bundles", "export", id, "-o", file.to_str().unwrap(), "--dir", out]);
+    assert!(exported.status.success(), "{}", stderr(&exported));
+    assert_eq!(stdout(&exported).trim(), file.to_str().unwrap());
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let piped = run(&["bundles", "export", "manual", "-o", "-", "--dir", out]);
+    assert_eq!(piped.stdout, std::fs::read(&file).unwrap(), "the same bytes, wherever they go");
+
+    // a person's tar makes a bundle directory of it again
+    std::fs::create_dir(&elsewhere).unwrap();
+    let tar = std::process::Command::new("tar").args(["xzf", file.to_str().unwrap(), "-C", there]).status().unwrap();
+    assert!(tar.success());
+    let shown = run(&["bundles", "show", id, "--dir", there]);
+    assert!(shown.status.success(), "{}", stderr(&shown));
+
+    let foreign = bundles.join("svc/20200101T000000Z-manual-1.00GiB");
+    std::fs::create_dir_all(&foreign).unwrap();
+    for unwanted in ["svc/20200101T000000Z-manual-1.00GiB", "manual", "../bundles"] {
+        let refused = run(&["bundles", "rm", id, unwanted, "--dir", out]);
+        assert_eq!(refused.status.code(), Some(1), "{unwanted}");
+    }
+    assert!(foreign.exists() && bundles.join(id).exists(), "all or nothing");
+    let removed = run(&["bundles", "rm", id, "--dir", out]);
+    assert!(removed.status.success(), "{}", stderr(&removed));
+    assert!(!bundles.join(id).exists());
 }
 
 #[test]

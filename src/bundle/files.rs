@@ -31,7 +31,8 @@ pub struct BundleFile {
     hash: Hash,
 }
 
-struct Hash {
+/// Counts and hashes bytes.
+pub struct Hash {
     context: Context,
     bytes: u64,
 }
@@ -42,17 +43,19 @@ impl std::fmt::Debug for Hash {
     }
 }
 
-impl Hash {
-    fn new() -> Hash {
+impl Default for Hash {
+    fn default() -> Hash {
         Hash { context: Context::new(&SHA256), bytes: 0 }
     }
+}
 
-    fn update(&mut self, bytes: &[u8]) {
+impl Hash {
+    pub fn update(&mut self, bytes: &[u8]) {
         self.context.update(bytes);
         self.bytes += bytes.len() as u64;
     }
 
-    fn finish(self) -> Sum {
+    pub fn finish(self) -> Sum {
         let sha256 = self.context.finish().as_ref().iter().map(|b| format!("{b:02x}")).collect();
         Sum { bytes: self.bytes, sha256 }
     }
@@ -98,7 +101,7 @@ impl Files {
             }
         }
         let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-        Ok(BundleFile { file, hash: Hash::new() })
+        Ok(BundleFile { file, hash: Hash::default() })
     }
 
     /// Writes a whole small file.
@@ -147,11 +150,25 @@ pub(super) fn inside(dir: &Path, name: &str) -> Option<PathBuf> {
     plain.then(|| dir.join(name))
 }
 
+/// Opens a bundle's file for reading. A symbolic link is not followed, and whatever is there does not make the open wait.
+/// `InvalidInput` if the name leads out of the bundle.
+pub fn open_file(bundle: &Path, name: &str) -> io::Result<File> {
+    let Some(path) = inside(bundle, name) else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a plain relative path"));
+    };
+    let file = open_plain(&path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")) }
+}
+
+fn open_plain(path: &Path) -> io::Result<File> {
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path)
+}
+
 /// Reads a file once; constant memory. A symbolic link is not followed.
 pub(super) fn sum(path: &Path) -> io::Result<Sum> {
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-    let mut file = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path)?;
-    let mut hash = Hash::new();
+    let mut file = open_plain(path)?;
+    let mut hash = Hash::default();
     let mut buffer = vec![0; 128 << 10];
     loop {
         match file.read(&mut buffer) {

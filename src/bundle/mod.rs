@@ -28,7 +28,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 pub(crate) use escape::one_line;
-pub use files::{BundleFile, Files, MAX_REJECTED, Sum};
+pub use files::{BundleFile, Files, Hash, MAX_REJECTED, Sum, open_file};
 pub use manifest::{FileEntry, Instance, MANIFEST, Manifest, Outcome, SCHEMA, Status};
 pub use partial::{Note, Partial, Published};
 pub use read::{Bundle, Problem, Verified, list, list_of, open, verify};

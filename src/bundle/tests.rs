@@ -55,8 +55,16 @@ fn begin(dir: &Path) -> Partial {
 
 /// A bundle of this target and time with next to nothing in it.
 pub(crate) fn publish(dir: &Path, target: &str, at: SystemTime) -> Published {
+    publish_with(dir, target, at, &[])
+}
+
+/// The same with these files.
+pub(crate) fn publish_with(dir: &Path, target: &str, at: SystemTime, files: &[(&str, &[u8])]) -> Published {
     let started = crate::clock::rfc3339_millis(at);
-    let partial = Partial::create(dir, at, Manifest { target: target.into(), started, ..draft() }).unwrap();
+    let mut partial = Partial::create(dir, at, Manifest { target: target.into(), started, ..draft() }).unwrap();
+    for (name, content) in files {
+        partial.add(name, name, content);
+    }
     partial.publish(Outcome::Complete, at).unwrap()
 }
 

@@ -1,7 +1,8 @@
 //! `memtrap bundles`: what has been caught.
 
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
@@ -9,6 +10,7 @@ use super::{Failure, print};
 use crate::analysis;
 use crate::bundle::{self, Bundle, one_line};
 use crate::config;
+use crate::egress::archive;
 use crate::layout::{columns, wrapped};
 use crate::units::ByteSize;
 
@@ -23,7 +25,7 @@ pub struct Args {
     /// Bundle directory, instead of the configuration's
     #[arg(long, global = true, value_name = "DIR", conflicts_with = "config")]
     dir: Option<PathBuf>,
-    /// Print JSON: of `list` an array, of `show` the manifest with id, path and problems
+    /// Print JSON: of `list` an array, of `show` the manifest with id, path and problems; nothing else has any
     #[arg(long, global = true)]
     json: bool,
 }
@@ -36,6 +38,20 @@ enum Action {
     Show {
         /// As `list` prints it, or an unambiguous part of it
         id: String,
+    },
+    /// One bundle as one .tar.gz; prints the file's path
+    Export {
+        /// As `list` prints it, or an unambiguous part of it
+        id: String,
+        /// Where to; `-` is stdout [default: TARGET-NAME.tar.gz in this directory]
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Delete bundles; what carries no manifest of memtrap's is left alone
+    Rm {
+        /// As `list` prints them, in full
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<String>,
     },
 }
 
@@ -53,10 +69,12 @@ pub fn run(args: Args) -> Result<(), Failure> {
     match &args.action {
         None | Some(Action::List) => list(&dir, args.json),
         Some(Action::Show { id }) => show(&dir, id, args.json),
+        Some(Action::Export { id, output }) => export(&dir, id, output.as_deref()),
+        Some(Action::Rm { ids }) => rm(&dir, ids),
     }
 }
 
-fn list(dir: &std::path::Path, json: bool) -> Result<(), Failure> {
+fn list(dir: &Path, json: bool) -> Result<(), Failure> {
     let bundles = bundle::list(dir)?;
     if json {
         let rows: Vec<_> = bundles.iter().map(summary).collect();
@@ -106,7 +124,7 @@ fn summary(b: &Bundle) -> serde_json::Value {
     })
 }
 
-fn show(dir: &std::path::Path, id: &str, json: bool) -> Result<(), Failure> {
+fn show(dir: &Path, id: &str, json: bool) -> Result<(), Failure> {
     let bundle = find(dir, id)?;
     let verified = bundle::verify(&bundle.path)?;
     let problems: Vec<String> = verified.problems.iter().map(ToString::to_string).collect();
@@ -144,8 +162,43 @@ fn show(dir: &std::path::Path, id: &str, json: bool) -> Result<(), Failure> {
     Err(Failure::job(format_args!("{} is damaged: {}", bundle.id, problems.join("; "))))
 }
 
+fn export(dir: &Path, id: &str, output: Option<&Path>) -> Result<(), Failure> {
+    let bundle = find(dir, id)?;
+    if output == Some(Path::new("-")) {
+        let stdout = io::stdout();
+        if stdout.is_terminal() {
+            return Err(Failure::usage("an archive is nothing for a terminal; redirect it, or name a file with -o"));
+        }
+        let mut out = archive::write(&bundle, io::BufWriter::new(stdout.lock()))?;
+        return Ok(io::Write::flush(&mut out)?);
+    }
+    let path = output.map_or_else(|| format!("{}.tar.gz", bundle.id.replace('/', "-")).into(), Path::to_path_buf);
+    let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let cannot = |e: io::Error| Failure::job(format_args!("cannot write {}: {e}; name another file with -o", path.display()));
+    // 0600 like the bundle's own files, and under its name only when it is whole
+    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(cannot)?;
+    archive::write(&bundle, io::BufWriter::new(&mut file))?.into_inner().map_err(|e| cannot(e.into_error()))?;
+    file.as_file().sync_all().map_err(cannot)?;
+    file.persist(&path).map_err(|e| cannot(e.error))?;
+    print(&format!("{}\n", path.display()))
+}
+
+/// All are looked up before the first is deleted; a part of an id is too little to delete by.
+fn rm(dir: &Path, ids: &[String]) -> Result<(), Failure> {
+    let bundles: Vec<Bundle> = ids.iter().map(|id| bundle::open(dir, id)).collect::<Result<_, _>>()?;
+    let foreign = bundles.iter().find(|b| b.id.split('/').next() != Some(&b.manifest.target));
+    if let Some(b) = foreign {
+        let target = bundle::one_line(&b.manifest.target, 80);
+        return Err(Failure::job(format_args!("{} carries the manifest of target `{target}`; memtrap did not put it there", b.id)));
+    }
+    for bundle in &bundles {
+        bundle::remove(bundle)?;
+    }
+    Ok(())
+}
+
 /// The bundle of this id, or the only one whose id contains it.
-fn find(dir: &std::path::Path, id: &str) -> Result<Bundle, Failure> {
+fn find(dir: &Path, id: &str) -> Result<Bundle, Failure> {
     if let Ok(bundle) = bundle::open(dir, id) {
         return Ok(bundle);
     }

@@ -3,5 +3,7 @@
 //! | part | one purpose |
 //! | --- | --- |
 //! | [`queue`] | what is still to be delivered, on disk |
+//! | [`archive`] | a bundle as one `.tar.gz` |
 
+pub mod archive;
 pub mod queue;
