@@ -1,4 +1,5 @@
-# Each target sets up by itself what it needs. Go is taken from PATH, or installed below target/go by scripts/go-toolchain.
+# Each target sets up by itself what it needs. Go is taken from PATH, or installed below target/go by scripts/go-toolchain; an S3 API
+# for the tests of uploads likewise, by scripts/s3-server.
 CARGO ?= cargo
 # The same as in tests/common/go.rs.
 TEST_GO = 1.21.13 1.27.3

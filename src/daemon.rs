@@ -26,6 +26,8 @@ use crate::bundle;
 use crate::capture::{self, Progress};
 use crate::clock::{self, Mono};
 use crate::config::{self, Config};
+use crate::egress::Egress;
+use crate::egress::arbiter::Theirs;
 use crate::error::chain;
 use crate::incident::{Captured, Incident, SavedSlot};
 use crate::poll::{Baseline, Command, Handles, InstanceStatus, Job, JobDone, Past, Pulse, Task, Watcher};
@@ -75,13 +77,21 @@ pub enum Event {
     WatcherGone,
 }
 
+/// How a capture that was begun went on.
+#[derive(Debug)]
+enum Ended {
+    Saved(capture::Captured),
+    /// Another memtrap captures the incident, or has done so.
+    Elsewhere(Theirs),
+}
+
 /// A running watcher and its captures.
 #[derive(Debug)]
 pub struct Engine {
     handles: Handles,
     sources: Sources,
     watcher: Option<JoinHandle<()>>,
-    captures: JoinSet<Result<capture::Captured, String>>,
+    captures: JoinSet<Result<Ended, String>>,
     running: HashMap<Id, Job>,
     /// The bundle of an incident of which nothing could be saved yet: the next attempt's takes its place.
     hollow: HashMap<String, String>,
@@ -93,6 +103,8 @@ pub struct Engine {
     /// Where baselines are kept; `None`: none are taken.
     baselines: Option<PathBuf>,
     baseline_turn: Arc<Semaphore>,
+    /// Only the daemon uploads.
+    egress: Option<Egress>,
     stop: watch::Sender<bool>,
     progress: (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>),
 }
@@ -123,6 +135,11 @@ impl Engine {
         if let Some(dir) = &baselines {
             capture::baseline::clean(dir, &env.procfs, &env.boot_id, clock::wall_now());
         }
+        let egress = store.as_ref().map(|_| {
+            let mut egress = Egress::new(config.daemon.state_dir.clone(), config.daemon.bundle_dir.clone(), env.host.clone());
+            egress.configure(config);
+            egress
+        });
         let saver = store.map(|store| tokio::spawn(keep_saved(store, handles.state.clone())));
         let sources = Sources::start(config, env.clients.clone(), handles.commands.clone());
         let engine = Engine {
@@ -138,6 +155,7 @@ impl Engine {
             prunes,
             baselines,
             baseline_turn: Arc::new(Semaphore::new(1)),
+            egress,
             stop: watch::Sender::new(false),
             progress: mpsc::unbounded_channel(),
         };
@@ -196,29 +214,50 @@ impl Engine {
     }
 
     fn begin(&mut self, job: Job) {
-        let (target, pid, instance) = (job.subject.target.name.clone(), job.subject.instance.pid(), &job.subject.label);
-        tracing::info!(target_name = target, pid, instance, incident = job.incident, reason = job.fired.reason, "capture starts");
+        let (target, pid, instance) = (job.subject.target.name.clone(), job.subject.instance.pid(), job.subject.label.clone());
         let (env, stop, events) = (self.env.clone(), self.stop.subscribe(), self.progress.0.clone());
         let (min_free, baselines) = (self.retention.min_free_disk, self.baselines.clone());
         let request = requests::full(&job, &env, min_free, baselines);
+        let claim = self.egress.as_ref().and_then(|egress| egress.claim(&request, &env.boot_id));
         // a task of its own, so that a panic ends this capture and nothing else
         let task = self.captures.spawn(async move {
+            if let Some(claim) = claim
+                && let Some(theirs) = claim.await
+            {
+                return Ok(Ended::Elsewhere(theirs));
+            }
+            tracing::info!(
+                target_name = target,
+                pid,
+                instance,
+                incident = request.incident_id,
+                reason = request.fired.reason,
+                "capture starts"
+            );
             let mut progress = move |progress| {
                 // the engine outlives its captures, except while it is dropped
                 let _ = events.send(Event::Progress { target: target.clone(), progress });
             };
-            capture::run(request, &env, stop, &mut progress).await.map_err(|e| chain(&e))
+            capture::run(request, &env, stop, &mut progress).await.map(Ended::Saved).map_err(|e| chain(&e))
         });
         self.running.insert(task.id(), job);
     }
 
-    fn ended(&mut self, ended: Result<(Id, Result<capture::Captured, String>), JoinError>) -> Option<Event> {
+    fn ended(&mut self, ended: Result<(Id, Result<Ended, String>), JoinError>) -> Option<Event> {
         let (id, result) = match ended {
             Ok((id, result)) => (id, result),
             Err(error) => (error.id(), Err(format!("the capture crashed, which is a bug in memtrap: {error}"))),
         };
         let job = self.running.remove(&id)?;
         let target = job.subject.target.name.clone();
+        let result = match result {
+            Ok(Ended::Saved(captured)) => Ok(captured),
+            Err(why) => Err(why),
+            Ok(Ended::Elsewhere(theirs)) => {
+                self.leave_to(theirs, job);
+                return None;
+            }
+        };
         let outcome = match &result {
             Ok(done) if done.evidence || self.is_all_there_is(&job) => {
                 let outcome = done.outcome.name();
@@ -226,14 +265,18 @@ impl Engine {
                 tracing::info!(target_name = target, bundle = done.id, outcome, verdict, bytes = done.bytes, failed = ?done.failed, "bundle saved");
                 Captured::Evidence
             }
-            Ok(done) => Captured::Nothing(format!("nothing answered; see {}", done.path.display())),
+            Ok(done) => Captured::Nothing(format!("nothing could be saved: nothing answered; see {}", done.path.display())),
             Err(why) => {
                 tracing::error!(target_name = target, why, "capture saved nothing");
-                Captured::Nothing(why.clone())
+                Captured::Nothing(format!("nothing could be saved: {why}"))
             }
         };
         if let Ok(done) = &result {
-            self.replace_hollow(&job.incident, done, outcome == Captured::Evidence);
+            let is_evidence = outcome == Captured::Evidence;
+            self.replace_hollow(&job.incident, done, is_evidence);
+            if let Some(egress) = self.egress.as_ref().filter(|_| is_evidence) {
+                egress.bundle_saved(&done.id);
+            }
         }
         self.prune();
         let bundle = result.as_ref().ok().map(|done| done.id.clone());
@@ -268,6 +311,22 @@ impl Engine {
         }
     }
 
+    /// Once the other memtrap's bundle is in the store, the incident is captured; until then it may still become this one's.
+    fn leave_to(&self, Theirs { host, bundle }: Theirs, job: Job) {
+        let (target, instance) = (job.subject.target.name.clone(), job.subject.label);
+        let result = match bundle {
+            Some(bundle) => {
+                tracing::info!(target_name = target, instance, host, bundle, "another memtrap has captured this incident");
+                Captured::Evidence
+            }
+            None => {
+                tracing::debug!(target_name = target, instance, host, "another memtrap captures this incident");
+                Captured::Nothing(format!("left to the memtrap on {host}, which has claimed this incident"))
+            }
+        };
+        self.tell(Command::Done(JobDone { target, slot: job.slot, admitted: job.admitted, result, bundle: None }));
+    }
+
     fn tell(&self, command: Command) {
         if self.handles.commands.send(command).is_err() {
             tracing::error!("the watcher no longer listens");
@@ -284,6 +343,9 @@ impl Engine {
     /// Goes on under another configuration. The directories stay those of the start.
     pub fn reload(&mut self, config: Config) {
         self.retention = config.retention.clone();
+        if let Some(egress) = &mut self.egress {
+            egress.configure(&config);
+        }
         // in this order, no source tells of a target that the watcher knows otherwise
         self.sources.end_changed(&config);
         self.tell(Command::Reload(Box::new(config.clone())));
@@ -301,6 +363,9 @@ impl Engine {
         if tokio::time::timeout(STOP_GRACE, drain).await.is_err() {
             tracing::warn!("a capture did not end in time; its partial bundle is finished at the next start");
             self.captures.abort_all();
+        }
+        if let Some(egress) = self.egress.take() {
+            egress.stop().await;
         }
         self.tell(Command::Stop);
         if let Some(thread) = self.watcher.take() {

@@ -111,7 +111,7 @@ fn backoff(attempts: u32) -> Duration {
 pub enum Captured {
     /// At least something was saved.
     Evidence,
-    /// Nothing was, and why.
+    /// Nothing was, and why: a sentence for `status`.
     Nothing(String),
 }
 
@@ -374,7 +374,7 @@ impl Slot {
             State::Cooldown => format!("recovered; armed again in {}", cooldown.unwrap_or_default()),
             State::Pending => match (&self.phase, self.life.as_ref().and_then(|l| l.detector.pending_since())) {
                 (Phase::Retrying { at, why, .. }, _) => {
-                    format!("nothing could be saved: {why}; next try in {}", clock::human(at.since(now)))
+                    format!("{why}; next try in {}", clock::human(at.since(now)))
                 }
                 (_, Some(since)) => {
                     format!("{}; holding for {} of {}", standing(), clock::human(now.since(since)), clock::human(levels.hold))

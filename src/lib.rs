@@ -10,12 +10,12 @@
 //!                         ▲
 //!            source ──Readings          (who asks expositions and Prometheus servers; metrics reads what they say)
 //!                                                          ▲                          │           │
-//!                                                          └── outcome ───────────────┘        retention
+//!                                                          └── outcome ───────────────┘   retention, egress
 //!
 //!                      analysis: pprof, anatomy ──> verdict ──> report   (pure, in a process of its own)
 //! ```
 //!
-//! The core decides, the shell does. `metrics`, `series`, `trigger`, `incident`, `roster`, `budget`, `pprof`, `anatomy`, `verdict` and `retention::plan` are pure: no tokio, no filesystem, no
+//! The core decides, the shell does. `metrics`, `series`, `trigger`, `incident`, `roster`, `budget`, `pprof`, `anatomy`, `verdict`, `egress::claim` and `retention::plan` are pure: no tokio, no filesystem, no
 //! reading of a clock; `now` is an argument. The `mod` lines below stand in the order of the flow.
 //!
 //! | room | one purpose |
@@ -33,7 +33,7 @@
 //! | [`capture`] | the plan as a list of steps with recorded outcomes; HTTP; kernel evidence |
 //! | [`bundle`] | the only writer of bundle paths: partial, manifest, rename |
 //! | [`retention`] | which bundles to delete |
-//! | [`egress`] | what leaves this host, and a queue on disk for it |
+//! | [`egress`] | what leaves this host: uploads, from a queue on disk; which of several memtraps has an incident |
 //! | [`pprof`] | Go's profiles: bounded decoding, what `go tool pprof -top` prints |
 //! | [`anatomy`], [`verdict`] | RSS in named buckets that add up to it; the cause, with its evidence and how sure it is |
 //! | [`analysis`] | from the files of a bundle to its verdict |
@@ -41,7 +41,7 @@
 //! | [`daemon`], [`systemd`] | composition: threads, tasks, signals, the service manager |
 //! | [`cli`] | what each command takes and prints |
 //!
-//! Deliberately not here yet: delivery, and the status page.
+//! Deliberately not here yet: webhooks, and the status page.
 
 #![forbid(unsafe_code)]
 

@@ -33,6 +33,11 @@ impl Trigger {
             Trigger::Alert => "alert",
         }
     }
+
+    /// Whether a rule of the configuration fired, and not a person.
+    pub const fn by_rule(self) -> bool {
+        !matches!(self, Trigger::Manual)
+    }
 }
 
 /// A trigger with the numbers that fired it, as the manifest keeps them. Sizes in bytes, times in seconds.

@@ -7,6 +7,7 @@ use super::Failure;
 use crate::bundle;
 use crate::capture;
 use crate::config::{self, Config};
+use crate::egress;
 use crate::error::chain;
 use crate::layout::columns;
 use crate::poll::Remote;
@@ -23,7 +24,7 @@ pub struct Args {
     #[arg(short, long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
     config: PathBuf,
     /// Also find every target, read its RSS and limit (asking expositions and Prometheus servers where those tell), and try
-    /// permissions, disk and pprof; exit 1 if something could not be captured now
+    /// permissions, disk, pprof and the store of uploads; exit 1 if something could not be captured now
     #[arg(long)]
     probe: bool,
 }
@@ -74,6 +75,12 @@ async fn probe(config: &Config) -> Result<(), Failure> {
                     config.retention.min_free_disk
                 ));
             }
+        }
+    }
+    if let Some(upload) = &config.upload {
+        match egress::probe(upload).await {
+            Ok(place) => println!("uploads: {place}"),
+            Err(e) => problems.push(format!("uploads: {e}")),
         }
     }
     if problems.is_empty() {

@@ -6,7 +6,7 @@ use reqwest::header::{HeaderName, HeaderValue as HttpValue};
 use toml::de::DeValue;
 
 use super::reader::{Read, Table, Value, fault, path, text};
-use super::{Auth, Basic, HeaderValue, Pprof, Source};
+use super::{Auth, Basic, HeaderValue, Pprof, Source, endpoint};
 
 pub(super) const EXAMPLE: &str = r#"{ bearer_file = "/etc/memtrap/token" }"#;
 const MAX_HEADERS: usize = 32;
@@ -114,10 +114,7 @@ fn without_tls(pprof: &Pprof) -> bool {
 }
 
 fn in_clear(url: &str) -> bool {
-    let Ok(url) = reqwest::Url::parse(url) else { return false };
-    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
-    let local = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback());
-    url.scheme() == "http" && !local
+    url.starts_with("http:") && !endpoint::is_loopback(url)
 }
 
 fn basic(mut t: Table<'_, '_>) -> Option<Basic> {

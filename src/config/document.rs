@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::problem::{Errors, Report, Warning};
 use super::reader::{Read, Table, Value, boolean, checked, duration, fault, integer, list, or_off, parsed, path, text};
-use super::{Capture, Config, Daemon, Invalid, Pprof, Retention, Rules, STEPS, Selector, Source, Target, auth, endpoint, source};
+use super::{Capture, Config, Daemon, Invalid, Pprof, Retention, Rules, STEPS, Selector, Source, Target, auth, endpoint, source, upload};
 use crate::clock::human;
 use crate::units::{ByteSize, Percent, Rate, SizeOrPercent};
 
@@ -91,6 +91,7 @@ enum Lost {
 fn read_document<'t>(mut root: Table<'_, 't>, empty: &'t DeTable<'t>) -> Config {
     let daemon = read_daemon(root.section("daemon", "[daemon]", empty));
     let retention = read_retention(root.section("retention", "[retention]", empty));
+    let upload = upload::read(root.section("upload", "[upload]", empty));
     let mut defaults = Settings::default();
     let mut section = root.section("defaults", "[defaults]", empty);
     defaults.read(&mut section);
@@ -115,10 +116,10 @@ fn read_document<'t>(mut root: Table<'_, 't>, empty: &'t DeTable<'t>) -> Config 
         }
         targets.extend(read_target(table, defaults.clone()));
     }
-    let not_yet = ["upload", "notify"];
+    let not_yet = ["notify"];
     root.not_yet(&not_yet);
     root.finish(&not_yet);
-    Config { daemon, retention, targets }
+    Config { daemon, retention, upload, targets }
 }
 
 fn read_daemon(mut t: Table<'_, '_>) -> Daemon {

@@ -76,6 +76,13 @@ pub(super) fn directory(path: &str) -> Result<String, Invalid> {
     }
 }
 
+/// Whether a URL leads to this host only, as far as its text tells.
+pub(super) fn is_loopback(url: &str) -> bool {
+    let Ok(url) = reqwest::Url::parse(url) else { return false };
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+}
+
 /// `127.0.0.1:6060`, `[::1]:6060`, `localhost:6060`, `:6060` or `6060`; without a host the address is unspecified, which means any.
 pub fn parse_listen(text: &str) -> Result<SocketAddr, Invalid> {
     let text = text.trim();

@@ -10,6 +10,7 @@ mod problem;
 mod reader;
 mod source;
 mod template;
+mod upload;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +24,7 @@ pub use endpoint::{Invalid, parse_listen, parse_name, parse_regex};
 pub use problem::{Errors, Place, Problem, Warning};
 pub use source::{MetricLimit, Metrics, Prometheus, QueryLimit, Source};
 pub use template::{Template, Unfilled};
+pub use upload::{Destination, StoreSecrets, Upload};
 
 use crate::units::{ByteSize, Percent, Rate, SizeOrPercent};
 
@@ -82,6 +84,8 @@ pub const INTERVALS: std::ops::RangeInclusive<Duration> = Duration::from_millis(
 pub struct Config {
     pub daemon: Daemon,
     pub retention: Retention,
+    /// `None`: bundles stay on this host.
+    pub upload: Option<Upload>,
     pub targets: Vec<Target>,
 }
 

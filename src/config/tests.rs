@@ -46,6 +46,7 @@ fn what_is_not_written_has_its_default() {
     assert_eq!(warnings, [""; 0]);
 }
 
+#[cfg(feature = "upload")]
 #[test]
 fn every_key_reaches_its_field() {
     let (config, warnings) = good(
@@ -61,6 +62,17 @@ fn every_key_reaches_its_field() {
         max_total_size = "3GB"
         max_age = "2d"
         min_free_disk = "0"
+        [upload]
+        url = "s3://evidence/go/memtrap/"
+        endpoint = "https://minio.internal:9000/"
+        region = "eu-central-1"
+        allow_http = true
+        ca_file = "/ca.pem"
+        access_key_id_file = "/id"
+        secret_access_key_file = "/secret"
+        session_token_file = "/token"
+        delete_after_upload = true
+        claim = true
         [[target]]
         name = "shop"
         process = { cmdline = "shop --prod" }
@@ -108,6 +120,22 @@ fn every_key_reaches_its_field() {
                 max_age: secs(2 * 86_400),
                 min_free_disk: ByteSize(0),
             },
+            upload: Some(Upload {
+                to: Destination::S3 { bucket: "evidence".into() },
+                prefix: "go/memtrap".into(),
+                endpoint: Some("https://minio.internal:9000".into()),
+                region: Some("eu-central-1".into()),
+                allow_http: true,
+                ca_file: Some("/ca.pem".into()),
+                secrets: StoreSecrets {
+                    access_key_id: Some("/id".into()),
+                    secret_access_key: Some("/secret".into()),
+                    session_token: Some("/token".into()),
+                    ..StoreSecrets::default()
+                },
+                delete_after_upload: true,
+                claim: true,
+            }),
             targets: vec![Target {
                 baseline: Some(Duration::from_secs(6 * 3600)),
                 name: "shop".into(),
@@ -146,6 +174,66 @@ fn every_key_reaches_its_field() {
             }],
         }
     );
+}
+
+#[cfg(feature = "upload")]
+#[test]
+fn bundles_go_to_one_of_four_kinds_of_store() {
+    let read = |keys: &str| good(&format!("[upload]\n{keys}\n{TARGET}")).0.upload.unwrap();
+    let bucket = || "b.1-x".to_owned();
+    for (url, to, prefix) in [
+        ("s3://b.1-x", Destination::S3 { bucket: bucket() }, ""),
+        ("s3://b.1-x/a/b=c/", Destination::S3 { bucket: bucket() }, "a/b=c"),
+        ("gs://b.1-x/p", Destination::Gcs { bucket: bucket() }, "p"),
+        ("az://b.1-x/p", Destination::Azure { container: bucket() }, "p"),
+        ("file:///mnt/evidence/", Destination::Directory("/mnt/evidence".into()), ""),
+    ] {
+        let upload = read(&format!("url = \"{url}\""));
+        assert_eq!((upload.to, upload.prefix.as_str()), (to, prefix), "{url}");
+        assert!(!upload.claim && !upload.delete_after_upload && !upload.allow_http);
+    }
+    let gcs = read("url = \"gs://b\"\nservice_account_file = \"/sa.json\"").secrets;
+    assert_eq!(gcs.service_account, Some("/sa.json".into()));
+    let azure = read("url = \"az://c\"\naccount = \"acme\"\naccount_key_file = \"/key\"").secrets;
+    assert_eq!((azure.account.as_deref(), azure.account_key), (Some("acme"), Some("/key".into())));
+    assert_eq!(good(TARGET).0.upload, None);
+}
+
+#[cfg(feature = "upload")]
+#[test]
+fn a_store_that_cannot_be_meant_is_refused() {
+    for (keys, message) in [
+        (
+            "claim = true",
+            "1:1: upload.url: missing; write s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or file:///DIRECTORY",
+        ),
+        ("url = \"s3://\"", "2:7: upload.url: there is no usable bucket in it; write s3:"),
+        ("url = \"s3://b/a//b\"", "2:7: upload.url: the prefix may hold A-Z"),
+        ("url = \"s3://b/../b\"", "2:7: upload.url: the prefix may hold A-Z"),
+        ("url = \"ftp://b/p\"", "2:7: upload.url: no such kind of store"),
+        ("url = \"b/p\"", "2:7: upload.url: not a URL"),
+        ("url = \"s3://key:s3cr3t@b/p\"", "2:7: upload.url: a URL with credentials"),
+        ("url = \"file://relative\"", "2:7: upload.url: the directory must be an absolute path"),
+        ("url = \"file:///a/../b\"", "2:7: upload.url: the directory must be an absolute path"),
+        ("url = \"gs://b\"\nregion = \"x\"", "3:10: upload.region: has no effect for a gs:// url"),
+        ("url = \"file:///d\"\nendpoint = \"https://h\"", "3:12: upload.endpoint: has no effect for a file:// url"),
+        ("url = \"s3://b\"\naccount = \"x\"", "3:11: upload.account: has no effect for a s3:// url"),
+        ("url = \"s3://b\"\naccess_key_id_file = \"/k\"", "1:1: upload.secret_access_key_file: missing"),
+        ("url = \"s3://b\"\nsession_token_file = \"/k\"", "3:22: upload.session_token_file: has no effect without"),
+        ("url = \"s3://b\"\nendpoint = \"http://h:9000\"", "3:12: upload.endpoint: plain http would send bundles in the clear"),
+        ("url = \"s3://b\"\nendpoint = \"https://u:s3cr3t@h\"", "3:12: upload.endpoint: a URL with credentials"),
+        ("url = \"s3://b\"\nregion = \"eu west\"", "3:10: upload.region: expected a region"),
+        ("url = \"s3://b\"\nregoin = \"x\"", "3:1: upload.regoin: unknown key; did you mean `region`?"),
+    ] {
+        let found = mistakes(&format!("[upload]\n{keys}\n{TARGET}"));
+        assert!(found.len() == 1 && found[0].starts_with(&format!("f:{message}")), "{keys}: {found:?}");
+        assert!(!found[0].contains("s3cr3t"), "{found:?}");
+    }
+    assert_eq!(mistakes(&format!("upload = 3\n{TARGET}")).len(), 1);
+    let in_clear = "url = \"s3://b\"\nallow_http = true\nendpoint = \"http://HOST:9000\"";
+    let warnings = |host: &str| good(&format!("[upload]\n{}\n{TARGET}", in_clear.replace("HOST", host))).1;
+    assert_eq!(warnings("127.0.0.1"), [""; 0]);
+    assert_eq!(warnings("minio"), ["f:4:12: warning: upload.endpoint: bundles are sent over the network without TLS; use an https URL"]);
 }
 
 #[test]
@@ -195,7 +283,7 @@ cpu_seconds = 301
 url = "http://127.0.0.1"
 "#;
     insta::assert_snapshot!(parse(text, "memtrap.toml").unwrap_err(), @r#"
-    memtrap.toml:1:1: interval: unknown key; it belongs in [[target]] or [defaults] (allowed here: daemon, retention, defaults, target)
+    memtrap.toml:1:1: interval: unknown key; it belongs in [[target]] or [defaults] (allowed here: daemon, retention, upload, defaults, target)
     memtrap.toml:3:1: daemon.listn: unknown key; did you mean `listen`? (allowed here: state_dir, bundle_dir, listen, max_concurrent_captures, max_captures_per_hour)
     memtrap.toml:4:27: daemon.max_concurrent_captures: expected a whole number from 1 to 64, found a string
     memtrap.toml:5:13: daemon.state_dir: the path must be absolute: begin it with `/`
@@ -430,7 +518,7 @@ fn a_section_of_the_wrong_kind_says_how_to_write_it() {
 
 #[test]
 fn what_later_versions_bring_is_said_to_be_missing() {
-    assert_eq!(mistakes(&format!("{TARGET}[upload]\nto = \"s3\"")), ["f:5:2: upload: not supported in this version yet; remove it"]);
+    assert_eq!(mistakes(&format!("{TARGET}[[notify]]\nto = \"slack\"")), ["f:5:3: notify: not supported in this version yet; remove it"]);
     assert_eq!(
         mistakes(&format!("[daemon]\nlisten = \":9709\"\n{TARGET}")),
         ["f:2:10: daemon.listen: only loopback is supported in this version, such as 127.0.0.1:9709: any other address needs a token"]
@@ -700,13 +788,14 @@ fn every_shipped_file_is_right() {
 
 /// The keys of each section, as the parser itself lists them.
 fn known_keys() -> Vec<(&'static str, Vec<String>)> {
-    let text = "x=1\n[daemon]\nx=1\n[retention]\nx=1\n[defaults]\nx=1\n[[target]]\nx=1\n[target.process]\nx=1\n\
+    let text = "x=1\n[daemon]\nx=1\n[retention]\nx=1\n[upload]\nurl=\"file:///d\"\nx=1\n[defaults]\nx=1\n[[target]]\nx=1\n[target.process]\nx=1\n\
                 [target.auth]\nx=1\n[target.auth.basic]\nx=1\n\
                 [[target]]\nname=\"m\"\n[target.metrics]\nx=1\n[target.limit]\nx=1\n[[target]]\nname=\"p\"\n[target.prometheus]\nx=1";
     let sections = [
         "",
         "[daemon]",
         "[retention]",
+        "[upload]",
         "[defaults]",
         "[[target]]",
         "process = {",
@@ -733,6 +822,7 @@ fn the_annotated_file_shows_every_key() {
                 s if s.ends_with('{') => SHIPPED.lines().any(|l| l.contains(s) && l.contains(&format!(" {key} = "))),
                 // what can be inherited is explained in [defaults]
                 "[[target]]" => SHIPPED.lines().any(shown) || SHIPPED.contains(&format!("[target.{key}]")),
+                "[upload]" => upload_lines().iter().any(|l| shown(l)),
                 s => {
                     let body = SHIPPED.split_once(&format!("\n{s}\n")).unwrap_or_else(|| panic!("no {s}")).1;
                     body.lines().take_while(|l| !l.starts_with('[')).any(shown)
@@ -759,7 +849,7 @@ fn every_setting_that_is_switched_off_in_the_annotated_file_works() {
     let lines: Vec<&str> = SHIPPED.lines().collect();
     let off = |line: &str| line.starts_with('#') && line[1..].starts_with(|c: char| c.is_ascii_lowercase());
     let mut tried = 0;
-    for (at, line) in lines.iter().enumerate().filter(|(_, line)| off(line)) {
+    for (at, line) in lines.iter().enumerate().filter(|(_, line)| off(line) && !upload_lines().contains(line)) {
         let key = line[1..].split(" = ").next().unwrap();
         let section_start = lines[..at].iter().rposition(|l| l.starts_with('[')).unwrap();
         let section_end = lines[at..].iter().position(|l| l.starts_with('[')).map_or(lines.len(), |n| at + n);
@@ -783,6 +873,37 @@ fn every_setting_that_is_switched_off_in_the_annotated_file_works() {
         tried += 1;
     }
     assert!(tried >= 15, "{tried}");
+}
+
+/// The lines of `[upload]`, which is switched off as a whole.
+fn upload_lines() -> Vec<&'static str> {
+    SHIPPED.lines().skip_while(|l| *l != "#[upload]").skip(1).take_while(|l| !l.starts_with('[')).collect()
+}
+
+#[cfg(feature = "upload")]
+#[test]
+fn the_upload_of_the_annotated_file_works_for_each_store_and_tells_its_defaults() {
+    let setting = |line: &'static str| line.strip_prefix('#').and_then(|l| l.split_once(" = "));
+    let settings: Vec<(&str, &str)> = upload_lines().into_iter().filter_map(setting).filter(|(k, _)| !k.starts_with(' ')).collect();
+    let with = |url: &str, keys: &[&str]| {
+        let chosen = settings.iter().filter(|(k, _)| keys.contains(k)).map(|(k, v)| format!("{k} = {v}\n"));
+        good(&format!("[upload]\nurl = {url}\n{}{TARGET}", chosen.collect::<String>())).0.upload.unwrap()
+    };
+    let mut tried = 0;
+    for (_, url) in settings.iter().filter(|(k, _)| *k == "url") {
+        assert_eq!(with(url, &["delete_after_upload", "claim"]), with(url, &[]), "{url}: what is shown is the default");
+        let own: &[&str] = match &url[1..5] {
+            "s3:/" => {
+                &["endpoint", "allow_http", "ca_file", "region", "access_key_id_file", "secret_access_key_file", "session_token_file"]
+            }
+            "gs:/" => &["endpoint", "ca_file", "service_account_file"],
+            "az:/" => &["endpoint", "ca_file", "account", "account_key_file"],
+            _ => &[],
+        };
+        assert!(own.is_empty() || with(url, own) != with(url, &[]));
+        tried += own.len();
+    }
+    assert_eq!(tried, 14);
 }
 
 proptest! {

@@ -1,9 +1,222 @@
 //! What leaves this host: bundles, on their way to where people look for them.
 //!
+//! ```text
+//!  Engine ──bundle_saved──> worker (a thread of its own) ──> queue ──> upload ──> store
+//!         ──claim, 2 s ───>        │                         (disk)  (archive)
+//!         <── ours / theirs ───────┘ arbiter: claim (pure) + conditional create
+//! ```
+//!
 //! | part | one purpose |
 //! | --- | --- |
 //! | [`queue`] | what is still to be delivered, on disk |
 //! | [`archive`] | a bundle as one `.tar.gz` |
+//! | [`store`] | the configured store, and its failures in words |
+//! | [`upload`] | one bundle into the store, verified |
+//! | [`claim`], [`arbiter`] | which of several memtraps captures an incident: the decision, and the asking |
+//! | `worker` | the loop that delivers |
+//!
+//! Nothing here delays or loses a capture: the worker has its own thread, runtime and disk threads, a claim is waited for [`PATIENCE`] and no
+//! longer, and whatever goes wrong ends in a line of the log and another try.
 
+pub mod arbiter;
 pub mod archive;
+pub mod claim;
 pub mod queue;
+pub mod store;
+#[cfg(test)]
+mod tests;
+pub mod upload;
+mod worker;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::capture::Request;
+use crate::config::{self, Config};
+use crate::error::chain;
+use crate::target::{Identity, InstanceId, SeriesId};
+use arbiter::{Claimant, Claimed, Theirs};
+use claim::Sighting;
+use queue::{Queue, QueueError};
+use store::{Store, StoreError};
+use worker::{Command, Settings, Worker};
+
+/// How long a capture waits for the answer to a claim.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+/// More than retention keeps by default, of all targets together.
+const MOST_JOBS: usize = 10_000;
+/// For all of a probe's requests.
+const PROBE: Duration = Duration::from_secs(15);
+/// For the worker to let go of what it is at.
+const STOP_GRACE: Duration = Duration::from_secs(4);
+
+/// Why nothing can be uploaded.
+#[derive(Debug, thiserror::Error)]
+pub enum EgressError {
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    #[error("cannot keep a name for this memtrap in {path}")]
+    Name { path: PathBuf, source: io::Error },
+    #[error("no thread for uploads")]
+    Thread(#[source] io::Error),
+}
+
+/// The daemon's end: starts the worker once there is something for it to do.
+#[derive(Debug)]
+pub struct Egress {
+    state_dir: PathBuf,
+    bundle_dir: PathBuf,
+    host: String,
+    running: Option<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    commands: mpsc::UnboundedSender<Command>,
+    stop: watch::Sender<bool>,
+    thread: JoinHandle<()>,
+    uploads: bool,
+    claims: bool,
+}
+
+impl Egress {
+    /// Nothing is made or started before [`Egress::configure`] says that bundles are to be uploaded.
+    pub fn new(state_dir: PathBuf, bundle_dir: PathBuf, host: String) -> Egress {
+        Egress { state_dir, bundle_dir, host, running: None }
+    }
+
+    /// Goes on as the configuration says. A failure to start is logged: captures matter more.
+    pub fn configure(&mut self, config: &Config) {
+        if config.upload.is_some() && self.running.is_none() {
+            match self.start() {
+                Ok(running) => self.running = Some(running),
+                Err(error) => return tracing::error!(error = chain(&error), "nothing will be uploaded"),
+            }
+        }
+        let Some(running) = &mut self.running else { return };
+        running.uploads = config.upload.is_some();
+        running.claims = config.upload.as_ref().is_some_and(|u| u.claim);
+        let cooldowns = config.targets.iter().map(|t| (t.name.clone(), t.rules.cooldown)).collect();
+        let settings = config.upload.clone().map(|upload| Arc::new(Settings { upload, cooldowns }));
+        running.tell(Command::Configure(settings));
+    }
+
+    fn start(&self) -> Result<Running, EgressError> {
+        let dir = self.state_dir.join("egress");
+        let queue = Queue::open(&dir.join("upload"), MOST_JOBS)?;
+        let path = dir.join("name");
+        let holder = lasting_name(&path).map_err(|source| EgressError::Name { path, source })?;
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let (stop, stopped) = watch::channel(false);
+        let me = Claimant { holder, host: self.host.clone() };
+        let worker = Worker::new(self.bundle_dir.clone(), me, queue, receiver, stopped);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(3)
+            .thread_keep_alive(Duration::from_secs(2))
+            .build()
+            .map_err(EgressError::Thread)?;
+        let work = move || {
+            runtime.block_on(worker.run());
+            // a stuck disk must not hold the exit
+            runtime.shutdown_timeout(Duration::from_secs(1));
+        };
+        let thread = std::thread::Builder::new().name("egress".into()).spawn(work).map_err(EgressError::Thread)?;
+        Ok(Running { commands, stop, thread, uploads: false, claims: false })
+    }
+
+    /// A bundle was published, and is to be uploaded if any is.
+    pub fn bundle_saved(&self, id: &str) {
+        if let Some(running) = self.running.as_ref().filter(|r| r.uploads) {
+            running.tell(Command::Saved(id.to_owned()));
+        }
+    }
+
+    /// Asks whether this capture is another memtrap's; `None` if claims are off, or it is not to be claimed. The answer comes within
+    /// [`PATIENCE`]; it is `None` as well if the store cannot tell, and then the capture goes on: evidence first.
+    pub fn claim(&self, request: &Request, boot_id: &str) -> Option<impl Future<Output = Option<Theirs>> + Send + 'static> {
+        let running = self.running.as_ref().filter(|r| r.claims && request.fired.trigger.by_rule())?;
+        let (target, rules) = (request.target.name.clone(), &request.target.rules);
+        let process = request.instance.map(Identity::Process);
+        let instance = process.or_else(|| Some(Identity::Series(request.remote.as_ref()?.id.clone())));
+        let instance = name_of(boot_id, instance.as_ref(), &request.instance_label);
+        let (reply, answer) = oneshot::channel();
+        running.tell(Command::Claim(Sighting::new(&target, instance, request.part, request.started, rules.cooldown), reply));
+        Some(async move {
+            let why = match tokio::time::timeout(PATIENCE, answer).await {
+                Ok(Ok(Ok(Claimed::Ours(_)))) => return None,
+                Ok(Ok(Ok(Claimed::Theirs(theirs)))) => return Some(theirs),
+                Ok(Ok(Err(error))) => error.0,
+                Ok(Err(_)) => "uploads have ended".to_owned(),
+                Err(_) => format!("no answer within {}", humantime::format_duration(PATIENCE)),
+            };
+            tracing::warn!(
+                target_name = target,
+                why,
+                "the store cannot tell whether another memtrap has this incident; captured in any case"
+            );
+            None
+        })
+    }
+
+    /// Ends the worker; what is queued goes on with the next start.
+    pub async fn stop(self) {
+        let Some(running) = self.running else { return };
+        running.stop.send_replace(true);
+        let joined = tokio::task::spawn_blocking(move || running.thread.join());
+        if tokio::time::timeout(STOP_GRACE, joined).await.is_err() {
+            tracing::warn!("an upload did not end in time; it is repeated at the next start");
+        }
+    }
+}
+
+impl Running {
+    fn tell(&self, command: Command) {
+        if self.commands.send(command).is_err() {
+            tracing::error!("the uploads have ended unexpectedly; bundles stay here until memtrap starts anew");
+        }
+    }
+}
+
+/// Tries whether the store takes and gives back objects now, as whoever runs this; says where they would go.
+pub async fn probe(upload: &config::Upload) -> Result<String, StoreError> {
+    let settings = upload.clone();
+    let opened = tokio::task::spawn_blocking(move || Store::open(&settings)).await;
+    let store = opened.unwrap_or_else(|e| Err(StoreError(e.to_string())))?;
+    let name = format!("{}", std::process::id());
+    match tokio::time::timeout(PROBE, arbiter::probe(&store, upload.claim, &name)).await {
+        Ok(tried) => tried.map(|()| format!("{}/{}", store.objects, upload.prefix)),
+        Err(_) => Err(StoreError(format!("no answer within {}", humantime::format_duration(PROBE)))),
+    }
+}
+
+/// What every memtrap that sees this instance calls it: with its start, so that a successor is another one.
+fn name_of(boot_id: &str, instance: Option<&Identity>, label: &str) -> String {
+    match instance {
+        Some(Identity::Process(InstanceId { pid, start_ticks })) => format!("{boot_id}/{pid}/{start_ticks}"),
+        Some(Identity::Series(SeriesId { series, started_unix_ms })) => format!("{series} {}", started_unix_ms.unwrap_or_default()),
+        None => label.to_owned(),
+    }
+}
+
+/// A name of this memtrap's own, made once.
+fn lasting_name(path: &Path) -> io::Result<String> {
+    let usable = |name: &String| name.len() == 32 && name.bytes().all(|b| b.is_ascii_hexdigit());
+    if let Some(name) = fs::read_to_string(path).ok().filter(usable) {
+        return Ok(name);
+    }
+    let mut bytes = [0; 16];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| io::Error::other("no random numbers"))?;
+    let name: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+    let fresh = path.with_extension("new");
+    fs::write(&fresh, &name)?;
+    fs::rename(fresh, path)?;
+    Ok(name)
+}

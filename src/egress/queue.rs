@@ -182,6 +182,12 @@ impl<T: Clone + Serialize + DeserializeOwned> Queue<T> {
         Ok(pause)
     }
 
+    /// Something has changed: everything is due at once. Attempts still count, and a restart still finds the stored pauses.
+    pub fn hurry(&mut self, now: SystemTime) {
+        let now = unix_ms(now);
+        self.jobs.values_mut().for_each(|job| job.next_ms = job.next_ms.min(now));
+    }
+
     /// It cannot arrive any more.
     pub fn abandon(&mut self, key: &str) -> Result<(), QueueError> {
         self.jobs.remove(key);
@@ -336,6 +342,17 @@ mod tests {
         assert_eq!(queue.due(at(2)).unwrap().key, "bad", "the first comes first");
         queue.failed("bad", "no", 0, at(2)).unwrap();
         assert_eq!(queue.due(at(100)).unwrap().key, "good");
+    }
+
+    #[test]
+    fn a_change_makes_everything_due() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut queue = open(dir.path());
+        queue.push("a", 1, at(0)).unwrap();
+        queue.failed("a", "no", 0, at(0)).unwrap();
+        assert_eq!(queue.due(at(1)), None);
+        queue.hurry(at(1));
+        assert_eq!(queue.due(at(1)).unwrap().attempts, 1);
     }
 
     #[test]

@@ -7,6 +7,8 @@ mod go;
 mod memtrap;
 pub mod pages;
 mod prometheus;
+#[cfg(feature = "s3")]
+pub mod s3;
 pub mod scenarios;
 
 use std::fs::File;

@@ -1,0 +1,115 @@
+//! Each provider's client, as the configuration and the secret files say now.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use object_store::{BackoffConfig, Certificate, ClientOptions, ObjectStore, RetryConfig};
+
+use super::{StoreError, reason};
+use crate::config::Upload;
+
+/// Keys, tokens and service accounts are far smaller.
+const MAX_SECRET: u64 = 64 << 10;
+const MAX_CA: u64 = 4 << 20;
+const CONNECT: Duration = Duration::from_secs(5);
+/// For one request: 8 MiB through a thin line.
+const REQUEST: Duration = Duration::from_secs(300);
+
+#[cfg(feature = "s3")]
+pub(super) fn s3(bucket: &str, upload: &Upload) -> Result<Arc<dyn ObjectStore>, StoreError> {
+    use object_store::StaticCredentialProvider;
+    use object_store::aws::{AmazonS3Builder, AwsCredential, Checksum};
+
+    let mut s3 = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry()).with_client_options(client(upload)?);
+    // each part carries its sum, and the store refuses what arrives otherwise
+    s3 = s3.with_checksum_algorithm(Checksum::SHA256);
+    if let Some(endpoint) = &upload.endpoint {
+        s3 = s3.with_endpoint(endpoint).with_virtual_hosted_style_request(false);
+    }
+    if let Some(region) = &upload.region {
+        s3 = s3.with_region(region);
+    }
+    if let (Some(id), Some(key)) = (&upload.secrets.access_key_id, &upload.secrets.secret_access_key) {
+        let token = upload.secrets.session_token.as_deref().map(secret).transpose()?;
+        let keys = AwsCredential { key_id: secret(id)?, secret_key: secret(key)?, token };
+        // as a whole: a session token of the environment would belong to other keys
+        s3 = s3.with_credentials(Arc::new(StaticCredentialProvider::new(keys)));
+    }
+    Ok(Arc::new(s3.build().map_err(cannot)?))
+}
+
+#[cfg(feature = "gcs")]
+pub(super) fn gcs(bucket: &str, upload: &Upload) -> Result<Arc<dyn ObjectStore>, StoreError> {
+    use object_store::gcp::GoogleCloudStorageBuilder;
+
+    let mut gcs = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket).with_retry(retry()).with_client_options(client(upload)?);
+    if let Some(endpoint) = &upload.endpoint {
+        gcs = gcs.with_base_url(endpoint);
+    }
+    if let Some(account) = &upload.secrets.service_account {
+        gcs = gcs.with_service_account_key(secret(account)?);
+    }
+    Ok(Arc::new(gcs.build().map_err(cannot)?))
+}
+
+#[cfg(feature = "azure")]
+pub(super) fn azure(container: &str, upload: &Upload) -> Result<Arc<dyn ObjectStore>, StoreError> {
+    use object_store::azure::MicrosoftAzureBuilder;
+
+    let mut azure =
+        MicrosoftAzureBuilder::from_env().with_container_name(container).with_retry(retry()).with_client_options(client(upload)?);
+    if let Some(endpoint) = &upload.endpoint {
+        azure = azure.with_endpoint(endpoint.clone());
+    }
+    if let Some(account) = &upload.secrets.account {
+        azure = azure.with_account(account);
+    }
+    if let Some(key) = &upload.secrets.account_key {
+        azure = azure.with_access_key(secret(key)?);
+    }
+    Ok(Arc::new(azure.build().map_err(cannot)?))
+}
+
+fn cannot(error: object_store::Error) -> StoreError {
+    StoreError(reason(&error))
+}
+
+/// What lasts longer than this is the queue's business.
+fn retry() -> RetryConfig {
+    let backoff = BackoffConfig { init_backoff: Duration::from_millis(200), max_backoff: Duration::from_secs(2), base: 2.0 };
+    RetryConfig { backoff, max_retries: 2, retry_timeout: Duration::from_secs(20) }
+}
+
+fn client(upload: &Upload) -> Result<ClientOptions, StoreError> {
+    let mut options = ClientOptions::new().with_allow_http(upload.allow_http).with_timeout(REQUEST).with_connect_timeout(CONNECT);
+    options = options.with_content_type_for_suffix("gz", "application/gzip").with_content_type_for_suffix("json", "application/json");
+    if let Some(file) = &upload.ca_file {
+        let pem = read(file, MAX_CA)?;
+        let certificates = Certificate::from_pem_bundle(&pem);
+        let certificates = certificates.map_err(|_| StoreError(format!("{} holds no PEM certificates", file.display())))?;
+        for certificate in certificates {
+            options = options.with_root_certificate(certificate);
+        }
+    }
+    Ok(options)
+}
+
+fn secret(file: &Path) -> Result<String, StoreError> {
+    let bytes = read(file, MAX_SECRET)?;
+    match std::str::from_utf8(&bytes).map(str::trim) {
+        Ok("") => Err(StoreError(format!("{} is empty", file.display()))),
+        Ok(text) => Ok(text.to_owned()),
+        Err(_) => Err(StoreError(format!("{} is not text", file.display()))),
+    }
+}
+
+fn read(file: &Path, most: u64) -> Result<Vec<u8>, StoreError> {
+    let cannot = |why: String| StoreError(format!("cannot read {}: {why}", file.display()));
+    let mut bytes = Vec::new();
+    let opened = File::open(file).map_err(|e| cannot(e.to_string()))?;
+    opened.take(most + 1).read_to_end(&mut bytes).map_err(|e| cannot(e.to_string()))?;
+    if bytes.len() as u64 > most { Err(cannot(format!("larger than {most} bytes"))) } else { Ok(bytes) }
+}
