@@ -1,6 +1,6 @@
 //! HTTP clients and credentials, made from what the configuration and its secret files say now.
 //!
-//! For captures and for sources. No proxies, no redirects to elsewhere, one TLS client per distinct set of options. Not here: what is
+//! For captures, sources and uploads. No proxies, no redirects to elsewhere, one TLS client per distinct set of options. Not here: what is
 //! asked, and how long to wait for it.
 
 use std::fs::OpenOptions;
@@ -13,6 +13,8 @@ use std::time::Duration;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Certificate, Client, ClientBuilder, Identity, Url};
+#[cfg(feature = "remote-store")]
+use reqwest::{NoProxy, Proxy};
 
 use crate::bundle::one_line;
 use crate::config::{self, Auth};
@@ -47,6 +49,9 @@ pub(crate) enum Use {
     Capture,
     /// One request now and then to each of many services: no connection is kept, no redirect followed.
     Scrape,
+    /// Signed requests, each for one address only.
+    #[cfg(feature = "remote-store")]
+    Upload,
 }
 
 /// Makes ring the process's TLS provider. Without one, making a client panics; to call it again does nothing.
@@ -242,7 +247,23 @@ fn common(connect: Duration, purpose: Use) -> ClientBuilder {
         Use::Capture => builder.redirect(Policy::custom(same_origin)),
         // a kept connection costs 35 kB: more than everything else that is kept of an endpoint
         Use::Scrape => builder.redirect(Policy::none()).pool_max_idle_per_host(0),
+        #[cfg(feature = "remote-store")]
+        Use::Upload => builder.redirect(Policy::none()),
     }
+}
+
+/// For the requests of object stores, which know their own credentials; `roots` are trusted besides the system's. `total` is for one
+/// request with its answer. Clouds' metadata servers are never asked through the proxy. Blocks for some milliseconds on the system's
+/// certificates.
+#[cfg(feature = "remote-store")]
+pub(crate) fn for_uploads(connect: Duration, total: Duration, roots: Vec<Certificate>, proxy: Option<&str>) -> reqwest::Result<Client> {
+    install_tls_provider();
+    let mut builder = common(connect, Use::Upload).timeout(total).tls_certs_merge(roots);
+    if let Some(proxy) = proxy {
+        let nearby = NoProxy::from_string("localhost,127.0.0.0/8,::1,169.254.0.0/16,fd00:ec2::254,metadata.google.internal");
+        builder = builder.proxy(Proxy::all(proxy)?.no_proxy(nearby));
+    }
+    builder.build()
 }
 
 fn plain(connect: Duration, purpose: Use) -> ClientBuilder {

@@ -68,6 +68,7 @@ fn every_key_reaches_its_field() {
         region = "eu-central-1"
         allow_http = true
         ca_file = "/ca.pem"
+        proxy = "http://proxy:3128"
         access_key_id_file = "/id"
         secret_access_key_file = "/secret"
         session_token_file = "/token"
@@ -127,6 +128,7 @@ fn every_key_reaches_its_field() {
                 region: Some("eu-central-1".into()),
                 allow_http: true,
                 ca_file: Some("/ca.pem".into()),
+                proxy: Some("http://proxy:3128".into()),
                 secrets: StoreSecrets {
                     access_key_id: Some("/id".into()),
                     secret_access_key: Some("/secret".into()),

@@ -17,6 +17,8 @@ pub struct Upload {
     pub allow_http: bool,
     /// PEM certificates that are trusted besides the system's.
     pub ca_file: Option<PathBuf>,
+    /// An http or https URL; the environment's proxies are not used.
+    pub proxy: Option<String>,
     pub secrets: StoreSecrets,
     /// Delete the local bundle once its upload is verified.
     pub delete_after_upload: bool,
@@ -51,6 +53,7 @@ const URL_HELP: &str = "write s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTA
 /// Reads the section; `None` if it is absent, or wrong and noted.
 pub(super) fn read(mut t: Table<'_, '_>) -> Option<Upload> {
     let url = t.take("url", place);
+    let proxy = t.take("proxy", endpoint);
     let endpoint = t.take("endpoint", endpoint);
     let region = t.take("region", |v| word(v, "a region such as \"eu-central-1\""));
     let allow_http = t.take("allow_http", boolean).unwrap_or(false);
@@ -92,7 +95,7 @@ pub(super) fn read(mut t: Table<'_, '_>) -> Option<Upload> {
     }
     t.finish(&[]);
     let (to, prefix) = url?;
-    Some(Upload { to, prefix, endpoint, region, allow_http, ca_file, secrets, delete_after_upload, claim })
+    Some(Upload { to, prefix, endpoint, region, allow_http, ca_file, proxy, secrets, delete_after_upload, claim })
 }
 
 /// A key that its kind of store does not know is a mistake about one of the two.
@@ -102,9 +105,10 @@ fn check_keys(t: &mut Table<'_, '_>, to: &Destination) {
         Destination::S3 { .. } => ("s3", vec!["service_account_file", "account", "account_key_file"]),
         Destination::Gcs { .. } => ("gs", [&s3[..], &["account", "account_key_file"]].concat()),
         Destination::Azure { .. } => ("az", [&s3[..], &["service_account_file"]].concat()),
-        Destination::Directory(_) => {
-            ("file", [&s3[..], &["service_account_file", "account", "account_key_file", "endpoint", "allow_http", "ca_file"]].concat())
-        }
+        Destination::Directory(_) => (
+            "file",
+            [&s3[..], &["service_account_file", "account", "account_key_file", "endpoint", "allow_http", "ca_file", "proxy"]].concat(),
+        ),
     };
     for key in foreign {
         if let Some(at) = t.place_of(key) {

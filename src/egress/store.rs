@@ -15,7 +15,7 @@ use crate::config::{Destination, Upload};
 const MAX_REASON: usize = 300;
 
 /// The stores that are reached over the network.
-#[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
+#[cfg(feature = "remote-store")]
 mod remote;
 
 /// A failure, in a sentence without secrets.
@@ -126,6 +126,7 @@ mod tests {
             region: None,
             allow_http: false,
             ca_file: None,
+            proxy: None,
             secrets: StoreSecrets::default(),
             delete_after_upload: false,
             claim: false,

@@ -317,6 +317,23 @@ fn a_store_that_overwrites_what_is_to_be_created_once_is_found_out() {
     assert_eq!(run(probe(&config)), Ok("AmazonS3(b)/".into()));
 }
 
+#[cfg(feature = "s3")]
+#[test]
+fn the_configured_proxy_is_used_and_not_for_what_is_near() {
+    let dir = tempfile::tempdir().unwrap();
+    let far = |proxy: Option<String>| {
+        let mut upload = s3_config("http://store.invalid".into(), dir.path()).upload.unwrap();
+        upload.proxy = proxy;
+        run(probe(&upload))
+    };
+    assert!(far(None).is_err(), "a name that does not exist");
+    let said = far(Some(careless_s3())).unwrap_err().0;
+    assert!(said.contains("cannot arbitrate"), "the server behind the proxy's address has answered: {said}");
+    let mut near = s3_config(careless_s3(), dir.path()).upload.unwrap();
+    near.proxy = Some("http://127.0.0.1:1".into());
+    assert!(run(probe(&near)).unwrap_err().0.contains("cannot arbitrate"));
+}
+
 /// A daemon's configuration with this store.
 fn config(to: Destination, endpoint: Option<String>) -> Config {
     let upload = Upload {
@@ -326,6 +343,7 @@ fn config(to: Destination, endpoint: Option<String>) -> Config {
         region: None,
         allow_http: true,
         ca_file: None,
+        proxy: None,
         secrets: StoreSecrets::default(),
         delete_after_upload: false,
         claim: true,

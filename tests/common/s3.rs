@@ -5,10 +5,10 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
-use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::path::Path as Key;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
@@ -93,11 +93,11 @@ impl S3 {
         write_keys(dir, &self.key_id, &self.secret);
     }
 
-    fn store(&self) -> AmazonS3 {
-        let builder = AmazonS3Builder::new().with_bucket_name(BUCKET).with_endpoint(format!("http://127.0.0.1:{}", self.port));
-        let builder = builder.with_allow_http(true).with_access_key_id(&self.key_id).with_secret_access_key(&self.secret);
-        memtrap::capture::install_tls_provider();
-        builder.build().unwrap()
+    fn store(&self) -> Arc<dyn ObjectStore> {
+        let keys = tempfile::tempdir().unwrap();
+        let text = self.config(keys.path(), "") + "[[target]]\nname = \"x\"\nprocess = { pid = 1 }\nthreshold = \"1GiB\"\n";
+        let (config, _) = memtrap::config::parse(&text, "test").unwrap();
+        memtrap::egress::store::Store::open(&config.upload.unwrap()).unwrap().objects
     }
 
     /// The names of all objects below `dir`, sorted.
