@@ -168,7 +168,7 @@ fn secret(file: &Path) -> Result<String, SetupError> {
     Ok(text.to_owned())
 }
 
-fn read(file: &Path, max: u64) -> Result<Vec<u8>, SetupError> {
+pub(crate) fn read(file: &Path, max: u64) -> Result<Vec<u8>, SetupError> {
     // a FIFO in its place must not make the open wait
     let nonblock = rustix::fs::OFlags::NONBLOCK.bits() as i32;
     let mut bytes = Vec::new();
@@ -176,7 +176,7 @@ fn read(file: &Path, max: u64) -> Result<Vec<u8>, SetupError> {
     match done {
         Ok(n) if n as u64 > max => Err(SetupError(format!("{} is larger than {max} bytes; is it the right file?", file.display()))),
         Ok(_) => Ok(bytes),
-        Err(e) => Err(SetupError(format!("cannot read {}: {e}; check `auth` of this target", file.display()))),
+        Err(e) => Err(SetupError(format!("cannot read {}: {e}; see that memtrap may read it", file.display()))),
     }
 }
 

@@ -33,7 +33,7 @@
 //! | [`capture`] | the plan as a list of steps with recorded outcomes; HTTP; kernel evidence |
 //! | [`bundle`] | the only writer of bundle paths: partial, manifest, rename |
 //! | [`retention`] | which bundles to delete |
-//! | [`egress`] | what leaves this host: uploads, from a queue on disk; which of several memtraps has an incident |
+//! | [`egress`] | what leaves this host: uploads and notifications, each from a queue on disk; which of several memtraps has an incident |
 //! | [`pprof`] | Go's profiles: bounded decoding, what `go tool pprof -top` prints |
 //! | [`anatomy`], [`verdict`] | RSS in named buckets that add up to it; the cause, with its evidence and how sure it is |
 //! | [`analysis`] | from the files of a bundle to its verdict |

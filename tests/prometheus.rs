@@ -6,11 +6,11 @@ use std::collections::BTreeSet;
 use std::thread::sleep;
 use std::time::Duration;
 
-use common::{GoVersion, MIB, Memtrap, Prometheus, Svc, entry, manifest};
+use common::{DebianServer, GoVersion, MIB, Memtrap, Svc, entry, manifest};
 use rustix::process::Signal;
 
 /// The target of all that Prometheus scrapes, with what a test sets of it.
-fn fleet(prometheus: &Prometheus, keys: &str) -> String {
+fn fleet(prometheus: &DebianServer, keys: &str) -> String {
     format!(
         "[[target]]\nname = \"shop\"\nprometheus = {{ url = \"{}\", query = 'process_resident_memory_bytes{{job=\"shop\"}}' }}\n\
          pprof = \"http://{{instance}}/debug/pprof\"\ncpu_seconds = 0\n{keys}\n",
@@ -26,7 +26,7 @@ fn of_twenty_services_the_three_that_leak_leave_a_bundle_each() {
     };
     let services: Vec<Svc> = (0..20).map(start).collect();
     let addresses: Vec<&str> = services.iter().map(Svc::address).collect();
-    let Some(prometheus) = Prometheus::start(&addresses) else { return };
+    let Some(prometheus) = DebianServer::prometheus(&addresses) else { return };
     let memtrap = Memtrap::start(&fleet(
         &prometheus,
         "threshold = \"75%\"\nfor = \"2s\"\nlimit = { query = 'svc_memory_limit_bytes', by = [\"instance\", \"job\"] }",
@@ -52,7 +52,7 @@ fn of_twenty_services_the_three_that_leak_leave_a_bundle_each() {
 #[test]
 fn while_prometheus_hangs_or_is_down_nothing_is_captured_and_the_reason_is_told() {
     let svc = Svc::start(GoVersion::Newest, &[]);
-    let Some(prometheus) = Prometheus::start(&[svc.address()]) else { return };
+    let Some(prometheus) = DebianServer::prometheus(&[svc.address()]) else { return };
     let memtrap = Memtrap::start(&fleet(&prometheus, "threshold = \"100MiB\"\nfor = \"0s\""));
     memtrap.wait_until(30, "the service is watched", |m| m.log().contains("state=\"armed\""));
 

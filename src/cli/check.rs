@@ -6,8 +6,10 @@ use std::sync::Arc;
 use super::Failure;
 use crate::bundle;
 use crate::capture;
+use crate::clock;
 use crate::config::{self, Config};
 use crate::egress;
+use crate::egress::notice::Notice;
 use crate::error::chain;
 use crate::layout::columns;
 use crate::poll::Remote;
@@ -27,6 +29,9 @@ pub struct Args {
     /// permissions, disk, pprof and the store of uploads; exit 1 if something could not be captured now
     #[arg(long)]
     probe: bool,
+    /// Also send every [[notify]] receiver a message that says that it is a test; exit 1 if one cannot be reached
+    #[arg(long)]
+    test_notify: bool,
 }
 
 pub async fn run(args: Args) -> Result<(), Failure> {
@@ -36,7 +41,30 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     }
     let names: Vec<&str> = config.targets.iter().map(|t| t.name.as_str()).collect();
     println!("{}: no mistakes; targets: {}", args.config.display(), names.join(", "));
+    if args.test_notify {
+        test_notify(&config).await?;
+    }
     if args.probe { probe(&config).await } else { Ok(()) }
+}
+
+async fn test_notify(config: &Config) -> Result<(), Failure> {
+    if config.notify.is_empty() {
+        return Err(Failure::job("there is no [[notify]] to be tried"));
+    }
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let notice = Notice::of_a_test(&host, std::process::id(), clock::wall_now());
+    let mut rows = vec![["RECEIVER", "KIND", "TOLD"].map(String::from).to_vec()];
+    let mut failed = 0;
+    for (receiver, result) in config.notify.iter().zip(egress::notify::test(&egress::notify::Settings::of(config), &notice).await) {
+        failed += usize::from(result.is_err());
+        let told = result.map_or_else(|why| format!("no: {why}"), |()| "yes".into());
+        rows.push(vec![receiver.name.clone(), receiver.how.name().into(), told]);
+    }
+    print!("\n{}", columns(&rows));
+    match failed {
+        0 => Ok(()),
+        n => Err(Failure::job(format_args!("{n} of {} receivers could not be told", config.notify.len()))),
+    }
 }
 
 async fn probe(config: &Config) -> Result<(), Failure> {

@@ -10,7 +10,9 @@ use toml::de::{DeTable, DeValue};
 
 use super::problem::{Errors, Report, Warning};
 use super::reader::{Read, Table, Value, boolean, checked, duration, fault, integer, list, or_off, parsed, path, text};
-use super::{Capture, Config, Daemon, Invalid, Pprof, Retention, Rules, STEPS, Selector, Source, Target, auth, endpoint, source, upload};
+use super::{
+    Capture, Config, Daemon, Invalid, Pprof, Retention, Rules, STEPS, Selector, Source, Target, auth, endpoint, notify, source, upload,
+};
 use crate::clock::human;
 use crate::units::{ByteSize, Percent, Rate, SizeOrPercent};
 
@@ -116,10 +118,10 @@ fn read_document<'t>(mut root: Table<'_, 't>, empty: &'t DeTable<'t>) -> Config 
         }
         targets.extend(read_target(table, defaults.clone()));
     }
-    let not_yet = ["notify"];
-    root.not_yet(&not_yet);
-    root.finish(&not_yet);
-    Config { daemon, retention, upload, targets }
+    let names: Vec<String> = targets.iter().map(|t| t.name.clone()).collect();
+    let notify = notify::read(&mut root, &names);
+    root.finish(&[]);
+    Config { daemon, retention, upload, notify, targets }
 }
 
 fn read_daemon(mut t: Table<'_, '_>) -> Daemon {
@@ -132,6 +134,14 @@ fn read_daemon(mut t: Table<'_, '_>) -> Daemon {
             return Ok(Some(addr));
         }
         fault(v, format!("only loopback is supported in this version, such as 127.0.0.1:{}: any other address needs a token", addr.port()))
+    });
+    t.set("external_url", &mut daemon.external_url, |v| {
+        let url = notify::parse_url(text(v, "a URL such as \"https://memtrap.internal\"")?).or_else(|why| fault(v, why))?;
+        if url.contains('?') {
+            fault(v, "a URL with a query: bundles' paths are put behind it")
+        } else {
+            Ok(Some(url.trim_end_matches('/').into()))
+        }
     });
     t.set("max_concurrent_captures", &mut daemon.max_concurrent_captures, integer(1..=64));
     t.set("max_captures_per_hour", &mut daemon.max_captures_per_hour, integer(1..=3_600));

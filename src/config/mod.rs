@@ -6,6 +6,7 @@
 mod auth;
 mod document;
 mod endpoint;
+mod notify;
 mod problem;
 mod reader;
 mod source;
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 pub use document::parse;
 pub use endpoint::{Invalid, parse_listen, parse_name, parse_regex};
+pub use notify::{Channel, Message, Notify, OWN_LABELS, Receiver, ReceiverUrl, parse_url};
 pub use problem::{Errors, Place, Problem, Warning};
 pub use source::{MetricLimit, Metrics, Prometheus, QueryLimit, Source};
 pub use template::{Template, Unfilled};
@@ -86,6 +88,8 @@ pub struct Config {
     pub retention: Retention,
     /// `None`: bundles stay on this host.
     pub upload: Option<Upload>,
+    /// Who is told of each bundle.
+    pub notify: Vec<Notify>,
     pub targets: Vec<Target>,
 }
 
@@ -94,6 +98,8 @@ pub struct Daemon {
     pub state_dir: PathBuf,
     pub bundle_dir: PathBuf,
     pub listen: Option<SocketAddr>,
+    /// Where people reach the status page, for links in messages; without a trailing slash.
+    pub external_url: Option<String>,
     pub max_concurrent_captures: usize,
     /// All targets together; a sliding hour.
     pub max_captures_per_hour: usize,
@@ -105,6 +111,7 @@ impl Default for Daemon {
             state_dir: "/var/lib/memtrap".into(),
             bundle_dir: "/var/lib/memtrap/bundles".into(),
             listen: None,
+            external_url: None,
             max_concurrent_captures: 2,
             max_captures_per_hour: 12,
         }

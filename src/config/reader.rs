@@ -195,13 +195,6 @@ impl<'t> Table<'_, 't> {
         self.report.line(at)
     }
 
-    /// Keys that are planned and not there yet.
-    pub fn not_yet(&mut self, keys: &[&'static str]) {
-        for (key, _) in keys.iter().filter_map(|key| self.entries.get_key_value(*key)) {
-            self.report.error(key.span(), format!("{}{}: not supported in this version yet; remove it", self.label, key.get_ref()));
-        }
-    }
-
     /// Every key that was not asked for is unknown; `also` are those that were dealt with in another way.
     pub fn finish(self, also: &[&str]) {
         let allowed: Rc<[&'static str]> = self.asked.into();

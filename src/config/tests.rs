@@ -55,6 +55,7 @@ fn every_key_reaches_its_field() {
         state_dir = "/s"
         bundle_dir = "/b"
         listen = "[::1]:9709"
+        external_url = "https://memtrap.internal/"
         max_concurrent_captures = 3
         max_captures_per_hour = 40
         [retention]
@@ -62,6 +63,17 @@ fn every_key_reaches_its_field() {
         max_total_size = "3GB"
         max_age = "2d"
         min_free_disk = "0"
+        [[notify]]
+        name = "oncall"
+        kind = "alertmanager"
+        url = "http://127.0.0.1:9093"
+        labels = { severity = "page" }
+        targets = ["shop"]
+        message = "{target}: {summary} {{}}"
+        timeout = "3s"
+        [[notify]]
+        kind = "exec"
+        command = ["/bin/page", "--now"]
         [upload]
         url = "s3://evidence/go/memtrap/"
         endpoint = "https://minio.internal:9000/"
@@ -112,6 +124,7 @@ fn every_key_reaches_its_field() {
                 state_dir: "/s".into(),
                 bundle_dir: "/b".into(),
                 listen: Some("[::1]:9709".parse().unwrap()),
+                external_url: Some("https://memtrap.internal".into()),
                 max_concurrent_captures: 3,
                 max_captures_per_hour: 40,
             },
@@ -138,6 +151,25 @@ fn every_key_reaches_its_field() {
                 delete_after_upload: true,
                 claim: true,
             }),
+            notify: vec![
+                Notify {
+                    name: "oncall".into(),
+                    how: Channel::Alertmanager(
+                        Receiver { url: ReceiverUrl::Inline("http://127.0.0.1:9093/".into()), auth: Auth::default() },
+                        vec![("severity".into(), "page".into())],
+                    ),
+                    targets: Some(vec!["shop".into()]),
+                    message: "{target}: {summary} {{}}".parse().unwrap(),
+                    timeout: secs(3),
+                },
+                Notify {
+                    name: "exec".into(),
+                    how: Channel::Exec(vec!["/bin/page".into(), "--now".into()]),
+                    targets: None,
+                    message: Message::default(),
+                    timeout: secs(10),
+                },
+            ],
             targets: vec![Target {
                 baseline: Some(Duration::from_secs(6 * 3600)),
                 name: "shop".into(),
@@ -283,10 +315,11 @@ process = "search"
 cpu_seconds = 301
 [[notify]]
 url = "http://127.0.0.1"
+kind = "teams"
 "#;
     insta::assert_snapshot!(parse(text, "memtrap.toml").unwrap_err(), @r#"
-    memtrap.toml:1:1: interval: unknown key; it belongs in [[target]] or [defaults] (allowed here: daemon, retention, upload, defaults, target)
-    memtrap.toml:3:1: daemon.listn: unknown key; did you mean `listen`? (allowed here: state_dir, bundle_dir, listen, max_concurrent_captures, max_captures_per_hour)
+    memtrap.toml:1:1: interval: unknown key; it belongs in [[target]] or [defaults] (allowed here: daemon, retention, upload, defaults, target, notify)
+    memtrap.toml:3:1: daemon.listn: unknown key; did you mean `listen`? (allowed here: state_dir, bundle_dir, listen, external_url, max_concurrent_captures, max_captures_per_hour)
     memtrap.toml:4:27: daemon.max_concurrent_captures: expected a whole number from 1 to 64, found a string
     memtrap.toml:5:13: daemon.state_dir: the path must be absolute: begin it with `/`
     memtrap.toml:7:11: retention.max_age: `5 lightyears` is not a duration from 1m to 10years such as "500ms", "5s" or "10m"
@@ -300,7 +333,7 @@ url = "http://127.0.0.1"
     memtrap.toml:17:8: target "checkout": name: taken by the target of line 12; names must differ
     memtrap.toml:18:11: target "checkout": process: expected a table such as { unit = "checkout.service" }, found a string
     memtrap.toml:19:15: target "checkout": cpu_seconds: out of range: expected a whole number from 0 to 300
-    memtrap.toml:20:3: notify: not supported in this version yet; remove it
+    memtrap.toml:22:8: notify #1: kind: expected one of "webhook", "slack", "alertmanager", "exec"
     "#);
 }
 
@@ -519,12 +552,53 @@ fn a_section_of_the_wrong_kind_says_how_to_write_it() {
 }
 
 #[test]
-fn what_later_versions_bring_is_said_to_be_missing() {
-    assert_eq!(mistakes(&format!("{TARGET}[[notify]]\nto = \"slack\"")), ["f:5:3: notify: not supported in this version yet; remove it"]);
+fn only_loopback_is_served() {
     assert_eq!(
         mistakes(&format!("[daemon]\nlisten = \":9709\"\n{TARGET}")),
         ["f:2:10: daemon.listen: only loopback is supported in this version, such as 127.0.0.1:9709: any other address needs a token"]
     );
+}
+
+#[test]
+fn a_receiver_that_cannot_be_told_is_a_mistake() {
+    let says = |keys: &str, why: &str| {
+        let found = mistakes(&format!("{TARGET}[[notify]]\n{keys}"));
+        assert!(found.iter().any(|m| m.contains(why)), "{keys}: {found:#?}");
+    };
+    says("url = \"http://h\"", "f:5:1: notify #1: kind: missing; one of \"webhook\", \"slack\"");
+    says("kind = \"pager\"", "notify #1: kind: expected one of \"webhook\"");
+    says("kind = \"slack\"", "url: missing; or url_file");
+    says("kind = \"slack\"\nurl = \"ftp://h\"", "url: not an http or https URL");
+    says("kind = \"slack\"\nurl = \"https://a:s3cret@h/\"", "use auth = { basic");
+    says("kind = \"slack\"\nurl = \"http://h\"\nurl_file = \"/f\"", "url_file: conflicts with url");
+    says("kind = \"slack\"\nurl_file = \"f\"", "url_file: the path must be absolute");
+    says("kind = \"slack\"\nurl = \"http://h\"\nlabels = { a = \"b\" }", "labels: has no effect for kind = \"slack\"");
+    says("kind = \"webhook\"\nurl = \"http://h\"\ncommand = [\"/b\"]", "command: has no effect for kind = \"webhook\"");
+    says("kind = \"exec\"", "command: missing");
+    says("kind = \"exec\"\ncommand = [\"page\"]", "the program must be an absolute path");
+    says("kind = \"exec\"\ncommand = []", "empty; name a program");
+    says("kind = \"exec\"\ncommand = [\"/b\"]\nurl = \"http://h\"", "url: has no effect for kind = \"exec\"");
+    says("kind = \"webhook\"\nurl = \"http://h\"\ntargets = [\"nope\"]", "targets: there is no target of this name");
+    says("kind = \"webhook\"\nurl = \"http://h\"\ntargets = []", "nobody would be told");
+    says("kind = \"webhook\"\nurl = \"http://h\"\nmessage = \"{sumary}\"", "a message can name {target}, {instance}");
+    says("kind = \"webhook\"\nurl = \"http://h\"\nmessage = \"{target\"", "a message can name");
+    says("kind = \"webhook\"\nurl = \"http://h\"\nmessage = \"}\"", "}} for braces");
+    says("kind = \"alertmanager\"\nurl = \"http://h\"\nlabels = { target = \"x\" }", "labels.target: memtrap sets this label itself");
+    says("kind = \"alertmanager\"\nurl = \"http://h\"\nlabels = { \"a-b\" = \"x\" }", "a-b: not the name of a label");
+    says("kind = \"webhook\"\nurl = \"http://h\"\n[[notify]]\nkind = \"webhook\"\nurl = \"http://h\"", "name: taken by the one of line 5");
+    says(
+        "kind = \"webhook\"\nurl = \"http://h\"\nauth = { ca_file = \"/ca\" }",
+        "auth.ca_file: has no effect, because url is not an https URL",
+    );
+    says("to = \"slack\"", "to: unknown key");
+    let (_, warnings) = good(&format!("{TARGET}[[notify]]\nkind = \"webhook\"\nurl = \"http://h/\"\nauth = {{ bearer_file = \"/t\" }}"));
+    assert!(warnings[0].contains("secrets are sent over the network without TLS"), "{warnings:?}");
+}
+
+#[test]
+fn a_receivers_url_is_a_secret() {
+    let (config, _) = good(&format!("{TARGET}[[notify]]\nkind = \"slack\"\nurl = \"https://hooks.test/T0/s3cret\""));
+    assert!(!format!("{config:?}").contains("s3cret"));
 }
 
 const METRICS: &str = "[[target]]\nname = \"m\"\nthreshold = \"1GiB\"\nmetrics = { url = \"http://h:1/metrics\" }\n";
@@ -792,7 +866,7 @@ fn every_shipped_file_is_right() {
 fn known_keys() -> Vec<(&'static str, Vec<String>)> {
     let text = "x=1\n[daemon]\nx=1\n[retention]\nx=1\n[upload]\nurl=\"file:///d\"\nx=1\n[defaults]\nx=1\n[[target]]\nx=1\n[target.process]\nx=1\n\
                 [target.auth]\nx=1\n[target.auth.basic]\nx=1\n\
-                [[target]]\nname=\"m\"\n[target.metrics]\nx=1\n[target.limit]\nx=1\n[[target]]\nname=\"p\"\n[target.prometheus]\nx=1";
+                [[target]]\nname=\"m\"\n[target.metrics]\nx=1\n[target.limit]\nx=1\n[[target]]\nname=\"p\"\n[target.prometheus]\nx=1\n[[notify]]\nkind=\"exec\"\nx=1";
     let sections = [
         "",
         "[daemon]",
@@ -806,6 +880,7 @@ fn known_keys() -> Vec<(&'static str, Vec<String>)> {
         "metrics = {",
         "limit = {",
         "prometheus = {",
+        "[[notify]]",
     ];
     let found = mistakes(text);
     let lists = found.iter().filter_map(|m| m.split_once("(allowed here: ")).map(|(_, keys)| keys.trim_end_matches(')'));
@@ -824,7 +899,8 @@ fn the_annotated_file_shows_every_key() {
                 s if s.ends_with('{') => SHIPPED.lines().any(|l| l.contains(s) && l.contains(&format!(" {key} = "))),
                 // what can be inherited is explained in [defaults]
                 "[[target]]" => SHIPPED.lines().any(shown) || SHIPPED.contains(&format!("[target.{key}]")),
-                "[upload]" => upload_lines().iter().any(|l| shown(l)),
+                "[upload]" => commented("#[upload]").iter().any(|l| shown(l)),
+                "[[notify]]" => commented("#[[notify]]").iter().any(|l| shown(l)),
                 s => {
                     let body = SHIPPED.split_once(&format!("\n{s}\n")).unwrap_or_else(|| panic!("no {s}")).1;
                     body.lines().take_while(|l| !l.starts_with('[')).any(shown)
@@ -851,7 +927,9 @@ fn every_setting_that_is_switched_off_in_the_annotated_file_works() {
     let lines: Vec<&str> = SHIPPED.lines().collect();
     let off = |line: &str| line.starts_with('#') && line[1..].starts_with(|c: char| c.is_ascii_lowercase());
     let mut tried = 0;
-    for (at, line) in lines.iter().enumerate().filter(|(_, line)| off(line) && !upload_lines().contains(line)) {
+    // sections that are off as a whole have tests of their own
+    let of_a_section = |line: &&str| commented("#[upload]").contains(line) || commented("#[[notify]]").contains(line);
+    for (at, line) in lines.iter().enumerate().filter(|(_, line)| off(line) && !of_a_section(line)) {
         let key = line[1..].split(" = ").next().unwrap();
         let section_start = lines[..at].iter().rposition(|l| l.starts_with('[')).unwrap();
         let section_end = lines[at..].iter().position(|l| l.starts_with('[')).map_or(lines.len(), |n| at + n);
@@ -878,15 +956,33 @@ fn every_setting_that_is_switched_off_in_the_annotated_file_works() {
 }
 
 /// The lines of `[upload]`, which is switched off as a whole.
-fn upload_lines() -> Vec<&'static str> {
-    SHIPPED.lines().skip_while(|l| *l != "#[upload]").skip(1).take_while(|l| !l.starts_with('[')).collect()
+/// The lines of a section that is off.
+fn commented(header: &str) -> Vec<&'static str> {
+    SHIPPED.lines().skip_while(|l| *l != header).skip(1).take_while(|l| !l.starts_with('[') && !l.starts_with("#[")).collect()
+}
+
+#[test]
+fn the_notify_of_the_annotated_file_works_for_each_kind_and_tells_its_defaults() {
+    let setting = |line: &'static str| line.strip_prefix('#').and_then(|l| l.split_once(" = "));
+    let settings: Vec<(&str, &str)> =
+        commented("#[[notify]]").into_iter().filter_map(setting).filter(|(k, _)| !k.starts_with(' ')).collect();
+    let with = |kind: &str, keys: &[&str]| {
+        let chosen = settings.iter().filter(|(k, _)| keys.contains(k)).map(|(k, v)| format!("{k} = {v}\n"));
+        let target = TARGET.replace("name = \"t\"", "name = \"checkout\"");
+        good(&format!("{target}[[notify]]\nkind = \"{kind}\"\n{}", chosen.collect::<String>())).0.notify.remove(0)
+    };
+    let all = with("slack", &["name", "url_file", "auth", "targets", "message", "timeout"]);
+    let plain = Notify { name: "oncall".into(), targets: all.targets.clone(), how: all.how.clone(), ..with("slack", &["url"]) };
+    assert_eq!(all, plain, "message and timeout are the defaults");
+    assert!(matches!(with("alertmanager", &["url", "labels"]).how, Channel::Alertmanager(_, labels) if !labels.is_empty()));
+    assert!(matches!(with("exec", &["command"]).how, Channel::Exec(command) if command.len() == 2));
 }
 
 #[cfg(feature = "upload")]
 #[test]
 fn the_upload_of_the_annotated_file_works_for_each_store_and_tells_its_defaults() {
     let setting = |line: &'static str| line.strip_prefix('#').and_then(|l| l.split_once(" = "));
-    let settings: Vec<(&str, &str)> = upload_lines().into_iter().filter_map(setting).filter(|(k, _)| !k.starts_with(' ')).collect();
+    let settings: Vec<(&str, &str)> = commented("#[upload]").into_iter().filter_map(setting).filter(|(k, _)| !k.starts_with(' ')).collect();
     let with = |url: &str, keys: &[&str]| {
         let chosen = settings.iter().filter(|(k, _)| keys.contains(k)).map(|(k, v)| format!("{k} = {v}\n"));
         good(&format!("[upload]\nurl = {url}\n{}{TARGET}", chosen.collect::<String>())).0.upload.unwrap()

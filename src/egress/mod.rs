@@ -1,9 +1,14 @@
-//! What leaves this host: bundles, on their way to where people look for them.
+//! What leaves this host: bundles, on their way to where people look for them, and the news of them.
 //!
 //! ```text
-//!  Engine ──bundle_saved──> worker (a thread of its own) ──> queue ──> upload ──> store
-//!         ──claim, 2 s ───>        │                         (disk)  (archive)
-//!         <── ours / theirs ───────┘ arbiter: claim (pure) + conditional create
+//!                       (one thread)
+//!  Engine ──bundle_saved──> worker ──> queue ──> upload ──> store
+//!         │                    │       (disk)  (archive)
+//!         ├──claim, 2 s ──────>│
+//!         │<── ours / theirs ──┘ arbiter: claim (pure) + conditional create
+//!         │
+//!         └─bundle_saved──> notifier ──> queue ──> deliver ──> receivers
+//!                                       (disk)    (notice)
 //! ```
 //!
 //! | part | one purpose |
@@ -13,18 +18,25 @@
 //! | [`store`] | the configured store, and its failures in words |
 //! | [`upload`] | one bundle into the store, verified |
 //! | [`claim`], [`arbiter`] | which of several memtraps captures an incident: the decision, and the asking |
-//! | `worker` | the loop that delivers |
+//! | `worker` | the loop that uploads |
+//! | [`notice`], [`deliver`] | what is told of a bundle, in each receiver's form (pure); telling one receiver |
+//! | [`notify`] | the loop that tells |
+//! | `trouble` | failures in a row, said once |
 //!
-//! Nothing here delays or loses a capture: the worker has its own thread, runtime and disk threads, a claim is waited for [`PATIENCE`] and no
+//! Nothing here delays or loses a capture: all of it has its own thread, runtime and disk threads, a claim is waited for [`PATIENCE`] and no
 //! longer, and whatever goes wrong ends in a line of the log and another try.
 
 pub mod arbiter;
 pub mod archive;
 pub mod claim;
+pub mod deliver;
+pub mod notice;
+pub mod notify;
 pub mod queue;
 pub mod store;
 #[cfg(test)]
 mod tests;
+mod trouble;
 pub mod upload;
 mod worker;
 
@@ -44,6 +56,7 @@ use crate::error::chain;
 use crate::target::{Identity, InstanceId, SeriesId};
 use arbiter::{Claimant, Claimed, Theirs};
 use claim::Sighting;
+use notify::Notifier;
 use queue::{Queue, QueueError};
 use store::{Store, StoreError};
 use worker::{Command, Settings, Worker};
@@ -57,18 +70,18 @@ const PROBE: Duration = Duration::from_secs(15);
 /// For the worker to let go of what it is at.
 const STOP_GRACE: Duration = Duration::from_secs(4);
 
-/// Why nothing can be uploaded.
+/// Why nothing can be uploaded, and nobody notified.
 #[derive(Debug, thiserror::Error)]
 pub enum EgressError {
     #[error(transparent)]
     Queue(#[from] QueueError),
     #[error("cannot keep a name for this memtrap in {path}")]
     Name { path: PathBuf, source: io::Error },
-    #[error("no thread for uploads")]
+    #[error("no thread for uploads and notifications")]
     Thread(#[source] io::Error),
 }
 
-/// The daemon's end: starts the worker once there is something for it to do.
+/// The daemon's end: starts the thread once there is something for it to do.
 #[derive(Debug)]
 pub struct Egress {
     state_dir: PathBuf,
@@ -80,24 +93,26 @@ pub struct Egress {
 #[derive(Debug)]
 struct Running {
     commands: mpsc::UnboundedSender<Command>,
+    notices: mpsc::UnboundedSender<notify::Command>,
     stop: watch::Sender<bool>,
     thread: JoinHandle<()>,
     uploads: bool,
     claims: bool,
+    notifies: bool,
 }
 
 impl Egress {
-    /// Nothing is made or started before [`Egress::configure`] says that bundles are to be uploaded.
+    /// Nothing is made or started before [`Egress::configure`] says that bundles are to be uploaded, or someone is to be told.
     pub fn new(state_dir: PathBuf, bundle_dir: PathBuf, host: String) -> Egress {
         Egress { state_dir, bundle_dir, host, running: None }
     }
 
     /// Goes on as the configuration says. A failure to start is logged: captures matter more.
     pub fn configure(&mut self, config: &Config) {
-        if config.upload.is_some() && self.running.is_none() {
+        if (config.upload.is_some() || !config.notify.is_empty()) && self.running.is_none() {
             match self.start() {
                 Ok(running) => self.running = Some(running),
-                Err(error) => return tracing::error!(error = chain(&error), "nothing will be uploaded"),
+                Err(error) => return tracing::error!(error = chain(&error), "nothing will be uploaded, and nobody notified"),
             }
         }
         let Some(running) = &mut self.running else { return };
@@ -106,6 +121,8 @@ impl Egress {
         let cooldowns = config.targets.iter().map(|t| (t.name.clone(), t.rules.cooldown)).collect();
         let settings = config.upload.clone().map(|upload| Arc::new(Settings { upload, cooldowns }));
         running.tell(Command::Configure(settings));
+        running.notifies = !config.notify.is_empty();
+        running.notify(notify::Command::Configure(Arc::new(notify::Settings::of(config))));
     }
 
     fn start(&self) -> Result<Running, EgressError> {
@@ -114,7 +131,11 @@ impl Egress {
         let path = dir.join("name");
         let holder = lasting_name(&path).map_err(|source| EgressError::Name { path, source })?;
         let (commands, receiver) = mpsc::unbounded_channel();
+        let (notices, news) = mpsc::unbounded_channel();
         let (stop, stopped) = watch::channel(false);
+        let notify_dir = dir.join("notify");
+        let to_tell = Queue::open(&notify_dir, MOST_JOBS)?;
+        let notifier = Notifier::new(self.bundle_dir.clone(), &notify_dir, &holder, to_tell, news, stopped.clone());
         let me = Claimant { holder, host: self.host.clone() };
         let worker = Worker::new(self.bundle_dir.clone(), me, queue, receiver, stopped);
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -124,18 +145,26 @@ impl Egress {
             .build()
             .map_err(EgressError::Thread)?;
         let work = move || {
-            runtime.block_on(worker.run());
+            // what a hook may do is not what memtrap may: capabilities end with this thread
+            if let Err(error) = rustix::thread::clear_ambient_capability_set() {
+                tracing::debug!(%error, "ambient capabilities cannot be dropped; the kernel may not know them");
+            }
+            runtime.block_on(async { tokio::join!(worker.run(), notifier.run()) });
             // a stuck disk must not hold the exit
             runtime.shutdown_timeout(Duration::from_secs(1));
         };
         let thread = std::thread::Builder::new().name("egress".into()).spawn(work).map_err(EgressError::Thread)?;
-        Ok(Running { commands, stop, thread, uploads: false, claims: false })
+        Ok(Running { commands, notices, stop, thread, uploads: false, claims: false, notifies: false })
     }
 
-    /// A bundle was published, and is to be uploaded if any is.
+    /// A bundle was published: it is to be uploaded if any is, and whoever wants to know of it is told.
     pub fn bundle_saved(&self, id: &str) {
-        if let Some(running) = self.running.as_ref().filter(|r| r.uploads) {
+        let Some(running) = &self.running else { return };
+        if running.uploads {
             running.tell(Command::Saved(id.to_owned()));
+        }
+        if running.notifies {
+            running.notify(notify::Command::Saved(id.to_owned()));
         }
     }
 
@@ -172,12 +201,18 @@ impl Egress {
         running.stop.send_replace(true);
         let joined = tokio::task::spawn_blocking(move || running.thread.join());
         if tokio::time::timeout(STOP_GRACE, joined).await.is_err() {
-            tracing::warn!("an upload did not end in time; it is repeated at the next start");
+            tracing::warn!("an upload or a notification did not end in time; it is repeated at the next start");
         }
     }
 }
 
 impl Running {
+    fn notify(&self, command: notify::Command) {
+        if self.notices.send(command).is_err() {
+            tracing::error!("the notifications have ended unexpectedly; nobody is told of bundles until memtrap starts anew");
+        }
+    }
+
     fn tell(&self, command: Command) {
         if self.commands.send(command).is_err() {
             tracing::error!("the uploads have ended unexpectedly; bundles stay here until memtrap starts anew");

@@ -148,16 +148,38 @@ impl<T: Clone + Serialize + DeserializeOwned> Queue<T> {
 
     /// The job that has waited longest since it became due. One that fails goes to the back, and so blocks no other.
     pub fn due(&self, now: SystemTime) -> Option<&Job<T>> {
-        self.first().filter(|job| wait(job, now).is_zero())
+        self.due_among(now, |_| true)
+    }
+
+    /// The same among some of them.
+    pub fn due_among(&self, now: SystemTime, wanted: impl Fn(&T) -> bool) -> Option<&Job<T>> {
+        self.first_among(wanted).filter(|job| wait(job, now).is_zero())
     }
 
     /// How long until the next job is due; `None` if there is none.
     pub fn next_in(&self, now: SystemTime) -> Option<Duration> {
-        self.first().map(|job| wait(job, now))
+        self.next_in_among(now, |_| true)
     }
 
-    fn first(&self) -> Option<&Job<T>> {
-        self.jobs.values().min_by_key(|job| (job.next_ms, job.queued_ms))
+    /// The same among some of them.
+    pub fn next_in_among(&self, now: SystemTime, wanted: impl Fn(&T) -> bool) -> Option<Duration> {
+        self.first_among(wanted).map(|job| wait(job, now))
+    }
+
+    fn first_among(&self, wanted: impl Fn(&T) -> bool) -> Option<&Job<T>> {
+        self.jobs.values().filter(|job| wanted(&job.payload)).min_by_key(|job| (job.next_ms, job.queued_ms))
+    }
+
+    /// How long a job has been waiting; zero if there is none of this key.
+    pub fn age(&self, key: &str, now: SystemTime) -> Duration {
+        self.jobs.get(key).map_or(Duration::ZERO, |job| Duration::from_millis(unix_ms(now).saturating_sub(job.queued_ms)))
+    }
+
+    /// Drops the jobs that nobody wants any more; says how many there were.
+    pub fn abandon_unless(&mut self, wanted: impl Fn(&T) -> bool) -> Result<usize, QueueError> {
+        let stale: Vec<String> = self.jobs.iter().filter(|(_, job)| !wanted(&job.payload)).map(|(key, _)| key.clone()).collect();
+        stale.iter().try_for_each(|key| self.abandon(key))?;
+        Ok(stale.len())
     }
 
     /// It has arrived.

@@ -348,7 +348,7 @@ fn config(to: Destination, endpoint: Option<String>) -> Config {
         delete_after_upload: false,
         claim: true,
     };
-    Config { daemon: Default::default(), retention: Default::default(), upload: Some(upload), targets: Vec::new() }
+    Config { daemon: Default::default(), retention: Default::default(), upload: Some(upload), notify: Vec::new(), targets: Vec::new() }
 }
 
 /// The same with an S3 API, and credentials in a file of `dir`.

@@ -13,8 +13,9 @@ use tokio::task::JoinSet;
 
 use super::arbiter::{self, Claimant, Claimed};
 use super::claim::Sighting;
-use super::queue::{self, Pushed, Queue};
+use super::queue::{Pushed, Queue};
 use super::store::{Store, StoreError};
+use super::trouble::{Trouble, spread};
 use super::upload::{self, UploadError, Uploaded};
 use crate::bundle::{self, Bundle, BundleError};
 use crate::clock::{self, Mono};
@@ -124,7 +125,7 @@ impl Worker {
     fn pause(&self) -> Option<Duration> {
         self.settings.as_ref()?;
         let due = self.queue.next_in(clock::wall_now())?;
-        Some(due.max(self.trouble.until.since(Mono::now())))
+        Some(due.max(self.trouble.pause(Mono::now())))
     }
 
     async fn obey(&mut self, command: Command) {
@@ -233,44 +234,6 @@ impl Worker {
             tracing::error!(bundle = id, error = chain(&error), "the end of an upload could not be noted; it may be repeated");
         }
     }
-}
-
-/// Failures in a row, of which one line is enough.
-#[derive(Default)]
-struct Trouble {
-    failures: u32,
-    why: String,
-    /// Nothing is tried before.
-    until: Mono,
-}
-
-impl Trouble {
-    /// True if this is news.
-    fn again(&mut self, why: &str, spread: u64, now: Mono) -> bool {
-        // sizes, times and ports differ from attempt to attempt
-        let why: String = why.chars().filter(|c| !c.is_ascii_digit()).collect();
-        let news = self.failures == 0 || self.why != why;
-        self.until = now + queue::pause(self.failures, spread);
-        self.failures = self.failures.saturating_add(1);
-        self.why = why;
-        news
-    }
-
-    /// The next attempt may be at once, and its end is news in any case.
-    fn may_be_mended(&mut self) {
-        self.until = Mono::default();
-        self.why.clear();
-    }
-
-    /// How many there were, if there were any.
-    fn over(&mut self) -> Option<u32> {
-        Some(std::mem::take(self).failures).filter(|n| *n > 0)
-    }
-}
-
-/// Differs between memtraps, and not between runs of one.
-fn spread(holder: &str) -> u64 {
-    holder.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3))
 }
 
 async fn claim(settings: &Arc<Settings>, seen: &Sighting, me: &Claimant) -> Result<Claimed, StoreError> {

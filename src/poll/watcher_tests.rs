@@ -17,7 +17,7 @@ fn by_name(name: &str) -> Target {
 }
 
 fn config(targets: Vec<Target>) -> Config {
-    Config { daemon: Daemon::default(), retention: Retention::default(), upload: None, targets }
+    Config { daemon: Daemon::default(), retention: Retention::default(), upload: None, notify: Vec::new(), targets }
 }
 
 /// A watcher on a fake host, and the seconds that pass there.

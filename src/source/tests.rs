@@ -250,8 +250,13 @@ async fn a_server_that_refuses_or_is_none_is_told_in_its_words() {
 #[tokio::test]
 async fn tasks_follow_the_configuration_and_tell_the_watcher() {
     let server = Server::text(PAGE);
-    let config =
-        |targets: Vec<Target>| Config { daemon: config::Daemon::default(), retention: config::Retention::default(), upload: None, targets };
+    let config = |targets: Vec<Target>| Config {
+        daemon: config::Daemon::default(),
+        retention: config::Retention::default(),
+        upload: None,
+        notify: Vec::new(),
+        targets,
+    };
     let (tell, told) = std::sync::mpsc::channel();
     let mut sources = Sources::start(&config(vec![scraped(&server, "")]), Clients::default(), tell);
     let mut heard = 0;

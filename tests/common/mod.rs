@@ -2,11 +2,12 @@
 
 #![allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
 
+mod debian_server;
 pub mod faulty;
 mod go;
+pub mod inbox;
 mod memtrap;
 pub mod pages;
-mod prometheus;
 #[cfg(feature = "s3")]
 pub mod s3;
 pub mod scenarios;
@@ -18,9 +19,9 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+pub use debian_server::DebianServer;
 pub use go::{GoVersion, Svc, go_binary, go_program, go_svc};
 pub use memtrap::{Memtrap, run};
-pub use prometheus::Prometheus;
 
 pub const MIB: u64 = 1 << 20;
 
