@@ -41,7 +41,7 @@
 //! | [`daemon`], [`systemd`] | composition: threads, tasks, signals, the service manager |
 //! | [`cli`] | what each command takes and prints |
 //!
-//! Deliberately not here yet: webhooks, and the status page.
+//! Deliberately not here yet: the status page.
 
 #![forbid(unsafe_code)]
 

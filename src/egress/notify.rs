@@ -173,8 +173,9 @@ impl Notifier {
         let noted = match result {
             Ok(()) => {
                 let failures = trouble.over().unwrap_or(0);
+                let noted = self.queue.delivered(&key);
                 tracing::info!(receiver, delivery = key, failures, "notified");
-                self.queue.delivered(&key)
+                noted
             }
             Err(why) if self.queue.age(&key, now) > GIVE_UP_AFTER => {
                 tracing::error!(receiver, delivery = key, why, "not notified in three days; given up");
