@@ -38,6 +38,7 @@
 //! | [`anatomy`], [`verdict`] | RSS in named buckets that add up to it; the cause, with its evidence and how sure it is |
 //! | [`analysis`] | from the files of a bundle to its verdict |
 //! | [`report`] | the analysis as a text and as one self-contained page |
+//! | [`replay`] | recorded readings against the rules |
 //! | [`daemon`], [`systemd`] | composition: threads, tasks, signals, the service manager |
 //! | [`cli`] | what each command takes and prints |
 //!
@@ -72,6 +73,7 @@ pub mod anatomy;
 pub mod verdict;
 pub mod analysis;
 pub mod report;
+pub mod replay;
 
 pub mod daemon;
 pub mod systemd;

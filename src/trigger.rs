@@ -113,6 +113,11 @@ impl Levels {
         }
     }
 
+    /// The window of the line that `eta` extends.
+    pub fn eta_window(&self) -> Option<Duration> {
+        self.eta.map(|eta| eta_window(eta, self.interval))
+    }
+
     /// How many stages a reading has reached.
     pub fn stages_reached(&self, rss: u64) -> usize {
         self.stages.iter().take_while(|s| rss >= s.bytes).count()

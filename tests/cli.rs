@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Output;
@@ -184,4 +185,35 @@ fn the_systemd_unit_is_valid() {
     let said: Vec<String> =
         stderr(&output).lines().filter(|l| l.contains("memtrap.service") && !l.contains("is not executable")).map(str::to_owned).collect();
     assert!(said.is_empty(), "{said:?}");
+}
+
+#[test]
+fn a_recorded_series_is_replayed_with_the_rules_of_a_file_or_of_flags() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let lines: String = (0..120).map(|s| format!("{},{}MiB\n", 1_795_421_600 + s, 50 + s)).collect();
+    fs::write(path("rss.csv"), lines).unwrap();
+    fs::write(path("m.toml"), "[[target]]\nname = \"svc\"\nprocess = { pid = 1 }\nthreshold = \"50%\"\n").unwrap();
+    let replayed = |args: &[&str]| {
+        let output = run(&[&["replay", &path("rss.csv")], args].concat());
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let (code, by_flags, said) = replayed(&["--threshold", "100MiB"]);
+    assert_eq!((code, said.as_str()), (Some(0), ""));
+    assert!(
+        by_flags.contains("2026-11-23T08:14:13Z  103MiB   FIRES threshold  RSS 103MiB at or above the threshold of 100MiB, for 3s"),
+        "{by_flags}"
+    );
+    let (_, by_file, _) = replayed(&["-c", &path("m.toml"), "--target", "svc", "--limit", "200MiB", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&by_file).unwrap();
+    assert_eq!((&json["schema"], &json["series"][0]["bundles"]), (&1.into(), &1.into()), "{json:#}");
+    for (args, why) in [
+        (&[][..], "give --threshold, --slope or --eta"),
+        (&["-c", &path("m.toml"), "--target", "x"], "has no target `x`; there are: svc"),
+        (&["-c", &path("m.toml"), "--target", "svc", "--eta", "1m"], "the rules come either from"),
+    ] {
+        let (code, _, said) = replayed(args);
+        assert!(code == Some(2) && said.contains(why), "{args:?}: {said}");
+    }
 }

@@ -10,6 +10,8 @@ mod check;
 mod demo;
 mod live;
 mod log;
+mod replay;
+mod rules;
 mod run;
 mod target;
 mod top;
@@ -58,6 +60,8 @@ enum Command {
     Analyze(analyze::Args),
     /// Print a profile as `go tool pprof -top` does, where no Go is installed
     Top(top::Args),
+    /// Feed a recorded RSS series to the rules: when they would have fired, and why not elsewhere
+    Replay(replay::Args),
     /// See the main job end to end on a real leaking Go service
     Demo(demo::Args),
 }
@@ -109,6 +113,7 @@ pub fn main() -> ExitCode {
         Command::Bundles(args) => bundles::run(args),
         Command::Analyze(args) => analyze::run(args),
         Command::Top(args) => top::run(args),
+        Command::Replay(args) => replay::run(args),
         Command::Demo(args) => on_runtime(demo::run(args)),
     };
     match result {

@@ -8,12 +8,12 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::Failure;
 use super::live::{Screen, instance_line};
+use super::rules::RuleArgs;
 use super::target::TargetArgs;
 use crate::config::{self, Config};
 use crate::daemon::{DaemonError, Engine, Event};
 use crate::incident::State;
 use crate::target::ProcFs;
-use crate::units::{Rate, SizeOrPercent};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -24,27 +24,8 @@ pub struct Args {
     #[command(flatten)]
     target: TargetArgs,
 
-    /// Capture when RSS reaches this: a size, or a percentage of the limit
-    #[arg(long, value_name = "SIZE", help_heading = "When")]
-    threshold: Vec<SizeOrPercent>,
-    /// Capture when RSS rises this much over this window
-    #[arg(long, value_name = "SIZE/TIME", help_heading = "When")]
-    slope: Option<Rate>,
-    /// Capture when the limit would be reached within this time
-    #[arg(long, help_heading = "When", value_name = "TIME", value_parser = humantime::parse_duration)]
-    eta: Option<Duration>,
-    /// How long a rule must hold
-    #[arg(long = "for", help_heading = "When", value_name = "TIME", value_parser = humantime::parse_duration, default_value = "3s")]
-    hold: Duration,
-    /// Slopes are ignored this long after the process started
-    #[arg(long, help_heading = "When", value_name = "TIME", value_parser = humantime::parse_duration, default_value = "60s")]
-    warmup: Duration,
-    /// No further bundle for this long
-    #[arg(long, help_heading = "When", value_name = "TIME", value_parser = humantime::parse_duration, default_value = "15m")]
-    cooldown: Duration,
-    /// How often RSS is read
-    #[arg(long, help_heading = "When", value_name = "TIME", value_parser = humantime::parse_duration, default_value = "1s")]
-    interval: Duration,
+    #[command(flatten)]
+    rules: RuleArgs,
     /// Exit after the first bundle
     #[arg(long, help_heading = "When")]
     once: bool,
@@ -52,34 +33,13 @@ pub struct Args {
 
 pub async fn run(args: Args) -> Result<(), Failure> {
     let mut target = args.target.target()?;
-    target.rules.threshold = args.threshold;
-    target.rules.slope = args.slope;
-    target.rules.eta = args.eta;
-    target.rules.hold = args.hold;
-    target.rules.warmup = args.warmup;
-    target.rules.cooldown = args.cooldown;
-    target.interval = args.interval;
-    check(&target)?;
+    target.rules = args.rules.rules().map_err(Failure::usage)?;
+    target.interval = args.rules.interval;
     let config = one_target(target, args.target.bundle_dir()?);
     let mut engine = Engine::start(&config, ProcFs::host(), None)?;
     let outcome = follow(&mut engine, args.once).await;
     engine.stop().await;
     outcome
-}
-
-/// What a configuration file's validation would say.
-fn check(target: &config::Target) -> Result<(), Failure> {
-    let rules = &target.rules;
-    if rules.threshold.is_empty() && rules.slope.is_none() && rules.eta.is_none() {
-        return Err(Failure::usage("nothing to watch for: give --threshold, --slope or --eta"));
-    }
-    if !config::INTERVALS.contains(&target.interval) {
-        return Err(Failure::usage("--interval: allowed are 100ms to 1h"));
-    }
-    if rules.slope.is_some_and(|rate| rate.window < target.interval * 5) {
-        return Err(Failure::usage("--slope: the window must be at least five --interval long"));
-    }
-    Ok(())
 }
 
 /// A configuration of one target, without a file.
