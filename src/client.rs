@@ -334,7 +334,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let text = |auth: Auth| Credentials::load(&auth).err().unwrap().to_string();
         let missing = text(Auth { bearer_file: Some(dir.path().join("none")), ..Auth::default() });
-        assert!(missing.contains("none") && missing.contains("auth"), "{missing}");
+        assert!(missing.contains("none") && missing.contains("see that memtrap may read it"), "{missing}");
         let empty = text(Auth { bearer_file: Some(file(&dir, "e", "\n")), ..Auth::default() });
         assert!(empty.ends_with("is empty; write the secret there"), "{empty}");
         let torn = text(Auth { bearer_file: Some(file(&dir, "n", "line one\nline two")), ..Auth::default() });

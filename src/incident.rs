@@ -153,6 +153,11 @@ impl Slot {
         self.life.as_ref().and_then(|l| l.detector.slope())
     }
 
+    /// Slope of the last few readings, bytes per second.
+    pub fn recent_slope(&self) -> Option<f64> {
+        self.series()?.recent_slope()
+    }
+
     pub fn incident(&self) -> Option<&Incident> {
         self.incident.as_ref()
     }

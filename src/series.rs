@@ -40,6 +40,11 @@ pub struct TooFew {
     pub need: usize,
 }
 
+/// How wide the buckets of a window are; `interval` is how often readings come: a bucket is never narrower.
+pub fn bucket_width(span: Duration, interval: Duration) -> Duration {
+    (span / WINDOW_BUCKETS).max(interval)
+}
+
 /// RSS over a sliding window, in forty means.
 #[derive(Clone, Debug)]
 pub struct Window {
@@ -50,7 +55,7 @@ pub struct Window {
 impl Window {
     /// `interval` is how often readings come: a bucket is never narrower.
     pub fn new(span: Duration, interval: Duration) -> Window {
-        let width = (span / WINDOW_BUCKETS).max(interval);
+        let width = bucket_width(span, interval);
         let count = span.as_nanos().div_ceil(width.as_nanos().max(1)) as usize;
         Window { span, buckets: Thinned::new(width, count.max(2), Keep::Mean) }
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::{self, Mono};
 use crate::config;
-use crate::series::{Sample, Series, TooFew, Window};
+use crate::series::{Sample, Series, TooFew, Window, bucket_width};
 use crate::units::{ByteSize, Rate, SizeOrPercent};
 
 /// The rule that fired.
@@ -116,6 +116,17 @@ impl Levels {
     /// The window of the line that `eta` extends.
     pub fn eta_window(&self) -> Option<Duration> {
         self.eta.map(|eta| eta_window(eta, self.interval))
+    }
+
+    /// The lowest stage above a reading, or the limit.
+    pub fn next_above(&self, rss: u64) -> Option<u64> {
+        self.stages.iter().map(|s| s.bytes).chain(self.limit).filter(|bytes| *bytes > rss).min()
+    }
+
+    /// The width of the narrowest bucket that a rule's window is cut into; `None` without such a rule.
+    pub fn narrowest_bucket(&self) -> Option<Duration> {
+        let spans = self.slope.map(|(_, rate)| rate.window).into_iter().chain(self.eta_window());
+        spans.map(|span| bucket_width(span, self.interval)).min()
     }
 
     /// How many stages a reading has reached.
@@ -255,7 +266,8 @@ impl Detector {
     /// `for` must not outlast the process: at the slope of the last readings, would the limit come first?
     fn cut_short(&self, last: Sample, levels: &Levels) -> Option<Fired> {
         let since = self.pending_since()?;
-        let left = levels.hold.saturating_sub(last.at.since(since)).max(levels.interval);
+        // the next reading, and with it the next chance, is an interval away
+        let left = levels.hold.saturating_sub(last.at.since(since)) + levels.interval;
         let reached = time_to(levels.limit?, last.rss, self.series.recent_slope()?).filter(|t| *t <= left)?;
         let why = || format!("not waiting {}: the limit would be reached in {}", clock::human(levels.hold), clock::human(reached));
         self.pick(last, levels, |_| true, why)

@@ -163,6 +163,7 @@ fn read_retention(mut t: Table<'_, '_>) -> Retention {
 #[derive(Clone)]
 struct Settings {
     interval: Duration,
+    max_interval: Duration,
     baseline: Option<Duration>,
     rules: Rules,
     capture: Capture,
@@ -174,6 +175,7 @@ impl Default for Settings {
     fn default() -> Settings {
         Settings {
             interval: Target::DEFAULT_INTERVAL,
+            max_interval: Target::DEFAULT_MAX_INTERVAL,
             baseline: Some(Target::DEFAULT_BASELINE),
             rules: Rules::default(),
             capture: Capture::default(),
@@ -185,6 +187,7 @@ impl Default for Settings {
 impl Settings {
     fn read(&mut self, t: &mut Table<'_, '_>) {
         t.set("interval", &mut self.interval, duration(super::INTERVALS));
+        t.set("max_interval", &mut self.max_interval, duration(super::INTERVALS));
         let rules = &mut self.rules;
         t.set("threshold", &mut rules.threshold, thresholds);
         t.set("slope", &mut rules.slope, or_off(checked(parsed::<Rate>("a rise per window such as \"200MiB/10m\""), check_rate)));
@@ -244,7 +247,7 @@ fn read_target(mut t: Table<'_, '_>, mut settings: Settings) -> Option<Target> {
     if !t.has("name") {
         t.missing("name: missing; write for example name = \"checkout\"");
     }
-    let Settings { interval, baseline, rules, capture, failed } = settings;
+    let Settings { interval, max_interval, baseline, rules, capture, failed } = settings;
     let no_rule = rules.threshold.is_empty() && rules.slope.is_none() && rules.eta.is_none();
     if no_rule && !["threshold", "slope", "eta"].iter().any(|key| failed.contains(key)) {
         t.missing("it has no rule and could never fire: set threshold, slope or eta, here or in [defaults]");
@@ -262,7 +265,7 @@ fn read_target(mut t: Table<'_, '_>, mut settings: Settings) -> Option<Target> {
         _ => {}
     }
     t.finish(&[]);
-    Some(Target { name: name?, source: source?, pprof, auth, interval, baseline, rules, capture })
+    Some(Target { name: name?, source: source?, pprof, auth, interval, max_interval, baseline, rules, capture })
 }
 
 /// Exactly one of three.

@@ -148,6 +148,8 @@ pub struct Target {
     pub pprof: Option<Pprof>,
     pub auth: Auth,
     pub interval: Duration,
+    /// The longest pause between readings while RSS is flat and far from every level; see `poll::pace`.
+    pub max_interval: Duration,
     /// How often a healthy instance is captured lightly, to compare an incident with; `None`: never.
     pub baseline: Option<Duration>,
     pub rules: Rules,
@@ -156,6 +158,7 @@ pub struct Target {
 
 impl Target {
     pub const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
+    pub const DEFAULT_MAX_INTERVAL: Duration = Duration::from_secs(5);
     pub const DEFAULT_BASELINE: Duration = Duration::from_secs(6 * 3600);
 
     /// A target as a file with nothing but its name and source would make it, for commands that have no file. It has no
@@ -167,6 +170,7 @@ impl Target {
             pprof: None,
             auth: Auth::default(),
             interval: Target::DEFAULT_INTERVAL,
+            max_interval: Target::DEFAULT_MAX_INTERVAL,
             baseline: Some(Target::DEFAULT_BASELINE),
             rules: Rules::default(),
             capture: Capture::default(),

@@ -91,6 +91,7 @@ fn every_key_reaches_its_field() {
         process = { cmdline = "shop --prod" }
         pprof = "https://h:6060/debug/pprof/"
         interval = "500ms"
+        max_interval = "2s"
         threshold = ["75%", "2GiB"]
         slope = "10%/10m"
         eta = "4m"
@@ -184,6 +185,7 @@ fn every_key_reaches_its_field() {
                     client_key_file: Some("/key".into()),
                 },
                 interval: Duration::from_millis(500),
+                max_interval: Duration::from_secs(2),
                 rules: Rules {
                     threshold: vec!["75%".parse().unwrap(), "2GiB".parse().unwrap()],
                     slope: Some("10%/10m".parse().unwrap()),
@@ -323,7 +325,7 @@ kind = "teams"
     memtrap.toml:4:27: daemon.max_concurrent_captures: expected a whole number from 1 to 64, found a string
     memtrap.toml:5:13: daemon.state_dir: the path must be absolute: begin it with `/`
     memtrap.toml:7:11: retention.max_age: `5 lightyears` is not a duration from 1m to 10years such as "500ms", "5s" or "10m"
-    memtrap.toml:9:1: defaults.process: unknown key; it belongs in [[target]] (allowed here: interval, threshold, slope, eta, for, warmup, cooldown, rearm, escalate, baseline, cpu_seconds, connect_timeout, step_timeout, retries, retry_delay, max_goroutines_debug2, max_file_size, extra_profiles, skip)
+    memtrap.toml:9:1: defaults.process: unknown key; it belongs in [[target]] (allowed here: interval, max_interval, threshold, slope, eta, for, warmup, cooldown, rearm, escalate, baseline, cpu_seconds, connect_timeout, step_timeout, retries, retry_delay, max_goroutines_debug2, max_file_size, extra_profiles, skip)
     memtrap.toml:10:9: defaults.rearm: `120%` is not a percentage above 0% and up to 100%
     memtrap.toml:13:11: target "checkout": process: 2 keys; exactly one of unit, pid, pid_file, name, exe, cmdline, listen says which process is meant
     memtrap.toml:14:21: target "checkout": threshold: expected a size such as "1.5GiB", or a percentage of the limit such as "80%", found an integer
@@ -358,7 +360,7 @@ max_age = "1x"
     memtrap.toml:4:25: daemon.max_captures_per_hour: out of range: expected a whole number from 1 to 3600
     memtrap.toml:7:1: duplicate key
     memtrap.toml:8:12: string values must be quoted
-    memtrap.toml:10:1: target \"a\": thresold: unknown key; did you mean `threshold`? (allowed here: name, process, metrics, prometheus, pprof, limit, auth, interval, threshold, slope, eta, for, warmup, cooldown, rearm, escalate, baseline, cpu_seconds, connect_timeout, step_timeout, retries, retry_delay, max_goroutines_debug2, max_file_size, extra_profiles, skip)
+    memtrap.toml:10:1: target \"a\": thresold: unknown key; did you mean `threshold`? (allowed here: name, process, metrics, prometheus, pprof, limit, auth, interval, max_interval, threshold, slope, eta, for, warmup, cooldown, rearm, escalate, baseline, cpu_seconds, connect_timeout, step_timeout, retries, retry_delay, max_goroutines_debug2, max_file_size, extra_profiles, skip)
     memtrap.toml:11:11: unclosed table, expected `]`
     ");
 }

@@ -336,6 +336,7 @@ impl Seat {
             id: Identity::Series(id),
             reader: Reader::Remote(seen),
             born,
+            due: now,
             levels: Levels::resolve(&config.rules, config.interval, None),
             limit: None,
             limit_read: now,

@@ -51,6 +51,8 @@ pub(super) enum Reader {
 pub(super) struct Seat {
     pub id: Identity,
     pub reader: Reader,
+    /// When the next reading is; unused where a source tells.
+    pub due: Mono,
     pub born: Mono,
     pub levels: Levels,
     pub limit: Option<Limit>,
@@ -84,6 +86,7 @@ impl Watched {
             slot.change_rules(&config.rules, config.interval);
             if let Some(seat) = self.seats.get_mut(&number) {
                 seat.levels = Levels::resolve(&config.rules, config.interval, seat.limit.as_ref().map(|l| l.bytes));
+                seat.due = Mono::default();
             }
         }
         Watched { config: Arc::new(config), due: Mono::default(), ..self }
@@ -152,6 +155,7 @@ impl Seat {
         let mut seat = Seat {
             id: id.into(),
             reader: Reader::Statm(Statm::new(file)),
+            due: now,
             born: now - age,
             levels: Levels::resolve(&config.rules, config.interval, None),
             limit: None,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
+use super::pace::{self, Bounds};
 use super::task::{Baseline, Command, Handles, JobDone, Readings, Task};
 use super::watched::{Dispatch, LIMIT_REFRESH, Reader, Watched, lock};
 use super::{InstanceStatus, Reading};
@@ -155,10 +156,14 @@ impl Watcher {
             self.changed |= watched.expect_word(now);
             return;
         }
-        let interval = watched.config.interval;
-        watched.due = next_multiple(now, interval);
+        let bounds = Bounds { interval: watched.config.interval, max_interval: watched.config.max_interval };
+        let mut next = next_multiple(now, bounds.interval.max(bounds.max_interval));
         let mut ended = Vec::new();
         for (number, seat) in &mut watched.seats {
+            if seat.due > now {
+                next = next.min(seat.due);
+                continue;
+            }
             let Some(slot) = watched.roster.get_mut(*number) else { continue };
             if now.since(seat.limit_read) >= LIMIT_REFRESH {
                 seat.read_limit(procfs, mounts, &watched.config, now);
@@ -188,8 +193,13 @@ impl Watcher {
                 }
                 Reading::Blind(why) => slot.blind(why),
             }
+            let last = slot.series().and_then(|s| s.last());
+            let wait = last.map_or(bounds.interval, |last| pace::pause(slot.state(now), last, slot.recent_slope(), &seat.levels, bounds));
+            seat.due = next_multiple(now, wait);
+            next = next.min(seat.due);
             self.changed |= seat.log_change(&watched.config.name, slot, now);
         }
+        watched.due = next;
         for number in ended {
             self.end(i, number, now);
         }
@@ -323,7 +333,7 @@ fn index(targets: &[Watched]) -> HashMap<String, usize> {
 }
 
 /// The next point at which everything with this interval is polled together.
-fn next_multiple(now: Mono, interval: Duration) -> Mono {
+pub(super) fn next_multiple(now: Mono, interval: Duration) -> Mono {
     let step = (interval.as_nanos() as u64).max(1);
     Mono::from_nanos((now.as_nanos() / step + 1).saturating_mul(step))
 }

@@ -48,6 +48,7 @@ pub(super) fn target() -> Target {
         pprof: None,
         auth: Auth::default(),
         interval: Duration::from_secs(1),
+        max_interval: Target::DEFAULT_MAX_INTERVAL,
         rules: Rules {
             threshold: Vec::new(),
             slope: None,

@@ -1,0 +1,214 @@
+//! When the next reading is due: rarely while nothing can happen, often while something is about to. Pure.
+//!
+//! ```text
+//!   RSS   level ───────────────────────────────────
+//!         rising: four readings before the level   ┊  100 ms at most often
+//!         flat: as long as the steepest rise needs ┊  `max_interval` at most seldom
+//! ```
+//!
+//! What polling each `interval` catches is caught: a longer pause ends before the steepest rise that is reckoned with could reach a
+//! level, it never leaves a rule's window with too few readings, and once a rule is met readings come each `interval` again, so that a dip that
+//! the fixed poll would not see does not end a hold. Shorter pauses only add readings.
+
+use std::time::Duration;
+
+use crate::incident::State;
+use crate::series::Sample;
+use crate::trigger::{Levels, time_to};
+
+/// Reading more often tells no more: the kernel's counters lag.
+pub const MOST_OFTEN: Duration = Duration::from_millis(100);
+/// Bytes per second that a process is reckoned to grow by at most. One thread that touches new memory was measured at 2 to 4 GiB/s.
+pub const STEEPEST: u64 = 4 << 30;
+/// Readings between now and the level, if the rise goes on.
+const AHEAD: u32 = 4;
+
+/// Bounds of a pause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// What the configuration says.
+    pub interval: Duration,
+    /// The longest pause; no effect if shorter than `interval`.
+    pub max_interval: Duration,
+}
+
+/// The pause after a reading. `slope` is that of the last few readings, bytes per second.
+pub fn pause(state: State, last: Sample, slope: Option<f64>, levels: &Levels, bounds: Bounds) -> Duration {
+    let Bounds { interval, max_interval } = bounds;
+    let (State::Armed, Some(level)) = (state, levels.next_above(last.rss)) else { return interval };
+    if let Some(slope) = slope.filter(|slope| *slope >= noise(level)) {
+        let left = time_to(level, last.rss, slope);
+        return left.map_or(interval, |left| (left / AHEAD).clamp(MOST_OFTEN.min(interval), interval));
+    }
+    let safe = Duration::from_secs_f64(level.saturating_sub(last.rss) as f64 / STEEPEST as f64);
+    let longest = levels.narrowest_bucket().map_or(max_interval, |bucket| max_interval.min(bucket / 2));
+    // whole intervals, so that what is due together stays together
+    let intervals = safe.min(longest).as_nanos() / interval.as_nanos().max(1);
+    interval * u32::try_from(intervals).unwrap_or(1).max(1)
+}
+
+/// A rise below this is none: the kernel's counters lag by some hundred KiB per CPU.
+fn noise(level: u64) -> f64 {
+    (level / 500).max(2 << 20) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Mono;
+    use crate::config::Rules;
+    use crate::incident::{Captured, Slot};
+    use crate::target::InstanceId;
+    use crate::units::{ByteSize, SizeOrPercent};
+
+    const MIB: u64 = 1 << 20;
+    const GIB: u64 = 1 << 30;
+    const SECOND: Duration = Duration::from_secs(1);
+    const BOUNDS: Bounds = Bounds { interval: SECOND, max_interval: Duration::from_secs(5) };
+
+    fn levels(rules: &Rules, limit: u64) -> Levels {
+        Levels::resolve(rules, SECOND, Some(limit))
+    }
+
+    fn threshold(bytes: u64) -> Rules {
+        Rules { threshold: vec![SizeOrPercent::Size(ByteSize(bytes))], ..Rules::default() }
+    }
+
+    fn after(state: State, rss: u64, slope: f64, levels: &Levels) -> Duration {
+        pause(state, Sample { at: Mono::from_secs(9), rss }, Some(slope), levels, BOUNDS)
+    }
+
+    #[test]
+    fn flat_and_far_is_read_seldom_and_near_each_interval() {
+        let far = levels(&threshold(100 * GIB), 128 * GIB);
+        assert_eq!(after(State::Armed, GIB, 0.0, &far), Duration::from_secs(5));
+        assert_eq!(after(State::Armed, 88 * GIB, 0.0, &far), Duration::from_secs(3), "12 GiB at 4 GiB/s");
+        assert_eq!(after(State::Armed, 99 * GIB, 0.0, &far), SECOND);
+        let small = levels(&threshold(GIB), 2 * GIB);
+        assert_eq!(after(State::Armed, 10 * MIB, 0.0, &small), SECOND);
+    }
+
+    #[test]
+    fn a_rise_is_read_often_enough_to_meet_the_level() {
+        let levels = levels(&threshold(GIB), 2 * GIB);
+        assert_eq!(after(State::Armed, 24 * MIB, (100 * MIB) as f64, &levels), SECOND, "10 s are left");
+        assert_eq!(after(State::Armed, 824 * MIB, (100 * MIB) as f64, &levels), Duration::from_millis(500));
+        assert_eq!(after(State::Armed, 1014 * MIB, (100 * MIB) as f64, &levels), MOST_OFTEN);
+        assert_eq!(after(State::Armed, 1014 * MIB, MIB as f64, &levels), SECOND, "noise");
+    }
+
+    #[test]
+    fn a_hold_is_read_each_interval() {
+        let levels = levels(&threshold(GIB), 2 * GIB);
+        for state in [State::Pending, State::Open, State::Cooldown, State::Capturing, State::Warming, State::Throttled, State::Blind] {
+            assert_eq!(after(state, GIB, GIB as f64, &levels), SECOND, "{state:?}");
+        }
+    }
+
+    #[test]
+    fn a_window_never_gets_too_few_readings() {
+        let rules = Rules { slope: Some("1GiB/2m".parse().unwrap()), ..threshold(100 * GIB) };
+        assert_eq!(after(State::Armed, GIB, 0.0, &levels(&rules, 128 * GIB)), SECOND, "half of 2 min / 40 is 1.5 s");
+        let eta = Rules { eta: Some(Duration::from_secs(300)), ..threshold(100 * GIB) };
+        assert_eq!(after(State::Armed, GIB, 0.0, &levels(&eta, 128 * GIB)), SECOND);
+    }
+
+    #[test]
+    fn without_a_level_there_is_nothing_to_reckon_with() {
+        let rules = Rules { threshold: vec!["80%".parse().unwrap()], ..Rules::default() };
+        let unknown = Levels::resolve(&rules, SECOND, None);
+        assert_eq!(after(State::Armed, GIB, 0.0, &unknown), SECOND);
+    }
+
+    /// A path of RSS over time, from a seed.
+    struct Path(Vec<(f64, f64)>);
+
+    impl Path {
+        /// Flats, rises from a MiB to [`STEEPEST`] a second, spikes, sawteeth, falls.
+        fn random(seed: u64, highest: f64) -> Path {
+            let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+            let mut random = move || {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                (state >> 11) as f64 / (1u64 << 53) as f64
+            };
+            let (mut at, mut rss) = (0.0, random() * highest / 2.0);
+            let mut points = vec![(at, rss)];
+            while at < 600.0 {
+                let lasts = 0.3 + random() * random() * 60.0;
+                let rate = match (random() * 6.0) as u32 {
+                    0 | 1 => 0.0,
+                    2 => 2f64.powf(random() * 12.0) * MIB as f64,
+                    3 => -2f64.powf(random() * 12.0) * MIB as f64,
+                    4 => (random() - 0.5) * 4.0 * MIB as f64,
+                    _ => random() * STEEPEST as f64,
+                };
+                let to = (rss + rate * lasts).clamp(MIB as f64, highest);
+                let lasts = if rate == 0.0 { lasts } else { ((to - rss) / rate).max(1e-3).min(lasts) };
+                (at, rss) = (at + lasts, to);
+                points.push((at, rss));
+            }
+            Path(points)
+        }
+
+        fn at(&self, seconds: f64) -> u64 {
+            let i = self.0.partition_point(|(at, _)| *at <= seconds);
+            let (Some((t0, r0)), Some((t1, r1))) = (self.0.get(i.wrapping_sub(1)), self.0.get(i)) else {
+                return self.0[self.0.len() - 1].1 as u64;
+            };
+            (r0 + (r1 - r0) * (seconds - t0) / (t1 - t0)) as u64
+        }
+    }
+
+    /// When the first incident fires, and after how many readings.
+    fn first_firing(path: &Path, rules: &Rules, limit: u64, adaptive: bool) -> (Option<f64>, u32) {
+        let levels = levels(rules, limit);
+        let mut slot = Slot::default();
+        slot.arrive(InstanceId { pid: 1, start_ticks: 1 }, rules, SECOND);
+        let (start, mut now, mut readings) = (Mono::from_secs(1_000), Mono::from_secs(1_000), 0);
+        while now.since(start) < Duration::from_secs(600) {
+            let seconds = now.since(start).as_secs_f64();
+            let sample = Sample { at: now, rss: path.at(seconds) };
+            readings += 1;
+            if slot.observe(sample, Duration::from_secs(3_600), &levels, rules).is_some() {
+                return (Some(seconds), readings);
+            }
+            let wait = if adaptive { pause(slot.state(now), sample, slot.recent_slope(), &levels, BOUNDS) } else { SECOND };
+            now = crate::poll::next_multiple(now, wait);
+        }
+        slot.captured(Captured::Evidence, rules, now);
+        (None, readings)
+    }
+
+    #[test]
+    fn whatever_the_path_nothing_that_the_fixed_poll_catches_is_missed_or_late() {
+        let (mut fired, mut sooner, mut fixed_readings, mut readings) = (0, 0, 0, 0);
+        for seed in 0..4_000 {
+            let gib = [2, 16, 64, 256][seed as usize % 4];
+            let rules = match seed / 4 % 4 {
+                0 => threshold(gib * GIB * 8 / 10),
+                1 => Rules { hold: Duration::ZERO, ..threshold(gib * GIB / 2) },
+                2 => Rules { slope: Some("1GiB/2m".parse().unwrap()), ..threshold(gib * GIB * 9 / 10) },
+                _ => Rules { eta: Some(Duration::from_secs(120)), ..threshold(gib * GIB * 9 / 10) },
+            };
+            let path = Path::random(seed, (gib * GIB) as f64 * 0.99);
+            let (fixed, polls) = first_firing(&path, &rules, gib * GIB, false);
+            let (adaptive, more) = first_firing(&path, &rules, gib * GIB, true);
+            // a window's buckets close a little later if they are filled by other readings
+            let slack = if rules.slope.is_some() { 4.0 } else { 1.0 };
+            if let Some(at) = fixed {
+                let found = adaptive.unwrap_or(f64::INFINITY);
+                // who sees the line crossed sooner has held for longer, and need not cut `for` short: it ends before the limit
+                let whole = found <= at + rules.hold.as_secs_f64() && path.at(found) < gib * GIB;
+                assert!(found <= at + slack || whole, "seed {seed}: the fixed poll fires at {at} s, this at {found} s");
+                fired += 1;
+                sooner += u32::from(found + 0.05 < at);
+            } else {
+                (fixed_readings, readings) = (fixed_readings + polls, readings + more);
+            }
+        }
+        assert!(fired > 1_000 && sooner > fired / 10, "{fired} fired, {sooner} of them sooner");
+        assert!(readings < fixed_readings, "{readings} readings where nothing fires, of {fixed_readings} of the fixed poll");
+    }
+}
