@@ -14,6 +14,29 @@ pub struct Budget {
     started: VecDeque<Mono>,
 }
 
+/// Why there is no place: which bound of the configuration is reached.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Spent {
+    #[error("{0} captures are running, as many as max_concurrent_captures allows")]
+    Concurrent(usize),
+    #[error("{captures} captures in the last hour, as many as max_captures_per_hour allows; next in {}", clock::human(*.free))]
+    PerHour {
+        captures: usize,
+        /// The next place is free after this.
+        free: Duration,
+    },
+}
+
+impl Spent {
+    /// The bound's name.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Spent::Concurrent(_) => "max_concurrent_captures",
+            Spent::PerHour { .. } => "max_captures_per_hour",
+        }
+    }
+}
+
 const HOUR: Duration = Duration::from_secs(3600);
 
 impl Budget {
@@ -27,17 +50,16 @@ impl Budget {
     }
 
     /// Takes a place for a capture that starts now, or says why there is none.
-    pub fn admit(&mut self, now: Mono) -> Result<(), String> {
+    pub fn admit(&mut self, now: Mono) -> Result<(), Spent> {
         while self.started.front().is_some_and(|t| now.since(*t) >= HOUR) {
             self.started.pop_front();
         }
         if self.running >= self.concurrent {
-            return Err(format!("{} captures are running, as many as max_concurrent_captures allows", self.running));
+            return Err(Spent::Concurrent(self.running));
         }
         if self.started.len() >= self.per_hour {
             let free = self.started.front().map_or(HOUR, |t| HOUR.saturating_sub(now.since(*t)));
-            let n = self.per_hour;
-            return Err(format!("{n} captures in the last hour, as many as max_captures_per_hour allows; next in {}", clock::human(free)));
+            return Err(Spent::PerHour { captures: self.per_hour, free });
         }
         self.running += 1;
         self.started.push_back(now);
@@ -73,7 +95,7 @@ mod tests {
         let t = Mono::from_secs;
         b.admit(t(0)).unwrap();
         b.admit(t(1800)).unwrap();
-        assert!(b.admit(t(3599)).unwrap_err().contains("next in 1s"));
+        assert!(b.admit(t(3599)).unwrap_err().to_string().contains("next in 1s"));
         b.admit(t(3600)).unwrap();
         b.finished(t(3600), false);
         b.admit(t(3601)).unwrap();

@@ -30,12 +30,14 @@ use crate::egress::Egress;
 use crate::egress::arbiter::Theirs;
 use crate::error::chain;
 use crate::incident::{Captured, Incident, SavedSlot};
+use crate::meters::Meters;
 use crate::poll::{Baseline, Command, Handles, InstanceStatus, Job, JobDone, Past, Pulse, Task, Watcher};
 use crate::retention;
 use crate::source::Sources;
 use crate::state::{StateError, Store};
 use crate::systemd;
 use crate::target::ProcFs;
+use crate::trigger::Trigger;
 
 /// Within this, a running capture ends by itself or is finalized as interrupted; the unit's TimeoutStopSec is longer.
 const STOP_GRACE: Duration = Duration::from_secs(20);
@@ -89,6 +91,7 @@ enum Ended {
 #[derive(Debug)]
 pub struct Engine {
     handles: Handles,
+    meters: Meters,
     sources: Sources,
     watcher: Option<JoinHandle<()>>,
     captures: JoinSet<Result<Ended, String>>,
@@ -127,7 +130,8 @@ impl Engine {
             }
         });
         let at_least_every = watchdog.map_or(LONGEST_SLEEP, |period| (period / 2).min(LONGEST_SLEEP));
-        let pulse = Pulse { beat, at_least_every };
+        let meters = Meters::default();
+        let pulse = Pulse { beat, at_least_every, meters: meters.clone() };
         let (watcher, handles) = Watcher::new(config, procfs, boot_id, Past { saved, interrupted }, pulse, Mono::now());
         let thread = std::thread::Builder::new().name("watcher".into()).spawn(move || watcher.run()).map_err(DaemonError::Thread)?;
         let prunes = store.is_some();
@@ -144,6 +148,7 @@ impl Engine {
         let sources = Sources::start(config, env.clients.clone(), handles.commands.clone());
         let engine = Engine {
             handles,
+            meters,
             sources,
             watcher: Some(thread),
             captures: JoinSet::new(),
@@ -254,6 +259,7 @@ impl Engine {
             Ok(Ended::Saved(captured)) => Ok(captured),
             Err(why) => Err(why),
             Ok(Ended::Elsewhere(theirs)) => {
+                self.meters.skipped("elsewhere");
                 self.leave_to(theirs, job);
                 return None;
             }
@@ -278,6 +284,8 @@ impl Engine {
                 egress.bundle_saved(&done.id);
             }
         }
+        let (named, took) = (result.as_ref().map_or("failed", |done| done.outcome.name()), Mono::now().since(job.admitted));
+        self.meters.captured(&target, job.fired.trigger, named, took);
         self.prune();
         let bundle = result.as_ref().ok().map(|done| done.id.clone());
         let done = JobDone { target: target.clone(), slot: job.slot, admitted: job.admitted, result: outcome, bundle };
@@ -405,6 +413,9 @@ fn finish_partials(bundle_dir: &Path, boot_id: &str) -> Vec<(String, SavedSlot)>
             }
         };
         tracing::warn!(target_name = %manifest.target, incident = manifest.incident_id, "finished a bundle that was interrupted");
+        if manifest.trigger.trigger == Trigger::Manual {
+            continue; // of no incident, or of one that the state knows
+        }
         let id = manifest.instance.identity();
         let incident = Incident {
             id: manifest.incident_id,

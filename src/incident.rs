@@ -17,17 +17,24 @@
 //!
 //! The cooldown is counted from the firing and belongs to the slot, not to the process. `blind` (RSS unreadable, or a series not there) can overlay any
 //! state but capturing.
+//!
+//! What is asked for ([`Slot::ask`]) and no rule of the configuration goes the same way. An alert is a trigger like any other: it opens an
+//! incident, and neither an open incident nor a cooldown lets a second one through. A capture that a person asks for is taken aside: afterwards all
+//! is as it was before, so that looking at a healthy process does not keep its rules from firing. One slot has one capture at a time.
+
+mod ask;
+mod words;
 
 use std::time::Duration;
 
+pub use ask::Denied;
 use serde::{Deserialize, Serialize};
 
-use crate::clock::{self, Mono};
+use crate::clock::Mono;
 use crate::config::Rules;
 use crate::series::{Sample, Series};
 use crate::target::Identity;
-use crate::trigger::{Detector, Fired, Levels};
-use crate::units::ByteSize;
+use crate::trigger::{Detector, Fired, Levels, Trigger};
 
 /// Where a slot stands, by SPEC's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -91,6 +98,8 @@ enum Phase {
         fired_at: Mono,
         of: Option<Identity>,
         attempts: u32,
+        /// Of a capture that a person asked for.
+        aside: Option<Box<Aside>>,
     },
     Open,
     /// Nothing could be saved.
@@ -99,6 +108,14 @@ enum Phase {
         attempts: u32,
         why: String,
     },
+}
+
+/// A capture outside of all incidents, or beside the open one.
+#[derive(Clone, Debug, PartialEq)]
+struct Aside {
+    /// How things stood, and will stand again.
+    before: Phase,
+    reason: String,
 }
 
 /// Backoff after a capture that saved nothing: 5 s, doubled each time, at most 5 min.
@@ -124,6 +141,16 @@ pub struct Slot {
     cooldown_until: Option<Mono>,
     throttled: Option<String>,
     blind: Option<String>,
+    muted: Muted,
+}
+
+/// Whether a rule is met that the cooldown keeps from firing, and whether that was told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Muted {
+    #[default]
+    No,
+    Fresh,
+    Told,
 }
 
 /// One process in a slot.
@@ -136,7 +163,7 @@ struct Life {
 
 impl Default for Slot {
     fn default() -> Slot {
-        Slot { life: None, phase: Phase::Watching, incident: None, cooldown_until: None, throttled: None, blind: None }
+        Slot { life: None, phase: Phase::Watching, incident: None, cooldown_until: None, throttled: None, blind: None, muted: Muted::No }
     }
 }
 
@@ -180,6 +207,7 @@ impl Slot {
     pub fn arrive(&mut self, id: impl Into<Identity>, rules: &Rules, interval: Duration) {
         self.blind = None;
         self.throttled = None;
+        self.muted = Muted::No;
         self.life = Some(Life { id: id.into(), detector: Detector::new(rules, interval), warming: false });
         if matches!(self.phase, Phase::Open | Phase::Retrying { .. }) {
             self.phase = Phase::Watching;
@@ -216,7 +244,12 @@ impl Slot {
         life.detector.observe(sample, age, levels, captured.map_or(0, |i| i.stages));
 
         let recovered = self.incident.as_ref().is_some_and(|i| sample.rss < i.rearm_below);
-        match &self.phase {
+        match &mut self.phase {
+            Phase::Capturing { aside: Some(aside), .. } if recovered => {
+                aside.before = Phase::Watching;
+                self.incident = None;
+                None
+            }
             Phase::Capturing { .. } => None,
             Phase::Open | Phase::Retrying { .. } if recovered => {
                 self.close();
@@ -231,8 +264,16 @@ impl Slot {
                 self.order(fired, 0)
             }
             Phase::Retrying { .. } => None,
-            Phase::Watching if self.cooldown_until.is_some_and(|t| sample.at < t) => None,
+            Phase::Watching if self.cooldown_until.is_some_and(|t| sample.at < t) => {
+                self.muted = match (life.detector.fired(levels).is_some(), self.muted) {
+                    (false, _) => Muted::No,
+                    (true, Muted::No) => Muted::Fresh,
+                    (true, told) => told,
+                };
+                None
+            }
             Phase::Watching => {
+                self.muted = Muted::No;
                 let fired = life.detector.fired(levels);
                 self.order(fired, 1)
             }
@@ -247,13 +288,30 @@ impl Slot {
         Some(Order { incident: incident.map(|i| i.id.clone()), part: incident.map_or(0, |i| i.part) + step, fired: fired? })
     }
 
+    /// True once for each time that a rule is met and the cooldown keeps it from firing.
+    pub fn take_muted(&mut self) -> bool {
+        let fresh = self.muted == Muted::Fresh;
+        if fresh {
+            self.muted = Muted::Told;
+        }
+        fresh
+    }
+
     /// The order is being carried out, under this incident id.
     pub fn admitted(&mut self, order: &Order, id: String, levels: &Levels, rules: &Rules, now: Mono) {
+        if order.fired.trigger == Trigger::Manual {
+            if let Some(incident) = self.incident.as_mut().filter(|i| order.incident.as_ref() == Some(&i.id)) {
+                incident.part = order.part;
+            }
+            let aside = Aside { before: std::mem::replace(&mut self.phase, Phase::Watching), reason: order.fired.reason.clone() };
+            self.phase = Phase::Capturing { fired_at: now, of: self.instance().cloned(), attempts: 0, aside: Some(Box::new(aside)) };
+            return;
+        }
         // an incident above a stage of the threshold is not over before RSS is below that stage too
         let lowest = levels.stages.first().map_or(u64::MAX, |s| s.bytes);
         let level = if order.fired.rss_bytes >= lowest { order.fired.level_bytes.min(lowest) } else { order.fired.level_bytes };
         self.throttled = None;
-        self.phase = Phase::Capturing { fired_at: now, of: self.instance().cloned(), attempts: self.attempts() };
+        self.phase = Phase::Capturing { fired_at: now, of: self.instance().cloned(), attempts: self.attempts(), aside: None };
         self.incident = Some(Incident {
             id,
             part: order.part,
@@ -263,21 +321,23 @@ impl Slot {
         });
     }
 
-    /// The budget said no; the order comes again while its rule holds.
-    pub fn refused(&mut self, why: String) {
-        self.throttled = Some(why);
+    /// The budget said no; the order comes again while its rule holds. True if it had not said so before.
+    pub fn refused(&mut self, why: String) -> bool {
+        self.throttled.replace(why).is_none()
     }
 
     /// The capture ended.
     pub fn captured(&mut self, result: Captured, rules: &Rules, now: Mono) {
-        let Phase::Capturing { fired_at, ref of, attempts } = self.phase else { return };
+        let Phase::Capturing { fired_at, of, attempts, aside } = &mut self.phase else { return };
+        let (fired_at, attempts, aside, of) = (*fired_at, *attempts, aside.take(), of.take());
         let replaced = self.life.is_none() || self.instance() != of.as_ref();
-        self.phase = match result {
-            Captured::Evidence => {
+        self.phase = match (aside, result) {
+            (Some(aside), _) => aside.before,
+            (None, Captured::Evidence) => {
                 self.cooldown_until = Some(fired_at + rules.cooldown);
                 Phase::Open
             }
-            Captured::Nothing(why) => Phase::Retrying { at: now + backoff(attempts), attempts: attempts + 1, why },
+            (None, Captured::Nothing(why)) => Phase::Retrying { at: now + backoff(attempts), attempts: attempts + 1, why },
         };
         if replaced {
             self.close();
@@ -343,60 +403,13 @@ impl Slot {
         }
     }
 
-    /// Where it stands at `now`.
-    pub fn state(&self, now: Mono) -> State {
-        match (&self.phase, &self.life) {
-            (Phase::Capturing { .. }, _) => State::Capturing,
-            _ if self.blind.is_some() => State::Blind,
-            (_, None) => State::Waiting,
-            (Phase::Open, _) => State::Open,
-            (Phase::Retrying { .. }, _) => State::Pending,
-            _ if self.cooldown_until(now).is_some() => State::Cooldown,
-            _ if self.throttled.is_some() => State::Throttled,
-            (_, Some(life)) if life.detector.pending_since().is_some() => State::Pending,
-            (_, Some(life)) if life.warming => State::Warming,
-            _ => State::Armed,
-        }
-    }
-
-    /// Why it is in that state, in words.
-    pub fn reason(&self, levels: &Levels, now: Mono) -> String {
-        let standing = || self.life.as_ref().map_or(String::new(), |l| l.detector.standing(levels));
-        let cooldown = self.cooldown_until(now).map(|t| clock::human(t.since(now)));
-        match self.state(now) {
-            State::Capturing => self.incident.as_ref().map_or(String::new(), |i| i.fired.reason.clone()),
-            State::Blind => self.blind.clone().unwrap_or_default(),
-            State::Throttled => self.throttled.clone().unwrap_or_default(),
-            State::Waiting => match cooldown {
-                Some(left) => format!("no process matches; no capture for another {left}"),
-                None => "no process matches".into(),
-            },
-            State::Open => {
-                let rearm = ByteSize(self.incident.as_ref().map_or(0, |i| i.rearm_below));
-                let also = cooldown.map_or(String::new(), |left| format!(", and for another {left}"));
-                format!("captured; over once RSS falls below {rearm}, armed again after that{also}")
-            }
-            State::Cooldown => format!("recovered; armed again in {}", cooldown.unwrap_or_default()),
-            State::Pending => match (&self.phase, self.life.as_ref().and_then(|l| l.detector.pending_since())) {
-                (Phase::Retrying { at, why, .. }, _) => {
-                    format!("{why}; next try in {}", clock::human(at.since(now)))
-                }
-                (_, Some(since)) => {
-                    format!("{}; holding for {} of {}", standing(), clock::human(now.since(since)), clock::human(levels.hold))
-                }
-                _ => standing(),
-            },
-            State::Warming | State::Armed => standing(),
-        }
-    }
-
     /// What must outlive memtrap; `None` if nothing.
     pub fn save(&self, now: Mono) -> Option<SavedSlot> {
         let cooldown_left = self.cooldown_until(now).map(|t| t.since(now));
         (self.incident.is_some() || cooldown_left.is_some()).then(|| SavedSlot {
             instance: self.instance().cloned(),
             incident: self.incident.clone(),
-            capturing: self.is_capturing(),
+            capturing: matches!(self.phase, Phase::Capturing { aside: None, .. }),
             cooldown_left,
         })
     }
@@ -416,6 +429,7 @@ impl Slot {
             cooldown_until: cooldown.filter(|d| !d.is_zero()).map(|d| now + d),
             throttled: None,
             blind: None,
+            muted: Muted::No,
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::budget::Budget;
 use crate::config;
 use crate::target::InstanceId;
 use crate::trigger::Trigger;
-use crate::units::SizeOrPercent;
+use crate::units::{ByteSize, SizeOrPercent};
 
 const MIB: u64 = 1 << 20;
 const SECOND: Duration = Duration::from_secs(1);
@@ -66,6 +66,13 @@ impl Story {
         if let Some(outcome) = self.outcome.clone() {
             self.slot.captured(outcome, &self.rules, self.now);
         }
+    }
+
+    /// Asks for a capture; whether it was made.
+    fn ask(&mut self, trigger: Trigger) -> Result<(), Denied> {
+        let order = self.slot.ask(trigger, "asked for", &self.levels, self.now)?;
+        self.carry_out(Some(order));
+        Ok(())
     }
 
     fn for_seconds(&mut self, seconds: u64, mib: u64) -> &mut Story {
@@ -207,7 +214,7 @@ fn a_refused_order_comes_again_while_the_rule_holds() {
     budget.admit(s.now).unwrap();
     let order = s.slot.observe(Sample { at: s.now, rss: 150 * MIB }, s.age, &s.levels, &s.rules);
     assert!(order.is_some());
-    s.slot.refused(budget.admit(s.now).unwrap_err());
+    assert!(s.slot.refused(budget.admit(s.now).unwrap_err().to_string()));
     assert_eq!(s.state(), State::Throttled);
     assert!(s.slot.reason(&s.levels, s.now).contains("max_concurrent_captures"));
     s.rss(150);
@@ -254,6 +261,92 @@ fn killed_while_capturing_the_interrupted_bundle_was_the_one() {
     let saved = s.slot.save(s.now).unwrap();
     s.slot = Slot::restore(saved, SECOND, &s.rules, SECOND, s.now);
     assert_eq!(s.for_seconds(2_000, 150).bundles(), 1);
+}
+
+#[test]
+fn a_manual_capture_of_a_healthy_process_leaves_its_rules_armed() {
+    let mut s = Story::at_once();
+    s.rss(50).ask(Trigger::Manual).unwrap();
+    assert_eq!((s.bundles(), s.state()), (1, State::Armed));
+    assert_eq!((s.rss(150).bundles(), s.state()), (2, State::Open), "what happens next is an incident like any other");
+    assert_eq!(s.orders[1].part, 1);
+}
+
+#[test]
+fn a_manual_capture_ignores_the_cooldown_and_adds_to_the_open_incident() {
+    let mut s = Story::at_once();
+    s.rss(150).ask(Trigger::Manual).unwrap();
+    assert_eq!((s.orders[1].incident.as_deref(), s.orders[1].part, s.state()), (Some("incident-1"), 2, State::Open));
+    s.rss(50).ask(Trigger::Manual).unwrap();
+    assert_eq!((s.orders[2].incident.as_deref(), s.orders[2].part, s.state()), (None, 1, State::Cooldown));
+    assert_eq!(s.for_seconds(880, 150).bundles(), 3, "the cooldown of the incident goes on");
+    assert_eq!(s.for_seconds(30, 150).bundles(), 4);
+}
+
+#[test]
+fn an_instance_has_one_capture_at_a_time() {
+    let mut s = Story::at_once();
+    s.outcome = None;
+    s.rss(50).ask(Trigger::Manual).unwrap();
+    assert_eq!((s.state(), s.slot.reason(&s.levels, s.now)), (State::Capturing, "asked for, at RSS 50.0MiB".to_owned()));
+    assert_eq!(s.ask(Trigger::Manual), Err(Denied::Capturing));
+    assert_eq!(s.ask(Trigger::Alert), Err(Denied::Capturing));
+    assert_eq!(s.for_seconds(5, 150).bundles(), 1, "a rule waits for its end");
+    s.slot.captured(Captured::Evidence, &s.rules, s.now);
+    assert_eq!(s.rss(150).bundles(), 2, "and then fires");
+}
+
+#[test]
+fn an_incident_that_ends_during_a_manual_capture_is_over() {
+    let mut s = Story::at_once();
+    s.rss(150).outcome = None;
+    s.ask(Trigger::Manual).unwrap();
+    s.rss(50).rss(150);
+    s.slot.captured(Captured::Evidence, &s.rules, s.now);
+    assert_eq!(s.state(), State::Cooldown);
+}
+
+#[test]
+fn an_alert_opens_an_incident_and_spends_the_cooldown() {
+    let mut s = Story::at_once();
+    s.rss(50).ask(Trigger::Alert).unwrap();
+    assert_eq!((s.state(), s.orders[0].fired.trigger), (State::Open, Trigger::Alert));
+    assert_eq!(s.ask(Trigger::Alert), Err(Denied::Open("incident-1".into())));
+    s.rss(20);
+    assert!(matches!(s.ask(Trigger::Alert), Err(Denied::Cooldown(left)) if left.as_secs() == 899));
+    assert_eq!(s.for_seconds(895, 150).bundles(), 1, "it holds for rules as well");
+    s.for_seconds(5, 20).ask(Trigger::Alert).unwrap();
+}
+
+#[test]
+fn what_is_asked_of_an_empty_place_is_denied() {
+    let mut s = Story::at_once();
+    s.process_ends();
+    assert_eq!(s.ask(Trigger::Manual), Err(Denied::NoProcess));
+}
+
+#[test]
+fn a_rule_that_the_cooldown_holds_back_is_told_once() {
+    let mut s = Story::at_once();
+    s.rss(150).rss(50);
+    assert!(!s.slot.take_muted());
+    assert!(s.slot.reason(&s.levels, s.now).starts_with("recovered; armed again in"));
+    s.rss(150).rss(150);
+    assert!(s.slot.take_muted());
+    let reason = s.slot.reason(&s.levels, s.now);
+    assert!(reason.contains("150% of the threshold") && reason.contains("held back by the cooldown for another 14m"), "{reason}");
+    s.rss(150);
+    assert!(!s.slot.take_muted());
+    s.rss(50).rss(150);
+    assert!(s.slot.take_muted(), "another time");
+}
+
+#[test]
+fn a_manual_capture_that_was_killed_is_no_incident() {
+    let mut s = Story::at_once();
+    s.outcome = None;
+    s.rss(50).ask(Trigger::Manual).unwrap();
+    assert_eq!(s.slot.save(s.now), None);
 }
 
 /// Random lives, judged by an oracle of plain loops.
@@ -323,6 +416,8 @@ mod simulation {
         let mut above_for: Option<Mono> = None;
         let mut last: Option<Last> = None;
         let mut running_until: Option<Mono> = None;
+        // of a capture that a person asked for
+        let mut aside_until: Option<Mono> = None;
         let mut captures = 0;
 
         for _ in 0..80 {
@@ -337,10 +432,45 @@ mod simulation {
                     last.saved = saved;
                 }
             }
+            if aside_until.is_some_and(|t| now >= t) {
+                aside_until = None;
+                slot.captured(if r.one_in(3) { Captured::Nothing("refused".into()) } else { Captured::Evidence }, &rules, now);
+            }
+            // people and alerts ask for captures
+            if r.one_in(30) {
+                let trigger = r.pick(&[Trigger::Manual, Trigger::Alert]);
+                let is_busy = running_until.is_some() || aside_until.is_some();
+                let may = match (trigger, &last) {
+                    _ if is_busy => false,
+                    (Trigger::Manual, _) | (_, None) => true,
+                    (_, Some(last)) => last.over && (!last.saved || now.since(last.at) >= rules.cooldown),
+                };
+                let order = slot.ask(trigger, "test", &levels, now);
+                assert_eq!(order.is_ok(), may, "{trigger:?}: {order:?} {slot:?}");
+                if let Ok(order) = order {
+                    let before = slot.state(now);
+                    slot.admitted(&order, "asked".into(), &levels, &rules, now);
+                    assert_eq!(slot.state(now), State::Capturing);
+                    let until = now + Duration::from_secs(1 + r.below(8));
+                    if trigger == Trigger::Manual {
+                        aside_until = Some(until);
+                        // looked at without time passing, nothing has changed but the part
+                        let mut done = slot.clone();
+                        done.captured(Captured::Evidence, &rules, now);
+                        assert_eq!(done.state(now), before);
+                    } else {
+                        check_spacing(&last, now, &rules, false);
+                        let rss = order.fired.rss_bytes;
+                        last = Some(Last { at: now, level: if rss >= threshold { threshold } else { rss }, over: false, saved: true });
+                        running_until = Some(until);
+                    }
+                    captures += 1;
+                }
+            }
             // processes are replaced, readings fail
             if r.one_in(60) {
                 if let Some(order) = slot.gone(&levels, now) {
-                    assert!(running_until.is_none());
+                    assert!(running_until.is_none() && aside_until.is_none());
                     slot.admitted(&order, "dead".into(), &levels, &rules, now);
                     check_spacing(&last, now, &rules, true);
                     last = Some(Last { at: now, level: order.fired.level_bytes, over: true, saved: true });
@@ -376,14 +506,15 @@ mod simulation {
             }
             let order = slot.observe(Sample { at: now, rss }, now.since(born), &levels, &rules);
 
-            let blocked =
-                running_until.is_some() || last.as_ref().is_some_and(|l| !l.over || !l.saved || now.since(l.at) < rules.cooldown + SECOND);
+            let blocked = aside_until.is_some()
+                || running_until.is_some()
+                || last.as_ref().is_some_and(|l| !l.over || !l.saved || now.since(l.at) < rules.cooldown + SECOND);
             let sustained = above_for.is_some_and(|since| now.since(since) >= rules.hold);
             assert!(blocked || !sustained || order.is_some(), "a sustained crossing was missed: {slot:?}");
 
             if let Some(order) = order {
                 captures += 1;
-                assert!(running_until.is_none(), "two captures at once in one slot");
+                assert!(running_until.is_none() && aside_until.is_none(), "two captures at once in one slot");
                 check_spacing(&last, now, &rules, false);
                 if order.fired.trigger == Trigger::Slope {
                     let window = Duration::from_secs_f64(order.fired.window_seconds.unwrap());

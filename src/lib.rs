@@ -28,6 +28,7 @@
 //! | [`source`] | one task per target elsewhere: asks, and tells the watcher |
 //! | [`poll`] | the one loop: reads RSS when it is due or is told of it, asks the rules, orders captures; a thread of its own that never waits for a disk |
 //! | [`series`], [`trigger`] | readings to "did a rule fire, and why not" |
+//! | [`meters`] | what memtrap counts about itself |
 //! | [`incident`], [`roster`], [`budget`] | one incident, one bundle; who inherits whose cooldown; what all captures share |
 //! | [`state`] | what of that outlives memtrap |
 //! | [`capture`] | the plan as a list of steps with recorded outcomes; HTTP; kernel evidence |
@@ -56,6 +57,7 @@ pub mod client;
 pub mod target;
 pub mod metrics;
 pub mod source;
+pub mod meters;
 pub mod poll;
 pub mod series;
 pub mod trigger;

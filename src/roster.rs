@@ -36,6 +36,10 @@ impl Roster {
         Roster { slots, next }
     }
 
+    pub fn get(&self, number: SlotNumber) -> Option<&Slot> {
+        self.slots.get(&number).map(Box::as_ref)
+    }
+
     pub fn get_mut(&mut self, number: SlotNumber) -> Option<&mut Slot> {
         self.slots.get_mut(&number).map(Box::as_mut)
     }

@@ -78,6 +78,7 @@ mod tests {
     fn an_instance_fits_on_a_line() {
         let status = InstanceStatus {
             target: "checkout".into(),
+            slot: 0,
             pid: Some(4821),
             instance: Some("pid 4821".into()),
             state: State::Armed,
@@ -85,9 +86,11 @@ mod tests {
             rss_bytes: Some(312 << 20),
             limit_bytes: Some(1 << 30),
             limit_source: None,
+            threshold_bytes: vec![512 << 20],
             slope_bytes_per_second: Some(2.0 * 1024.0 * 1024.0),
             seconds_to_limit: Some(356.0),
             cooldown_seconds: None,
+            next_capture: "any time".into(),
             incident: None,
             last_bundle: None,
         };

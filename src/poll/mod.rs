@@ -3,6 +3,7 @@
 //! One thread, no async: it only reads /proc, decides, and hands on. Captures, questions to other hosts, disk writes and everything
 //! else that can block run elsewhere and report through the command channel, so that none of them delays a poll.
 
+mod ask;
 pub mod pace;
 mod remote;
 mod statm;
@@ -11,8 +12,9 @@ mod task;
 mod watched;
 mod watcher;
 
+pub use ask::{Ask, Granted, NotGranted, Which};
 pub use statm::{Reading, Statm};
-pub use status::InstanceStatus;
+pub use status::{History, InstanceStatus};
 pub use task::{Baseline, Command, Found, Handles, Job, JobDone, Readings, Remote, RemoteFacts, Subject, Task, Timeline, Who};
 #[cfg(test)]
 use watcher::next_multiple;

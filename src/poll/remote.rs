@@ -226,6 +226,8 @@ impl Watched {
                 let age = heard.now.since(seat.born);
                 if let Some(order) = slot.observe(sample, age, &seat.levels, &config.rules) {
                     dispatch.carry_out(config, number, slot, seat, order, heard.now);
+                } else if slot.take_muted() {
+                    dispatch.meters.skipped("cooldown");
                 } else if let Some(every) = config.baseline
                     && heard.now >= seat.baseline_due
                     && slot.state(heard.now) == State::Armed

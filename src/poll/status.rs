@@ -1,13 +1,17 @@
 //! What the watcher knows of an instance, for people and programs to read.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::incident::State;
+use crate::roster::SlotNumber;
+use crate::series::Sample;
 
 /// One instance (or one target that waits for its process). Sizes in bytes, times in seconds.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct InstanceStatus {
     pub target: String,
+    /// Its place within the target, which outlives the process.
+    pub slot: SlotNumber,
     pub pid: Option<u32>,
     /// For people: `pid 4821`, or how its metrics call an instance elsewhere.
     pub instance: Option<String>,
@@ -16,10 +20,23 @@ pub struct InstanceStatus {
     pub rss_bytes: Option<u64>,
     pub limit_bytes: Option<u64>,
     pub limit_source: Option<String>,
+    /// The stages of `threshold`, ascending.
+    pub threshold_bytes: Vec<u64>,
     pub slope_bytes_per_second: Option<f64>,
     pub seconds_to_limit: Option<f64>,
     /// Seconds until the cooldown has passed.
     pub cooldown_seconds: Option<f64>,
+    /// When a rule may next lead to a capture, in a few words.
+    pub next_capture: String,
     pub incident: Option<String>,
     pub last_bundle: Option<String>,
+}
+
+/// The last hour of an instance's RSS.
+#[derive(Clone, Debug, PartialEq)]
+pub struct History {
+    pub target: String,
+    pub slot: SlotNumber,
+    /// Thinned; oldest first.
+    pub samples: Vec<Sample>,
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::InstanceStatus;
+use super::{Ask, Granted, History, InstanceStatus, NotGranted};
 use crate::anatomy::GoMemory;
 use crate::clock::Mono;
 use crate::config::{self, Config};
@@ -140,6 +140,10 @@ pub enum Command {
     Reload(Box<Config>),
     Readings(Readings),
     Status(oneshot::Sender<Vec<InstanceStatus>>),
+    /// The last hour of these targets' slots; of those that there are.
+    History(Vec<(String, SlotNumber)>, oneshot::Sender<Vec<History>>),
+    /// A capture, whatever the rules say.
+    Capture(Ask, oneshot::Sender<Result<Granted, NotGranted>>),
     Stop,
 }
 

@@ -14,6 +14,7 @@ use crate::clock::{self, Mono};
 use crate::config::{self, Pprof};
 use crate::error::chain;
 use crate::incident::{Incident, Order, Slot, State};
+use crate::meters::Meters;
 use crate::roster::{Roster, SlotNumber};
 use crate::series::Sample;
 use crate::target::cgroup::{CgroupRef, Mounts};
@@ -132,6 +133,7 @@ impl Watched {
         }
         InstanceStatus {
             target: self.config.name.clone(),
+            slot: number,
             pid: slot.instance().and_then(Identity::pid),
             instance: slot.instance().map(|id| seat.map_or_else(|| id.to_string(), |s| s.label())),
             state: slot.state(now),
@@ -139,9 +141,11 @@ impl Watched {
             rss_bytes: rss,
             limit_bytes: limit.map(|l| l.bytes),
             limit_source: limit.map(|l| l.source.clone()),
+            threshold_bytes: seat.map(|s| s.levels.stages.iter().map(|stage| stage.bytes).collect()).unwrap_or_default(),
             slope_bytes_per_second: slope,
             seconds_to_limit: left.map(|d| d.as_secs_f64()),
             cooldown_seconds: slot.cooldown_until(now).map(|t| t.since(now).as_secs_f64()),
+            next_capture: slot.next_capture(now),
             incident: slot.incident().map(|i: &Incident| i.id.clone()),
             last_bundle: seat.and_then(|s| s.last_bundle.clone()),
         }
@@ -253,6 +257,7 @@ impl Seat {
 /// Where orders go: past the budget, to whoever captures.
 pub(super) struct Dispatch {
     pub budget: Budget,
+    pub meters: Meters,
     pub tasks: mpsc::UnboundedSender<Task>,
 }
 
@@ -287,28 +292,40 @@ impl Dispatch {
         caveat: Option<Caveat>,
         now: Mono,
     ) {
-        if let Err(why) = self.budget.admit(now) {
-            slot.refused(why);
+        if let Err(spent) = self.budget.admit(now) {
+            if slot.refused(spent.to_string()) {
+                self.meters.skipped(spent.name());
+            }
             return;
         }
+        let mut job = self.begin(target, number, slot, seat, order, now);
+        match caveat {
+            None => {}
+            Some(Caveat::Doubtful(warning)) => job.warning = Some(warning),
+            Some(Caveat::Replaced(why)) => job.subject.no_pprof = Some(why),
+        }
+        self.hand_on(Task::Capture(job));
+    }
+
+    /// What the budget has admitted: from here on the slot is being captured. The job is to be handed on.
+    pub fn begin(
+        &mut self,
+        target: &Arc<config::Target>,
+        number: SlotNumber,
+        slot: &mut Slot,
+        seat: &mut Seat,
+        order: Order,
+        now: Mono,
+    ) -> Box<Job> {
         let stamp = clock::compact_utc(clock::wall_now());
         let id = order.incident.clone().unwrap_or_else(|| format!("{}-{stamp}-{}", target.name, mark(&seat.id)));
         slot.admitted(&order, id.clone(), &seat.levels, &target.rules, now);
         let timeline: Timeline = Arc::new(Mutex::new(slot.series().map(|s| s.timeline()).unwrap_or_default()));
         seat.timeline = Some(timeline.clone());
         let last = slot.series().and_then(|s| s.last()).map_or(order.fired.rss_bytes, |s| s.rss);
-        let mut subject = seat.subject(target, last);
-        let warning = match caveat {
-            None => None,
-            Some(Caveat::Doubtful(warning)) => Some(warning),
-            Some(Caveat::Replaced(why)) => {
-                subject.no_pprof = Some(why);
-                None
-            }
-        };
+        let subject = seat.subject(target, last);
         let (fired, part, oom) = (order.fired, order.part, seat.oom.clone());
-        let job = Job { subject, slot: number, admitted: now, incident: id, part, fired, oom, timeline, warning };
-        self.hand_on(Task::Capture(Box::new(job)));
+        Box::new(Job { subject, slot: number, admitted: now, incident: id, part, fired, oom, timeline, warning: None })
     }
 }
 

@@ -9,11 +9,12 @@ use tokio::sync::{mpsc, watch};
 use super::pace::{self, Bounds};
 use super::task::{Baseline, Command, Handles, JobDone, Readings, Task};
 use super::watched::{Dispatch, LIMIT_REFRESH, Reader, Watched, lock};
-use super::{InstanceStatus, Reading};
+use super::{Ask, Granted, History, InstanceStatus, NotGranted, Reading};
 use crate::budget::Budget;
 use crate::clock::{self, Mono};
 use crate::config::Config;
 use crate::incident::{Captured, SavedSlot, Slot, State};
+use crate::meters::Meters;
 use crate::roster::{Roster, SlotNumber};
 use crate::series::Sample;
 use crate::state::Saved;
@@ -42,6 +43,8 @@ pub struct Pulse {
     pub beat: Box<dyn FnMut(Mono) + Send>,
     /// The loop turns at least this often.
     pub at_least_every: Duration,
+    /// Counts what happens.
+    pub meters: Meters,
 }
 
 /// Polls every instance of every target when it is due.
@@ -101,7 +104,7 @@ impl Watcher {
             boot_id,
             by_name: index(&targets),
             targets,
-            dispatch: Dispatch { budget, tasks },
+            dispatch: Dispatch { budget, meters: pulse.meters.clone(), tasks },
             commands,
             save,
             pulse,
@@ -138,13 +141,19 @@ impl Watcher {
     /// Does all that is due at `now`.
     fn turn(&mut self, now: Mono) {
         (self.pulse.beat)(now);
+        self.pulse.meters.beat(now);
         if now >= self.rescan_at {
             self.rescan(now);
         }
+        let mut polled = false;
         for i in 0..self.targets.len() {
             if self.targets[i].due <= now {
                 self.poll(i, now);
+                polled = true;
             }
+        }
+        if polled {
+            self.pulse.meters.polled(Mono::now().since(now));
         }
         self.publish_state(now);
     }
@@ -177,6 +186,8 @@ impl Watcher {
                     }
                     if let Some(order) = slot.observe(sample, now.since(seat.born), &seat.levels, &watched.config.rules) {
                         dispatch.carry_out(&watched.config, *number, slot, seat, order, now);
+                    } else if slot.take_muted() {
+                        dispatch.meters.skipped("cooldown");
                     } else if let Some(every) = watched.config.baseline
                         && now >= seat.baseline_due
                         && slot.state(now) == State::Armed
@@ -270,6 +281,12 @@ impl Watcher {
                 // the asker may have gone meanwhile
                 let _ = reply.send(self.status(now));
             }
+            Command::History(wanted, reply) => {
+                let _ = reply.send(self.history(wanted));
+            }
+            Command::Capture(ask, reply) => {
+                let _ = reply.send(self.ask(&ask, now));
+            }
             Command::Stop => {}
         }
     }
@@ -310,6 +327,24 @@ impl Watcher {
 
     fn status(&self, now: Mono) -> Vec<InstanceStatus> {
         self.targets.iter().flat_map(|t| t.roster.iter().map(move |(n, slot)| t.status(n, slot, now))).collect()
+    }
+
+    fn history(&self, wanted: Vec<(String, SlotNumber)>) -> Vec<History> {
+        let one = |(target, slot): (String, SlotNumber)| {
+            let series = self.targets.get(*self.by_name.get(&target)?)?.roster.get(slot)?.series()?;
+            Some(History { samples: series.timeline(), target, slot })
+        };
+        wanted.into_iter().filter_map(one).collect()
+    }
+
+    fn ask(&mut self, ask: &Ask, now: Mono) -> Result<Granted, NotGranted> {
+        let watched = self.by_name.get(&ask.target).and_then(|i| self.targets.get_mut(*i));
+        let answer = watched.ok_or(NotGranted::NoTarget).and_then(|watched| watched.ask(ask, &mut self.dispatch, now));
+        self.changed |= answer.is_ok();
+        if let Err(why) = &answer {
+            self.dispatch.meters.skipped(why.name());
+        }
+        answer
     }
 
     fn publish_state(&mut self, now: Mono) {

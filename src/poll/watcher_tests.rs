@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::config::{Daemon, Retention, Selector, Target};
-use crate::poll::Job;
+use crate::incident::Denied;
+use crate::poll::{Job, Which};
 use crate::target::fake::FakeHost;
 use crate::trigger::Trigger;
 use crate::units::{ByteSize, SizeOrPercent};
@@ -38,7 +39,7 @@ impl World {
     }
 
     fn start(host: &FakeHost, config: &Config, past: Past) -> (Watcher, Handles) {
-        let pulse = Pulse { beat: Box::new(|_| {}), at_least_every: Duration::from_secs(10) };
+        let pulse = Pulse { beat: Box::new(|_| {}), at_least_every: Duration::from_secs(10), meters: Meters::default() };
         Watcher::new(config, host.procfs(), "boot".into(), past, pulse, Mono::from_secs(1_000))
     }
 
@@ -81,6 +82,23 @@ impl World {
         let done =
             JobDone { target: job.subject.target.name.clone(), slot: job.slot, admitted: job.admitted, result, bundle: Some("b".into()) };
         self.watcher.obey(Command::Done(done), self.now);
+    }
+
+    fn ask(&mut self, trigger: Trigger, which: Which) -> Result<Granted, NotGranted> {
+        let (reply, mut answer) = tokio::sync::oneshot::channel();
+        let ask = Ask { target: "shop".into(), which, trigger, why: "asked for".into() };
+        self.watcher.obey(Command::Capture(ask, reply), self.now);
+        answer.try_recv().unwrap()
+    }
+
+    /// How often this reason was counted.
+    fn skipped(&self, reason: &str) -> usize {
+        let mut registry = prometheus_client::registry::Registry::default();
+        self.watcher.dispatch.meters.register(&mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let line = format!("memtrap_capture_skipped_total{{reason=\"{reason}\"}} ");
+        text.lines().find_map(|l| l.strip_prefix(&line)).map_or(0, |n| n.parse().unwrap())
     }
 
     fn status(&self) -> Vec<InstanceStatus> {
@@ -140,6 +158,65 @@ fn a_budget_of_two_makes_the_third_wait_and_says_so() {
     assert_eq!(w.status().iter().filter(|s| s.state == State::Throttled).count(), 3);
     w.finish(&first[0], Captured::Evidence);
     assert_eq!(w.seconds(1).jobs().len(), 1);
+}
+
+#[test]
+fn what_is_asked_for_is_captured_of_the_instance_that_is_meant() {
+    let mut w = World::new(vec![by_name("shop")]);
+    w.process(11, "shop", 50).process(12, "shop", 70).process(13, "shop", 60);
+    w.seconds(3);
+    assert_eq!(w.ask(Trigger::Manual, Which::Largest).unwrap().instance, "pid 12");
+    assert_eq!(w.ask(Trigger::Manual, Which::Named("13".into())).unwrap().instance, "pid 13");
+    let jobs = w.jobs();
+    assert_eq!(
+        jobs.iter().map(|j| (j.subject.instance.pid(), j.fired.trigger)).collect::<Vec<_>>(),
+        [(Some(12), Trigger::Manual), (Some(13), Trigger::Manual)]
+    );
+    assert!(matches!(w.ask(Trigger::Manual, Which::Perhaps("10.0.0.1:80".into())), Err(NotGranted::Denied { why: Denied::Capturing, .. })));
+    assert!(matches!(w.ask(Trigger::Manual, Which::Named("pid 11".into())), Err(NotGranted::Budget(_))), "two run at a time");
+    assert_eq!(w.status().iter().filter(|s| s.state == State::Throttled).count(), 0, "no rule is throttled by that");
+    assert_eq!(
+        w.ask(Trigger::Manual, Which::Named("pid 1".into())).unwrap_err().to_string(),
+        "no instance of shop is called so; it has pid 11, pid 12, pid 13"
+    );
+    for job in jobs {
+        w.finish(&job, Captured::Evidence);
+    }
+    w.rss(12, 150);
+    assert_eq!(w.seconds(1).jobs().len(), 1, "its rule is armed as before");
+}
+
+#[test]
+fn an_alert_is_held_by_the_cooldown_and_its_incident_outlives_memtrap() {
+    let mut w = World::new(vec![by_name("shop")]);
+    w.process(11, "shop", 50);
+    w.seconds(3).ask(Trigger::Alert, Which::Perhaps("pid 11".into())).unwrap();
+    let job = w.jobs().remove(0);
+    w.finish(&job, Captured::Evidence);
+    w.restart(vec![by_name("shop")]);
+    w.seconds(3);
+    assert!(matches!(w.ask(Trigger::Alert, Which::Largest), Err(NotGranted::Denied { why: Denied::Open(_), .. })));
+    w.rss(11, 20);
+    w.seconds(3);
+    assert!(matches!(w.ask(Trigger::Alert, Which::Largest), Err(NotGranted::Denied { why: Denied::Cooldown(_), .. })));
+    assert_eq!((w.skipped("open"), w.skipped("cooldown")), (1, 1));
+}
+
+#[test]
+fn what_does_not_fire_is_counted_once_for_each_time_it_would_have() {
+    let mut w = World::new(vec![by_name("shop")]);
+    for pid in 11..14 {
+        w.process(pid, "shop", 150);
+    }
+    let jobs = w.seconds(30).jobs();
+    assert_eq!((jobs.len(), w.skipped("max_concurrent_captures")), (2, 1));
+    for job in &jobs {
+        w.finish(job, Captured::Evidence);
+    }
+    w.rss(11, 20).rss(13, 20);
+    w.seconds(2).rss(11, 150);
+    w.seconds(30);
+    assert_eq!(w.skipped("cooldown"), 1);
 }
 
 #[test]

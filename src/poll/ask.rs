@@ -1,0 +1,107 @@
+//! Captures that people and alerts ask for: which instance is meant, and whether it may be captured now.
+
+use super::task::Task;
+use super::watched::{Dispatch, Watched};
+use crate::budget::Spent;
+use crate::clock::Mono;
+use crate::incident::Denied;
+use crate::roster::SlotNumber;
+use crate::trigger::Trigger;
+
+/// So many instances are named to someone who asks for one that there is not.
+const NAMED: usize = 5;
+
+/// Of several instances of a target, which is meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// The one with the most RSS.
+    Largest,
+    /// The one with this label or pid.
+    Named(String),
+    /// The same, or else the one with the most RSS: the words of an alert's labels are not always memtrap's.
+    Perhaps(String),
+}
+
+/// A capture that is asked for from outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ask {
+    pub target: String,
+    pub which: Which,
+    /// `manual` or `alert`.
+    pub trigger: Trigger,
+    /// Who asks, and why, in words.
+    pub why: String,
+}
+
+/// A capture that has been ordered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Granted {
+    pub instance: String,
+    pub incident: String,
+    pub part: u32,
+}
+
+/// Why nothing is captured.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotGranted {
+    #[error("no target has this name; see /api/targets")]
+    NoTarget,
+    #[error("no instance of {target} is called so; it has {}", if .there.is_empty() { "none".to_owned() } else { .there.join(", ") })]
+    NoInstance { target: String, there: Vec<String> },
+    #[error("{instance}: {why}")]
+    Denied { instance: String, why: Denied },
+    #[error("{0}")]
+    Budget(Spent),
+}
+
+impl NotGranted {
+    /// One word, for counting.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            NotGranted::NoTarget => "no_target",
+            NotGranted::NoInstance { .. } => "no_process",
+            NotGranted::Denied { why, .. } => why.name(),
+            NotGranted::Budget(spent) => spent.name(),
+        }
+    }
+}
+
+impl Watched {
+    /// Orders what is asked for, or says why not.
+    pub fn ask(&mut self, ask: &Ask, dispatch: &mut Dispatch, now: Mono) -> Result<Granted, NotGranted> {
+        let number = self.meant(&ask.which)?;
+        let Watched { config, roster, seats, .. } = self;
+        let (Some(slot), Some(seat)) = (roster.get_mut(number), seats.get_mut(&number)) else {
+            return Err(NotGranted::NoInstance { target: config.name.clone(), there: Vec::new() });
+        };
+        let instance = seat.label();
+        let order =
+            slot.ask(ask.trigger, &ask.why, &seat.levels, now).map_err(|why| NotGranted::Denied { instance: instance.clone(), why })?;
+        dispatch.budget.admit(now).map_err(NotGranted::Budget)?;
+        let part = order.part;
+        let job = dispatch.begin(config, number, slot, seat, order, now);
+        let incident = job.incident.clone();
+        dispatch.hand_on(Task::Capture(job));
+        seat.log_change(&config.name, slot, now);
+        Ok(Granted { instance, incident, part })
+    }
+
+    fn meant(&self, which: &Which) -> Result<SlotNumber, NotGranted> {
+        let called = |name: &str| {
+            let mut seats = self.seats.iter();
+            let found = seats.find(|(_, seat)| seat.label() == name || seat.id.pid().is_some_and(|pid| pid.to_string() == name));
+            found.map(|(number, _)| *number)
+        };
+        let rss = |number: SlotNumber| self.roster.get(number).and_then(|s| s.series()).and_then(|s| s.last()).map(|s| s.rss);
+        let largest = || self.seats.keys().copied().max_by_key(|number| rss(*number));
+        let found = match which {
+            Which::Largest => largest(),
+            Which::Named(name) => called(name),
+            Which::Perhaps(name) => called(name).or_else(largest),
+        };
+        found.ok_or_else(|| NotGranted::NoInstance {
+            target: self.config.name.clone(),
+            there: self.seats.values().take(NAMED).map(|seat| seat.label()).collect(),
+        })
+    }
+}
