@@ -33,6 +33,7 @@ use crate::incident::{Captured, Incident, SavedSlot};
 use crate::meters::Meters;
 use crate::poll::{Baseline, Command, Handles, InstanceStatus, Job, JobDone, Past, Pulse, Task, Watcher};
 use crate::retention;
+use crate::serve::{self, ServeError, Server};
 use crate::source::Sources;
 use crate::state::{StateError, Store};
 use crate::systemd;
@@ -61,6 +62,8 @@ pub enum DaemonError {
     WatcherGone,
     #[error("cannot wait for signals")]
     Signals(#[source] std::io::Error),
+    #[error(transparent)]
+    Listen(#[from] ServeError),
 }
 
 /// What happens while the engine runs.
@@ -341,6 +344,17 @@ impl Engine {
         }
     }
 
+    /// What the server needs to tell of this engine, and to order captures of it.
+    pub fn seen(&self) -> serve::Seen {
+        serve::Seen {
+            commands: self.handles.commands.clone(),
+            meters: self.meters.clone(),
+            bundle_dir: self.env.bundle_dir.clone(),
+            procfs: self.env.procfs.clone(),
+            host: self.env.host.clone(),
+        }
+    }
+
     /// Every instance as the watcher sees it now; empty if it has ended.
     pub async fn status(&self) -> Vec<InstanceStatus> {
         let (reply, answer) = oneshot::channel();
@@ -438,6 +452,11 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), DaemonError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signals)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(DaemonError::Signals)?;
     let mut engine = Engine::start(&config, ProcFs::host(), Some(store))?;
+    let mut server = Server::new(engine.seen());
+    if let Err(error) = server.configure(&config.daemon).await {
+        engine.stop().await;
+        return Err(error.into());
+    }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %file.display(), targets = config.targets.len(), "memtrap watches");
     systemd::ready(&format!("watching {} targets", config.targets.len()));
     // the targets are the watcher's now
@@ -454,7 +473,12 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), DaemonError> {
                 }
                 Event::Progress { .. } => {}
             },
-            _ = hangup.recv() => reload(&mut engine, &file, &mut running),
+            _ = hangup.recv() => {
+                reload(&mut engine, &file, &mut running);
+                if let Err(error) = server.configure(&running).await {
+                    tracing::error!(error = chain(&error), "memtrap listens as before");
+                }
+            }
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }

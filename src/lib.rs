@@ -40,10 +40,9 @@
 //! | [`analysis`] | from the files of a bundle to its verdict |
 //! | [`report`] | the analysis as a text and as one self-contained page |
 //! | [`replay`] | recorded readings against the rules |
+//! | [`serve`] | what the operator sees: status page, JSON API, metrics; captures on request |
 //! | [`daemon`], [`systemd`] | composition: threads, tasks, signals, the service manager |
 //! | [`cli`] | what each command takes and prints |
-//!
-//! Deliberately not here yet: the status page.
 
 #![forbid(unsafe_code)]
 
@@ -77,6 +76,7 @@ pub mod analysis;
 pub mod report;
 pub mod replay;
 
+pub mod serve;
 pub mod daemon;
 pub mod systemd;
 pub mod cli;

@@ -65,6 +65,21 @@ pub fn list(bundle_dir: &Path) -> Result<Vec<Bundle>, BundleError> {
     Ok(bundles)
 }
 
+/// The ids of all published bundles, without looking into them; each target's oldest first.
+pub fn ids(bundle_dir: &Path) -> Result<Vec<String>, BundleError> {
+    match fs::metadata(bundle_dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(BundleError::io("read", bundle_dir, e)),
+        Ok(_) => {}
+    }
+    let named = |target: &PathBuf| {
+        let target_name = plain_name(target).unwrap_or_default();
+        let bundles = if target_name.is_empty() { Vec::new() } else { subdirectories(target) };
+        bundles.into_iter().filter_map(move |path| Some(format!("{target_name}/{}", published_name(&path)?)))
+    };
+    Ok(subdirectories(bundle_dir).iter().flat_map(named).collect())
+}
+
 /// The published bundles of one target, oldest first.
 pub fn list_of(bundle_dir: &Path, target: &str) -> Vec<Bundle> {
     if !is_plain_name(target) {
@@ -76,14 +91,21 @@ pub fn list_of(bundle_dir: &Path, target: &str) -> Vec<Bundle> {
 }
 
 fn in_target(target: &Path) -> Vec<Bundle> {
-    let name = |p: &Path| p.file_name().and_then(|n| n.to_str()).filter(|n| is_plain_name(n)).map(str::to_owned);
-    let Some(target_name) = name(target) else { return Vec::new() };
+    let Some(target_name) = plain_name(target) else { return Vec::new() };
     let bundle = |path: PathBuf| {
-        let name = name(&path).filter(|n| !n.ends_with(SUFFIX) && !n.ends_with(REMOVED))?;
+        let name = published_name(&path)?;
         let manifest = read_manifest(&path.join(MANIFEST)).ok()?;
         Some(Bundle { id: format!("{target_name}/{name}"), path, manifest })
     };
     subdirectories(target).into_iter().filter_map(bundle).collect()
+}
+
+fn plain_name(path: &Path) -> Option<String> {
+    path.file_name().and_then(|n| n.to_str()).filter(|n| is_plain_name(n)).map(str::to_owned)
+}
+
+fn published_name(path: &Path) -> Option<String> {
+    plain_name(path).filter(|n| !n.ends_with(SUFFIX) && !n.ends_with(REMOVED))
 }
 
 /// The bundle of this id, `TARGET/NAME`.

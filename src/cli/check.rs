@@ -13,6 +13,7 @@ use crate::egress::notice::Notice;
 use crate::error::chain;
 use crate::layout::columns;
 use crate::poll::Remote;
+use crate::serve;
 use crate::source;
 use crate::target::{InstanceId, ProcFs, limit};
 use crate::units::ByteSize;
@@ -90,6 +91,9 @@ async fn probe(config: &Config) -> Result<(), Failure> {
         probe_source(target, &env, &mut rows, &mut problems).await;
     }
     print!("\n{}", columns(&rows));
+    if let Err(e) = serve::check_token(&config.daemon) {
+        problems.push(chain(&e));
+    }
     let dir = &config.daemon.bundle_dir;
     match (bundle::try_dir(dir), bundle::free_disk(dir)) {
         (Err(e), _) => problems.push(chain(&e)),

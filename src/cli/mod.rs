@@ -13,6 +13,7 @@ mod log;
 mod replay;
 mod rules;
 mod run;
+mod status;
 mod target;
 mod top;
 mod watch;
@@ -42,7 +43,8 @@ Examples:
   memtrap watch --listen :6060 --threshold 80%   no configuration file needed
   memtrap capture --pid 4821                     save the evidence now
   memtrap check -c memtrap.toml --probe          could it capture every target now?
-  memtrap run -c memtrap.toml                    the daemon";
+  memtrap run -c memtrap.toml                    the daemon
+  memtrap status --watch                         what it sees, and why it does not fire";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -50,6 +52,8 @@ enum Command {
     Run(run::Args),
     /// Validate a configuration file; with --probe, also try what it says
     Check(check::Args),
+    /// What the running daemon sees: every instance, its state and the reason, and when it may next capture
+    Status(status::Args),
     /// Watch one target in the foreground, without a configuration file
     Watch(watch::Args),
     /// Capture a bundle now, cooldown or not; prints its path
@@ -108,6 +112,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(args) => on_runtime(run::run(args)),
         Command::Check(args) => on_runtime(check::run(args)),
+        Command::Status(args) => on_runtime(status::run(args)),
         Command::Watch(args) => on_runtime(watch::run(args)),
         Command::Capture(args) => on_runtime(capture::run(args)),
         Command::Bundles(args) => bundles::run(args),

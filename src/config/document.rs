@@ -11,7 +11,8 @@ use toml::de::{DeTable, DeValue};
 use super::problem::{Errors, Report, Warning};
 use super::reader::{Read, Table, Value, boolean, checked, duration, fault, integer, list, or_off, parsed, path, text};
 use super::{
-    Capture, Config, Daemon, Invalid, Pprof, Retention, Rules, STEPS, Selector, Source, Target, auth, endpoint, notify, source, upload,
+    Capture, Config, Daemon, Invalid, Listen, Pprof, Retention, Rules, STEPS, Selector, Source, Target, auth, endpoint, notify, source,
+    upload,
 };
 use crate::clock::human;
 use crate::units::{ByteSize, Percent, Rate, SizeOrPercent};
@@ -128,13 +129,15 @@ fn read_daemon(mut t: Table<'_, '_>) -> Daemon {
     let mut daemon = Daemon::default();
     t.set("state_dir", &mut daemon.state_dir, path);
     t.set("bundle_dir", &mut daemon.bundle_dir, path);
-    t.set("listen", &mut daemon.listen, |v| {
-        let addr = endpoint::parse_listen(text(v, "an address such as \"127.0.0.1:9709\"")?).or_else(|e| fault(v, e.to_string()))?;
-        if addr.ip().to_canonical().is_loopback() {
-            return Ok(Some(addr));
-        }
-        fault(v, format!("only loopback is supported in this version, such as 127.0.0.1:{}: any other address needs a token", addr.port()))
-    });
+    t.set("listen", &mut daemon.listen, |v| parse_with(v, "an address such as \"127.0.0.1:9709\"", |text| Listen::parse(text).map(Some)));
+    t.set("token_file", &mut daemon.token_file, |v| path(v).map(Some));
+    if let (Some(listen), false) = (daemon.listen.as_ref().filter(|l| !l.is_local()), t.has("token_file")) {
+        let message = format!(
+            "listen: {listen} can be reached from other hosts and needs a token: set token_file, or listen on loopback such as 127.0.0.1:9709"
+        );
+        let at = t.place_of("listen").unwrap_or_else(|| t.place());
+        t.error(at, message);
+    }
     t.set("external_url", &mut daemon.external_url, |v| {
         let url = notify::parse_url(text(v, "a URL such as \"https://memtrap.internal\"")?).or_else(|why| fault(v, why))?;
         if url.contains('?') {

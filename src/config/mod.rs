@@ -6,6 +6,7 @@
 mod auth;
 mod document;
 mod endpoint;
+mod listen;
 mod notify;
 mod problem;
 mod reader;
@@ -22,6 +23,7 @@ use std::time::Duration;
 
 pub use document::parse;
 pub use endpoint::{Invalid, parse_listen, parse_name, parse_regex};
+pub use listen::Listen;
 pub use notify::{Channel, Message, Notify, OWN_LABELS, Receiver, ReceiverUrl, parse_url};
 pub use problem::{Errors, Place, Problem, Warning};
 pub use source::{MetricLimit, Metrics, Prometheus, QueryLimit, Source};
@@ -97,7 +99,10 @@ pub struct Config {
 pub struct Daemon {
     pub state_dir: PathBuf,
     pub bundle_dir: PathBuf,
-    pub listen: Option<SocketAddr>,
+    /// Where the status page, the API and `/metrics` are; `None`: nowhere.
+    pub listen: Option<Listen>,
+    /// Holds what clients must present; always there unless `listen` is local.
+    pub token_file: Option<PathBuf>,
     /// Where people reach the status page, for links in messages; without a trailing slash.
     pub external_url: Option<String>,
     pub max_concurrent_captures: usize,
@@ -111,6 +116,7 @@ impl Default for Daemon {
             state_dir: "/var/lib/memtrap".into(),
             bundle_dir: "/var/lib/memtrap/bundles".into(),
             listen: None,
+            token_file: None,
             external_url: None,
             max_concurrent_captures: 2,
             max_captures_per_hour: 12,

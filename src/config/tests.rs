@@ -55,6 +55,7 @@ fn every_key_reaches_its_field() {
         state_dir = "/s"
         bundle_dir = "/b"
         listen = "[::1]:9709"
+        token_file = "/t"
         external_url = "https://memtrap.internal/"
         max_concurrent_captures = 3
         max_captures_per_hour = 40
@@ -124,7 +125,8 @@ fn every_key_reaches_its_field() {
             daemon: Daemon {
                 state_dir: "/s".into(),
                 bundle_dir: "/b".into(),
-                listen: Some("[::1]:9709".parse().unwrap()),
+                listen: Some(Listen::Tcp("[::1]:9709".parse().unwrap())),
+                token_file: Some("/t".into()),
                 external_url: Some("https://memtrap.internal".into()),
                 max_concurrent_captures: 3,
                 max_captures_per_hour: 40,
@@ -321,7 +323,7 @@ kind = "teams"
 "#;
     insta::assert_snapshot!(parse(text, "memtrap.toml").unwrap_err(), @r#"
     memtrap.toml:1:1: interval: unknown key; it belongs in [[target]] or [defaults] (allowed here: daemon, retention, upload, defaults, target, notify)
-    memtrap.toml:3:1: daemon.listn: unknown key; did you mean `listen`? (allowed here: state_dir, bundle_dir, listen, external_url, max_concurrent_captures, max_captures_per_hour)
+    memtrap.toml:3:1: daemon.listn: unknown key; did you mean `listen`? (allowed here: state_dir, bundle_dir, listen, token_file, external_url, max_concurrent_captures, max_captures_per_hour)
     memtrap.toml:4:27: daemon.max_concurrent_captures: expected a whole number from 1 to 64, found a string
     memtrap.toml:5:13: daemon.state_dir: the path must be absolute: begin it with `/`
     memtrap.toml:7:11: retention.max_age: `5 lightyears` is not a duration from 1m to 10years such as "500ms", "5s" or "10m"
@@ -554,10 +556,12 @@ fn a_section_of_the_wrong_kind_says_how_to_write_it() {
 }
 
 #[test]
-fn only_loopback_is_served() {
+fn beyond_loopback_a_token_is_wanted() {
     assert_eq!(
         mistakes(&format!("[daemon]\nlisten = \":9709\"\n{TARGET}")),
-        ["f:2:10: daemon.listen: only loopback is supported in this version, such as 127.0.0.1:9709: any other address needs a token"]
+        [
+            "f:2:10: daemon.listen: http://0.0.0.0:9709 can be reached from other hosts and needs a token: set token_file, or listen on loopback such as 127.0.0.1:9709"
+        ]
     );
 }
 
@@ -855,8 +859,8 @@ fn a_file_that_cannot_be_read_says_what_to_do() {
 #[test]
 fn every_shipped_file_is_right() {
     let mut seen = 0;
-    for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/config")).unwrap() {
-        let path = entry.unwrap().path();
+    let dir = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/config")).unwrap();
+    for path in dir.map(|entry| entry.unwrap().path()).filter(|path| path.extension().is_some_and(|e| e == "toml")) {
         let (_, warnings) = load(&path).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(warnings, [], "{}", path.display());
         seen += 1;

@@ -4,6 +4,7 @@
 
 mod debian_server;
 pub mod faulty;
+pub mod http;
 mod go;
 pub mod inbox;
 mod memtrap;

@@ -1,0 +1,329 @@
+//! `memtrap status`: what the running daemon sees, asked over its `listen`.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use reqwest::{StatusCode, Url};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Failure, print};
+use crate::bundle::one_line;
+use crate::client::{Clients, Credentials, Use, is_refused, root_cause};
+use crate::config::{self, Auth, Listen};
+use crate::error::chain;
+use crate::layout::{columns, wrapped};
+use crate::serve::{Instance, Targets, word, words_of_eta, words_of_slope};
+use crate::units::ByteSize;
+
+const CONNECT: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Of ten thousand instances it is some.
+const MAX_ANSWER: usize = 64 << 20;
+const EVERY: Duration = Duration::from_secs(2);
+const WIDTH: usize = 100;
+/// Names are cut to these, so that a row fits in [`WIDTH`].
+const TARGET: usize = 20;
+const INSTANCE: usize = 22;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  memtrap status                                     the daemon of /etc/memtrap/memtrap.toml
+  memtrap status --watch                             live, until Ctrl-C
+  memtrap status --url http://10.0.0.7:9709 --token-file ./token
+  memtrap status --json | jq '.instances[] | select(.state != \"armed\")'")]
+pub struct Args {
+    /// Configuration file of the daemon, which says where it listens
+    #[arg(short, long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
+    config: PathBuf,
+    /// Where the daemon listens, instead: http://HOST:PORT, or unix:/PATH
+    #[arg(long, value_name = "URL", conflicts_with = "config")]
+    url: Option<String>,
+    /// Holds the token that the daemon wants; by default the configuration's token_file
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Print what /api/targets answers
+    #[arg(long, conflicts_with = "watch")]
+    json: bool,
+    /// Show it anew every two seconds
+    #[arg(long)]
+    watch: bool,
+}
+
+pub async fn run(args: Args) -> Result<(), Failure> {
+    let daemon = Daemon::of(&args)?;
+    if args.watch {
+        return daemon.watch().await;
+    }
+    let text = daemon.ask().await?;
+    if args.json {
+        return print(&(text + "\n"));
+    }
+    print(&table(&understood(&text)?))
+}
+
+/// Where to ask.
+struct Daemon {
+    url: Url,
+    socket: Option<PathBuf>,
+    token_file: Option<PathBuf>,
+}
+
+impl Daemon {
+    fn of(args: &Args) -> Result<Daemon, Failure> {
+        let plain = |address: &str| {
+            let url = Url::parse(&format!("{}/api/targets", address.trim_end_matches('/')));
+            url.ok().filter(|u| matches!(u.scheme(), "http" | "https"))
+        };
+        let at_socket = |socket, token_file| {
+            let url = plain("http://localhost").ok_or_else(|| Failure::job("no URL for a socket"))?;
+            Ok(Daemon { url, socket: Some(socket), token_file })
+        };
+        if let Some(given) = &args.url {
+            if given.starts_with("unix:") {
+                return match Listen::parse(given) {
+                    Ok(Listen::Unix(path)) => at_socket(path, args.token_file.clone()),
+                    Ok(Listen::Tcp(_)) => Err(Failure::usage("--url: write http://HOST:PORT or unix:/PATH")),
+                    Err(why) => Err(Failure::usage(format_args!("--url: {why}"))),
+                };
+            }
+            let url = plain(given)
+                .ok_or_else(|| Failure::usage(format_args!("--url: `{given}` is not like http://127.0.0.1:9709 or unix:/PATH")))?;
+            return Ok(Daemon { url, socket: None, token_file: args.token_file.clone() });
+        }
+        let (config, _) = config::load(&args.config).map_err(|e| {
+            Failure::config(format_args!("{e}\nsay where the daemon listens with --url to go without its configuration"), 2)
+        })?;
+        let token_file = args.token_file.clone().or(config.daemon.token_file);
+        match config.daemon.listen {
+            Some(Listen::Unix(path)) => at_socket(path, token_file),
+            Some(Listen::Tcp(mut address)) => {
+                // what listens on any address is reached on loopback too
+                match address.ip() {
+                    std::net::IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(std::net::Ipv4Addr::LOCALHOST.into()),
+                    std::net::IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(std::net::Ipv6Addr::LOCALHOST.into()),
+                    _ => {}
+                }
+                let url = plain(&format!("http://{address}")).ok_or_else(|| Failure::job(format_args!("{address}: no URL")))?;
+                Ok(Daemon { url, socket: None, token_file })
+            }
+            None => Err(Failure::job(format_args!(
+                "{}: the daemon does not listen anywhere; add listen = \"127.0.0.1:9709\" to [daemon] and reload memtrap",
+                args.config.display()
+            ))),
+        }
+    }
+
+    /// The body of `/api/targets`.
+    async fn ask(&self) -> Result<String, Failure> {
+        let at = || self.socket.as_ref().map_or_else(|| self.url.origin().ascii_serialization(), |path| format!("unix:{}", path.display()));
+        let auth = Auth { bearer_file: self.token_file.clone(), ..Auth::default() };
+        let credentials = Credentials::load(&auth).map_err(|e| Failure::job(format_args!("token file: {}", chain(&e))))?;
+        let client = Clients::default().client(&self.url, self.socket.clone(), &credentials, CONNECT, Use::Capture)?;
+        let asked = client.get(self.url.clone()).headers(credentials.headers).timeout(PATIENCE).send().await;
+        let mut answer = asked.map_err(|e| {
+            let absent = is_refused(&e) || root_cause(&e).contains("No such file");
+            Failure::job(if absent {
+                format!("nothing listens on {}: is memtrap running? see `systemctl status memtrap`", at())
+            } else if e.is_timeout() {
+                format!("{} does not answer within {} s; see memtrap's log", at(), PATIENCE.as_secs())
+            } else {
+                format!("{}: {}", at(), root_cause(&e))
+            })
+        })?;
+        let status = answer.status();
+        let mut body = Vec::new();
+        while let Some(chunk) = answer.chunk().await? {
+            body.extend_from_slice(&chunk);
+            if body.len() > MAX_ANSWER {
+                return Err(Failure::job(format_args!("{}: the answer is larger than {}", at(), ByteSize(MAX_ANSWER as u64))));
+            }
+        }
+        let text = String::from_utf8_lossy(&body).into_owned();
+        match status {
+            StatusCode::OK => Ok(text),
+            StatusCode::UNAUTHORIZED => {
+                Err(Failure::job(format_args!("{}: it wants a token, or another one; name the file with --token-file", at())))
+            }
+            other => Err(Failure::job(format_args!("{}: HTTP {}: {}", at(), other.as_u16(), one_line(&text, 300)))),
+        }
+    }
+
+    /// Shows it until interrupted; what does not work is shown, and tried again.
+    async fn watch(&self) -> Result<(), Failure> {
+        if !std::io::stdout().is_terminal() {
+            return Err(Failure::usage("--watch needs a terminal; for programs there is --json"));
+        }
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut again = tokio::time::interval(EVERY);
+        let _screen = Alternate::enter()?;
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => return Ok(()),
+                _ = terminate.recv() => return Ok(()),
+                text = async { again.tick().await; self.ask().await } => {
+                    let shown = text.and_then(|text| understood(&text)).map_or_else(|failure| failure.message, |targets| table(&targets));
+                    redraw(&shown)?;
+                }
+            }
+        }
+    }
+}
+
+/// The terminal's other screen, left when dropped.
+struct Alternate;
+
+impl Alternate {
+    fn enter() -> Result<Alternate, Failure> {
+        print("\x1b[?1049h\x1b[?25l")?;
+        Ok(Alternate)
+    }
+}
+
+impl Drop for Alternate {
+    fn drop(&mut self) {
+        let mut out = std::io::stdout();
+        let _ = out.write_all(b"\x1b[?25h\x1b[?1049l").and_then(|()| out.flush());
+    }
+}
+
+/// From the upper left, over what was there, so that nothing flickers; what does not fit is left out.
+fn redraw(text: &str) -> Result<(), Failure> {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok();
+    let (rows, width) = size.map_or((24, 80), |s| (usize::from(s.ws_row.max(2)), usize::from(s.ws_col.max(20))));
+    let mut out = String::from("\x1b[H");
+    let lines: Vec<&str> = text.lines().collect();
+    let fit = if lines.len() >= rows { rows - 2 } else { lines.len() };
+    for line in lines.iter().take(fit) {
+        out.extend(line.chars().take(width));
+        out.push_str("\x1b[K\n");
+    }
+    if fit < lines.len() {
+        out.push_str(&format!("… {} more lines; a taller window or `memtrap status` shows them\x1b[K", lines.len() - fit));
+    }
+    out.push_str("\x1b[J");
+    print(&out)
+}
+
+fn understood(text: &str) -> Result<Targets, Failure> {
+    let targets: Targets = serde_json::from_str(text).map_err(|e| {
+        Failure::job(format_args!("what answered is no memtrap, or one of another version: {}", one_line(&e.to_string(), 200)))
+    })?;
+    Ok(targets)
+}
+
+/// For people: a row for each instance, and below it why.
+fn table(targets: &Targets) -> String {
+    if targets.instances.is_empty() {
+        return "the daemon watches no target\n".into();
+    }
+    let mut rows = vec![["TARGET", "INSTANCE", "STATE", "RSS", "LIMIT", "SLOPE", "TO LIMIT"].map(String::from).to_vec()];
+    rows.extend(targets.instances.iter().map(row));
+    let text = columns(&rows);
+    let mut lines = text.lines();
+    let mut out = String::new();
+    let mut push = |line: &str| {
+        out.push_str(line);
+        out.push('\n');
+    };
+    lines.next().into_iter().for_each(&mut push);
+    for (line, instance) in lines.zip(&targets.instances) {
+        push(line);
+        for words in details(instance) {
+            push(&format!("    {}", wrapped(&words, WIDTH, "    ")));
+        }
+    }
+    out
+}
+
+fn row(i: &Instance) -> Vec<String> {
+    let dash = || "-".to_owned();
+    let size = |bytes: Option<u64>| bytes.map_or_else(dash, |b| ByteSize(b).to_string());
+    let s = &i.status;
+    vec![
+        one_line(&s.target, TARGET - 1),
+        s.instance.as_ref().map_or_else(dash, |label| one_line(label, INSTANCE - 1)),
+        s.state.name().into(),
+        size(s.rss_bytes),
+        size(s.limit_bytes),
+        s.slope_bytes_per_second.map_or_else(dash, words_of_slope),
+        words_of_eta(s.seconds_to_limit).unwrap_or_else(dash),
+    ]
+}
+
+fn details(i: &Instance) -> Vec<String> {
+    let s = &i.status;
+    let source = s.limit_source.as_ref().map_or(String::new(), |source| format!("; limit: {}", one_line(source, 200)));
+    let mut said = vec![one_line(&s.reason, 600), format!("next capture: {}{source}", one_line(&s.next_capture, 100))];
+    if let Some(id) = &s.last_bundle {
+        let verdict = i
+            .last_verdict
+            .as_ref()
+            .map_or_else(|| "(no verdict)".into(), |v| format!("({}, {} confidence)", v.cause.name(), word(&v.confidence)));
+        said.push(format!("last bundle: {} {verdict}", one_line(id, 200)));
+    }
+    said
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::incident::State;
+    use crate::poll::InstanceStatus;
+    use crate::serve::Answer;
+    use crate::verdict::{Cause, Confidence, Explains};
+
+    fn instance(target: &str, label: &str) -> Instance {
+        let status = InstanceStatus {
+            target: target.into(),
+            slot: 0,
+            pid: Some(4821),
+            instance: Some(label.into()),
+            state: State::Capturing,
+            reason: "RSS 1.52GiB at or above the threshold of 1.50GiB (75% of the limit of 2.00GiB), for 3s".into(),
+            rss_bytes: Some(1632087572),
+            limit_bytes: Some(2 << 30),
+            limit_source: Some("memory.max of /system.slice/checkout.service".into()),
+            threshold_bytes: vec![3 << 29],
+            slope_bytes_per_second: Some(209715.2),
+            seconds_to_limit: Some(2400.0),
+            cooldown_seconds: None,
+            next_capture: "running".into(),
+            incident: None,
+            last_bundle: Some("checkout/20261123T081336Z-threshold-1.52GiB".into()),
+        };
+        let verdict =
+            Answer { go_heap_explains: Explains::Yes, cause: Cause::SmallObjects, confidence: Confidence::High, summary: "it is".into() };
+        Instance { status, last_verdict: Some(verdict) }
+    }
+
+    fn shown(instances: Vec<Instance>) -> String {
+        table(&Targets { schema: 1, memtrap_version: "0".into(), host: "h".into(), time: "t".into(), instances })
+    }
+
+    #[test]
+    fn a_row_says_what_and_the_lines_below_say_why() {
+        insta::assert_snapshot!(shown(vec![instance("checkout", "pid 4821")]), @r"
+        TARGET    INSTANCE  STATE      RSS      LIMIT    SLOPE         TO LIMIT
+        checkout  pid 4821  capturing  1.52GiB  2.00GiB  +12.0MiB/min  40m
+            RSS 1.52GiB at or above the threshold of 1.50GiB (75% of the limit of 2.00GiB), for 3s
+            next capture: running; limit: memory.max of /system.slice/checkout.service
+            last bundle: checkout/20261123T081336Z-threshold-1.52GiB (small_objects, high confidence)
+        ");
+    }
+
+    #[test]
+    fn the_longest_names_fit_in_a_hundred_columns() {
+        let text = shown(vec![instance(&"t".repeat(64), &"{instance=\"10.0.0.1:6060\",job=\"shop\"}".repeat(3))]);
+        assert!(text.lines().all(|l| l.chars().count() <= WIDTH + 4), "{text}");
+        assert!(text.lines().next().unwrap().chars().count() <= WIDTH, "{text}");
+    }
+
+    #[test]
+    fn what_comes_from_outside_moves_no_cursor() {
+        let mut evil = instance("checkout", "pid\x1b[2J");
+        evil.status.reason = "\x1b]0;title\x07".into();
+        assert!(!shown(vec![evil]).contains('\x1b'));
+    }
+}

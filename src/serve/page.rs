@@ -1,0 +1,398 @@
+//! The status page: written here, whole at `/`, and at `/live` the part that a browser renews. Nothing of it is inline, so that its policy
+//! allows no script and no style but memtrap's own two files.
+//!
+//! Bounded, whatever is watched: so many instances on a page, the most alarming first, and so many bundles.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use askama::Template;
+use axum::extract::{Query, State};
+use axum::response::{Html, IntoResponse, Response};
+use hyper::StatusCode;
+use hyper::header::{CONTENT_SECURITY_POLICY, HeaderValue};
+use serde::Deserialize;
+
+use super::index::Caught;
+use super::plot::{self, Beside, Plot};
+use super::routes::{Instance, Shared, alone};
+use super::view::{Unavailable, View};
+use crate::bundle::one_line;
+use crate::clock::{self, Mono, human};
+use crate::incident::State as Stand;
+use crate::poll::{History, InstanceStatus};
+use crate::units::ByteSize;
+
+pub(super) const STYLE: &str = include_str!("../../templates/status.css");
+pub(super) const SCRIPT: &str = include_str!("../../templates/status.js");
+
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; \
+                      frame-ancestors 'none'";
+/// Instances on one page.
+const PAGE: usize = 48;
+const BUNDLES: usize = 30;
+const MAX_WORDS: usize = 400;
+
+/// What of it is asked for.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(super) struct Wanted {
+    target: Option<String>,
+    state: Option<Stand>,
+    page: Option<usize>,
+}
+
+pub(super) async fn whole(state: Shared, wanted: Query<Wanted>) -> Response {
+    match fill(&state.0, wanted.0).await {
+        Ok(live) => html(StatusCode::OK, &Whole { live }),
+        Err(unavailable) => said(StatusCode::SERVICE_UNAVAILABLE, unavailable.to_string()),
+    }
+}
+
+pub(super) async fn live(State(view): Shared, Query(wanted): Query<Wanted>) -> Result<Response, Unavailable> {
+    Ok(html(StatusCode::OK, &fill(&view, wanted).await?))
+}
+
+/// A page that says one thing.
+pub(super) fn said(status: StatusCode, words: String) -> Response {
+    html(status, &Said { words })
+}
+
+pub(super) fn html(status: StatusCode, page: &impl Template) -> Response {
+    match page.render() {
+        Ok(text) => (status, [(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY))], Html(text)).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+#[derive(Template)]
+#[template(path = "status.html")]
+struct Whole {
+    live: Live,
+}
+
+#[derive(Template)]
+#[template(path = "said.html")]
+struct Said {
+    words: String,
+}
+
+/// The part that changes.
+#[derive(Template)]
+#[template(path = "live.html")]
+pub(super) struct Live {
+    version: &'static str,
+    host: String,
+    headline: String,
+    /// The class of the headline: `calm` or `alarm`.
+    mood: &'static str,
+    time: String,
+    chips: Vec<Chip>,
+    /// What is shown of all, where that is not everything.
+    only: String,
+    loud: Vec<Card>,
+    calm: Vec<Card>,
+    earlier: Option<String>,
+    later: Option<String>,
+    place: String,
+    bundles: Vec<Row>,
+    more_bundles: usize,
+    trouble: Option<String>,
+}
+
+struct Chip {
+    state: &'static str,
+    count: usize,
+    is_chosen: bool,
+    link: String,
+}
+
+struct Card {
+    /// Stays the same while the page lives.
+    key: String,
+    target: String,
+    target_link: String,
+    instance: String,
+    state: &'static str,
+    reason: String,
+    rss: String,
+    of: String,
+    class: &'static str,
+    /// Percent of the bar.
+    fill: Option<f64>,
+    plot: Option<Plot>,
+    facts: Vec<(&'static str, String)>,
+    last: Option<Last>,
+    capture: Option<String>,
+}
+
+struct Last {
+    link: String,
+    words: String,
+}
+
+struct Row {
+    when: String,
+    target: String,
+    instance: String,
+    trigger: &'static str,
+    rss: String,
+    verdict: String,
+    /// `yes`, `no`, `partly`, `unknown`: a class.
+    explains: &'static str,
+    summary: String,
+    report: Option<String>,
+    contents: String,
+    archive: String,
+    size: String,
+}
+
+/// The more alarming, the smaller.
+fn rank(i: &InstanceStatus) -> (u8, i64) {
+    let state = match i.state {
+        Stand::Capturing => 0,
+        Stand::Throttled => 1,
+        Stand::Pending => 2,
+        Stand::Open => 3,
+        Stand::Cooldown if is_over(i) => 3,
+        Stand::Blind => 4,
+        Stand::Cooldown => 5,
+        Stand::Warming | Stand::Armed => 6,
+        Stand::Waiting => 7,
+    };
+    let level = i.threshold_bytes.first().copied().or(i.limit_bytes).filter(|l| *l > 0);
+    let share = i.rss_bytes.zip(level).map_or(0.0, |(rss, level)| rss as f64 / level as f64);
+    // in steps, so that cards do not change places all the time
+    (state, -(share * 10.0) as i64)
+}
+
+/// Worth a large picture.
+fn is_loud(state: Stand) -> bool {
+    !matches!(state, Stand::Warming | Stand::Armed | Stand::Waiting | Stand::Blind)
+}
+
+fn is_over(i: &InstanceStatus) -> bool {
+    i.rss_bytes.zip(i.threshold_bytes.first()).is_some_and(|(rss, threshold)| rss >= *threshold)
+}
+
+async fn fill(view: &Arc<View>, wanted: Wanted) -> Result<Live, Unavailable> {
+    let instances = view.instances().await?;
+    let (bundles, trouble) = match view.bundles().await {
+        Ok(bundles) => (bundles, None),
+        Err(why) => (Arc::default(), Some(why.to_string())),
+    };
+    let mut shown: Vec<&InstanceStatus> = instances
+        .iter()
+        .filter(|i| wanted.target.as_ref().is_none_or(|t| i.target == *t) && wanted.state.is_none_or(|s| i.state == s))
+        .collect();
+    shown.sort_by_cached_key(|i| (rank(i), i.target.clone(), i.slot));
+    let pages = shown.len().div_ceil(PAGE).max(1);
+    let page = wanted.page.unwrap_or(1).clamp(1, pages);
+    let on_page: Vec<&InstanceStatus> = shown.iter().copied().skip((page - 1) * PAGE).take(PAGE).collect();
+    let histories = view.histories(on_page.iter().map(|i| (i.target.clone(), i.slot)).collect()).await?;
+    let histories: BTreeMap<(&str, u32), &History> = histories.iter().map(|h| ((h.target.as_str(), h.slot), h)).collect();
+    let alone = alone(&instances);
+    let now = (Mono::now(), clock::wall_now());
+    let (mut loud, mut calm) = (Vec::new(), Vec::new());
+    for status in on_page {
+        let instance = Instance::join(status, alone.contains(status.target.as_str()), &bundles);
+        let history = histories.get(&(status.target.as_str(), status.slot)).map_or(&[][..], |h| h.samples.as_slice());
+        let card = card(&instance, history, &bundles, now);
+        if is_loud(status.state) { loud.push(card) } else { calm.push(card) }
+    }
+    let link = |n: usize| wanted.link(wanted.target.as_deref(), wanted.state, n);
+    let of_target: Vec<&Caught> = bundles.iter().filter(|b| wanted.target.as_ref().is_none_or(|t| b.target == *t)).collect();
+    let (headline, mood) = headline(&instances);
+    Ok(Live {
+        version: env!("CARGO_PKG_VERSION"),
+        host: one_line(&view.seen.host, 100),
+        headline,
+        mood,
+        time: humantime::format_rfc3339_seconds(now.1).to_string().replace('T', " ").replace('Z', " UTC"),
+        chips: chips(&instances, &wanted),
+        only: wanted
+            .target
+            .iter()
+            .map(|t| format!("target {}", one_line(t, 64)))
+            .chain(wanted.state.map(|s| s.name().to_owned()))
+            .collect::<Vec<_>>()
+            .join(", "),
+        loud,
+        calm,
+        earlier: (page > 1).then(|| link(page - 1)),
+        later: (page < pages).then(|| link(page + 1)),
+        place: if pages > 1 {
+            format!("page {page} of {pages}, {} instances, the most alarming first", shown.len())
+        } else {
+            String::new()
+        },
+        more_bundles: of_target.len().saturating_sub(BUNDLES),
+        bundles: of_target.into_iter().take(BUNDLES).map(row).collect(),
+        trouble,
+    })
+}
+
+impl Wanted {
+    fn link(&self, target: Option<&str>, state: Option<Stand>, page: usize) -> String {
+        let mut query = Vec::new();
+        query.extend(target.map(|t| format!("target={}", encoded(t))));
+        query.extend(state.map(|s| format!("state={}", s.name())));
+        query.extend((page > 1).then(|| format!("page={page}")));
+        if query.is_empty() { "/".into() } else { format!("/?{}", query.join("&")) }
+    }
+}
+
+fn headline(instances: &[InstanceStatus]) -> (String, &'static str) {
+    let live = instances.iter().filter(|i| i.instance.is_some()).count();
+    let targets = instances.iter().map(|i| i.target.as_str()).collect::<std::collections::HashSet<_>>().len();
+    let alarming =
+        instances.iter().filter(|i| matches!(i.state, Stand::Capturing | Stand::Throttled | Stand::Pending | Stand::Open)).count();
+    let blind = instances.iter().filter(|i| i.state == Stand::Blind).count();
+    let counted = |n: usize, one: &str| format!("{n} {one}{}", if n == 1 { "" } else { "s" });
+    let watched = format!("{} of {}", counted(live, "instance"), counted(targets, "target"));
+    match (alarming, blind) {
+        (0, 0) => (format!("Watching {watched}; nothing is wrong"), "calm"),
+        (0, blind) => (format!("Watching {watched}; {blind} cannot be read"), "alarm"),
+        (alarming, 0) => (format!("Watching {watched}; {}", counted(alarming, "incident")), "alarm"),
+        (alarming, blind) => (format!("Watching {watched}; {}, {blind} cannot be read", counted(alarming, "incident")), "alarm"),
+    }
+}
+
+fn chips(instances: &[InstanceStatus], wanted: &Wanted) -> Vec<Chip> {
+    const ALL: [Stand; 9] = [
+        Stand::Capturing,
+        Stand::Throttled,
+        Stand::Pending,
+        Stand::Open,
+        Stand::Blind,
+        Stand::Cooldown,
+        Stand::Warming,
+        Stand::Armed,
+        Stand::Waiting,
+    ];
+    let count = |state: Stand| instances.iter().filter(|i| i.state == state).count();
+    let chip = |state: Stand| {
+        let is_chosen = wanted.state == Some(state);
+        // to choose it again is to choose all
+        let link = wanted.link(wanted.target.as_deref(), (!is_chosen).then_some(state), 1);
+        Chip { state: state.name(), count: count(state), is_chosen, link }
+    };
+    ALL.into_iter().filter(|s| count(*s) > 0 || wanted.state == Some(*s)).map(chip).collect()
+}
+
+fn card(instance: &Instance, samples: &[crate::series::Sample], bundles: &[Caught], now: (Mono, std::time::SystemTime)) -> Card {
+    let i = &instance.status;
+    let limit = i.limit_bytes.filter(|l| *l > 0);
+    let label = one_line(i.instance.as_deref().unwrap_or_default(), 120);
+    let of_this = |b: &&Caught| b.target == i.target && i.instance.as_ref().is_some_and(|l| *l == b.instance);
+    let taken = |b: &Caught| {
+        let ago = now.1.duration_since(humantime::parse_rfc3339(&b.started).ok()?).ok()?;
+        Some((now.0 - ago, format!("{} {}", b.trigger.name(), b.started), b.report.clone().unwrap_or_else(|| contents(b))))
+    };
+    let marks = bundles.iter().filter(of_this).take(20).filter_map(taken).collect();
+    let plot = plot::draw(samples, &Beside { thresholds: &i.threshold_bytes, limit, bundles: marks }, now.0);
+    let mut facts = Vec::new();
+    if let Some(limit) = limit {
+        let source = i.limit_source.as_deref().map_or(String::new(), |s| format!(", {}", one_line(s, 120)));
+        facts.push(("limit", format!("{}{source}", ByteSize(limit))));
+    }
+    if !i.threshold_bytes.is_empty() {
+        facts.push(("threshold", i.threshold_bytes.iter().map(|t| ByteSize(*t).to_string()).collect::<Vec<_>>().join(", ")));
+    }
+    facts.extend(i.slope_bytes_per_second.map(|slope| ("slope", words_of_slope(slope))));
+    facts.extend(words_of_eta(i.seconds_to_limit).map(|words| ("to the limit", words)));
+    facts.push(("next capture", i.next_capture.clone()));
+    // how far it is from firing, or else from the limit
+    let full = i.threshold_bytes.first().copied().or(limit);
+    let share = full.zip(i.rss_bytes).map(|(full, rss)| rss as f64 / full.max(1) as f64 * 100.0);
+    let of = share.filter(|_| i.threshold_bytes.is_empty()).map(|percent| format!("{percent:.0}% of the limit"));
+    let last = i.last_bundle.as_ref().map(|id| {
+        let known = bundles.iter().find(|b| b.id == *id);
+        let words = instance
+            .last_verdict
+            .as_ref()
+            .map_or_else(|| "no verdict".to_owned(), |v| format!("{}, {} confidence", word(&v.cause), word(&v.confidence)));
+        let link = known.and_then(|b| b.report.clone()).unwrap_or_else(|| format!("/bundles/{id}/"));
+        Last { link, words }
+    });
+    let query = if label.is_empty() { String::new() } else { format!("?instance={}", encoded(i.instance.as_deref().unwrap_or_default())) };
+    Card {
+        key: format!("i-{}-{}", i.target, i.slot),
+        target_link: Wanted::default().link(Some(&i.target), None, 1),
+        target: i.target.clone(),
+        instance: label,
+        state: i.state.name(),
+        reason: one_line(&i.reason, MAX_WORDS),
+        rss: i.rss_bytes.map_or_else(|| "–".into(), |rss| ByteSize(rss).to_string()),
+        of: of.unwrap_or_default(),
+        fill: share.map(|percent| percent.clamp(0.0, 100.0)),
+        class: if is_over(i) { "over" } else { "" },
+        plot,
+        facts,
+        last,
+        capture: (i.instance.is_some() && i.state != Stand::Capturing).then(|| format!("/api/capture/{}{query}", encoded(&i.target))),
+    }
+}
+
+fn contents(b: &Caught) -> String {
+    format!("/bundles/{}/", b.id)
+}
+
+fn row(b: &Caught) -> Row {
+    use crate::verdict::Explains;
+    let when = b.started.get(..19).unwrap_or(&b.started).replace('T', " ");
+    let explains = b.verdict.as_ref().map_or("unknown", |v| match v.go_heap_explains {
+        Explains::Yes => "yes",
+        Explains::Partly => "partly",
+        Explains::No => "no",
+        Explains::Unknown => "unknown",
+    });
+    Row {
+        when,
+        target: b.target.clone(),
+        instance: b.instance.clone(),
+        trigger: b.trigger.name(),
+        rss: ByteSize(b.rss_bytes).to_string(),
+        verdict: b
+            .verdict
+            .as_ref()
+            .map_or_else(|| format!("no verdict, {}", b.outcome.name()), |v| format!("{} · {}", word(&v.cause), word(&v.confidence))),
+        explains,
+        summary: b.verdict.as_ref().map_or_else(|| b.reason.clone(), |v| v.summary.clone()),
+        report: b.report.clone(),
+        contents: contents(b),
+        archive: format!("/bundles/{}.tar.gz", b.id),
+        size: ByteSize(b.bytes).to_string(),
+    }
+}
+
+/// As in verdict.json, with blanks.
+pub(crate) fn word(value: &impl serde::Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|v| v.as_str().map(|s| s.replace('_', " "))).unwrap_or_default()
+}
+
+/// Bytes per second as a person thinks of leaks: per minute.
+pub(crate) fn words_of_slope(bytes_per_second: f64) -> String {
+    let per_minute = bytes_per_second * 60.0;
+    if per_minute.abs() < 16.0 * 1024.0 {
+        return "flat".into();
+    }
+    format!("{}{}/min", if per_minute < 0.0 { '−' } else { '+' }, ByteSize(per_minute.abs() as u64))
+}
+
+/// The time to the limit, where it is worth telling.
+pub(crate) fn words_of_eta(seconds: Option<f64>) -> Option<String> {
+    seconds.filter(|s| *s < 7.0 * 86_400.0).and_then(|s| Duration::try_from_secs_f64(s).ok()).map(human)
+}
+
+/// For a query or a path.
+fn encoded(text: &str) -> String {
+    let mut out = String::new();
+    for b in text.bytes() {
+        match b {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'_' | b'-' => out.push(char::from(b)),
+            b => out.push_str(&format!("%{b:02X}")),
+        }
+    }
+    out
+}

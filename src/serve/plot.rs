@@ -1,0 +1,147 @@
+//! The line of an instance's last hour as geometry: shares of a width and a height, which SVG takes as attributes, so that the page needs no
+//! inline style. Pure.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use crate::clock::{Mono, human};
+use crate::series::Sample;
+use crate::units::ByteSize;
+
+/// A level further above the RSS than this is not worth flattening the line for.
+const FAR: f64 = 2.5;
+/// The height, in heights of the highest RSS, where no level needs more: a flat line is no full one.
+const ROOM: f64 = 1.5;
+/// A line of less time is drawn at the right edge of this.
+const SHORTEST: Duration = Duration::from_secs(120);
+const MAX_POINTS: usize = 300;
+
+/// Percentages from the left and from the top; `points` in thousandths.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Plot {
+    /// `x,y x,y …`
+    pub points: String,
+    /// The same, closed at the bottom.
+    pub area: String,
+    pub levels: Vec<Level>,
+    pub marks: Vec<Mark>,
+    /// What the left edge and the upper edge are.
+    pub from: String,
+    pub top: String,
+}
+
+/// A horizontal line.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Level {
+    pub class: &'static str,
+    pub at: f64,
+    /// Where its words stand: below the line, where there is no place above.
+    pub words_at: f64,
+    pub label: String,
+}
+
+/// A bundle.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Mark {
+    pub at: f64,
+    pub label: String,
+    pub link: String,
+}
+
+/// What stands beside the samples.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Beside<'b> {
+    pub thresholds: &'b [u64],
+    pub limit: Option<u64>,
+    /// When it was taken, its name, its report.
+    pub bundles: Vec<(Mono, String, String)>,
+}
+
+/// `None` with fewer than two samples. `samples` are in order of time and end before `now`.
+pub(super) fn draw(samples: &[Sample], beside: &Beside<'_>, now: Mono) -> Option<Plot> {
+    let first = samples.first().filter(|_| samples.len() > 1)?;
+    let span = now.since(first.at).max(SHORTEST);
+    let from = now - span;
+    let highest = samples.iter().map(|s| s.rss).max()?.max(1);
+    let near = |bytes: &u64| *bytes as f64 <= highest as f64 * FAR;
+    let levels = || beside.thresholds.iter().map(|t| ("threshold", *t)).chain(beside.limit.map(|l| ("limit", l)));
+    let top = levels().map(|l| l.1).filter(near).max().map_or(highest as f64 * ROOM, |level| level.max(highest) as f64 * 1.1);
+    let x = |at: Mono| at.since(from).as_secs_f64() / span.as_secs_f64().max(0.001) * 100.0;
+    let y = |bytes: u64| ((1.0 - bytes as f64 / top) * 100.0).clamp(0.0, 100.0);
+
+    let mut points = String::new();
+    // the highest of each stretch, so that no peak is lost
+    let thinned = samples.chunks(samples.len().div_ceil(MAX_POINTS)).filter_map(|part| part.iter().max_by_key(|s| s.rss));
+    for s in thinned {
+        // writing to a String does not fail
+        let _ = write!(points, "{:.1},{:.1} ", x(s.at).min(100.0) * 10.0, y(s.rss) * 10.0);
+    }
+    let points = points.trim_end().to_owned();
+    let last = points.rsplit([' ', ',']).nth(1).unwrap_or("1000").to_owned();
+    Some(Plot {
+        area: format!("{:.1},1000 {points} {last},1000", x(first.at) * 10.0),
+        points,
+        levels: levels()
+            .filter(|(_, bytes)| near(bytes))
+            .map(|(class, bytes)| {
+                let at = y(bytes);
+                Level { class, at, words_at: if at < 12.0 { at + 9.0 } else { at - 2.0 }, label: format!("{class} {}", ByteSize(bytes)) }
+            })
+            .collect(),
+        marks: beside
+            .bundles
+            .iter()
+            .filter(|(at, ..)| *at >= from && *at <= now)
+            .map(|(at, label, link)| Mark { at: x(*at), label: label.clone(), link: link.clone() })
+            .collect(),
+        from: format!("−{}", human(Duration::from_secs(span.as_secs()))),
+        top: ByteSize(highest).to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn ramp(seconds: u64) -> Vec<Sample> {
+        (0..=seconds).map(|s| Sample { at: Mono::from_secs(1_000 + s), rss: (100 + s) * MIB }).collect()
+    }
+
+    fn numbers(points: &str) -> Vec<f64> {
+        points.split([' ', ',']).map(|n| n.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn the_line_runs_from_edge_to_edge_and_stays_inside() {
+        let beside = Beside { thresholds: &[500 * MIB], limit: Some(9_000 * MIB), bundles: Vec::new() };
+        let plot = draw(&ramp(600), &beside, Mono::from_secs(1_600)).unwrap();
+        let line = numbers(&plot.points);
+        assert!(line.len() <= 2 * MAX_POINTS && line.iter().all(|n| (0.0..=1000.0).contains(n)), "{}", plot.points);
+        assert!(line[0] < 5.0 && line[line.len() - 2] == 1000.0);
+        assert_eq!(plot.levels.iter().map(|l| l.label.as_str()).collect::<Vec<_>>(), ["threshold 500MiB"], "the limit is far above");
+        assert_eq!((plot.from.as_str(), plot.top.as_str()), ("−10m", "700MiB"));
+    }
+
+    #[test]
+    fn a_short_life_is_drawn_at_the_right_edge() {
+        let plot = draw(&ramp(12), &Beside::default(), Mono::from_secs(1_012)).unwrap();
+        assert_eq!(numbers(&plot.points)[0], 900.0);
+        assert_eq!(plot.from, "−2m");
+    }
+
+    #[test]
+    fn bundles_of_the_shown_time_are_marked() {
+        let bundle = |s| (Mono::from_secs(s), "threshold".to_owned(), "/x".to_owned());
+        let beside = Beside { bundles: vec![bundle(10), bundle(1_300), bundle(9_000)], ..Beside::default() };
+        let plot = draw(&ramp(600), &beside, Mono::from_secs(1_600)).unwrap();
+        assert_eq!(plot.marks.iter().map(|m| m.at).collect::<Vec<_>>(), [50.0]);
+    }
+
+    #[test]
+    fn nothing_is_drawn_of_nothing() {
+        assert_eq!(draw(&[], &Beside::default(), Mono::from_secs(1)), None);
+        assert_eq!(draw(&ramp(0), &Beside::default(), Mono::from_secs(1_000)), None);
+    }
+}

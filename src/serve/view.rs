@@ -1,0 +1,122 @@
+//! What the server knows of the running memtrap: it asks the watcher, and reads the bundle directory, each time within bounds.
+//!
+//! The watcher answers between two polls. However many clients ask, it is asked at most twice a second.
+
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, Semaphore, oneshot};
+
+use super::index::{Caught, Index};
+use crate::clock::Mono;
+use crate::meters::Meters;
+use crate::poll::{Ask, Command, Granted, History, InstanceStatus, NotGranted};
+use crate::roster::SlotNumber;
+use crate::target::ProcFs;
+
+/// The watcher is between two polls after milliseconds, or it is stuck.
+const PATIENCE: Duration = Duration::from_secs(3);
+const FRESH: Duration = Duration::from_millis(500);
+const DISK_THREADS: usize = 2;
+/// The loop turns at least every ten seconds, with nothing due.
+const STUCK: Duration = Duration::from_secs(30);
+
+/// There is no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unavailable {
+    #[error("the watcher does not answer; see memtrap's log, and /healthz")]
+    Watcher,
+    #[error("the bundles cannot be listed: {0}")]
+    Bundles(String),
+    #[error("the disk with the bundles does not answer")]
+    Disk,
+}
+
+/// The handles of a running engine that the server needs.
+#[derive(Debug)]
+pub struct Seen {
+    pub commands: Sender<Command>,
+    pub meters: Meters,
+    pub bundle_dir: std::path::PathBuf,
+    pub procfs: ProcFs,
+    pub host: String,
+}
+
+/// When they were asked for, and what the answer was.
+type Kept = Option<(Mono, Result<Arc<Vec<InstanceStatus>>, Unavailable>)>;
+
+#[derive(Debug)]
+pub(super) struct View {
+    pub seen: Seen,
+    /// Held while the watcher is asked, so that one question answers all who wait.
+    instances: Mutex<Kept>,
+    index: Mutex<Index>,
+    disk: Arc<Semaphore>,
+}
+
+impl View {
+    pub fn new(seen: Seen) -> View {
+        let index = Mutex::new(Index::new(seen.bundle_dir.clone()));
+        View { seen, instances: Mutex::default(), index, disk: Arc::new(Semaphore::new(DISK_THREADS)) }
+    }
+
+    /// Every instance, at most half a second old.
+    pub async fn instances(&self) -> Result<Arc<Vec<InstanceStatus>>, Unavailable> {
+        let mut kept = self.instances.lock().await;
+        if let Some((_, answer)) = kept.as_ref().filter(|(at, _)| Mono::now().since(*at) < FRESH) {
+            return answer.clone();
+        }
+        let answer = self.ask(Command::Status).await.map(Arc::new);
+        *kept = Some((Mono::now(), answer.clone()));
+        answer
+    }
+
+    /// What was kept is not what is any more.
+    pub async fn forget_instances(&self) {
+        *self.instances.lock().await = None;
+    }
+
+    /// The last hour of these instances.
+    pub async fn histories(&self, wanted: Vec<(String, SlotNumber)>) -> Result<Vec<History>, Unavailable> {
+        self.ask(|reply| Command::History(wanted, reply)).await
+    }
+
+    /// Orders a capture.
+    pub async fn capture(&self, ask: Ask) -> Result<Result<Granted, NotGranted>, Unavailable> {
+        let answer = self.ask(|reply| Command::Capture(ask, reply)).await;
+        self.forget_instances().await;
+        answer
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Unavailable> {
+        let (reply, answer) = oneshot::channel();
+        self.seen.commands.send(command(reply)).map_err(|_| Unavailable::Watcher)?;
+        match tokio::time::timeout(PATIENCE, answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            _ => Err(Unavailable::Watcher),
+        }
+    }
+
+    /// Every published bundle, the newest first; some seconds old at most.
+    pub async fn bundles(&self) -> Result<Arc<Vec<Caught>>, Unavailable> {
+        self.index.lock().await.newest_first(Mono::now()).await.map_err(Unavailable::Bundles)
+    }
+
+    /// Does what waits for the disk. Few at a time, so that a disk that hangs takes no more threads from the captures.
+    pub async fn on_disk<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T, Unavailable> {
+        let hangs = || Unavailable::Disk;
+        let turn = tokio::time::timeout(PATIENCE, self.disk.clone().acquire_owned()).await.map_err(|_| hangs())?.map_err(|_| hangs())?;
+        let done = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            job()
+        });
+        tokio::time::timeout(PATIENCE, done).await.map_err(|_| hangs())?.map_err(|_| hangs())
+    }
+
+    /// `Err`: for how long the polling loop has not turned.
+    pub fn health(&self, now: Mono) -> Result<(), Duration> {
+        let silent = now.since(self.seen.meters.last_turn());
+        if silent < STUCK { Ok(()) } else { Err(silent) }
+    }
+}
