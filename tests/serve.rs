@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::net::TcpStream;
@@ -9,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use common::http::{Answer, ask, get, post, try_ask};
 use common::pages::{Page, Pages};
-use common::{GoVersion, MIB, Memtrap, Svc, debian_program, manifest, run};
+use common::{GoVersion, MIB, Memtrap, Svc, debian_program, manifest, repo, run};
 use rustix::process::Signal;
 
 const LISTEN: &str = "listen = \"127.0.0.1:0\"\n";
@@ -369,4 +370,43 @@ fn status_asks_the_daemon_over_tcp_and_over_a_socket() {
     memtrap.stop(Signal::TERM);
     let said = String::from_utf8_lossy(&run(&["status", "--url", &url]).stderr).into_owned();
     assert!(said.contains("is memtrap running?"), "{said}");
+}
+
+/// Names of memtrap's metrics in a text, without the endings of a histogram's parts.
+fn metric_names(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    let ours = words.filter(|w| w.starts_with("memtrap_") || w.starts_with("process_"));
+    let base = |w: &str| ["_bucket", "_count", "_sum"].iter().find_map(|end| w.strip_suffix(end)).unwrap_or(w).to_owned();
+    ours.map(base).collect()
+}
+
+#[test]
+fn the_shipped_alerts_and_dashboard_name_metrics_that_there_are() {
+    let svc = Svc::start(GoVersion::Newest, &["-grow", "10485760"]);
+    let memtrap = Memtrap::start_with(LISTEN, &target(&svc, "threshold = \"5MiB\"\nfor = \"0s\""));
+    let at = address(&memtrap);
+    memtrap.wait_for_bundles(40, 1);
+    // a counter of what has not happened yet is not there yet
+    assert_eq!(post(&at, "/api/capture/nobody", "").status, 404);
+    memtrap.wait_until(10, "the capture is counted", |_| get(&at, "/metrics").text().contains("memtrap_captures_total{"));
+    let there = metric_names(&get(&at, "/metrics").text());
+    let not_metrics = ["memtrap_target", "memtrap_instance"].map(String::from);
+    for file in ["config/alerts.yml", "config/grafana-dashboard.json"] {
+        let named = metric_names(&fs::read_to_string(repo().join(file)).unwrap());
+        let missing: Vec<&String> = named.iter().filter(|n| !there.contains(*n) && !not_metrics.contains(n)).collect();
+        assert!(named.len() > 5 && missing.is_empty(), "{file}: {missing:?} are not among {there:?}");
+    }
+    let dashboard: serde_json::Value = serde_json::from_slice(&fs::read(repo().join("config/grafana-dashboard.json")).unwrap()).unwrap();
+    assert!(dashboard["panels"].as_array().unwrap().len() >= 6);
+}
+
+#[test]
+fn the_shipped_alerts_are_right_by_promtool() {
+    let Some(promtool) = debian_program("prometheus", "usr/bin/promtool", "config/alerts.yml, by promtool") else { return };
+    let check = |args: &[&str]| {
+        let output = Command::new(&promtool).args(args).current_dir(repo()).output().unwrap();
+        assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    };
+    check(&["check", "rules", "config/alerts.yml"]);
+    check(&["test", "rules", "tests/data/alerts_test.yml"]);
 }
