@@ -4,11 +4,13 @@ CARGO ?= cargo
 # The same as in tests/common/go.rs.
 TEST_GO = 1.21.13 1.27.3
 
-.PHONY: help demo test lint
+.PHONY: help demo test lint bench soak
 
 help:
 	@echo "make demo    catch a real leak, in under a minute"
 	@echo "make test    all tests, on real services built with Go $(TEST_GO)"
+	@echo "make bench   what memtrap costs, against references and budgets, as a table"
+	@echo "make soak    half an hour of random incidents in two hundred services"
 	@echo "make lint    formatting, clippy and documentation, warnings denied"
 
 demo:
@@ -26,3 +28,11 @@ lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --quiet
+
+bench:
+	$(CARGO) build --quiet --locked --profile dist --no-default-features
+	$(CARGO) bench --quiet --locked --bench budgets
+
+soak:
+	$(CARGO) build --quiet --locked --profile dist --no-default-features
+	$(CARGO) bench --quiet --locked --bench soak -- 30

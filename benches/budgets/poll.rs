@@ -1,0 +1,73 @@
+//! A reading and its judgement against the bare `pread` that it needs.
+
+use std::fs::File;
+use std::time::Duration;
+
+use memtrap::clock::Mono;
+use memtrap::config::Rules;
+use memtrap::incident::Slot;
+use memtrap::poll::pace::{self, Bounds};
+use memtrap::poll::{Reading, Statm};
+use memtrap::series::Sample;
+use memtrap::target::InstanceId;
+use memtrap::trigger::Levels;
+use rustix::time::{ClockId, clock_gettime};
+
+use super::Row;
+use super::measure::median;
+
+const READINGS: u32 = 20_000;
+const ROUNDS: usize = 9;
+
+fn thread_cpu() -> f64 {
+    let t = clock_gettime(ClockId::ThreadCPUTime);
+    t.tv_sec as f64 + t.tv_nsec as f64 / 1e9
+}
+
+fn statm() -> File {
+    File::open("/proc/self/statm").unwrap()
+}
+
+pub fn rows() -> Vec<Row> {
+    let second = Duration::from_secs(1);
+    let rules = Rules {
+        threshold: vec!["64GiB".parse().unwrap(), "80GiB".parse().unwrap()],
+        slope: Some("20GiB/10m".parse().unwrap()),
+        eta: Some(Duration::from_secs(300)),
+        ..Rules::default()
+    };
+    let levels = Levels::resolve(&rules, second, Some(100 << 30));
+    let bounds = Bounds { interval: second, max_interval: second * 5 };
+    let mut slot = Slot::default();
+    slot.arrive(InstanceId { pid: 1, start_ticks: 1 }, &rules, second);
+    let (bare, reader) = (statm(), Statm::new(statm()));
+    let mut now = Mono::from_secs(1_000_000);
+    let (mut reference, mut ours) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let start = thread_cpu();
+        let mut text = [0u8; 160];
+        for _ in 0..READINGS {
+            std::hint::black_box(rustix::io::pread(&bare, &mut text, 0).unwrap());
+        }
+        reference.push((thread_cpu() - start) / f64::from(READINGS));
+        let start = thread_cpu();
+        for _ in 0..READINGS {
+            now = now + second;
+            let Reading::Rss(rss) = reader.read() else { panic!("this process is there") };
+            let sample = Sample { at: now, rss };
+            assert!(slot.observe(sample, Duration::from_secs(3_600), &levels, &rules).is_none());
+            std::hint::black_box(pace::pause(slot.state(now), sample, slot.recent_slope(), &levels, bounds));
+        }
+        ours.push((thread_cpu() - start) / f64::from(READINGS));
+    }
+    let ratios = reference.iter().zip(&ours).map(|(r, o)| o / r).collect();
+    let (ratio, reference, ours) = (median(ratios), median(reference), median(ours));
+    let measured = format!("{:.2} µs, {ratio:.2} ×", ours * 1e6);
+    vec![Row::new(
+        "a poll: reading, two thresholds, slope, eta, next pause",
+        measured,
+        format!("bare pread {:.2} µs", reference * 1e6),
+        "2 ×",
+        Some(ratio <= 2.0),
+    )]
+}
