@@ -18,6 +18,7 @@ use reqwest::{NoProxy, Proxy};
 
 use crate::bundle::one_line;
 use crate::config::{self, Auth};
+use crate::systemd;
 
 /// Tokens, certificates and keys are far smaller.
 const MAX_SECRET: u64 = 64 << 10;
@@ -172,7 +173,8 @@ pub(crate) fn read(file: &Path, max: u64) -> Result<Vec<u8>, SetupError> {
     // a FIFO in its place must not make the open wait
     let nonblock = rustix::fs::OFlags::NONBLOCK.bits() as i32;
     let mut bytes = Vec::new();
-    let done = OpenOptions::new().read(true).custom_flags(nonblock).open(file).and_then(|f| f.take(max + 1).read_to_end(&mut bytes));
+    let open = |path: std::borrow::Cow<'_, Path>| OpenOptions::new().read(true).custom_flags(nonblock).open(path);
+    let done = systemd::secret_path(file).and_then(open).and_then(|f| f.take(max + 1).read_to_end(&mut bytes));
     match done {
         Ok(n) if n as u64 > max => Err(SetupError(format!("{} is larger than {max} bytes; is it the right file?", file.display()))),
         Ok(_) => Ok(bytes),

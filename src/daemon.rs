@@ -44,6 +44,8 @@ use crate::trigger::Trigger;
 const STOP_GRACE: Duration = Duration::from_secs(20);
 /// Incidents that wait for a first piece of evidence; beyond, their bundles are left to retention.
 const MAX_HOLLOW: usize = 1_000;
+/// How often the line that `systemctl status` shows is looked at anew.
+const STATUS_EVERY: Duration = Duration::from_secs(15);
 /// The loop turns at least this often even with nothing due.
 const LONGEST_SLEEP: Duration = Duration::from_secs(10);
 
@@ -461,20 +463,33 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), DaemonError> {
     systemd::ready(&format!("watching {} targets", config.targets.len()));
     // the targets are the watcher's now
     let Config { daemon: mut running, .. } = config;
+    let mut line = StatusLine::default();
+    let mut look = tokio::time::interval(STATUS_EVERY);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             event = engine.next() => match event {
                 Event::WatcherGone => return Err(DaemonError::WatcherGone),
-                Event::CaptureStarted(job) => systemd::status(&format!("capturing {}", job.subject.target.name)),
-                Event::CaptureEnded { target, .. } => systemd::status(&format!("watching; last capture: {target}")),
+                Event::CaptureStarted(job) => {
+                    line.note = format!("capturing {}", job.subject.target.name);
+                    line.tell(&engine).await;
+                }
+                Event::CaptureEnded { target, result } => {
+                    line.note = match result {
+                        Ok(done) => format!("last bundle: {}", done.id),
+                        Err(_) => format!("the last capture of {target} saved nothing"),
+                    };
+                    line.tell(&engine).await;
+                }
                 Event::Progress { target, progress: Progress::Done(step) } => {
                     let (file, status, reason) = (step.name, step.status.name(), step.reason.as_deref().unwrap_or_default());
                     tracing::debug!(target_name = target, file, status, milliseconds = step.milliseconds, reason, "step");
                 }
                 Event::Progress { .. } => {}
             },
+            _ = look.tick() => line.tell(&engine).await,
             _ = hangup.recv() => {
-                reload(&mut engine, &file, &mut running);
+                line.note = reload(&mut engine, &file, &mut running).to_owned();
                 if let Err(error) = server.configure(&running).await {
                     tracing::error!(error = chain(&error), "memtrap listens as before");
                 }
@@ -484,13 +499,33 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), DaemonError> {
         }
     }
     tracing::info!("memtrap stops");
-    systemd::stopping();
+    systemd::stopping(engine.running.len());
     engine.stop().await;
     Ok(())
 }
 
-/// A file with mistakes changes nothing but the log.
-fn reload(engine: &mut Engine, file: &Path, running: &mut config::Daemon) {
+/// What `systemctl status` shows, told when it changes.
+#[derive(Default)]
+struct StatusLine {
+    note: String,
+    told: String,
+}
+
+impl StatusLine {
+    async fn tell(&mut self, engine: &Engine) {
+        if !systemd::listens() {
+            return;
+        }
+        let line = systemd::summary(&engine.status().await, &self.note);
+        if line != self.told {
+            systemd::status(&line);
+            self.told = line;
+        }
+    }
+}
+
+/// A file with mistakes changes nothing but the log. Returns what became of it, in a few words.
+fn reload(engine: &mut Engine, file: &Path, running: &mut config::Daemon) -> &'static str {
     systemd::reloading();
     match config::load(file) {
         Ok((config, warnings)) => {
@@ -503,11 +538,15 @@ fn reload(engine: &mut Engine, file: &Path, running: &mut config::Daemon) {
             *running = config.daemon.clone();
             tracing::info!(targets = config.targets.len(), "configuration reloaded");
             engine.reload(config);
-            systemd::ready("configuration reloaded");
+            let note = "configuration reloaded";
+            systemd::ready(note);
+            note
         }
         Err(errors) => {
             tracing::error!(%errors, "the new configuration has mistakes; the old one stays in force");
-            systemd::ready("running the old configuration: the new one has mistakes");
+            let note = "running the old configuration: the new one has mistakes";
+            systemd::ready(note);
+            note
         }
     }
 }

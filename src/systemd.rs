@@ -1,14 +1,44 @@
-//! The service manager's side: readiness, reloads, the watchdog. Outside systemd all of it does nothing.
+//! The service manager's side: readiness, reloads, the watchdog, credentials. Outside systemd all but credentials does nothing.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
+
+use crate::poll::InstanceStatus;
+
+/// How a configuration names a credential instead of a file: `credential:NAME`.
+pub const CREDENTIAL: &str = "credential:";
+
+/// Whether systemd takes it as the name of a credential.
+pub fn is_credential_name(name: &str) -> bool {
+    !matches!(name, "" | "." | "..") && name.len() <= 255 && !name.contains(['/', '\0'])
+}
+
+/// Where the file of a secret is: of `credential:NAME` in the directory that systemd made for this process, of any other path there.
+pub fn secret_path(file: &Path) -> io::Result<Cow<'_, Path>> {
+    in_credentials(file, std::env::var_os("CREDENTIALS_DIRECTORY").as_deref().map(Path::new))
+}
+
+fn in_credentials<'f>(file: &'f Path, directory: Option<&Path>) -> io::Result<Cow<'f, Path>> {
+    let Some(name) = file.to_str().and_then(|text| text.strip_prefix(CREDENTIAL)) else { return Ok(Cow::Borrowed(file)) };
+    let none = "systemd hands no credentials to this process; add LoadCredential= to memtrap's unit, or write the path of a file";
+    directory.map(|dir| Cow::Owned(dir.join(name))).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, none))
+}
 
 /// Tells systemd; a failure is logged, since a swallowed one shows only as a start-up timeout.
 fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::warn!(%error, "sd_notify failed; with Type=notify, systemd will think that memtrap hangs");
     }
+}
+
+/// Whether anybody reads what is told here.
+pub fn listens() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
 }
 
 /// Start-up or a reload is over.
@@ -24,14 +54,41 @@ pub fn reloading() {
     }
 }
 
-pub fn stopping() {
-    notify(&[NotifyState::Stopping]);
+/// The end has begun; running captures are finished or finalized first.
+pub fn stopping(captures: usize) {
+    let status = match captures {
+        0 => "stopping".to_owned(),
+        n => format!("stopping; finishing {n} {}", if n == 1 { "capture" } else { "captures" }),
+    };
+    notify(&[NotifyState::Stopping, NotifyState::Status(&status)]);
 }
 
 /// The one line that `systemctl status` shows.
 pub fn status(status: &str) {
     notify(&[NotifyState::Status(status)]);
 }
+
+/// That line: what is watched and how it is, worst first, and the `note` of what happened last.
+pub fn summary(instances: &[InstanceStatus], note: &str) -> String {
+    let mut states: BTreeMap<usize, (&str, usize)> = BTreeMap::new();
+    for instance in instances {
+        let state = instance.state.name();
+        let rank = WORST_FIRST.iter().position(|s| *s == state).unwrap_or(WORST_FIRST.len());
+        states.entry(rank).or_insert((state, 0)).1 += 1;
+    }
+    let counts: Vec<String> = states.values().map(|(state, n)| format!("{n} {state}")).collect();
+    let mut line = match counts.as_slice() {
+        [] => "watching nothing: no targets".to_owned(),
+        counts => format!("watching: {}", counts.join(", ")),
+    };
+    if !note.is_empty() {
+        line.push_str("; ");
+        line.push_str(note);
+    }
+    line
+}
+
+const WORST_FIRST: [&str; 9] = ["capturing", "open", "pending", "throttled", "blind", "cooldown", "warming", "waiting", "armed"];
 
 /// Half of WatchdogSec, if systemd watches this process: how often [`alive`] is due.
 pub fn watchdog_period() -> Option<Duration> {
@@ -41,4 +98,44 @@ pub fn watchdog_period() -> Option<Duration> {
 /// Feeds the watchdog.
 pub fn alive() {
     notify(&[NotifyState::Watchdog]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::incident::State;
+
+    #[test]
+    fn a_credential_is_a_file_of_the_units_own_directory() {
+        let dir = Path::new("/run/credentials/memtrap.service");
+        assert_eq!(in_credentials(Path::new("credential:search"), Some(dir)).unwrap(), dir.join("search"));
+        assert_eq!(in_credentials(Path::new("/etc/x"), Some(dir)).unwrap(), Path::new("/etc/x"));
+        let why = in_credentials(Path::new("credential:search"), None).unwrap_err().to_string();
+        assert!(why.contains("LoadCredential="), "{why}");
+        for name in ["", ".", "..", "a/b", "../x", "a\0b"] {
+            assert!(!is_credential_name(name), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn the_status_line_names_the_worst_first() {
+        let of = |state: State| InstanceStatus {
+            target: "svc".into(),
+            pid: None,
+            instance: None,
+            state,
+            reason: String::new(),
+            rss_bytes: None,
+            limit_bytes: None,
+            limit_source: None,
+            slope_bytes_per_second: None,
+            seconds_to_limit: None,
+            cooldown_seconds: None,
+            incident: None,
+            last_bundle: None,
+        };
+        let all = [State::Armed, State::Blind, State::Armed, State::Open].map(of);
+        assert_eq!(summary(&all, "last bundle: svc/1"), "watching: 1 open, 1 blind, 2 armed; last bundle: svc/1");
+        assert_eq!(summary(&[], ""), "watching nothing: no targets");
+    }
 }

@@ -1,4 +1,4 @@
-//! Logging: to stderr, one line an event, quiet for commands that people run by hand.
+//! Logging: to stderr, one line an event, or to systemd's journal; quiet for commands that people run by hand.
 
 use std::io::{self, IsTerminal};
 use std::str::FromStr;
@@ -8,6 +8,8 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt;
 use tracing_subscriber::prelude::*;
+
+use super::journal::Journal;
 
 #[derive(Debug, clap::Args)]
 pub struct LogArgs {
@@ -44,11 +46,10 @@ impl LogArgs {
         let registry = tracing_subscriber::registry();
         let started = match self.log_format {
             Format::Json => registry.with(plain.json().flatten_event(true).with_filter(filter)).try_init(),
-            // journald adds the time itself
-            Format::Text if std::env::var_os("JOURNAL_STREAM").is_some() => {
-                registry.with(plain.without_time().with_filter(filter)).try_init()
-            }
-            Format::Text => registry.with(plain.with_filter(filter)).try_init(),
+            Format::Text => match Journal::of_stderr() {
+                Some(journal) => registry.with(journal.with_filter(filter)).try_init(),
+                None => registry.with(plain.with_filter(filter)).try_init(),
+            },
         };
         started.map_err(|e| e.to_string())
     }

@@ -8,6 +8,7 @@ mod bundles;
 mod capture;
 mod check;
 mod demo;
+mod journal;
 mod live;
 mod log;
 mod replay;
@@ -24,7 +25,7 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// Captures one pprof evidence bundle per memory incident of a Go service.
 #[derive(Debug, Parser)]
@@ -99,6 +100,11 @@ impl<E: std::error::Error> From<E> for Failure {
     fn from(error: E) -> Failure {
         Failure::job(crate::error::chain(&error))
     }
+}
+
+/// The command line's definition: what man pages and shell completions are made from.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Parses the arguments, does what they say, and prints what went wrong.

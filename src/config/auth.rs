@@ -5,7 +5,7 @@ use std::ops::Range;
 use reqwest::header::{HeaderName, HeaderValue as HttpValue};
 use toml::de::DeValue;
 
-use super::reader::{Read, Table, Value, fault, path, text};
+use super::reader::{Read, Table, Value, fault, secret_file, text};
 use super::{Auth, Basic, HeaderValue, Pprof, Source, endpoint};
 
 pub(super) const EXAMPLE: &str = r#"{ bearer_file = "/etc/memtrap/token" }"#;
@@ -62,14 +62,14 @@ pub(super) fn read(target: &mut Table<'_, '_>, uses: &Uses<'_>) -> Auth {
 
 pub(super) fn read_table(mut t: Table<'_, '_>, uses: &Uses<'_>) -> Auth {
     let mut auth = Auth::default();
-    t.set("bearer_file", &mut auth.bearer_file, |v| path(v).map(Some));
+    t.set("bearer_file", &mut auth.bearer_file, |v| secret_file(v).map(Some));
     auth.basic = t.table("basic", r#"{ username = "memtrap", password_file = "/etc/memtrap/password" }"#).and_then(basic);
     if let Some(entries) = t.table("headers", r#"{ X-Scope = "team", X-Token = { file = "/etc/memtrap/token" } }"#) {
         auth.headers = headers(entries);
     }
-    t.set("ca_file", &mut auth.ca_file, |v| path(v).map(Some));
-    t.set("client_cert_file", &mut auth.client_cert_file, |v| path(v).map(Some));
-    t.set("client_key_file", &mut auth.client_key_file, |v| path(v).map(Some));
+    t.set("ca_file", &mut auth.ca_file, |v| secret_file(v).map(Some));
+    t.set("client_cert_file", &mut auth.client_cert_file, |v| secret_file(v).map(Some));
+    t.set("client_key_file", &mut auth.client_key_file, |v| secret_file(v).map(Some));
 
     if let Some(at) = t.place_of("basic").filter(|_| t.has("bearer_file")) {
         t.error(at, "basic: conflicts with bearer_file: both set the Authorization header; keep one");
@@ -124,7 +124,7 @@ fn basic(mut t: Table<'_, '_>) -> Option<Basic> {
         }
         name => Ok(name.to_owned()),
     });
-    let password_file = t.take("password_file", path);
+    let password_file = t.take("password_file", secret_file);
     for key in ["username", "password_file"] {
         if !t.has(key) {
             t.missing(format_args!("{key}: missing"));
@@ -174,7 +174,7 @@ fn header_value<'t>(value: &'t Value<'t>, t: &mut Table<'_, 't>, name: &str, at:
         DeValue::Table(entries) => {
             let label = format!("{}{}.", t.label(), shown(name));
             let mut inner = t.nested(entries, at, label, "");
-            let file = inner.take("file", path);
+            let file = inner.take("file", secret_file);
             if !inner.has("file") {
                 inner.missing("file: missing");
             }

@@ -15,6 +15,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::problem::Report;
 use crate::clock::human;
+use crate::systemd;
 
 pub(super) type Value<'t> = Spanned<DeValue<'t>>;
 
@@ -304,6 +305,17 @@ pub(super) fn path(value: &Value<'_>) -> Read<PathBuf> {
         return fault(value, "a path cannot hold a NUL character");
     }
     if path.is_absolute() { Ok(path) } else { fault(value, "the path must be absolute: begin it with `/`") }
+}
+
+/// The file that holds a secret: a path, or `credential:NAME` for one that systemd hands to memtrap's unit.
+pub(super) fn secret_file(value: &Value<'_>) -> Read<PathBuf> {
+    let Some(name) = value.get_ref().as_str().and_then(|text| text.strip_prefix(systemd::CREDENTIAL)) else {
+        return path(value);
+    };
+    if systemd::is_credential_name(name) {
+        return Ok(format!("{}{name}", systemd::CREDENTIAL).into());
+    }
+    fault(value, "write credential:NAME with the name that LoadCredential= of memtrap's unit gives: no `/`, at most 255 bytes")
 }
 
 /// A list of at most `most` elements.

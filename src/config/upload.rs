@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::reader::{Read, Table, Value, boolean, fault, path, text};
+use super::reader::{Read, Table, Value, boolean, fault, secret_file, text};
 
 /// Where bundles are uploaded to, and how.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,14 +57,14 @@ pub(super) fn read(mut t: Table<'_, '_>) -> Option<Upload> {
     let endpoint = t.take("endpoint", endpoint);
     let region = t.take("region", |v| word(v, "a region such as \"eu-central-1\""));
     let allow_http = t.take("allow_http", boolean).unwrap_or(false);
-    let ca_file = t.take("ca_file", path);
+    let ca_file = t.take("ca_file", secret_file);
     let secrets = StoreSecrets {
-        access_key_id: t.take("access_key_id_file", path),
-        secret_access_key: t.take("secret_access_key_file", path),
-        session_token: t.take("session_token_file", path),
-        service_account: t.take("service_account_file", path),
+        access_key_id: t.take("access_key_id_file", secret_file),
+        secret_access_key: t.take("secret_access_key_file", secret_file),
+        session_token: t.take("session_token_file", secret_file),
+        service_account: t.take("service_account_file", secret_file),
         account: t.take("account", |v| word(v, "the name of a storage account")),
-        account_key: t.take("account_key_file", path),
+        account_key: t.take("account_key_file", secret_file),
     };
     let delete_after_upload = t.take("delete_after_upload", boolean).unwrap_or(false);
     let claim = t.take("claim", boolean).unwrap_or(false);
