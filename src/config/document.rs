@@ -101,8 +101,15 @@ fn read_document<'t>(mut root: Table<'_, 't>, empty: &'t DeTable<'t>) -> Config 
     section.finish(&[]);
 
     let found = root.tables("target");
-    if found.as_ref().is_some_and(Vec::is_empty) || !root.has("target") {
-        root.missing("target: none; add at least one [[target]] with a name, a process and a rule such as threshold = \"80%\"");
+    if !root.has("target") {
+        // a file that lost its end must not pass for one that wants nothing watched
+        root.missing(
+            "target: none; add at least one [[target]] with a name, a process and a rule such as threshold = \"80%\", \
+             or write target = [] to watch nothing for now",
+        );
+    }
+    if let (Some([]), Some(at)) = (found.as_deref(), root.place_of("target")) {
+        root.warning(at, "target: none, so nothing is watched; add a [[target]] in its place");
     }
     let mut targets = Vec::new();
     let mut names = HashMap::new();
