@@ -89,6 +89,13 @@ impl Runner<'_> {
         {
             result = Err(Failure::Ended(why));
         }
+        if let Err(full @ Failure::Disk(_)) = result {
+            // what is left of it would take the room that later steps and the manifest need
+            let (files, name) = (self.partial.files(), want.file.to_owned());
+            drop(sink);
+            let _ = spawn_blocking(move || files.remove(&name)).await;
+            return Attempt { file: None, result: Err(full) };
+        }
         let closed = match self.close(sink, want, &endpoint.credentials).await {
             Ok(closed) => closed,
             Err(e) => return Attempt { file: None, result: Err(Failure::Disk(e)) },

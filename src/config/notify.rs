@@ -7,7 +7,7 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use super::auth::{self, Uses};
-use super::reader::{Read, Table, Value, duration, fault, list, path, text};
+use super::reader::{Read, Table, Value, duration, fault, list, path, secret_file, text};
 use super::{Auth, Invalid, endpoint};
 
 /// Someone who is told of each bundle.
@@ -218,7 +218,7 @@ fn read_one(t: &mut Table<'_, '_>, targets: &[String]) -> Option<Notify> {
         t.missing(format_args!("kind: missing; {KIND_HELP}"));
     }
     let inline = t.take("url", |v| parse_url(text(v, "a URL such as \"https://alerts.internal/hook\"")?).or_else(|why| fault(v, why)));
-    let file = t.take("url_file", path);
+    let file = t.take("url_file", secret_file);
     let command = t.take("command", command);
     let labels = t.table("labels", r#"{ severity = "page" }"#).map(labels).unwrap_or_default();
     let wanted = list("a list of targets' names such as [\"checkout\"]", MAX_TARGETS, |v| {

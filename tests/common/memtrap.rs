@@ -37,6 +37,16 @@ impl Memtrap {
         memtrap
     }
 
+    /// With its bundles in this directory.
+    pub fn start_in(bundle_dir: &Path, config: &str) -> Memtrap {
+        let mut memtrap = Memtrap { dir: TempDir::new().unwrap(), child: None };
+        let (dir, bundles) = (memtrap.dir.path().display(), bundle_dir.display());
+        let text = format!("[daemon]\nstate_dir = \"{dir}/state\"\nbundle_dir = \"{bundles}\"\n{config}");
+        fs::write(memtrap.config_path(), text).unwrap();
+        memtrap.spawn();
+        memtrap
+    }
+
     /// Writes the configuration; takes effect at a start or reload.
     pub fn configure(&self, daemon: &str, config: &str) {
         let dir = self.dir.path().display();

@@ -6,6 +6,7 @@ mod debian_server;
 pub mod faulty;
 pub mod http;
 mod go;
+mod idle;
 pub mod inbox;
 mod memtrap;
 pub mod pages;
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 
 pub use debian_server::DebianServer;
 pub use go::{GoVersion, Svc, go_binary, go_program, go_svc};
+pub use idle::Idle;
 pub use memtrap::{Memtrap, run};
 
 pub const MIB: u64 = 1 << 20;
