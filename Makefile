@@ -4,13 +4,16 @@ CARGO ?= cargo
 # The same as in tests/common/go.rs.
 TEST_GO = 1.21.13 1.27.3
 
-.PHONY: help demo test lint bench soak
+.PHONY: help demo test lint bench soak package nspawn deny
 
 help:
 	@echo "make demo    catch a real leak, in under a minute"
 	@echo "make test    all tests, on real services built with Go $(TEST_GO)"
 	@echo "make bench   what memtrap costs, against references and budgets, as a table"
 	@echo "make soak    half an hour of random incidents in two hundred services"
+	@echo "make package builds the Debian package"
+	@echo "make nspawn  installs it in a booted Debian and sees that it behaves; root, with debootstrap and systemd-nspawn"
+	@echo "make deny    licences, advisories, sources and banned crates; with cargo-deny"
 	@echo "make lint    formatting, clippy and documentation, warnings denied"
 
 demo:
@@ -36,3 +39,15 @@ bench:
 soak:
 	$(CARGO) build --quiet --locked --profile dist --no-default-features
 	$(CARGO) bench --quiet --locked --bench soak -- 30
+
+package:
+	@scripts/package
+
+# A debug build in a package of its own: what is tried is the package, not the optimizer.
+nspawn:
+	$(CARGO) build --locked
+	tests/nspawn/run
+
+# The advisories want their database from the network; the rest does not.
+deny:
+	$(CARGO) deny check

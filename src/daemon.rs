@@ -516,7 +516,7 @@ impl StatusLine {
         if !systemd::listens() {
             return;
         }
-        let line = systemd::summary(&engine.status().await, &self.note);
+        let line = systemd::summary(engine.status().await.into_iter().map(|s| s.state), &self.note);
         if line != self.told {
             systemd::status(&line);
             self.told = line;

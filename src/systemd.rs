@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-use crate::poll::InstanceStatus;
+use crate::incident::State;
 
 /// How a configuration names a credential instead of a file: `credential:NAME`.
 pub const CREDENTIAL: &str = "credential:";
@@ -69,10 +69,10 @@ pub fn status(status: &str) {
 }
 
 /// That line: what is watched and how it is, worst first, and the `note` of what happened last.
-pub fn summary(instances: &[InstanceStatus], note: &str) -> String {
+pub fn summary(of_instances: impl IntoIterator<Item = State>, note: &str) -> String {
     let mut states: BTreeMap<usize, (&str, usize)> = BTreeMap::new();
-    for instance in instances {
-        let state = instance.state.name();
+    for state in of_instances {
+        let state = state.name();
         let rank = WORST_FIRST.iter().position(|s| *s == state).unwrap_or(WORST_FIRST.len());
         states.entry(rank).or_insert((state, 0)).1 += 1;
     }
@@ -103,7 +103,6 @@ pub fn alive() {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::incident::State;
 
     #[test]
     fn a_credential_is_a_file_of_the_units_own_directory() {
@@ -119,23 +118,8 @@ mod tests {
 
     #[test]
     fn the_status_line_names_the_worst_first() {
-        let of = |state: State| InstanceStatus {
-            target: "svc".into(),
-            pid: None,
-            instance: None,
-            state,
-            reason: String::new(),
-            rss_bytes: None,
-            limit_bytes: None,
-            limit_source: None,
-            slope_bytes_per_second: None,
-            seconds_to_limit: None,
-            cooldown_seconds: None,
-            incident: None,
-            last_bundle: None,
-        };
-        let all = [State::Armed, State::Blind, State::Armed, State::Open].map(of);
-        assert_eq!(summary(&all, "last bundle: svc/1"), "watching: 1 open, 1 blind, 2 armed; last bundle: svc/1");
-        assert_eq!(summary(&[], ""), "watching nothing: no targets");
+        let all = [State::Armed, State::Blind, State::Armed, State::Open];
+        assert_eq!(summary(all, "last bundle: svc/1"), "watching: 1 open, 1 blind, 2 armed; last bundle: svc/1");
+        assert_eq!(summary([], ""), "watching nothing: no targets");
     }
 }

@@ -174,17 +174,50 @@ fn a_bundle_is_exported_as_one_archive_and_deleted_when_asked() {
     assert!(!bundles.join(id).exists());
 }
 
+/// `systemd-analyze` with these arguments about the unit with one of the drop-ins, or none.
+fn systemd_analyze(args: &[&str], drop_in: Option<&std::path::Path>) -> Option<Output> {
+    let dir = tempfile::tempdir().unwrap();
+    let unit = dir.path().join("memtrap.service");
+    std::fs::copy(repo().join("systemd/memtrap.service"), &unit).unwrap();
+    if let Some(file) = drop_in {
+        let drop_ins = dir.path().join("memtrap.service.d");
+        std::fs::create_dir(&drop_ins).unwrap();
+        std::fs::copy(file, drop_ins.join(file.file_name().unwrap())).unwrap();
+    }
+    let done = std::process::Command::new("systemd-analyze").args(args).arg(unit).output();
+    if done.is_err() {
+        common::not_checked("systemd/: no systemd-analyze on this machine");
+    }
+    done.ok()
+}
+
 #[test]
-fn the_systemd_unit_is_valid() {
-    let Ok(output) =
-        std::process::Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(repo().join("systemd/memtrap.service")).output()
-    else {
-        common::not_checked("systemd/memtrap.service: no systemd-analyze on this machine");
-        return;
-    };
-    let said: Vec<String> =
-        stderr(&output).lines().filter(|l| l.contains("memtrap.service") && !l.contains("is not executable")).map(str::to_owned).collect();
-    assert!(said.is_empty(), "{said:?}");
+fn the_systemd_unit_and_its_drop_ins_are_valid() {
+    let drop_ins = std::fs::read_dir(repo().join("systemd/drop-ins")).unwrap().map(|e| Some(e.unwrap().path()));
+    for drop_in in drop_ins.chain([None]) {
+        let Some(output) = systemd_analyze(&["verify", "--man=no"], drop_in.as_deref()) else { return };
+        let said: Vec<String> = stderr(&output)
+            .lines()
+            .filter(|l| l.contains("memtrap.service") && !l.contains("is not executable"))
+            .map(str::to_owned)
+            .collect();
+        assert!(said.is_empty(), "{drop_in:?}: {said:?}");
+    }
+}
+
+#[test]
+fn the_systemd_unit_is_exposed_to_little() {
+    let Some(output) = systemd_analyze(&["security", "--offline=yes", "--threshold=20", "--no-pager"], None) else { return };
+    if stderr(&output).contains("unrecognized option") {
+        return common::not_checked("the unit's exposure: systemd-analyze is older than 250");
+    }
+    assert!(output.status.success(), "{}", stdout(&output));
+}
+
+#[test]
+fn the_packages_changelog_is_of_this_version() {
+    let changelog = std::fs::read_to_string(repo().join("packaging/deb/changelog")).unwrap();
+    assert!(changelog.starts_with(&format!("memtrap ({}-", env!("CARGO_PKG_VERSION"))), "{changelog}");
 }
 
 #[test]

@@ -219,3 +219,31 @@ fn a_500_mib_dump_does_not_grow_memtrap() {
     let grown = peak() - before;
     assert!(grown < 8 << 10, "grew by {grown} KiB");
 }
+
+#[test]
+fn a_process_with_a_hostile_name_breaks_out_of_nothing() {
+    use std::os::unix::process::CommandExt;
+    let dir = TempDir::new().unwrap();
+    // the file's name becomes comm, the first argument cmdline
+    let name = "<b>\u{1b}[2J\n../x";
+    let program = dir.path().join(name.replace('/', "_"));
+    std::fs::copy("/bin/sleep", &program).unwrap();
+    let hostile = "<script>alert(1)</script>\u{1b}[31m\n../../etc/passwd`|";
+    let mut child = std::process::Command::new(&program).arg0(hostile).arg("300").spawn().unwrap();
+    let memtrap = Memtrap::start(&format!(
+        "[[target]]\nname = \"svc\"\nprocess = {{ pid = {} }}\npprof = \"auto\"\nthreshold = \"1MiB\"\nfor = \"0s\"\ncpu_seconds = 0\n",
+        child.id()
+    ));
+    let bundle = memtrap.wait_for_bundles(20, 1).remove(0);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(bundle.parent().unwrap(), memtrap.bundle_dir().canonicalize().unwrap().join("svc"));
+    for file in ["README.md", "report.txt", "report.html", "manifest.json", "verdict.json"] {
+        let text = std::fs::read_to_string(bundle.join(file)).unwrap();
+        assert!(!text.contains('\u{1b}'), "{file} reaches a terminal raw");
+        assert!(file.ends_with(".json") || !text.contains("<script>alert"), "{file} has markup of the process");
+    }
+    assert!(!memtrap.log().contains('\u{1b}'));
+    let shown = common::run(&["analyze", bundle.to_str().unwrap()]);
+    assert!(shown.status.success() && !shown.stdout.contains(&0x1b));
+}

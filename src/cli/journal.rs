@@ -95,7 +95,11 @@ impl Visit for Line {
 
 /// A value with a line break would end its field and begin another: with its length in front it cannot.
 fn put(out: &mut Vec<u8>, name: &str, value: &str) {
-    let value = &value.as_bytes()[..value.floor_char_boundary(MAX_VALUE)];
+    let mut end = value.len().min(MAX_VALUE);
+    while !value.is_char_boundary(end) {
+        end -= 1;
+    }
+    let value = value.as_bytes().get(..end).unwrap_or_default();
     out.extend_from_slice(name.as_bytes());
     if value.contains(&b'\n') {
         out.push(b'\n');
@@ -138,7 +142,7 @@ mod tests {
     fn a_value_cannot_become_a_field_of_its_own() {
         let said = sent(|| tracing::info!(instance = "x\nPRIORITY=0\u{1b}[2J", "seen"));
         assert!(said.starts_with("MESSAGE=seen instance=\"x\\nPRIORITY=0\\u{1b}[2J\"\nPRIORITY=6\n"), "{said:?}");
-        assert!(said.contains("MEMTRAP_INSTANCE\n\u{11}\0\0\0\0\0\0\0x\nPRIORITY=0"), "{said:?}");
+        assert!(said.contains("MEMTRAP_INSTANCE\n\u{10}\0\0\0\0\0\0\0x\nPRIORITY=0"), "{said:?}");
     }
 
     #[test]

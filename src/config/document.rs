@@ -9,7 +9,7 @@ use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 use super::problem::{Errors, Report, Warning};
-use super::reader::{Read, Table, Value, boolean, checked, duration, fault, integer, list, or_off, parsed, path, text};
+use super::reader::{Read, Table, Value, boolean, checked, duration, fault, integer, list, or_off, parsed, path, secret_file, text};
 use super::{
     Capture, Config, Daemon, Invalid, Listen, Pprof, Retention, Rules, STEPS, Selector, Source, Target, auth, endpoint, notify, source,
     upload,
@@ -137,7 +137,7 @@ fn read_daemon(mut t: Table<'_, '_>) -> Daemon {
     t.set("state_dir", &mut daemon.state_dir, path);
     t.set("bundle_dir", &mut daemon.bundle_dir, path);
     t.set("listen", &mut daemon.listen, |v| parse_with(v, "an address such as \"127.0.0.1:9709\"", |text| Listen::parse(text).map(Some)));
-    t.set("token_file", &mut daemon.token_file, |v| path(v).map(Some));
+    t.set("token_file", &mut daemon.token_file, |v| secret_file(v).map(Some));
     if let (Some(listen), false) = (daemon.listen.as_ref().filter(|l| !l.is_local()), t.has("token_file")) {
         let message = format!(
             "listen: {listen} can be reached from other hosts and needs a token: set token_file, or listen on loopback such as 127.0.0.1:9709"

@@ -7,7 +7,7 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use super::auth::{self, Uses};
-use super::reader::{Read, Table, Value, duration, fault, list, path, secret_file, text};
+use super::reader::{Read, Table, Value, duration, fault, list, secret_file, text};
 use super::{Auth, Invalid, endpoint};
 
 /// Someone who is told of each bundle.

@@ -540,7 +540,7 @@ fn what_a_target_needs_is_asked_for_at_its_header() {
             "f:2:3: target #1: process: missing; write for example process = { unit = \"checkout.service\" }, or watch by metrics or prometheus",
         ]
     );
-    for text in ["", "[daemon]\n", "target = []"] {
+    for text in ["", "[daemon]\n", "# all else is lost"] {
         let found = mistakes(text);
         assert!(found.len() == 1 && found[0].contains(":1: target: none; add at least one [[target]]"), "{text}: {found:?}");
     }
@@ -854,6 +854,23 @@ fn a_file_that_cannot_be_read_says_what_to_do() {
     assert_eq!(load_error(), format!("{shown}: larger than 4.00MiB: this is no configuration"));
     std::fs::write(&file, TARGET).unwrap();
     assert_eq!(load(&file).unwrap().0.targets.len(), 1);
+}
+
+#[test]
+fn nothing_is_watched_only_where_that_is_written() {
+    let (config, warnings) = good(include_str!("../../packaging/deb/memtrap.toml"));
+    assert_eq!(config.targets, []);
+    assert_eq!(warnings, ["f:5:10: warning: target: none, so nothing is watched; add a [[target]] in its place"]);
+}
+
+#[test]
+fn a_secret_may_be_a_credential_of_the_unit() {
+    let auth = |file: &str| format!("pprof = \"https://h/debug/pprof\"\nauth = {{ bearer_file = \"{file}\" }}");
+    let t = target(&format!("{TARGET}{}", auth("credential:search-token")));
+    assert_eq!(t.auth.bearer_file, Some("credential:search-token".into()));
+    for bad in ["credential:", "credential:../../etc/shadow", "credential:a/b", "token"] {
+        assert_eq!(target_mistakes(&auth(bad)).len(), 1, "{bad}");
+    }
 }
 
 #[test]

@@ -283,3 +283,42 @@ fn a_healthy_process_gets_a_baseline_now_and_then_and_a_sick_one_none() {
 
 #[path = "remote_tests.rs"]
 mod remote;
+
+#[test]
+fn a_thousand_targets_that_fire_at_once_share_one_budget_and_all_go_on_being_watched() {
+    let names: Vec<String> = (0..1_000).map(|i| format!("svc{i}")).collect();
+    let mut w = World::new(names.iter().map(|name| by_name(name)).collect());
+    for (i, name) in names.iter().enumerate() {
+        w.process(10 + i as u32, name, 150);
+    }
+    w.seconds(3);
+    let ordered = w.tasks().into_iter().filter(|task| matches!(task, Task::Capture(_))).count();
+    assert_eq!(ordered, Daemon::default().max_concurrent_captures);
+    let status = w.status();
+    assert_eq!(status.iter().filter(|s| s.state == State::Capturing).count(), ordered);
+    assert_eq!(status.iter().filter(|s| s.state == State::Throttled).count(), 1_000 - ordered);
+    // those that wait recover, and it is seen
+    for pid in 10..1_010 {
+        w.rss(pid, 50);
+    }
+    assert_eq!(w.seconds(3).status().iter().filter(|s| s.state == State::Throttled).count(), 0);
+}
+
+#[test]
+fn hours_in_which_nobody_ran_fire_nothing_and_end_nothing() {
+    let mut t = by_name("svc");
+    t.rules.slope = Some("50MiB/10m".parse().unwrap());
+    let mut w = World::new(vec![t]);
+    w.process(10, "svc", 50);
+    w.seconds(700);
+    assert!(w.tasks().iter().all(|task| !matches!(task, Task::Capture(_))));
+    // a paused virtual machine: the clock jumps, and the process has grown by what it does in a moment
+    w.now = w.now + Duration::from_secs(8 * 3600);
+    w.rss(10, 60);
+    w.seconds(30);
+    assert!(w.tasks().iter().all(|task| !matches!(task, Task::Capture(_))));
+    assert_eq!(w.status().iter().map(|s| s.pid).collect::<Vec<_>>(), [Some(10)]);
+    w.rss(10, 150);
+    w.seconds(3);
+    assert!(w.tasks().iter().any(|task| matches!(task, Task::Capture(_))), "it watches on");
+}

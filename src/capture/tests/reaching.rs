@@ -162,3 +162,14 @@ async fn a_bundle_dir_that_goes_away_midway_is_an_error_and_no_panic() {
     // the plan went on all the same
     assert!(service.count("/debug/pprof/profile?seconds=1") == 1);
 }
+
+#[tokio::test]
+async fn a_name_that_does_not_resolve_costs_one_reason_and_not_the_kernels_side() {
+    let mut trial = Trial::of(Some(Pprof::Http("http://nowhere.invalid:6060/debug/pprof".into())));
+    trial.target.capture.connect_timeout = Duration::from_millis(500);
+    let caught = trial.run().await;
+    assert_eq!(caught.captured.outcome, Outcome::Partial);
+    assert!(caught.read("proc/status").contains("VmRSS"));
+    let why = caught.reason("cmdline");
+    assert!(["lookup", "resolve", "timed out"].iter().any(|word| why.contains(word)), "{why}");
+}
