@@ -41,8 +41,9 @@ struct Soak {
 }
 
 impl Soak {
-    fn start(count: usize, seed: u64) -> Soak {
-        let services: Vec<Svc> = (0..count).map(|_| Svc::start(GoVersion::Newest, &[])).collect();
+    fn start(count: usize, minutes: u64, seed: u64) -> Soak {
+        let life = format!("{}m", minutes + 5);
+        let services: Vec<Svc> = (0..count).map(|_| Svc::start(GoVersion::Newest, &["-exit-after", &life])).collect();
         let dir = TempDir::new().unwrap();
         let at = dir.path().display();
         let mut config = format!(
@@ -163,7 +164,7 @@ fn main() {
     let argument = |n: usize, default: u64| arguments.get(n).copied().unwrap_or(default);
     let (minutes, services, seed) = (argument(0, 30), argument(1, 200), argument(2, 20_261_123));
     eprintln!("{services} services for {minutes} min, seed {seed}");
-    let mut soak = Soak::start(services as usize, seed);
+    let mut soak = Soak::start(services as usize, minutes, seed);
     let start = Instant::now();
     let mut seen: Vec<[u64; 3]> = Vec::new();
     let mut next_look = Duration::from_secs(60);
