@@ -141,9 +141,12 @@ impl FileEntry {
 }
 
 impl Manifest {
-    /// Puts an entry in the place of the one of the same step, or at the end.
+    /// Puts an entry in the place of the one of the same step, else of the same file, else at the end.
     pub(super) fn put(&mut self, entry: FileEntry) {
-        match self.files.iter_mut().find(|e| e.step == entry.step) {
+        let same_step = self.files.iter().position(|e| e.step == entry.step);
+        // a file that a kill left without its step is known by its name alone, until it is written anew
+        let place = same_step.or_else(|| self.files.iter().position(|e| e.has_file() && e.name == entry.name));
+        match place.and_then(|place| self.files.get_mut(place)) {
             Some(old) => *old = entry,
             None => self.files.push(entry),
         }

@@ -220,6 +220,17 @@ fn what_memtrap_did_not_make_is_neither_listed_nor_touched() {
 }
 
 #[test]
+fn a_kill_between_a_file_and_its_note_leaves_one_entry_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let partial = begin(dir.path());
+    partial.files().write("README.md", b"of the publishing that was killed").unwrap();
+    killed(partial);
+    let done = finish_one(dir.path());
+    assert_eq!(verify(&done.path).unwrap().problems, []);
+    assert_eq!(done.manifest.files.iter().filter(|f| f.name == "README.md").count(), 1);
+}
+
+#[test]
 fn a_bundle_that_was_changed_does_not_verify() {
     let dir = tempfile::tempdir().unwrap();
     let path = published(dir.path()).path;
