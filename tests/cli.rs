@@ -59,8 +59,8 @@ fn the_shipped_configurations_are_valid_and_the_readme_shows_the_minimal_one() {
 }
 
 #[test]
-fn the_readme_names_only_options_that_exist() {
-    let readme = std::fs::read_to_string(repo().join("README.md")).unwrap();
+fn the_readmes_name_only_options_that_exist() {
+    let readme = ["README.md", "README.zh-CN.md"].map(|name| fs::read_to_string(repo().join(name)).unwrap()).concat();
     let commands = readme.lines().filter_map(|l| l.strip_prefix("memtrap "));
     let mut seen = 0;
     for line in commands {
