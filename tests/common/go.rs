@@ -92,6 +92,8 @@ impl Svc {
 
     /// Starts what `command` runs as a test service: the service itself, or something that execs it.
     pub fn start_in(mut command: Command, args: &[&str]) -> Svc {
+        // longer than anyone here waits for it; by itself it would end sooner
+        command.args(["-exit-after", "15m"]);
         let mut child =
             command.args(args).arg("-stdin").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
         let stdout = child.stdout.take().unwrap();
