@@ -1,4 +1,4 @@
-//! A reading and its judgement against the bare `pread` that it needs.
+//! A reading and its judgement against the bare `pread` that it needs; what readings cost in memory.
 
 use std::fs::File;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use memtrap::trigger::Levels;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::Row;
-use super::measure::median;
+use super::measure::{bytes, median, ratio, status};
 
 const READINGS: u32 = 20_000;
 const ROUNDS: usize = 9;
@@ -28,14 +28,18 @@ fn statm() -> File {
     File::open("/proc/self/statm").unwrap()
 }
 
-pub fn rows() -> Vec<Row> {
-    let second = Duration::from_secs(1);
-    let rules = Rules {
+fn rules() -> Rules {
+    Rules {
         threshold: vec!["64GiB".parse().unwrap(), "80GiB".parse().unwrap()],
         slope: Some("20GiB/10m".parse().unwrap()),
         eta: Some(Duration::from_secs(300)),
         ..Rules::default()
-    };
+    }
+}
+
+pub fn poll() -> Vec<Row> {
+    let second = Duration::from_secs(1);
+    let rules = rules();
     let levels = Levels::resolve(&rules, second, Some(100 << 30));
     let bounds = Bounds { interval: second, max_interval: second * 5 };
     let mut slot = Slot::default();
@@ -60,14 +64,40 @@ pub fn rows() -> Vec<Row> {
         }
         ours.push((thread_cpu() - start) / f64::from(READINGS));
     }
-    let ratios = reference.iter().zip(&ours).map(|(r, o)| o / r).collect();
-    let (ratio, reference, ours) = (median(ratios), median(reference), median(ours));
-    let measured = format!("{:.2} µs, {ratio:.2} ×", ours * 1e6);
+    let ratio = ratio(&ours, &reference);
+    let (reference, ours) = (median(reference), median(ours));
+    vec![
+        Row::new("a poll: reading, two thresholds, slope, eta, next pause", format!("{:.2} µs of CPU (n = {ROUNDS})", ours * 1e6))
+            .against(format!("a bare `pread`: {:.2} µs", reference * 1e6), format!("{ratio:.2} ×"))
+            .budget("2 ×", ratio <= 2.0),
+    ]
+}
+
+/// What an hour of readings adds to the memory of an instance that was just found.
+pub fn hour() -> Vec<Row> {
+    const INSTANCES: u64 = 2_000;
+    let second = Duration::from_secs(1);
+    let rules = rules();
+    let levels = Levels::resolve(&rules, second, Some(100 << 30));
+    let mut slots: Vec<Slot> = (0..INSTANCES).map(|_| Slot::default()).collect();
+    for slot in &mut slots {
+        slot.arrive(InstanceId { pid: 1, start_ticks: 1 }, &rules, second);
+    }
+    let mut read = |from: u64, until: u64| {
+        for at in from..until {
+            for (i, slot) in slots.iter_mut().enumerate() {
+                // up and down by some MiB
+                let rss = (1 << 30) + (at * 7 + i as u64 * 13) % 97 * 100_000;
+                let sample = Sample { at: Mono::from_secs(1_000_000 + at), rss };
+                std::hint::black_box(slot.observe(sample, Duration::from_secs(3_600), &levels, &rules));
+            }
+        }
+        status(std::process::id(), "RssAnon")
+    };
+    let before = read(0, 20);
+    let each = read(20, 3_600).saturating_sub(before) / INSTANCES;
     vec![Row::new(
-        "a poll: reading, two thresholds, slope, eta, next pause",
-        measured,
-        format!("bare pread {:.2} µs", reference * 1e6),
-        "2 ×",
-        Some(ratio <= 2.0),
+        "what an hour of readings adds (before it: the rows above)",
+        format!("{each} bytes an instance: {} for 1,000, {} for 10,000", bytes(each * 1_000), bytes(each * 10_000)),
     )]
 }

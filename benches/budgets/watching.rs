@@ -1,0 +1,85 @@
+//! The daemon while nothing happens: what it holds and what it uses.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::thread::sleep;
+use std::time::Duration;
+
+use super::common::{MIB, repo};
+use super::fixtures::{Daemon, Sleepers, Web};
+use super::measure::{Usage, bytes, usage};
+use super::{Row, memtrap};
+
+pub const SETTLE: Duration = Duration::from_secs(5);
+pub const WATCH: Duration = Duration::from_secs(15);
+
+pub fn size() -> Vec<Row> {
+    let size = fs::metadata(memtrap()).unwrap().len();
+    let mut rows = vec![Row::new("the measured binary, stripped", bytes(size)).budget("8 MiB", size < 8 * MIB)];
+    let small = repo().join("target/dist-small/memtrap");
+    let what = "the same with `--no-default-features`: no S3, GCS, Azure";
+    rows.push(match fs::metadata(&small) {
+        Ok(file) => Row::new(what, bytes(file.len())).budget("8 MiB", file.len() < 8 * MIB),
+        Err(_) => Row::not_measured(what, "target/dist-small/memtrap is not there"),
+    });
+    rows
+}
+
+/// In words, and whether the budget of CPU and RSS is met.
+fn words(used: Usage) -> String {
+    let Usage { cpu, switches_per_second, rss, anon, threads } = used;
+    let (rss, anon) = (bytes(rss), bytes(anon));
+    format!("{cpu:.3} % of a core, {rss} RSS ({anon} anonymous), {switches_per_second:.1} switches/s, {threads} threads")
+}
+
+fn watched(daemon: &Daemon) -> Usage {
+    sleep(SETTLE);
+    let [used] = usage([daemon.pid()], WATCH);
+    used
+}
+
+pub fn scale() -> Vec<Row> {
+    let mut rows = Vec::new();
+    let mut one = 0.0;
+    for (processes, targets) in [(1, 1), (100, 1), (1_000, 1), (1_000, 10)] {
+        let sleepers = Sleepers::start(processes);
+        let daemon = Daemon::start(&(0..targets).map(|n| sleepers.target(n)).collect::<String>());
+        let used = watched(&daemon);
+        let instances = processes * targets;
+        let polls = used.cpu / 100.0 * 1e6 / instances as f64;
+        let row = match targets {
+            1 => Row::new(format!("{instances} instances at 1 s"), words(used)),
+            _ => Row::new(format!("{instances} instances at 1 s: {targets} targets of the same {processes} processes"), words(used)),
+        };
+        let row = match instances {
+            1 => {
+                one = used.cpu;
+                row
+            }
+            _ => row.against(format!("{polls:.1} µs of CPU per instance and second"), format!("{:.0} × the CPU of one", used.cpu / one)),
+        };
+        rows.push(match instances {
+            1 => row.budget("8 MiB", used.rss < 8 * MIB),
+            1_000 => row.budget("0.5 %, 12 MiB", used.cpu < 0.5 && used.rss < 12 * MIB),
+            10_000 => row.budget("5 %, 40 MiB", used.cpu < 5.0 && used.rss < 40 * MIB),
+            _ => row,
+        });
+    }
+    rows
+}
+
+pub fn scraped() -> Vec<Row> {
+    let web = Web::start(|_, stream| {
+        let body = "process_resident_memory_bytes 5e+07\nprocess_start_time_seconds 1.7e+09\n";
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    });
+    let mut config = String::new();
+    for n in 0..1_000 {
+        let url = format!("http://127.0.0.1:{}/{n}", web.port);
+        let _ =
+            write!(config, "[[target]]\nname = \"t{n}\"\nmetrics = {{ url = \"{url}\" }}\nmax_interval = \"1s\"\nthreshold = \"1GiB\"\n");
+    }
+    let used = watched(&Daemon::start(&config));
+    vec![Row::new("1,000 scraped endpoints at 1 s", words(used)).budget("16 MiB", used.rss < 16 * MIB)]
+}
