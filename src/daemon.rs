@@ -22,7 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 
-use crate::bundle;
+use crate::bundle::{self, Manifest};
 use crate::capture::{self, Progress};
 use crate::clock::{self, Mono};
 use crate::config::{self, Config};
@@ -35,7 +35,7 @@ use crate::poll::{Baseline, Command, Handles, InstanceStatus, Job, JobDone, Past
 use crate::retention;
 use crate::serve::{self, ServeError, Server};
 use crate::source::Sources;
-use crate::state::{StateError, Store};
+use crate::state::{Saved, StateError, Store};
 use crate::systemd;
 use crate::target::ProcFs;
 use crate::trigger::Trigger;
@@ -44,6 +44,10 @@ use crate::trigger::Trigger;
 const STOP_GRACE: Duration = Duration::from_secs(20);
 /// Incidents that wait for a first piece of evidence; beyond, their bundles are left to retention.
 const MAX_HOLLOW: usize = 1_000;
+/// How far the times of files may be behind the clock.
+const FILE_TIMES: Duration = Duration::from_secs(1);
+/// Without any stored state, bundles of this long ago count as unseen by it.
+const UNSEEN_WITHOUT_STATE: Duration = Duration::from_secs(3600);
 /// How often the line that `systemctl status` shows is looked at anew.
 const STATUS_EVERY: Duration = Duration::from_secs(15);
 /// The loop turns at least this often even with nothing due.
@@ -124,8 +128,12 @@ impl Engine {
         let boot_id = procfs.boot_id()?;
         bundle::try_dir(&config.daemon.bundle_dir)?;
         let env = capture::Env::new(procfs.clone(), config.daemon.bundle_dir.clone(), boot_id.clone());
-        let interrupted = finish_partials(&config.daemon.bundle_dir, &boot_id);
         let saved = store.as_ref().and_then(Store::load);
+        let mut interrupted = finish_partials(&config.daemon.bundle_dir);
+        if store.is_some() {
+            interrupted.extend(published_unseen(&config.daemon.bundle_dir, saved.as_ref()));
+        }
+        let interrupted = interrupted.into_iter().filter_map(|manifest| slot_of(manifest, &boot_id)).collect();
         let watchdog = systemd::watchdog_period();
         let mut fed = Mono::default();
         let beat = Box::new(move |now: Mono| {
@@ -417,34 +425,46 @@ async fn keep_saved(store: Store, mut states: watch::Receiver<Option<crate::stat
     }
 }
 
-/// Finishes what a killed run left, and says which incidents those captures belonged to.
-fn finish_partials(bundle_dir: &Path, boot_id: &str) -> Vec<(String, SavedSlot)> {
-    let mut slots = Vec::new();
+/// Finishes what a killed run left.
+fn finish_partials(bundle_dir: &Path) -> Vec<Manifest> {
+    let mut manifests = Vec::new();
     for finished in bundle::interrupted::finish_all(bundle_dir, clock::wall_now()) {
-        let manifest = match finished {
-            Ok(published) => published.manifest,
+        match finished {
+            Ok(bundle::Published { manifest, .. }) => {
+                tracing::warn!(target_name = %manifest.target, incident = manifest.incident_id, "finished a bundle that was interrupted");
+                manifests.push(manifest);
+            }
             Err(error) => {
                 tracing::error!(error = chain(&error), "an interrupted bundle could not be finished; it is left as it is");
-                continue;
             }
-        };
-        tracing::warn!(target_name = %manifest.target, incident = manifest.incident_id, "finished a bundle that was interrupted");
-        if manifest.trigger.trigger == Trigger::Manual {
-            continue; // of no incident, or of one that the state knows
         }
-        let id = manifest.instance.identity();
-        let incident = Incident {
-            id: manifest.incident_id,
-            part: manifest.part,
-            stages: 0,
-            // what the rules say is known only once the target is; most leave `rearm` as it is
-            rearm_below: manifest.trigger.level_bytes / 10 * 9,
-            fired: manifest.trigger,
-        };
-        let instance = id.filter(|id| id.process().is_none() || manifest.boot_id == boot_id);
-        slots.push((manifest.target, SavedSlot { instance, incident: Some(incident), capturing: true, cooldown_left: None }));
     }
-    slots
+    manifests
+}
+
+/// Bundles that were published after the state was last stored: the kill came between the two, and the bundle is all that tells of the
+/// incident.
+fn published_unseen(bundle_dir: &Path, saved: Option<&Saved>) -> Vec<Manifest> {
+    let stored = saved.map_or_else(|| clock::wall_now() - UNSEEN_WITHOUT_STATE, Saved::stored);
+    bundle::list_since(bundle_dir, stored - FILE_TIMES).into_iter().map(|found| found.manifest).collect()
+}
+
+/// The incident that a bundle is of, as the state would have told it had it been stored in time.
+fn slot_of(manifest: Manifest, boot_id: &str) -> Option<(String, SavedSlot)> {
+    if manifest.trigger.trigger == Trigger::Manual {
+        return None; // of no incident, or of one that the state knows
+    }
+    let id = manifest.instance.identity();
+    let incident = Incident {
+        id: manifest.incident_id,
+        part: manifest.part,
+        stages: 0,
+        // what the rules say is known only once the target is; most leave `rearm` as it is
+        rearm_below: manifest.trigger.level_bytes / 10 * 9,
+        fired: manifest.trigger,
+    };
+    let instance = id.filter(|id| id.process().is_none() || manifest.boot_id == boot_id);
+    Some((manifest.target, SavedSlot { instance, incident: Some(incident), capturing: true, cooldown_left: None }))
 }
 
 /// The daemon, until SIGTERM or SIGINT. SIGHUP reads `file` again.

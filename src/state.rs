@@ -43,8 +43,12 @@ impl Saved {
         if self.boot_id == boot_id {
             return mono.since(self.mono);
         }
-        let stored = SystemTime::UNIX_EPOCH + Duration::from_millis(self.unix_ms);
-        wall.duration_since(stored).unwrap_or(Duration::ZERO)
+        wall.duration_since(self.stored()).unwrap_or(Duration::ZERO)
+    }
+
+    /// When it was stored, by the wall clock of then.
+    pub fn stored(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_millis(self.unix_ms)
     }
 
     /// After a boot no stored process of this host can still be there.

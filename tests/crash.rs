@@ -11,7 +11,7 @@ use std::thread::sleep;
 use std::time::{Duration, UNIX_EPOCH};
 
 use common::faulty::{Fault, Faulty};
-use common::{Idle, bundles_in, manifest, wait_until};
+use common::{Idle, Memtrap, bundles_in, manifest, wait_until};
 use memtrap::bundle;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -178,4 +178,24 @@ fn two_hundred_kills_at_random_moments_damage_and_lose_nothing() {
     let (bundles, interrupted) = left.iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
     println!("{} kills left {bundles} bundles, {interrupted} of them interrupted", LANES * u64::from(KILLS_PER_LANE));
     assert!(interrupted > 0 && bundles > interrupted, "the kills hit captures, and not all of them: {left:?}");
+}
+
+#[test]
+fn a_kill_between_publishing_and_storing_the_state_is_still_one_bundle() {
+    let server = Faulty::start(Fault::Profile, &[]);
+    let mark = LANES as u32;
+    let _watched = Idle::start(mark);
+    let mut memtrap = Memtrap::start(&format!(
+        "[[target]]\nname = \"idle\"\nprocess = {}\npprof = \"{}\"\nthreshold = \"1MiB\"\nfor = \"0s\"\ninterval = \"100ms\"\n\
+         cooldown = \"100ms\"\ncpu_seconds = 0\n",
+        Idle::selector(mark),
+        server.pprof()
+    ));
+    memtrap.wait_for_bundles(20, 1);
+    memtrap.stop(Signal::KILL);
+    fs::remove_file(memtrap.dir().join("state/state.json")).unwrap();
+    memtrap.start_again();
+    memtrap.wait_until(10, "the incident is known", |m| m.log().contains("state=\"open\""));
+    sleep(Duration::from_secs(1));
+    assert_eq!(memtrap.bundles().len(), 1);
 }

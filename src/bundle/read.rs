@@ -5,6 +5,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::files::{self, inside};
 use super::manifest::{MANIFEST, Manifest};
@@ -91,13 +92,17 @@ pub fn list_of(bundle_dir: &Path, target: &str) -> Vec<Bundle> {
 }
 
 fn in_target(target: &Path) -> Vec<Bundle> {
+    in_target_where(target, |_| true)
+}
+
+fn in_target_where(target: &Path, wanted: impl Fn(&PathBuf) -> bool) -> Vec<Bundle> {
     let Some(target_name) = plain_name(target) else { return Vec::new() };
     let bundle = |path: PathBuf| {
         let name = published_name(&path)?;
         let manifest = read_manifest(&path.join(MANIFEST)).ok()?;
         Some(Bundle { id: format!("{target_name}/{name}"), path, manifest })
     };
-    subdirectories(target).into_iter().filter_map(bundle).collect()
+    subdirectories(target).into_iter().filter(wanted).filter_map(bundle).collect()
 }
 
 fn plain_name(path: &Path) -> Option<String> {
@@ -106,6 +111,12 @@ fn plain_name(path: &Path) -> Option<String> {
 
 fn published_name(path: &Path) -> Option<String> {
     plain_name(path).filter(|n| !n.ends_with(SUFFIX) && !n.ends_with(REMOVED))
+}
+
+/// Bundles whose directories changed last at `since` or later, which is when they were published. Only their manifests are read.
+pub fn list_since(bundle_dir: &Path, since: SystemTime) -> Vec<Bundle> {
+    let is_new = |path: &PathBuf| fs::metadata(path).and_then(|m| m.modified()).is_ok_and(|at| at >= since);
+    subdirectories(bundle_dir).iter().flat_map(|target| in_target_where(target, is_new)).collect()
 }
 
 /// The bundle of this id, `TARGET/NAME`.
