@@ -150,12 +150,13 @@ impl Drop for Soak {
     }
 }
 
-/// The longest time between two readings before the capture, in milliseconds.
+/// The longest time between two readings around the capture, in milliseconds.
 fn longest_gap(bundle: &Path) -> u64 {
     let text = fs::read_to_string(bundle.join("timeline.csv")).unwrap();
     let times: Vec<u64> = text.lines().skip(1).map(|l| l.split(',').nth(1).unwrap().parse().unwrap()).collect();
-    // older readings are thinned
-    let recent = &times[times.len().saturating_sub(30)..];
+    let before = text.lines().skip(1).filter(|l| l.ends_with(",before")).count();
+    // older ones than the last sixteen are thinned
+    let recent = &times[before.saturating_sub(16)..];
     recent.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0)
 }
 
