@@ -32,8 +32,9 @@ lint:
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --quiet
 
+# With what is packaged: all features.
 bench:
-	$(CARGO) build --quiet --locked --profile dist --no-default-features
+	$(CARGO) build --quiet --locked --profile dist
 	$(CARGO) bench --quiet --locked --bench budgets
 
 soak:
