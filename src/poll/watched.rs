@@ -18,8 +18,8 @@ use crate::meters::Meters;
 use crate::roster::{Roster, SlotNumber};
 use crate::series::Sample;
 use crate::target::cgroup::{CgroupRef, Mounts};
-use crate::target::limit::OomCounter;
-use crate::target::{Identity, InstanceId, Limit, ProcFs, limit};
+use crate::target::limit::{Limits, OomCounter};
+use crate::target::{Identity, InstanceId, Limit, ProcFs};
 use crate::trigger::{Levels, time_to};
 use crate::units::ByteSize;
 
@@ -94,7 +94,7 @@ impl Watched {
     }
 
     /// Seats the processes that have no seat yet; true if anything changed.
-    pub fn seat(&mut self, procfs: &ProcFs, mounts: &Mounts, found: &[Identity], now: Mono) -> bool {
+    pub fn seat(&mut self, procfs: &ProcFs, mounts: &Mounts, limits: &mut Limits, found: &[Identity], now: Mono) -> bool {
         let mut changed = false;
         for (number, id) in self.roster.seat(self.roster.newcomers(found), now) {
             if let Some(slot) = self.roster.get_mut(number) {
@@ -104,7 +104,7 @@ impl Watched {
         }
         for (number, slot) in self.roster.iter_mut() {
             let Some(id) = slot.instance().and_then(Identity::process).filter(|_| !self.seats.contains_key(&number)) else { continue };
-            match Seat::new(procfs, mounts, id, &self.config, now) {
+            match Seat::new(procfs, mounts, limits, id, &self.config, now) {
                 Ok(seat) => {
                     let limit = seat.limit.as_ref().map_or("unknown".into(), |l| format!("{} ({})", ByteSize(l.bytes), l.source));
                     tracing::info!(target_name = %self.config.name, pid = id.pid, limit, "watching process");
@@ -116,6 +116,11 @@ impl Watched {
             }
         }
         changed
+    }
+
+    /// Processes that have a place and could not be taken up.
+    pub fn unseated(&self) -> impl Iterator<Item = u32> {
+        self.roster.iter().filter(|(number, _)| !self.seats.contains_key(number)).filter_map(|(_, slot)| slot.instance()?.pid())
     }
 
     pub fn status(&self, number: SlotNumber, slot: &Slot, now: Mono) -> InstanceStatus {
@@ -153,7 +158,7 @@ impl Watched {
 }
 
 impl Seat {
-    pub fn new(procfs: &ProcFs, mounts: &Mounts, id: InstanceId, config: &config::Target, now: Mono) -> Result<Seat, String> {
+    pub fn new(procfs: &ProcFs, mounts: &Mounts, limits: &mut Limits, id: InstanceId, config: &config::Target, now: Mono) -> Result<Seat, String> {
         let file = procfs.statm_file(id).map_err(|e| chain(&e))?;
         let age = procfs.age(id).map_err(|e| chain(&e))?;
         let mut seat = Seat {
@@ -170,15 +175,15 @@ impl Seat {
             last_bundle: None,
             logged: None,
         };
-        seat.read_limit(procfs, mounts, config, now);
+        seat.read_limit(procfs, mounts, limits, config, now);
         Ok(seat)
     }
 
-    pub fn read_limit(&mut self, procfs: &ProcFs, mounts: &Mounts, config: &config::Target, now: Mono) {
+    pub fn read_limit(&mut self, procfs: &ProcFs, mounts: &Mounts, limits: &mut Limits, config: &config::Target, now: Mono) {
         self.limit_read = now;
         let Some(pid) = self.id.pid() else { return };
         // a process that is just ending keeps the limit it had
-        let Ok(limit) = limit::effective_with(procfs, mounts, pid) else { return };
+        let Ok(limit) = limits.of(procfs, mounts, pid) else { return };
         self.set_limit(limit, config);
     }
 

@@ -19,11 +19,18 @@ use crate::roster::{Roster, SlotNumber};
 use crate::series::Sample;
 use crate::state::Saved;
 use crate::target::cgroup::Mounts;
+use crate::target::limit::Limits;
+use crate::target::resolve::Known;
 use crate::target::{Identity, ProcFs};
 
 /// Looking for processes: soon while a target waits for one, rarely while all have theirs.
 const RESCAN_WAITING: Duration = Duration::from_secs(2);
 const RESCAN_SETTLED: Duration = Duration::from_secs(10);
+/// The same for processes that have become others.
+const WHOLE_WAITING: Duration = Duration::from_secs(10);
+const WHOLE_SETTLED: Duration = Duration::from_secs(60);
+/// Thousands of limits that were read together must not hold up the polls each time.
+const MAX_LIMITS_A_TURN: usize = 500;
 /// What is heard before the loop looks at what is due.
 const MAX_HEARD: usize = 1_000;
 /// After a process has ended, its successor is looked for at once, but never more often than this.
@@ -62,6 +69,9 @@ pub struct Watcher {
     pulse: Pulse,
     rescan_at: Mono,
     scanned_at: Mono,
+    known: Known,
+    /// As of the last scan, no target waits for a process.
+    is_settled: bool,
     changed: bool,
 }
 
@@ -110,6 +120,8 @@ impl Watcher {
             pulse,
             rescan_at: now,
             scanned_at: Mono::default(),
+            known: Known::default(),
+            is_settled: false,
             changed: false,
         };
         (watcher, Handles { commands: command_tx, tasks: tasks_rx, state })
@@ -146,9 +158,10 @@ impl Watcher {
             self.rescan(now);
         }
         let mut polled = false;
+        let mut limits = Limits::default();
         for i in 0..self.targets.len() {
             if self.targets[i].due <= now {
-                self.poll(i, now);
+                self.poll(i, &mut limits, now);
                 polled = true;
             }
         }
@@ -158,7 +171,7 @@ impl Watcher {
         self.publish_state(now);
     }
 
-    fn poll(&mut self, i: usize, now: Mono) {
+    fn poll(&mut self, i: usize, limits: &mut Limits, now: Mono) {
         let Watcher { targets, dispatch, procfs, mounts, .. } = self;
         let watched = &mut targets[i];
         if watched.config.source.selector().is_none() {
@@ -174,8 +187,8 @@ impl Watcher {
                 continue;
             }
             let Some(slot) = watched.roster.get_mut(*number) else { continue };
-            if now.since(seat.limit_read) >= LIMIT_REFRESH {
-                seat.read_limit(procfs, mounts, &watched.config, now);
+            if now.since(seat.limit_read) >= LIMIT_REFRESH && limits.asked() < MAX_LIMITS_A_TURN {
+                seat.read_limit(procfs, mounts, limits, &watched.config, now);
             }
             let Reader::Statm(statm) = &seat.reader else { continue };
             match statm.read() {
@@ -221,6 +234,7 @@ impl Watcher {
         let watched = &mut self.targets[i];
         if let Some(seat) = watched.seats.remove(&number) {
             tracing::info!(target_name = %watched.config.name, pid = seat.id.pid(), "process ended");
+            seat.id.pid().into_iter().for_each(|pid| self.known.forget(pid));
         }
         if let Some(slot) = watched.roster.get_mut(number) {
             slot.vacate();
@@ -238,9 +252,11 @@ impl Watcher {
             self.rescan_at = now + RESCAN_SETTLED;
             return;
         }
-        let found = self.procfs.resolve(&selectors);
+        let whole_every = if self.is_settled { WHOLE_SETTLED } else { WHOLE_WAITING };
+        let found = self.procfs.resolve_since(&selectors, &mut self.known, whole_every, now);
         self.mounts = Mounts::read(&self.procfs);
-        let mut settled = true;
+        self.is_settled = true;
+        let mut limits = Limits::default();
         for (i, resolution) in local.into_iter().zip(found) {
             let instances: Vec<Identity> = resolution.instances.into_iter().map(Identity::Process).collect();
             for number in self.targets[i].roster.left(&instances) {
@@ -253,10 +269,11 @@ impl Watcher {
                 }
                 watched.problem = resolution.problem;
             }
-            self.changed |= watched.seat(&self.procfs, &self.mounts, &instances, now);
-            settled &= !watched.seats.is_empty();
+            self.changed |= watched.seat(&self.procfs, &self.mounts, &mut limits, &instances, now);
+            self.is_settled &= !watched.seats.is_empty();
+            watched.unseated().for_each(|pid| self.known.forget(pid));
         }
-        self.rescan_at = now + if settled { RESCAN_SETTLED } else { RESCAN_WAITING };
+        self.rescan_at = now + if self.is_settled { RESCAN_SETTLED } else { RESCAN_WAITING };
     }
 
     /// A slot's process is not among those found: it ended, or is no longer what the selector means.
@@ -321,6 +338,7 @@ impl Watcher {
             });
         }
         self.by_name = index(&self.targets);
+        self.known = Known::default();
         self.rescan_at = now;
         self.changed = true;
     }

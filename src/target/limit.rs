@@ -1,6 +1,9 @@
 //! How much memory a process may use, and whether the kernel has killed for it.
 
-use super::cgroup::{CgroupRef, Mounts, Version};
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use super::cgroup::{CgroupRef, Level, Mounts, Version};
 use super::{Limit, ProcError, ProcFs};
 
 /// v1 writes "no limit" as the largest multiple of the page size; nothing real comes near.
@@ -9,44 +12,90 @@ const NO_LIMIT: u64 = 1 << 62;
 /// The least of `memory.max` and `memory.high` (v2) or `memory.limit_in_bytes` (v1) of all ancestor cgroups, and the host's
 /// memory.
 pub fn effective(procfs: &ProcFs, pid: u32) -> Result<Limit, ProcError> {
-    effective_with(procfs, &Mounts::read(procfs), pid)
+    Limits::default().of(procfs, &Mounts::read(procfs), pid)
 }
 
-/// The same with mounts that were read before, for many processes at once.
-pub fn effective_with(procfs: &ProcFs, mounts: &Mounts, pid: u32) -> Result<Limit, ProcError> {
-    let cgroup = match CgroupRef::of_with(procfs, mounts, pid) {
-        Err(gone @ ProcError::Gone { .. }) => return Err(gone),
-        found => found.ok().flatten(),
-    };
-    let note = if cgroup.is_none() { " (the process's memory cgroup cannot be seen from here)" } else { "" };
-    let host = procfs.mem_total().map(|bytes| Limit { bytes, source: format!("host MemTotal{note}") });
-    let least = cgroup.as_ref().and_then(of_cgroup);
-    match (least, host) {
-        (Some(limit), Ok(host)) if limit.bytes < host.bytes => Ok(limit),
-        (Some(limit), Err(_)) => Ok(limit),
-        (_, host) => host,
+/// Limits as of one moment: what many processes have in common is read once.
+#[derive(Debug, Default)]
+pub struct Limits {
+    asked: usize,
+    host: Option<u64>,
+    /// By the cgroup's directory.
+    levels: HashMap<PathBuf, Vec<(u64, &'static str)>>,
+    hidden: HashMap<PathBuf, Option<u64>>,
+}
+
+impl Limits {
+    /// As [`effective`] says.
+    pub fn of(&mut self, procfs: &ProcFs, mounts: &Mounts, pid: u32) -> Result<Limit, ProcError> {
+        self.asked += 1;
+        let cgroup = match CgroupRef::of_with(procfs, mounts, pid) {
+            Err(gone @ ProcError::Gone { .. }) => return Err(gone),
+            found => found.ok().flatten(),
+        };
+        let least = cgroup.as_ref().and_then(|cgroup| self.of_cgroup(cgroup));
+        let note = if cgroup.is_none() { " (the process's memory cgroup cannot be seen from here)" } else { "" };
+        let host = self.host(procfs).map(|bytes| Limit { bytes, source: format!("host MemTotal{note}") });
+        match (least, host) {
+            (Some(limit), Ok(host)) if limit.bytes < host.bytes => Ok(limit),
+            (Some(limit), Err(_)) => Ok(limit),
+            (_, host) => host,
+        }
+    }
+
+    /// How many were asked for so far.
+    pub fn asked(&self) -> usize {
+        self.asked
+    }
+
+    fn host(&mut self, procfs: &ProcFs) -> Result<u64, ProcError> {
+        if let Some(bytes) = self.host {
+            return Ok(bytes);
+        }
+        let bytes = procfs.mem_total()?;
+        self.host = Some(bytes);
+        Ok(bytes)
+    }
+
+    fn of_cgroup(&mut self, cgroup: &CgroupRef) -> Option<Limit> {
+        let mut least: Option<(u64, &Level, &'static str)> = None;
+        // the nearest of equals is named
+        let mut lower = |bytes, level, file| {
+            if least.is_none_or(|(least, ..)| bytes < least) {
+                least = Some((bytes, level, file));
+            }
+        };
+        for level in cgroup.levels() {
+            if !self.levels.contains_key(&level.dir) {
+                self.levels.insert(level.dir.clone(), of_level(cgroup.version, level));
+            }
+            self.levels.get(&level.dir)?.iter().for_each(|(bytes, file)| lower(*bytes, level, *file));
+        }
+        if cgroup.version == Version::V1 {
+            // a container's view ends below its host's slices; this number counts those too
+            let own = cgroup.own();
+            if !self.hidden.contains_key(&own.dir) {
+                self.hidden.insert(own.dir.clone(), own.keyed("memory.stat", "hierarchical_memory_limit").filter(is_real));
+            }
+            let hidden = *self.hidden.get(&own.dir)?;
+            hidden.into_iter().for_each(|bytes| lower(bytes, own, "memory.stat hierarchical_memory_limit"));
+        }
+        let (bytes, level, file) = least?;
+        Some(Limit { bytes, source: format!("cgroup {} {} {file}", cgroup.version.name(), level.name) })
     }
 }
 
-fn of_cgroup(cgroup: &CgroupRef) -> Option<Limit> {
-    let version = cgroup.version.name();
-    let files: &[&str] = match cgroup.version {
+fn of_level(version: Version, level: &Level) -> Vec<(u64, &'static str)> {
+    let files: &[&'static str] = match version {
         Version::V1 => &["memory.limit_in_bytes"],
         Version::V2 => &["memory.max", "memory.high"],
     };
-    let mut limits: Vec<(u64, String)> = Vec::new();
-    for level in cgroup.levels() {
-        limits.extend(files.iter().filter_map(|file| Some((level.number(file)?, format!("cgroup {version} {} {file}", level.name)))));
-    }
-    if cgroup.version == Version::V1 {
-        // a container's view ends below its host's slices; this number counts those too
-        let own = cgroup.own();
-        let hidden = own.keyed("memory.stat", "hierarchical_memory_limit");
-        limits.extend(hidden.map(|bytes| (bytes, format!("cgroup v1 {} memory.stat hierarchical_memory_limit", own.name))));
-    }
-    // 0 is written for a moment to force a reclaim, not to live with; the nearest of equals is named
-    let real = limits.into_iter().filter(|(bytes, _)| (1..NO_LIMIT).contains(bytes));
-    real.min_by_key(|(bytes, _)| *bytes).map(|(bytes, source)| Limit { bytes, source })
+    files.iter().filter_map(|file| Some((level.number(file).filter(is_real)?, *file))).collect()
+}
+
+/// 0 is written for a moment to force a reclaim, not to live with.
+fn is_real(bytes: &u64) -> bool {
+    (1..NO_LIMIT).contains(bytes)
 }
 
 /// How many processes of its cgroup the kernel has killed for memory; `None` where that cannot be read.
@@ -188,6 +237,19 @@ mod tests {
         assert_eq!(limit_of(&hidden), (4000, "cgroup v1 /pod/app memory.stat hierarchical_memory_limit".into()));
         let equal = v1_host("6000\n", V1_UNLIMITED, "hierarchical_memory_limit 6000\n");
         assert_eq!(limit_of(&equal).1, "cgroup v1 /pod/app memory.limit_in_bytes");
+    }
+
+    #[test]
+    fn what_processes_have_in_common_is_read_once_and_the_rest_for_each() {
+        let host = v2_host(&[("system.slice/checkout.service/memory.max", "4000000"), ("system.slice/memory.high", "5000000")]);
+        host.process(8, "search").file("cgroup", "0::/system.slice/search.service\n").write();
+        host.file("sys/fs/cgroup/system.slice/search.service/memory.max", "6000000");
+        let (procfs, mounts) = (host.procfs(), Mounts::read(&host.procfs()));
+        let mut limits = Limits::default();
+        assert_eq!(limits.of(&procfs, &mounts, 7).unwrap().bytes, 4_000_000);
+        host.file("sys/fs/cgroup/system.slice/memory.high", "1000").file("proc/meminfo", "");
+        assert_eq!(limits.of(&procfs, &mounts, 8).unwrap(), Limit { bytes: 5_000_000, source: "cgroup v2 /system.slice memory.high".into() });
+        assert_eq!(Limits::default().of(&procfs, &mounts, 8).unwrap().bytes, 1000);
     }
 
     #[test]

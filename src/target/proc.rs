@@ -18,6 +18,8 @@ use super::InstanceId;
 
 /// Enough for `stat`, `status`, `cgroup` and other files that the kernel keeps short.
 pub(crate) const SMALL: usize = 64 << 10;
+/// Most of those files are shorter; a buffer that grows up to them asks the kernel several times.
+const PAGE: usize = 4096;
 const MAX_CMDLINE: usize = 64 << 10;
 /// `/proc/stat` has a number per interrupt and a line per CPU.
 const MAX_KERNEL_STAT: u64 = 4 << 20;
@@ -286,7 +288,7 @@ impl ProcDir {
 
     /// The first `cap` bytes of a file of this process.
     pub fn read(&self, name: &str, cap: usize) -> Result<Vec<u8>, ProcError> {
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(cap.min(PAGE));
         self.open(name)?.take(cap as u64).read_to_end(&mut bytes).map_err(|e| self.error(name, e))?;
         Ok(bytes)
     }
@@ -379,7 +381,7 @@ fn open_path(path: &Path) -> Result<File, ProcError> {
 
 /// The first `cap` bytes of a file that may not be what it should be: opening never waits.
 pub(crate) fn read_path(path: &Path, cap: usize) -> Result<Vec<u8>, ProcError> {
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(cap.min(PAGE));
     open_path(path)?.take(cap as u64).read_to_end(&mut bytes).map_err(|e| ProcError::from_io(path.to_owned(), e))?;
     Ok(bytes)
 }

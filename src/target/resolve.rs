@@ -7,11 +7,13 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use regex_lite::Regex;
 
 use super::proc::{SMALL, read_path};
 use super::{InstanceId, ProcDir, ProcError, ProcFs, cgroup, sockets};
+use crate::clock::Mono;
 use crate::config::Selector;
 use crate::error::chain;
 
@@ -22,6 +24,9 @@ const MAX_PID_FILE: usize = 64;
 /// A unit name without one of these is that of a service.
 const UNIT_SUFFIXES: [&str; 11] =
     [".service", ".scope", ".slice", ".socket", ".mount", ".swap", ".target", ".device", ".automount", ".timer", ".path"];
+
+/// A process this long seen has become what it will be: shells and supervisors fork first, then `exec`.
+const SETTLES: Duration = Duration::from_secs(20);
 
 /// What a selector means at this moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,13 +43,51 @@ impl Resolution {
     }
 }
 
+/// What earlier passes have found out. It holds for the selectors of one configuration.
+///
+/// Most processes stay what they are, and to look into a thousand of them costs more than to poll them. So a pass looks into those
+/// only that are new, and once in a while into all: a process may become another by `exec`.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// When each process was first seen; by pid.
+    since: Vec<(u32, Mono)>,
+    /// By selector.
+    told: Vec<Told>,
+    /// The last pass that looked into all.
+    whole: Option<Mono>,
+}
+
+#[derive(Debug)]
+struct Told {
+    found: Vec<InstanceId>,
+    closed: Vec<(u32, bool)>,
+}
+
+impl Known {
+    /// Look into this process again: it has ended, or could not be taken up.
+    pub fn forget(&mut self, pid: u32) {
+        if let Ok(i) = self.since.binary_search_by_key(&pid, |(pid, _)| *pid) {
+            self.since.remove(i);
+        }
+    }
+
+    fn since(&self, pid: u32) -> Option<Mono> {
+        self.since.binary_search_by_key(&pid, |(pid, _)| *pid).ok().and_then(|i| self.since.get(i)).map(|(_, since)| *since)
+    }
+}
+
 impl ProcFs {
     /// One resolution per selector, in their order.
     pub fn resolve(&self, selectors: &[&Selector]) -> Vec<Resolution> {
+        self.resolve_since(selectors, &mut Known::default(), Duration::ZERO, Mono::default())
+    }
+
+    /// The same in a pass that takes what is known as given, unless it is time to look into all processes again.
+    pub fn resolve_since(&self, selectors: &[&Selector], known: &mut Known, whole_every: Duration, now: Mono) -> Vec<Resolution> {
         let mut searches: Vec<Search> = selectors.iter().map(|selector| Search::new(self, selector)).collect();
         if searches.iter().any(Search::is_open) {
             match self.pids() {
-                Ok(pids) => self.scan(pids, &mut searches),
+                Ok(pids) => self.scan(pids, &mut searches, known, whole_every, now),
                 Err(e) => {
                     let problem = chain(&e);
                     searches.iter_mut().filter(|s| s.is_open()).for_each(|s| s.want = Want::Known(Resolution::none(problem.clone())));
@@ -54,21 +97,34 @@ impl ProcFs {
         searches.into_iter().map(Search::finish).collect()
     }
 
-    fn scan(&self, pids: impl Iterator<Item = u32>, searches: &mut [Search]) {
+    fn scan(&self, pids: impl Iterator<Item = u32>, searches: &mut [Search], known: &mut Known, whole_every: Duration, now: Mono) {
         let own_pid = self.own_pid();
-        for pid in pids {
-            let Ok(dir) = self.dir(pid) else { continue };
-            let mut facts = Facts::new(&dir, own_pid == Some(pid));
-            for search in searches.iter_mut().filter(|s| s.is_open()) {
+        let is_whole = known.told.len() != searches.len() || known.whole.is_none_or(|at| now.since(at) >= whole_every);
+        let mut pids: Vec<(u32, Mono)> = pids.map(|pid| (pid, known.since(pid).unwrap_or(now))).collect();
+        pids.sort_unstable();
+        for (pid, since) in &pids {
+            let is_settled = !is_whole && now.since(*since) >= SETTLES;
+            if is_settled {
+                searches.iter_mut().zip(&known.told).for_each(|(search, told)| search.take_over(told, *pid));
+            }
+            let asks = |search: &Search| search.is_open() && !(is_settled && search.takes_over());
+            if !searches.iter().any(asks) {
+                continue;
+            }
+            let Ok(dir) = self.dir(*pid) else { continue };
+            let mut facts = Facts::new(&dir, own_pid == Some(*pid));
+            for search in searches.iter_mut().filter(|search| asks(search)) {
                 match search.want.matches(&mut facts) {
                     Match::Yes => search.found.extend(facts.instance()),
                     Match::No => {}
-                    Match::Closed { likely } => {
-                        search.closed += 1;
-                        search.closed_likely += usize::from(likely);
-                    }
+                    Match::Closed { likely } => search.closed.push((*pid, likely)),
                 }
             }
+        }
+        known.since = pids;
+        known.told = searches.iter().map(|search| Told { found: search.found.clone(), closed: search.closed.clone() }).collect();
+        if is_whole {
+            known.whole = Some(now);
         }
     }
 }
@@ -78,9 +134,8 @@ struct Search<'a> {
     selector: &'a Selector,
     want: Want<'a>,
     found: Vec<InstanceId>,
-    /// Processes that may not be looked into, and those of them that go by the right name.
-    closed: usize,
-    closed_likely: usize,
+    /// Processes that may not be looked into, and whether they go by the right name.
+    closed: Vec<(u32, bool)>,
 }
 
 enum Want<'a> {
@@ -125,11 +180,24 @@ impl<'a> Search<'a> {
                 Err(e) => Want::Known(Resolution::none(chain(&e))),
             },
         };
-        Search { selector, want, found: Vec::new(), closed: 0, closed_likely: 0 }
+        Search { selector, want, found: Vec::new(), closed: Vec::new() }
     }
 
     fn is_open(&self) -> bool {
         !matches!(self.want, Want::Known(_))
+    }
+
+    /// Whether what was found before can stand. A socket may be opened at any time.
+    fn takes_over(&self) -> bool {
+        !matches!(self.want, Want::Sockets(_))
+    }
+
+    fn take_over(&mut self, told: &Told, pid: u32) {
+        if self.is_open() && self.takes_over() {
+            // both are in the order of the pass, which is that of the pids
+            self.found.extend(told.found.binary_search_by_key(&pid, |id| id.pid).ok().map(|i| told.found[i]));
+            self.closed.extend(told.closed.binary_search_by_key(&pid, |(pid, _)| *pid).ok().map(|i| told.closed[i]));
+        }
     }
 
     fn finish(mut self) -> Resolution {
@@ -153,11 +221,12 @@ impl<'a> Search<'a> {
             (_, Selector::Listen(addr)) => format!("someone listens on {addr}, but no process is seen to hold that socket"),
             (_, selector) => format!("no process matches {selector:?}"),
         };
-        if self.closed == 0 { what } else { format!("{what}; {}", no_permission(self.closed, &self.want)) }
+        if self.closed.is_empty() { what } else { format!("{what}; {}", no_permission(self.closed.len(), &self.want)) }
     }
 
     fn incomplete(&self) -> Option<String> {
-        (self.closed_likely > 0).then(|| format!("some may be missing: {}", no_permission(self.closed_likely, &self.want)))
+        let likely = self.closed.iter().filter(|(_, likely)| *likely).count();
+        (likely > 0).then(|| format!("some may be missing: {}", no_permission(likely, &self.want)))
     }
 }
 
@@ -388,6 +457,31 @@ mod tests {
     }
 
     #[test]
+    fn a_pass_looks_into_new_processes_only_and_once_in_a_while_into_all() {
+        let host = host();
+        host.process(10, "shop").exe("/opt/shop").write();
+        host.process(30, "sh").exe("/bin/sh").write();
+        let (selector, mut known) = (Selector::Exe("/opt/shop".into()), Known::default());
+        let mut at = |seconds| {
+            let found = host.procfs().resolve_since(&[&selector], &mut known, Duration::from_secs(60), Mono::from_secs(seconds));
+            (pids(&found[0]), found[0].problem.clone())
+        };
+        assert_eq!(at(1_000), (vec![10], None));
+        host.process(30, "shop").exe("/opt/shop").write();
+        assert_eq!(at(1_010), (vec![10, 30], None), "it was young, and has become the service");
+        host.remove("proc/30");
+        host.process(10, "vim").exe("/bin/vim").write();
+        host.process(20, "shop").exe("/opt/shop").write();
+        assert_eq!(at(1_030), (vec![10, 20], None), "10 was settled, 20 is new, 30 has gone");
+        assert_eq!(at(1_070), (vec![20], None), "a pass over all");
+        host.process(10, "shop").exe("/opt/shop").write();
+        assert_eq!(at(1_080), (vec![20], None));
+        known.forget(10);
+        let found = host.procfs().resolve_since(&[&selector], &mut known, Duration::from_secs(60), Mono::from_secs(1_090));
+        assert_eq!(pids(&found[0]), [10, 20]);
+    }
+
+    #[test]
     fn a_unit_is_a_whole_component_of_any_cgroup_path() {
         let host = host();
         host.process(10, "a").file("cgroup", "0::/system.slice/checkout.service\n").write();
@@ -497,6 +591,23 @@ mod tests {
         let problem = stranger.as_other_user(|procfs, _| procfs.resolve(&[&exe]).remove(0).problem.unwrap());
         assert!(problem.contains("no process runs /opt/none; no permission to see the executable of "), "{problem}");
         assert!(problem.contains("CAP_SYS_PTRACE"), "{problem}");
+    }
+
+    #[test]
+    fn settled_processes_that_may_not_be_seen_stay_in_the_words() {
+        let Some(stranger) = Unprivileged::stranger() else { return };
+        let exe = Selector::Exe("/opt/none".into());
+        let counts = stranger.as_other_user(|procfs, _| {
+            let mut known = Known::default();
+            [1_000, 1_100].map(|seconds| {
+                let found = procfs.resolve_since(&[&exe], &mut known, Duration::from_secs(600), Mono::from_secs(seconds));
+                let problem = found[0].problem.clone().unwrap();
+                let count = problem.split("executable of ").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<u32>().ok());
+                count.unwrap_or_else(|| panic!("{problem}"))
+            })
+        });
+        // other tests start and end processes meanwhile
+        assert!(counts[1] > counts[0] / 2, "{counts:?}");
     }
 
     #[test]
