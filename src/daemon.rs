@@ -10,46 +10,42 @@
 //! [`run`] is the daemon: an [`Engine`], signals and the service manager. `watch` and `demo` drive the same engine in the
 //! foreground.
 
+mod baselines;
+mod past;
 mod requests;
+mod service;
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 
-use crate::bundle::{self, Manifest};
-use crate::capture::{self, Progress};
+use self::baselines::Baselines;
+pub use self::service::run;
+use crate::bundle;
+use crate::capture;
 use crate::clock::{self, Mono};
 use crate::config::{self, Config};
 use crate::egress::Egress;
 use crate::egress::arbiter::Theirs;
 use crate::error::chain;
-use crate::incident::{Captured, Incident, SavedSlot};
+use crate::incident::Captured;
 use crate::meters::Meters;
-use crate::poll::{Baseline, Command, Handles, InstanceStatus, Job, JobDone, Past, Pulse, Task, Watcher};
+use crate::poll::{Command, Handles, InstanceStatus, Job, JobDone, Past, Pulse, Task, Watcher};
 use crate::retention;
-use crate::serve::{self, ServeError, Server};
+use crate::serve::{self, ServeError};
 use crate::source::Sources;
-use crate::state::{Saved, StateError, Store};
+use crate::state::{StateError, Store};
 use crate::systemd;
 use crate::target::ProcFs;
-use crate::trigger::Trigger;
 
 /// Within this, a running capture ends by itself or is finalized as interrupted; the unit's TimeoutStopSec is longer.
 const STOP_GRACE: Duration = Duration::from_secs(20);
 /// Incidents that wait for a first piece of evidence; beyond, their bundles are left to retention.
 const MAX_HOLLOW: usize = 1_000;
-/// How far the times of files may be behind the clock.
-const FILE_TIMES: Duration = Duration::from_secs(1);
-/// Without any stored state, bundles of this long ago count as unseen by it.
-const UNSEEN_WITHOUT_STATE: Duration = Duration::from_secs(3600);
-/// How often the line that `systemctl status` shows is looked at anew.
-const STATUS_EVERY: Duration = Duration::from_secs(15);
 /// The loop turns at least this often even with nothing due.
 const LONGEST_SLEEP: Duration = Duration::from_secs(10);
 
@@ -112,9 +108,8 @@ pub struct Engine {
     retention: config::Retention,
     /// Only the daemon deletes: in the foreground the directory is the user's.
     prunes: bool,
-    /// Where baselines are kept; `None`: none are taken.
-    baselines: Option<PathBuf>,
-    baseline_turn: Arc<Semaphore>,
+    /// Only the daemon has a place for them.
+    baselines: Option<Baselines>,
     /// Only the daemon uploads.
     egress: Option<Egress>,
     stop: watch::Sender<bool>,
@@ -129,11 +124,11 @@ impl Engine {
         bundle::try_dir(&config.daemon.bundle_dir)?;
         let env = capture::Env::new(procfs.clone(), config.daemon.bundle_dir.clone(), boot_id.clone());
         let saved = store.as_ref().and_then(Store::load);
-        let mut interrupted = finish_partials(&config.daemon.bundle_dir);
+        let mut interrupted = past::finish_partials(&config.daemon.bundle_dir);
         if store.is_some() {
-            interrupted.extend(published_unseen(&config.daemon.bundle_dir, saved.as_ref()));
+            interrupted.extend(past::published_unseen(&config.daemon.bundle_dir, saved.as_ref()));
         }
-        let interrupted = interrupted.into_iter().filter_map(|manifest| slot_of(manifest, &boot_id)).collect();
+        let interrupted = interrupted.into_iter().filter_map(|manifest| past::slot_of(manifest, &boot_id)).collect();
         let watchdog = systemd::watchdog_period();
         let mut fed = Mono::default();
         let beat = Box::new(move |now: Mono| {
@@ -148,10 +143,9 @@ impl Engine {
         let (watcher, handles) = Watcher::new(config, procfs, boot_id, Past { saved, interrupted }, pulse, Mono::now());
         let thread = std::thread::Builder::new().name("watcher".into()).spawn(move || watcher.run()).map_err(DaemonError::Thread)?;
         let prunes = store.is_some();
-        let baselines = store.as_ref().map(|_| capture::baseline::dir(&config.daemon.state_dir));
-        if let Some(dir) = &baselines {
-            capture::baseline::clean(dir, &env.procfs, &env.boot_id, clock::wall_now());
-        }
+        let (env, stop) = (Arc::new(env), watch::Sender::new(false));
+        let baselines =
+            store.as_ref().map(|_| Baselines::start(capture::baseline::dir(&config.daemon.state_dir), env.clone(), stop.subscribe()));
         let egress = store.as_ref().map(|_| {
             let mut egress = Egress::new(config.daemon.state_dir.clone(), config.daemon.bundle_dir.clone(), env.host.clone());
             egress.configure(config);
@@ -168,13 +162,12 @@ impl Engine {
             running: HashMap::new(),
             hollow: HashMap::new(),
             saver,
-            env: Arc::new(env),
+            env,
             retention: config.retention.clone(),
             prunes,
             baselines,
-            baseline_turn: Arc::new(Semaphore::new(1)),
             egress,
-            stop: watch::Sender::new(false),
+            stop,
             progress: mpsc::unbounded_channel(),
         };
         engine.prune();
@@ -210,32 +203,22 @@ impl Engine {
                         self.begin(*job.clone());
                         return Event::CaptureStarted(job);
                     }
-                    Some(Task::Baseline(baseline)) => self.take_baseline(baseline),
+                    Some(Task::Baseline(baseline)) => {
+                        if let Some(baselines) = &self.baselines {
+                            baselines.queue(baseline);
+                        }
+                    }
                     None => return Event::WatcherGone,
                 },
             }
         }
     }
 
-    /// One at a time, and only for a daemon that has a place for it.
-    fn take_baseline(&mut self, baseline: Baseline) {
-        let Some(dir) = self.baselines.clone() else { return };
-        let (env, stop, turn) = (self.env.clone(), self.stop.subscribe(), self.baseline_turn.clone());
-        tokio::spawn(async move {
-            let Ok(_turn) = turn.acquire_owned().await else { return };
-            let (name, instance) = (baseline.subject.target.name.clone(), baseline.subject.label.clone());
-            match capture::baseline::take(requests::healthy(baseline), &env, dir, stop).await {
-                Ok(()) => tracing::debug!(target_name = name, instance, "baseline taken"),
-                Err(error) => tracing::warn!(target_name = name, instance, error = chain(&error), "no baseline"),
-            }
-        });
-    }
-
     fn begin(&mut self, job: Job) {
         let (target, pid, instance) = (job.subject.target.name.clone(), job.subject.instance.pid(), job.subject.label.clone());
         let (env, stop, events) = (self.env.clone(), self.stop.subscribe(), self.progress.0.clone());
-        let (min_free, baselines) = (self.retention.min_free_disk, self.baselines.clone());
-        let request = requests::full(&job, &env, min_free, baselines);
+        let baselines = self.baselines.as_ref().map(|baselines| baselines.dir().to_owned());
+        let request = requests::full(&job, &env, self.retention.min_free_disk, baselines);
         let claim = self.egress.as_ref().and_then(|egress| egress.claim(&request, &env.boot_id));
         // a task of its own, so that a panic ends this capture and nothing else
         let task = self.captures.spawn(async move {
@@ -421,152 +404,6 @@ async fn keep_saved(store: Store, mut states: watch::Receiver<Option<crate::stat
         let result = tokio::task::spawn_blocking(move || store.save(&saved)).await;
         if let Ok(Err(error)) = result {
             tracing::error!(error = chain(&error), "state not stored; a restart now would forget incidents and cooldowns");
-        }
-    }
-}
-
-/// Finishes what a killed run left.
-fn finish_partials(bundle_dir: &Path) -> Vec<Manifest> {
-    let mut manifests = Vec::new();
-    for finished in bundle::interrupted::finish_all(bundle_dir, clock::wall_now()) {
-        match finished {
-            Ok(bundle::Published { manifest, .. }) => {
-                tracing::warn!(target_name = %manifest.target, incident = manifest.incident_id, "finished a bundle that was interrupted");
-                manifests.push(manifest);
-            }
-            Err(error) => {
-                tracing::error!(error = chain(&error), "an interrupted bundle could not be finished; it is left as it is");
-            }
-        }
-    }
-    manifests
-}
-
-/// Bundles that were published after the state was last stored: the kill came between the two, and the bundle is all that tells of the
-/// incident.
-fn published_unseen(bundle_dir: &Path, saved: Option<&Saved>) -> Vec<Manifest> {
-    let stored = saved.map_or_else(|| clock::wall_now() - UNSEEN_WITHOUT_STATE, Saved::stored);
-    bundle::list_since(bundle_dir, stored - FILE_TIMES).into_iter().map(|found| found.manifest).collect()
-}
-
-/// The incident that a bundle is of, as the state would have told it had it been stored in time.
-fn slot_of(manifest: Manifest, boot_id: &str) -> Option<(String, SavedSlot)> {
-    if manifest.trigger.trigger == Trigger::Manual {
-        return None; // of no incident, or of one that the state knows
-    }
-    let id = manifest.instance.identity();
-    let incident = Incident {
-        id: manifest.incident_id,
-        part: manifest.part,
-        stages: 0,
-        // what the rules say is known only once the target is; most leave `rearm` as it is
-        rearm_below: manifest.trigger.level_bytes / 10 * 9,
-        fired: manifest.trigger,
-    };
-    let instance = id.filter(|id| id.process().is_none() || manifest.boot_id == boot_id);
-    Some((manifest.target, SavedSlot { instance, incident: Some(incident), capturing: true, cooldown_left: None }))
-}
-
-/// The daemon, until SIGTERM or SIGINT. SIGHUP reads `file` again.
-pub async fn run(config: Config, file: PathBuf) -> Result<(), DaemonError> {
-    let store = Store::open(&config.daemon.state_dir)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signals)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signals)?;
-    let mut hangup = signal(SignalKind::hangup()).map_err(DaemonError::Signals)?;
-    let mut engine = Engine::start(&config, ProcFs::host(), Some(store))?;
-    let mut server = Server::new(engine.seen());
-    if let Err(error) = server.configure(&config.daemon).await {
-        engine.stop().await;
-        return Err(error.into());
-    }
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %file.display(), targets = config.targets.len(), "memtrap watches");
-    systemd::ready(&format!("watching {} targets", config.targets.len()));
-    // the targets are the watcher's now
-    let Config { daemon: mut running, .. } = config;
-    let mut line = StatusLine::default();
-    let mut look = tokio::time::interval(STATUS_EVERY);
-    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            event = engine.next() => match event {
-                Event::WatcherGone => return Err(DaemonError::WatcherGone),
-                Event::CaptureStarted(job) => {
-                    line.note = format!("capturing {}", job.subject.target.name);
-                    line.tell(&engine).await;
-                }
-                Event::CaptureEnded { target, result } => {
-                    line.note = match result {
-                        Ok(done) => format!("last bundle: {}", done.id),
-                        Err(_) => format!("the last capture of {target} saved nothing"),
-                    };
-                    line.tell(&engine).await;
-                }
-                Event::Progress { target, progress: Progress::Done(step) } => {
-                    let (file, status, reason) = (step.name, step.status.name(), step.reason.as_deref().unwrap_or_default());
-                    tracing::debug!(target_name = target, file, status, milliseconds = step.milliseconds, reason, "step");
-                }
-                Event::Progress { .. } => {}
-            },
-            _ = look.tick() => line.tell(&engine).await,
-            _ = hangup.recv() => {
-                line.note = reload(&mut engine, &file, &mut running).to_owned();
-                if let Err(error) = server.configure(&running).await {
-                    tracing::error!(error = chain(&error), "memtrap listens as before");
-                }
-            }
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-        }
-    }
-    tracing::info!("memtrap stops");
-    systemd::stopping(engine.running.len());
-    engine.stop().await;
-    Ok(())
-}
-
-/// What `systemctl status` shows, told when it changes.
-#[derive(Default)]
-struct StatusLine {
-    note: String,
-    told: String,
-}
-
-impl StatusLine {
-    async fn tell(&mut self, engine: &Engine) {
-        if !systemd::listens() {
-            return;
-        }
-        let line = systemd::summary(engine.status().await.into_iter().map(|s| s.state), &self.note);
-        if line != self.told {
-            systemd::status(&line);
-            self.told = line;
-        }
-    }
-}
-
-/// A file with mistakes changes nothing but the log. Returns what became of it, in a few words.
-fn reload(engine: &mut Engine, file: &Path, running: &mut config::Daemon) -> &'static str {
-    systemd::reloading();
-    match config::load(file) {
-        Ok((config, warnings)) => {
-            for warning in warnings {
-                tracing::warn!(%warning, "configuration");
-            }
-            if (&config.daemon.state_dir, &config.daemon.bundle_dir) != (&running.state_dir, &running.bundle_dir) {
-                tracing::warn!("state_dir and bundle_dir change only with a restart of memtrap");
-            }
-            *running = config.daemon.clone();
-            tracing::info!(targets = config.targets.len(), "configuration reloaded");
-            engine.reload(config);
-            let note = "configuration reloaded";
-            systemd::ready(note);
-            note
-        }
-        Err(errors) => {
-            tracing::error!(%errors, "the new configuration has mistakes; the old one stays in force");
-            let note = "running the old configuration: the new one has mistakes";
-            systemd::ready(note);
-            note
         }
     }
 }

@@ -18,6 +18,8 @@ pub struct Sample {
 
 /// Readings kept unthinned.
 const RECENT: usize = 16;
+/// Of those, the ones that tell how it goes on.
+const FEW: usize = 5;
 /// Buckets that a rule's window is cut into, unless polling is coarser.
 const WINDOW_BUCKETS: u32 = 40;
 /// The timeline's bucket: 15 s, 240 of them in an hour.
@@ -95,20 +97,26 @@ impl Window {
 /// Median of the slopes (bytes per second) of all pairs of points with distinct times; 0 for fewer than two.
 pub fn theil_sen(points: &[Sample]) -> f64 {
     let mut slopes = Vec::with_capacity(points.len() * points.len().saturating_sub(1) / 2);
-    for (i, a) in points.iter().enumerate() {
-        for b in &points[i + 1..] {
+    slopes.extend(pairwise(points.iter()));
+    median(&mut slopes)
+}
+
+fn pairwise<'a>(points: impl Iterator<Item = &'a Sample> + Clone) -> impl Iterator<Item = f64> {
+    points.clone().enumerate().flat_map(move |(i, a)| {
+        points.clone().skip(i + 1).filter_map(move |b| {
             let seconds = b.at.since(a.at).as_secs_f64();
-            if seconds > 0.0 {
-                slopes.push((b.rss as f64 - a.rss as f64) / seconds);
-            }
-        }
-    }
-    if slopes.is_empty() {
+            (seconds > 0.0).then(|| (b.rss as f64 - a.rss as f64) / seconds)
+        })
+    })
+}
+
+/// 0 of none.
+fn median(numbers: &mut [f64]) -> f64 {
+    if numbers.is_empty() {
         return 0.0;
     }
-    let middle = slopes.len() / 2;
-    let (_, median, _) = slopes.select_nth_unstable_by(middle, f64::total_cmp);
-    *median
+    let middle = numbers.len() / 2;
+    *numbers.select_nth_unstable_by(middle, f64::total_cmp).1
 }
 
 /// An instance's memory of itself: raw recent readings and the thinned hour.
@@ -143,10 +151,17 @@ impl Series {
     }
 
     /// Slope of the last few readings, bytes per second: quick to see a jump, and as easily fooled by one.
-    /// `None` with fewer than two readings.
+    /// `None` with fewer than two readings. Asked for at every poll, so it does not allocate.
     pub fn recent_slope(&self) -> Option<f64> {
-        let last: Vec<Sample> = self.recent.iter().rev().take(5).rev().copied().collect();
-        (last.len() >= 2).then(|| theil_sen(&last))
+        let from = self.recent.len().saturating_sub(FEW);
+        let few = || self.recent.range(from..);
+        let first = few().next().filter(|_| few().len() >= 2)?;
+        if few().all(|sample| sample.rss == first.rss) {
+            return Some(0.0);
+        }
+        let mut slopes = [0.0; FEW * (FEW - 1) / 2];
+        let count = slopes.iter_mut().zip(pairwise(few())).map(|(place, slope)| *place = slope).count();
+        Some(median(slopes.get_mut(..count)?))
     }
 
     /// The last hour, oldest first: thinned, then the recent readings as they were.
@@ -356,6 +371,22 @@ mod tests {
         assert!(span >= Duration::from_secs(3590), "{span:?}");
         assert!(line.iter().any(|p| p.rss == 999 * MIB));
         assert!(line.len() < 300);
+    }
+
+    #[test]
+    fn the_recent_slope_is_that_of_the_last_five_readings() {
+        let mut series = Series::new();
+        let mut seen = Vec::new();
+        for (n, rss) in [5, 900, 20, 21, 24, 80, 23, 23, 26].into_iter().enumerate() {
+            assert_eq!(series.recent_slope().is_some(), n >= 2);
+            let sample = Sample { at: Mono::from_secs(100 + n as u64), rss };
+            seen.push(sample);
+            series.push(sample);
+            let last = &seen[seen.len().saturating_sub(5)..];
+            assert_eq!(series.recent_slope().unwrap_or_default(), theil_sen(last), "{last:?}");
+        }
+        (0..5).for_each(|n| series.push(Sample { at: Mono::from_secs(200 + n), rss: 7 }));
+        assert_eq!(series.recent_slope(), Some(0.0));
     }
 
     #[test]

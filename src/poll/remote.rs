@@ -208,6 +208,8 @@ impl Watched {
             seen.who = reading.who;
         }
         seen.go = reading.go.or(seen.go.take());
+        // else a baseline would have nothing to hold
+        let tells_go = seen.go.is_some();
         seen.no_limit = reading.limit.as_ref().err().cloned();
         match reading.limit {
             Ok(Some(bytes)) if seat.limit.as_ref().is_none_or(|limit| limit.bytes != bytes) => {
@@ -229,6 +231,7 @@ impl Watched {
                 } else if slot.take_muted() {
                     dispatch.meters.skipped("cooldown");
                 } else if let Some(every) = config.baseline
+                    && (config.pprof.is_some() || tells_go)
                     && heard.now >= seat.baseline_due
                     && slot.state(heard.now) == State::Armed
                 {

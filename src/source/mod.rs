@@ -27,7 +27,7 @@ use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
-use crate::client::{Clients, Credentials, Use};
+use crate::client::{Clients, Credentials, SetupError, Use};
 use crate::clock::Mono;
 use crate::config::{Auth, Config, Source, Target};
 use crate::poll::{Command, Found, Readings};
@@ -229,12 +229,17 @@ impl<'t> Door<'t> {
         let fresh = self.open.as_ref().is_some_and(|(_, _, at)| at.elapsed() < SECRETS || *self.auth == Auth::default());
         if !fresh {
             let (clients, auth, url) = (self.clients.clone(), self.auth.clone(), url.clone());
-            // secret files and certificates come from the disk
-            let made = tokio::task::spawn_blocking(move || {
+            let reads_files = url.scheme() != "http" || auth != Auth::default();
+            let make = move || {
                 let credentials = Credentials::load(&auth)?;
                 clients.client(&url, None, &credentials, CONNECT, Use::Scrape).map(|client| (client, credentials))
-            });
-            let (client, credentials) = made.await.map_err(|e| format!("setting up HTTP crashed: {e}"))?.map_err(|e| e.to_string())?;
+            };
+            let made = if reads_files {
+                tokio::task::spawn_blocking(make).await.map_err(|e| format!("setting up HTTP crashed: {e}"))?
+            } else {
+                make()
+            };
+            let (client, credentials) = made.map_err(|e: SetupError| e.to_string())?;
             self.open = Some((client, credentials, Instant::now()));
         }
         self.open.as_ref().map(|(client, credentials, _)| (client, credentials)).ok_or_else(|| "no HTTP client".into())
