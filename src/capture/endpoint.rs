@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use reqwest::Url;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::fetch::Endpoint;
 use super::reach::quick_connect;
@@ -22,10 +22,14 @@ pub(super) struct Found {
     pub warnings: Vec<String>,
 }
 
-/// Makes the clients, and for `auto` asks the process's own sockets. The error is a sentence without secrets.
-pub(super) async fn prepare(target: &Arc<config::Target>, id: Option<InstanceId>, env: &Env, watch: &mut Watch) -> Result<Found, String> {
+/// What can be done before the endpoint is asked anything: it reads the kernel's socket tables, which takes milliseconds, while the kernel's
+/// evidence is collected.
+pub(super) struct Preparing(JoinHandle<Result<Prepared, String>>);
+
+/// Makes the clients, and finds out whose the address is. Nothing is sent.
+pub(super) fn prepare(target: &Arc<config::Target>, id: Option<InstanceId>, env: &Env) -> Preparing {
     let (target, procfs, clients) = (target.clone(), env.procfs.clone(), env.clients.clone());
-    let prepared = spawn_blocking(move || -> Result<Prepared, String> {
+    Preparing(spawn_blocking(move || -> Result<Prepared, String> {
         let credentials = Credentials::load(&target.auth).map_err(|e| e.to_string())?;
         let make = Make { clients, credentials, capture: &target.capture };
         match &target.pprof {
@@ -50,12 +54,18 @@ pub(super) async fn prepare(target: &Arc<config::Target>, id: Option<InstanceId>
                 Ok(Prepared::Explicit(Found { endpoint: Arc::new(endpoint), index: None, warnings: Vec::new() }))
             }
         }
-    });
-    match prepared.await.map_err(|e| format!("preparing the pprof client failed: {e}"))?? {
-        Prepared::Explicit(found) => Ok(found),
-        Prepared::Candidates(endpoints, argv) => {
-            let (endpoint, index) = discover::first(endpoints, &argv, watch).await?;
-            Ok(Found { endpoint: Arc::new(endpoint), index, warnings: Vec::new() })
+    }))
+}
+
+impl Preparing {
+    /// For `auto` asks the process's own sockets. The error is a sentence without secrets.
+    pub async fn finish(self, watch: &mut Watch) -> Result<Found, String> {
+        match self.0.await.map_err(|e| format!("preparing the pprof client failed: {e}"))?? {
+            Prepared::Explicit(found) => Ok(found),
+            Prepared::Candidates(endpoints, argv) => {
+                let (endpoint, index) = discover::first(endpoints, &argv, watch).await?;
+                Ok(Found { endpoint: Arc::new(endpoint), index, warnings: Vec::new() })
+            }
         }
     }
 }

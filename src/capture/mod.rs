@@ -134,7 +134,7 @@ pub async fn probe(target: &Arc<config::Target>, id: Option<InstanceId>, env: &E
     }
     let (_running, stop) = tokio::sync::watch::channel(false);
     let mut watch = watch::Watch::new(env.procfs.clone(), id, stop);
-    let found = endpoint::prepare(target, id, env, &mut watch).await?;
+    let found = endpoint::prepare(target, id, env).finish(&mut watch).await?;
     let endpoint = found.endpoint;
     fetch::get_small(&endpoint, endpoint.url("cmdline"), discover::INDEX, &mut watch).await.map_err(|e| e.to_string())?;
     match found.warnings.first() {

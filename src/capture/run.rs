@@ -33,6 +33,7 @@ pub(super) struct Runner<'a> {
     pub(super) partial: Partial,
     pub(super) watch: Watch,
     pub(super) reach: Reach,
+    preparing: Option<endpoint::Preparing>,
     pprof: Pprof,
     /// As the goroutine profile counts them.
     goroutines: Option<u64>,
@@ -43,7 +44,6 @@ pub(super) struct Runner<'a> {
 
 /// What is known about the service's pprof handlers.
 enum Pprof {
-    NotAsked,
     Ready {
         endpoint: Arc<Endpoint>,
         index: Option<Vec<u8>>,
@@ -69,7 +69,9 @@ impl<'a> Runner<'a> {
     ) -> Runner<'a> {
         let watch = Watch::new(env.procfs.clone(), request.instance, stop);
         let reach = Reach::default();
-        Runner { request, env, partial, watch, reach, pprof: Pprof::NotAsked, goroutines: None, lacking: false, progress }
+        let preparing = Some(endpoint::prepare(&request.target, request.instance, env));
+        let pprof = Pprof::Unusable("pprof was not asked".into());
+        Runner { request, env, partial, watch, reach, preparing, pprof, goroutines: None, lacking: false, progress }
     }
 
     pub async fn walk(&mut self, plan: Vec<Step>) {
@@ -182,8 +184,8 @@ impl<'a> Runner<'a> {
     }
 
     async fn endpoint(&mut self) -> Result<Arc<Endpoint>, String> {
-        if let Pprof::NotAsked = self.pprof {
-            self.pprof = match endpoint::prepare(&self.request.target, self.request.instance, self.env, &mut self.watch).await {
+        if let Some(preparing) = self.preparing.take() {
+            self.pprof = match preparing.finish(&mut self.watch).await {
                 Ok(found) => {
                     for warning in found.warnings {
                         written(self.partial.warn(warning)).await;
@@ -196,7 +198,6 @@ impl<'a> Runner<'a> {
         match &self.pprof {
             Pprof::Ready { endpoint, .. } => Ok(endpoint.clone()),
             Pprof::Unusable(reason) => Err(reason.clone()),
-            Pprof::NotAsked => Err("pprof was not asked".into()),
         }
     }
 

@@ -74,7 +74,7 @@ async fn probe(config: &Config) -> Result<(), Failure> {
     let mut problems = Vec::new();
     let mut rows = vec![["TARGET", "INSTANCE", "RSS", "LIMIT", "PPROF"].map(String::from).to_vec()];
     let local: Vec<(Arc<config::Target>, &config::Selector)> =
-        config.targets.iter().filter_map(|t| Some((Arc::new(t.clone()), t.source.selector()?))).collect();
+        config.targets.iter().filter_map(|t| Some((t.clone(), t.source.selector()?))).collect();
     let selectors: Vec<_> = local.iter().map(|(_, selector)| *selector).collect();
     let resolved = if selectors.is_empty() { Vec::new() } else { procfs.resolve(&selectors) };
     for ((target, _), found) in local.iter().zip(resolved) {

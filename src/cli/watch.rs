@@ -45,7 +45,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
 /// A configuration of one target, without a file.
 pub fn one_target(target: config::Target, bundle_dir: PathBuf) -> Config {
     let daemon = config::Daemon { bundle_dir, ..Default::default() };
-    Config { daemon, retention: config::Retention::default(), upload: None, notify: Vec::new(), targets: vec![target] }
+    Config { daemon, retention: config::Retention::default(), upload: None, notify: Vec::new(), targets: vec![target.into()] }
 }
 
 /// Shows what happens until interrupted, or until the first bundle.

@@ -4,6 +4,7 @@
 //! copy of the result.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
@@ -124,7 +125,7 @@ fn read_document<'t>(mut root: Table<'_, 't>, empty: &'t DeTable<'t>) -> Config 
                 table.error(at, format_args!("name: taken by the target of line {first}; names must differ"));
             }
         }
-        targets.extend(read_target(table, defaults.clone()));
+        targets.extend(read_target(table, defaults.clone()).map(Arc::new));
     }
     let names: Vec<String> = targets.iter().map(|t| t.name.clone()).collect();
     let notify = notify::read(&mut root, &names);

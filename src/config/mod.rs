@@ -19,6 +19,7 @@ mod tests;
 use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use document::parse;
@@ -92,7 +93,8 @@ pub struct Config {
     pub upload: Option<Upload>,
     /// Who is told of each bundle.
     pub notify: Vec<Notify>,
-    pub targets: Vec<Target>,
+    /// Shared by all who know of them: there may be thousands.
+    pub targets: Vec<Arc<Target>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

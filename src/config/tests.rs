@@ -16,7 +16,7 @@ fn good(text: &str) -> (Config, Vec<String>) {
 fn target(text: &str) -> Target {
     let (mut config, _) = good(text);
     assert_eq!(config.targets.len(), 1);
-    config.targets.remove(0)
+    Arc::unwrap_or_clone(config.targets.remove(0))
 }
 
 fn mistakes(text: &str) -> Vec<String> {
@@ -173,7 +173,7 @@ fn every_key_reaches_its_field() {
                     timeout: secs(10),
                 },
             ],
-            targets: vec![Target {
+            targets: vec![Arc::new(Target {
                 baseline: Some(Duration::from_secs(6 * 3600)),
                 name: "shop".into(),
                 source: Selector::Cmdline("shop --prod".into()).into(),
@@ -209,7 +209,7 @@ fn every_key_reaches_its_field() {
                     extra_profiles: vec!["trace?seconds=5".into(), "fgprof".into()],
                     skip: vec!["mutex".into(), "heap_gc".into()],
                 },
-            }],
+            })],
         }
     );
 }
@@ -938,10 +938,10 @@ fn the_annotated_file_shows_every_key() {
 fn the_annotated_file_tells_the_true_defaults() {
     let (config, _) = good(SHIPPED);
     assert_eq!((config.daemon, config.retention), (Daemon::default(), Retention::default()));
-    let search = config.targets.into_iter().find(|t| t.name == "search").unwrap();
+    let search = config.targets.iter().find(|t| t.name == "search").unwrap();
     let inherited = Target::with_defaults("search".into(), search.source.clone());
-    assert_eq!((search.interval, search.capture), (inherited.interval, inherited.capture));
-    assert_eq!(Rules { threshold: Vec::new(), ..search.rules }, inherited.rules);
+    assert_eq!((search.interval, search.capture.clone()), (inherited.interval, inherited.capture));
+    assert_eq!(Rules { threshold: Vec::new(), ..search.rules.clone() }, inherited.rules);
 }
 
 /// Each line that is switched off, switched on in place of the line that it is the alternative to.

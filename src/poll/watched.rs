@@ -67,14 +67,13 @@ pub(super) struct Seat {
 }
 
 impl Watched {
-    pub fn new(config: config::Target, roster: Roster) -> Watched {
+    pub fn new(config: Arc<config::Target>, roster: Roster) -> Watched {
         let empty = Levels::resolve(&config.rules, config.interval, None);
-        let (config, seats) = (Arc::new(config), BTreeMap::new());
-        Watched { config, roster, seats, due: Mono::default(), problem: None, remotes: Remotes::default(), empty }
+        Watched { config, roster, seats: BTreeMap::new(), due: Mono::default(), problem: None, remotes: Remotes::default(), empty }
     }
 
-    pub fn reconfigured(mut self, config: config::Target) -> Watched {
-        if *self.config == config {
+    pub fn reconfigured(mut self, config: Arc<config::Target>) -> Watched {
+        if self.config == config {
             return self;
         }
         if std::mem::discriminant(&self.config.source) != std::mem::discriminant(&config.source) {
@@ -90,7 +89,7 @@ impl Watched {
                 seat.due = Mono::default();
             }
         }
-        Watched { config: Arc::new(config), due: Mono::default(), ..self }
+        Watched { config, due: Mono::default(), ..self }
     }
 
     /// Seats the processes that have no seat yet; true if anything changed.
@@ -158,7 +157,14 @@ impl Watched {
 }
 
 impl Seat {
-    pub fn new(procfs: &ProcFs, mounts: &Mounts, limits: &mut Limits, id: InstanceId, config: &config::Target, now: Mono) -> Result<Seat, String> {
+    pub fn new(
+        procfs: &ProcFs,
+        mounts: &Mounts,
+        limits: &mut Limits,
+        id: InstanceId,
+        config: &config::Target,
+        now: Mono,
+    ) -> Result<Seat, String> {
         let file = procfs.statm_file(id).map_err(|e| chain(&e))?;
         let age = procfs.age(id).map_err(|e| chain(&e))?;
         let mut seat = Seat {

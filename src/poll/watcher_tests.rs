@@ -18,7 +18,13 @@ fn by_name(name: &str) -> Target {
 }
 
 fn config(targets: Vec<Target>) -> Config {
-    Config { daemon: Daemon::default(), retention: Retention::default(), upload: None, notify: Vec::new(), targets }
+    Config {
+        daemon: Daemon::default(),
+        retention: Retention::default(),
+        upload: None,
+        notify: Vec::new(),
+        targets: targets.into_iter().map(Into::into).collect(),
+    }
 }
 
 /// A watcher on a fake host, and the seconds that pass there.

@@ -90,7 +90,7 @@ impl Sources {
     /// sent to it after this call.
     pub fn end_changed(&mut self, config: &Config) {
         self.running.retain(|name, (target, task)| {
-            let same = config.targets.iter().any(|t| t.name == *name && *t == **target);
+            let same = config.targets.iter().any(|t| t.name == *name && t == target);
             if !same {
                 task.abort();
             }
@@ -102,9 +102,8 @@ impl Sources {
     pub fn begin(&mut self, config: &Config) {
         for target in config.targets.iter().filter(|t| t.source.selector().is_none()) {
             if !self.running.contains_key(&target.name) {
-                let target = Arc::new(target.clone());
                 let task = tokio::spawn(supervise(self.hub.clone(), target.clone()));
-                self.running.insert(target.name.clone(), (target, task));
+                self.running.insert(target.name.clone(), (target.clone(), task));
             }
         }
     }

@@ -62,7 +62,7 @@ fn gzip(body: &[u8]) -> Vec<u8> {
 /// A target as a file with these keys makes it.
 fn target(keys: &str) -> Target {
     let text = format!("[[target]]\nname = \"t\"\nthreshold = \"1GiB\"\ninterval = \"300ms\"\n{keys}");
-    config::parse(&text, "f").unwrap_or_else(|e| panic!("{e}")).0.targets.remove(0)
+    config::parse(&text, "f").unwrap_or_else(|e| panic!("{e}")).0.targets.remove(0).as_ref().clone()
 }
 
 fn scraped(server: &Server, keys: &str) -> Target {
@@ -255,7 +255,7 @@ async fn tasks_follow_the_configuration_and_tell_the_watcher() {
         retention: config::Retention::default(),
         upload: None,
         notify: Vec::new(),
-        targets,
+        targets: targets.into_iter().map(Arc::new).collect(),
     };
     let (tell, told) = std::sync::mpsc::channel();
     let mut sources = Sources::start(&config(vec![scraped(&server, "")]), Clients::default(), tell);

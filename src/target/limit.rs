@@ -248,7 +248,10 @@ mod tests {
         let mut limits = Limits::default();
         assert_eq!(limits.of(&procfs, &mounts, 7).unwrap().bytes, 4_000_000);
         host.file("sys/fs/cgroup/system.slice/memory.high", "1000").file("proc/meminfo", "");
-        assert_eq!(limits.of(&procfs, &mounts, 8).unwrap(), Limit { bytes: 5_000_000, source: "cgroup v2 /system.slice memory.high".into() });
+        assert_eq!(
+            limits.of(&procfs, &mounts, 8).unwrap(),
+            Limit { bytes: 5_000_000, source: "cgroup v2 /system.slice memory.high".into() }
+        );
         assert_eq!(Limits::default().of(&procfs, &mounts, 8).unwrap().bytes, 1000);
     }
 
