@@ -11,8 +11,10 @@ use super::fixtures::{Daemon, Sleepers, Web};
 use super::measure::{Usage, bytes, usage};
 use super::{Row, memtrap};
 
-pub const SETTLE: Duration = Duration::from_secs(5);
-pub const WATCH: Duration = Duration::from_secs(15);
+/// Processes that were just started are looked into again and again.
+pub const SETTLE: Duration = Duration::from_secs(25);
+/// A pass over all processes and two readings of each limit are in it.
+pub const WATCH: Duration = Duration::from_secs(60);
 
 pub fn size() -> Vec<Row> {
     let size = fs::metadata(memtrap()).unwrap().len();
