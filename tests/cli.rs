@@ -38,6 +38,26 @@ fn every_mistake_is_told_at_once_with_its_place() {
 }
 
 #[test]
+fn the_daemon_may_open_as_many_descriptors_as_the_system_allows() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, log) = (dir.path().join("memtrap.toml"), dir.path().join("log"));
+    let at = dir.path().display();
+    let target = "[[target]]\nname = \"t\"\nprocess = { pid = 1 }\nthreshold = \"1TiB\"\n";
+    std::fs::write(&file, format!("[daemon]\nstate_dir = \"{at}/state\"\nbundle_dir = \"{at}/bundles\"\n{target}")).unwrap();
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "ulimit -Sn 256; exec \"$0\" run -c \"$1\"", env!("CARGO_BIN_EXE_memtrap")]).arg(&file);
+    let mut child = command.stderr(fs::File::create(&log).unwrap()).spawn().unwrap();
+    let log = || std::fs::read_to_string(&log).unwrap();
+    common::wait_until(std::time::Duration::from_secs(10), "memtrap watches", || log().contains("memtrap watches"));
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", child.id())).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let line = limits.lines().find(|l| l.starts_with("Max open files")).unwrap();
+    let words: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!(words[3], words[4], "{line}");
+}
+
+#[test]
 fn a_missing_configuration_says_what_to_do() {
     let output = run(&["check", "-c", "/nowhere/memtrap.toml"]);
     assert_eq!(output.status.code(), Some(2));

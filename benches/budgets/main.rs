@@ -9,6 +9,7 @@
 #[path = "../../tests/common/mod.rs"]
 mod common;
 mod fixtures;
+mod growth;
 mod incident;
 mod measure;
 mod peers;
@@ -60,12 +61,14 @@ pub fn memtrap() -> PathBuf {
 
 type Bench = (&'static str, fn() -> Vec<Row>);
 
-const BENCHES: [Bench; 11] = [
+const BENCHES: [Bench; 13] = [
     ("poll", poll::poll),
     ("size", watching::size),
     ("scale", watching::scale),
     ("hour", poll::hour),
+    ("growth", growth::rows),
     ("scraped", watching::scraped),
+    ("fleet", watching::fleet),
     ("peers", peers::rows),
     ("detection", incident::detection),
     ("large", incident::large_body),
@@ -75,6 +78,10 @@ const BENCHES: [Bench; 11] = [
 ];
 
 fn main() -> ExitCode {
+    if let Ok(asked) = std::env::var(growth::ONE) {
+        growth::one(&asked);
+        return ExitCode::SUCCESS;
+    }
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let unknown = wanted.iter().find(|w| BENCHES.iter().all(|(name, _)| name != w));
     if let Some(unknown) = unknown {

@@ -85,3 +85,27 @@ pub fn scraped() -> Vec<Row> {
     let used = watched(&Daemon::start(&config));
     vec![Row::new("1,000 scraped endpoints at 1 s", words(used)).budget("16 MiB", used.rss < 16 * MIB)]
 }
+
+/// 10,000 instances of one query at a server that answers at once.
+pub fn fleet() -> Vec<Row> {
+    const SERIES: usize = 10_000;
+    let series = |n: usize| {
+        let (a, b) = (n / 250, n % 250);
+        format!("{{\"metric\":{{\"instance\":\"10.0.{a}.{b}:6060\",\"job\":\"shop\"}},\"value\":[1700000000,\"5e+07\"]}}")
+    };
+    let all: Vec<String> = (0..SERIES).map(series).collect();
+    let body = format!("{{\"status\":\"success\",\"data\":{{\"resultType\":\"vector\",\"result\":[{}]}}}}", all.join(","));
+    let web = Web::start(move |_, stream| {
+        write!(stream, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    });
+    let config = format!(
+        "[[target]]\nname = \"shop\"\nprometheus = {{ url = \"http://127.0.0.1:{}\", query = 'process_resident_memory_bytes' }}\n\
+         interval = \"1s\"\nthreshold = \"1GiB\"\nslope = \"500MiB/10m\"\n",
+        web.port
+    );
+    let daemon = Daemon::start(&config);
+    let used = watched(&daemon);
+    let each = used.cpu / 100.0 * 1e6 / SERIES as f64;
+    let row = Row::new(format!("{SERIES} instances of one Prometheus query at 1 s"), words(used));
+    vec![row.against(format!("{each:.1} µs of CPU and {} a series and second", bytes(used.anon / SERIES as u64)), String::new())]
+}
