@@ -33,6 +33,7 @@ use crate::egress::Egress;
 use crate::egress::arbiter::Theirs;
 use crate::error::chain;
 use crate::incident::Captured;
+use crate::lang::Lang;
 use crate::meters::Meters;
 use crate::poll::{Command, Handles, InstanceStatus, Job, JobDone, Past, Pulse, Task, Watcher};
 use crate::retention;
@@ -106,6 +107,7 @@ pub struct Engine {
     saver: Option<tokio::task::JoinHandle<()>>,
     env: Arc<capture::Env>,
     retention: config::Retention,
+    lang: Lang,
     /// Only the daemon deletes: in the foreground the directory is the user's.
     prunes: bool,
     /// Only the daemon has a place for them.
@@ -164,6 +166,7 @@ impl Engine {
             saver,
             env,
             retention: config.retention.clone(),
+            lang: config.daemon.lang,
             prunes,
             baselines,
             egress,
@@ -218,7 +221,7 @@ impl Engine {
         let (target, pid, instance) = (job.subject.target.name.clone(), job.subject.instance.pid(), job.subject.label.clone());
         let (env, stop, events) = (self.env.clone(), self.stop.subscribe(), self.progress.0.clone());
         let baselines = self.baselines.as_ref().map(|baselines| baselines.dir().to_owned());
-        let request = requests::full(&job, &env, self.retention.min_free_disk, baselines);
+        let request = requests::full(&job, &env, self.retention.min_free_disk, baselines, self.lang);
         let claim = self.egress.as_ref().and_then(|egress| egress.claim(&request, &env.boot_id));
         // a task of its own, so that a panic ends this capture and nothing else
         let task = self.captures.spawn(async move {
@@ -358,6 +361,7 @@ impl Engine {
     /// Goes on under another configuration. The directories stay those of the start.
     pub fn reload(&mut self, config: Config) {
         self.retention = config.retention.clone();
+        self.lang = config.daemon.lang;
         if let Some(egress) = &mut self.egress {
             egress.configure(&config);
         }

@@ -19,6 +19,7 @@ use crate::anatomy::{self, Anatomy, Evidence, memstats, smaps};
 use crate::bundle::{FileEntry, Manifest};
 use crate::capture::{End, RemoteInstance, kernel::ProcessFacts};
 use crate::error::chain;
+use crate::lang::{Lang, say};
 use crate::pprof::{self, Profile, goroutine};
 use crate::units::ByteSize;
 use crate::verdict::{self, Cause, Ending, Facts, Gogc, Goroutines, TopLine, Verdict};
@@ -58,6 +59,8 @@ pub enum AnalysisError {
 pub struct Analysis {
     /// Where the bundle is, or will be.
     pub path: PathBuf,
+    /// Of its sentences, and of the report.
+    pub lang: Lang,
     pub verdict: Verdict,
     pub manifest: Option<Manifest>,
     pub process: Option<ProcessFacts>,
@@ -77,10 +80,17 @@ pub struct Reading {
 }
 
 /// Analyses a directory. `shown` is the path that commands in the verdict name: where the bundle will be once it is published. `base` is
-/// another bundle to compare with, instead of the baseline inside; `manifest` that of a bundle which is still being written. Blocks on the
+/// another bundle to compare with, instead of the baseline inside; `manifest` that of a bundle which is still being written; `lang` the language
+/// of the sentences. Blocks on the
 /// disk.
-pub fn of_directory(dir: &Path, shown: &Path, base: Option<&Path>, manifest: Option<Manifest>) -> Result<Analysis, AnalysisError> {
-    let mut files = Files::open(dir)?;
+pub fn of_directory(
+    dir: &Path,
+    shown: &Path,
+    base: Option<&Path>,
+    manifest: Option<Manifest>,
+    lang: Lang,
+) -> Result<Analysis, AnalysisError> {
+    let mut files = Files::open(dir, lang)?;
     let manifest = manifest.or_else(|| files.json("manifest.json"));
     let heap_gc = files.profile("heap_gc.pb.gz");
     let heap = files.profile("heap.pb.gz");
@@ -101,7 +111,7 @@ pub fn of_directory(dir: &Path, shown: &Path, base: Option<&Path>, manifest: Opt
     };
 
     let mut healthy = match base {
-        Some(base) => Files::open(base)?,
+        Some(base) => Files::open(base, lang)?,
         None => files.below("baseline"),
     };
     healthy.profiles = files.profiles;
@@ -143,7 +153,7 @@ pub fn of_directory(dir: &Path, shown: &Path, base: Option<&Path>, manifest: Opt
     if live.is_none() && allocs.is_none() && facts.goroutines.is_none() && evidence.memstats.is_none() && evidence.status.is_none() {
         return Err(AnalysisError::Nothing { path: dir.to_owned() });
     }
-    let mut verdict = verdict::decide(&anatomy::build(&evidence), &facts);
+    let mut verdict = verdict::decide(&anatomy::build(&evidence), &facts, lang);
     if let Some(live) = live {
         verdict.top.inuse_space = profiles::top(live, "inuse_space", TOP_ROWS);
         verdict.top.inuse_objects = profiles::top(live, "inuse_objects", TOP_ROWS);
@@ -161,12 +171,12 @@ pub fn of_directory(dir: &Path, shown: &Path, base: Option<&Path>, manifest: Opt
     verdict.missing.append(&mut healthy.problems);
     verdict.next = next_commands(shown, &files, verdict.cause);
     let timeline = files.timeline();
-    Ok(Analysis { path: shown.to_owned(), verdict, manifest, process, timeline, heap: heap_gc.or(heap), grown_during })
+    Ok(Analysis { path: shown.to_owned(), lang, verdict, manifest, process, timeline, heap: heap_gc.or(heap), grown_during })
 }
 
 /// The verdict that a bundle holds; `None` without one that can be read. Blocks on the disk.
 pub fn verdict_in(bundle: &Path) -> Option<Verdict> {
-    Files { dir: bundle.to_owned(), problems: Vec::new(), profiles: 0 }.json("verdict.json")
+    Files { dir: bundle.to_owned(), lang: Lang::En, problems: Vec::new(), profiles: 0 }.json("verdict.json")
 }
 
 /// The same process while it was healthy.
@@ -242,21 +252,22 @@ fn quoted(path: &Path) -> String {
 /// A directory of evidence; remembers what of it could not be used.
 struct Files {
     dir: PathBuf,
+    lang: Lang,
     problems: Vec<String>,
     /// Bytes of the profiles that were decoded, here and in the baseline.
     profiles: usize,
 }
 
 impl Files {
-    fn open(dir: &Path) -> Result<Files, AnalysisError> {
+    fn open(dir: &Path, lang: Lang) -> Result<Files, AnalysisError> {
         match std::fs::read_dir(dir) {
-            Ok(_) => Ok(Files { dir: dir.to_owned(), problems: Vec::new(), profiles: 0 }),
+            Ok(_) => Ok(Files { dir: dir.to_owned(), lang, problems: Vec::new(), profiles: 0 }),
             Err(source) => Err(AnalysisError::Read { path: dir.to_owned(), source }),
         }
     }
 
     fn below(&self, name: &str) -> Files {
-        Files { dir: self.dir.join(name), problems: Vec::new(), profiles: 0 }
+        Files { dir: self.dir.join(name), lang: self.lang, problems: Vec::new(), profiles: 0 }
     }
 
     /// Parses a file, if it is there. One that is there and no good is a problem.
@@ -273,7 +284,7 @@ impl Files {
                 _ => parse(file.take(max)),
             },
         };
-        result.map_err(|why| self.problems.push(format!("{name} cannot be used: {why}"))).ok()
+        result.map_err(|why| self.problems.push(say!(self.lang; "{name} cannot be used: {why}"; "{name} 无法使用：{why}"))).ok()
     }
 
     fn profile(&mut self, name: &str) -> Option<Profile> {
@@ -302,7 +313,9 @@ impl Files {
     fn memstats(&mut self, name: &str) -> Option<memstats::GoMemory> {
         let parsed = self.parse(name, MAX_FILE, |file| memstats::parse(BufReader::new(file)).map_err(|e| e.to_string()))?;
         if parsed.is_none() {
-            self.problems.push(format!("{name} cannot be used: it has no `# runtime.MemStats`"));
+            self.problems.push(
+                say!(self.lang; "{name} cannot be used: it has no `# runtime.MemStats`"; "{name} 无法使用：其中没有 `# runtime.MemStats`"),
+            );
         }
         parsed
     }
@@ -341,9 +354,9 @@ mod tests {
     fn a_directory_without_evidence_is_an_error_that_says_so() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("notes.txt"), "hello").unwrap();
-        let error = of_directory(dir.path(), dir.path(), None, None).unwrap_err();
+        let error = of_directory(dir.path(), dir.path(), None, None, Lang::En).unwrap_err();
         assert!(error.to_string().contains("holds nothing"), "{error}");
-        assert!(matches!(of_directory(Path::new("/nowhere"), Path::new("/"), None, None), Err(AnalysisError::Read { .. })));
+        assert!(matches!(of_directory(Path::new("/nowhere"), Path::new("/"), None, None, Lang::En), Err(AnalysisError::Read { .. })));
     }
 
     #[test]
@@ -352,7 +365,7 @@ mod tests {
         std::fs::write(dir.path().join("heap_gc.pb.gz"), "<html>").unwrap();
         std::fs::create_dir(dir.path().join("proc")).unwrap();
         std::fs::write(dir.path().join("proc/status"), "RssAnon:\t  1024 kB\nRssFile:\t 512 kB\nRssShmem:\t 0 kB\nThreads:\t5\n").unwrap();
-        let analysis = of_directory(dir.path(), dir.path(), None, None).unwrap();
+        let analysis = of_directory(dir.path(), dir.path(), None, None, Lang::En).unwrap();
         assert_eq!(analysis.verdict.rss_bytes, 1536 << 10);
         assert!(analysis.verdict.missing.iter().any(|m| m.starts_with("heap_gc.pb.gz cannot be used")), "{:?}", analysis.verdict.missing);
         assert_eq!(analysis.verdict.confidence, verdict::Confidence::Low);
@@ -364,7 +377,7 @@ mod tests {
         std::fs::create_dir(dir.path().join("proc")).unwrap();
         let kib = u64::MAX / 1024;
         std::fs::write(dir.path().join("proc/status"), format!("RssAnon: {kib} kB\nRssFile: {kib} kB\nRssShmem: {kib} kB\n")).unwrap();
-        let verdict = of_directory(dir.path(), dir.path(), None, None).unwrap().verdict;
+        let verdict = of_directory(dir.path(), dir.path(), None, None, Lang::En).unwrap().verdict;
         assert_eq!(verdict.anatomy.iter().map(|line| line.bytes).sum::<i64>(), verdict.rss_bytes as i64);
     }
 

@@ -25,6 +25,8 @@ pub(crate) mod tests;
 
 use serde::{Deserialize, Serialize};
 
+use crate::lang::Lang;
+
 pub use arenas::Found;
 pub use bucket::{Bucket, Parts};
 pub use kernel::Split;
@@ -68,17 +70,30 @@ pub enum Missing {
 
 impl Missing {
     /// What is missing, and what that costs.
-    pub const fn words(self) -> &'static str {
-        match self {
-            Missing::Kernel => "proc/status and smaps are missing: anonymous, file and shared memory cannot be told apart",
-            Missing::Smaps => "proc/smaps is missing: how much of Go's arenas is resident is known from MemStats only",
-            Missing::Arenas => {
+    pub fn words(self, lang: Lang) -> &'static str {
+        let (en, zh) = match self {
+            Missing::Kernel => (
+                "proc/status and smaps are missing: anonymous, file and shared memory cannot be told apart",
+                "缺少 proc/status 和 smaps：无法区分匿名、文件和共享内存",
+            ),
+            Missing::Smaps => (
+                "proc/smaps is missing: how much of Go's arenas is resident is known from MemStats only",
+                "缺少 proc/smaps：Go 的 arena 有多少常驻，只能从 MemStats 得知",
+            ),
+            Missing::Arenas => (
                 "no group of mappings in proc/smaps fits the size that MemStats gives for Go's arenas: memory inside and outside of \
-                 them is told apart by MemStats only"
+                 them is told apart by MemStats only",
+                "proc/smaps 中没有与 MemStats 所说 arena 大小相符的映射：arena 内外只能靠 MemStats 区分",
+            ),
+            Missing::Memstats => {
+                ("memstats.txt is missing: what the Go runtime holds is unknown", "缺少 memstats.txt：不知道 Go runtime 占了多少")
             }
-            Missing::Memstats => "memstats.txt is missing: what the Go runtime holds is unknown",
-            Missing::MemstatsGc => "memstats_gc.txt is missing: live objects were not told from garbage by a forced collection",
-        }
+            Missing::MemstatsGc => (
+                "memstats_gc.txt is missing: live objects were not told from garbage by a forced collection",
+                "缺少 memstats_gc.txt：没有经强制 GC 区分存活对象与垃圾",
+            ),
+        };
+        lang.pick(en, zh)
     }
 }
 

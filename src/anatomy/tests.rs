@@ -342,7 +342,7 @@ proptest! {
     fn a_verdict_is_given_whatever_the_evidence(now in any_evidence(), base in proptest::option::of(any_evidence())) {
         let facts = crate::verdict::Facts { baseline: base.map(|b| build(&b)), age_seconds: Some(1.0), ..Default::default() };
         let anatomy = build(&now);
-        let verdict = crate::verdict::decide(&anatomy, &facts);
+        let verdict = crate::verdict::decide(&anatomy, &facts, crate::lang::Lang::En);
         let lines: i128 = verdict.anatomy.iter().map(|l| i128::from(l.bytes)).sum();
         prop_assert_eq!(lines, i128::from(verdict.rss_bytes));
         let json = serde_json::to_string(&verdict).unwrap();

@@ -10,6 +10,7 @@ use tokio::process::{Child, Command};
 
 use crate::bundle::{Manifest, one_line};
 use crate::clock::human;
+use crate::lang::Lang;
 use crate::report::Written;
 use crate::units::ByteSize;
 
@@ -21,11 +22,11 @@ const MAX_ERROR: u64 = 4 << 10;
 /// Runs `program analyze` on a bundle that is still at `partial` and will be at `published`. The error is a sentence.
 ///
 /// If the future is dropped, the process is killed; nothing is written anywhere.
-pub(super) async fn ask(program: &Path, partial: PathBuf, published: PathBuf, manifest: &Manifest) -> Result<Written, String> {
+pub(super) async fn ask(program: &Path, partial: PathBuf, published: PathBuf, manifest: &Manifest, lang: Lang) -> Result<Written, String> {
     let input = serde_json::to_vec(manifest).map_err(|e| e.to_string())?;
     let mut child = Command::new(program)
         .arg0("memtrap")
-        .args(["analyze", "--child-of"])
+        .args(["analyze", "--lang", lang.name(), "--child-of"])
         .args([published, partial])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -44,6 +44,7 @@ pub use remote::RemoteInstance;
 use crate::bundle::{BundleError, FileEntry, Instance, Manifest, Outcome, Partial, Published, SCHEMA, Status};
 use crate::clock::{self, Mono};
 use crate::config;
+use crate::lang::Lang;
 use crate::series::Sample;
 use crate::target::cgroup::CgroupRef;
 use crate::target::limit::OomCounter;
@@ -79,6 +80,8 @@ pub struct Request {
     /// The cgroup's kill counter from when the instance was known to live. `None`: it is read when the capture begins,
     /// which is too late for a process that is gone by then.
     pub oom: Option<OomCounter>,
+    /// Of the verdict and the report.
+    pub lang: Lang,
     /// Free space is below `min_free_disk`: big parts are left out.
     pub low_disk: bool,
     /// Where baselines are kept: that of the instance becomes a part of the bundle.
@@ -207,7 +210,7 @@ pub async fn run(
     let run::Walked { mut partial, gone, stopped, lacking } = runner.finish();
 
     let samples = request.timeline.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let full = request.scope == Scope::Full;
+    let (full, lang) = (request.scope == Scope::Full, request.lang);
     let (started, anchor, local) = (request.started, env.anchor, request.instance.is_some());
     let remote = request.remote;
     let identity = request.instance.map(Identity::Process).or_else(|| remote.as_ref().map(|r| Identity::Series(r.id.clone())));
@@ -240,7 +243,7 @@ pub async fn run(
         Some(_) if stopped => Some(Err("memtrap was told to stop; `memtrap analyze` on this bundle gives it".to_owned())),
         Some(program) => {
             let manifest = Manifest { outcome, finished: clock::rfc3339_millis(clock::wall_now()), ..partial.manifest().clone() };
-            Some(analyse::ask(program, partial.path().into(), partial.published_path().into(), &manifest).await)
+            Some(analyse::ask(program, partial.path().into(), partial.published_path().into(), &manifest, lang).await)
         }
         None => None,
     };

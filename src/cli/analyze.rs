@@ -9,6 +9,7 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use super::{Failure, print, top};
 use crate::analysis;
 use crate::bundle::Manifest;
+use crate::lang::Lang;
 use crate::report;
 
 #[derive(Debug, clap::Args)]
@@ -27,6 +28,9 @@ pub struct Args {
     /// How to answer
     #[arg(long, value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
     format: Format,
+    /// Language of the sentences
+    #[arg(long, value_enum, default_value_t, value_name = "LANG")]
+    lang: Lang,
     /// The daemon's child: the manifest comes on standard input, the bundle will be at this path, memory and CPU are limited, and the
     /// answer is all forms at once
     #[arg(long, hide = true, value_name = "PATH")]
@@ -58,7 +62,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     }
     let path = std::path::absolute(&args.path)?;
     let shown = args.child_of.as_ref().unwrap_or(&path);
-    let analysis = analysis::of_directory(&path, shown, args.base.as_deref(), manifest)?;
+    let analysis = analysis::of_directory(&path, shown, args.base.as_deref(), manifest, args.lang)?;
     if args.child_of.is_some() {
         return print(&serde_json::to_string(&report::write(analysis))?);
     }

@@ -53,6 +53,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         oom: None,
         low_disk: false,
         baselines: None,
+        lang: args.target.lang,
     };
 
     let (stop_tx, stop) = watch::channel(false);

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::Failure;
 use crate::config::{self, Pprof, Selector};
+use crate::lang::Lang;
 use crate::target::{InstanceId, ProcFs};
 
 #[derive(Debug, clap::Args)]
@@ -61,6 +62,9 @@ pub struct TargetArgs {
     /// Directory for bundles
     #[arg(short, long, value_name = "DIR", default_value = "memtrap-bundles", help_heading = "Capture")]
     pub output: PathBuf,
+    /// Language of the verdict and the report
+    #[arg(long, value_enum, default_value_t, value_name = "LANG", help_heading = "Capture")]
+    pub lang: Lang,
 }
 
 impl Which {

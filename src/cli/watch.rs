@@ -35,7 +35,8 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let mut target = args.target.target()?;
     target.rules = args.rules.rules().map_err(Failure::usage)?;
     target.interval = args.rules.interval;
-    let config = one_target(target, args.target.bundle_dir()?);
+    let mut config = one_target(target, args.target.bundle_dir()?);
+    config.daemon.lang = args.target.lang;
     let mut engine = Engine::start(&config, ProcFs::host(), None)?;
     let outcome = follow(&mut engine, args.once).await;
     engine.stop().await;

@@ -16,6 +16,7 @@ use super::{
     upload,
 };
 use crate::clock::human;
+use crate::lang::Lang;
 use crate::units::{ByteSize, Percent, Rate, SizeOrPercent};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -153,6 +154,11 @@ fn read_daemon(mut t: Table<'_, '_>) -> Daemon {
         } else {
             Ok(Some(url.trim_end_matches('/').into()))
         }
+    });
+    t.set("lang", &mut daemon.lang, |v| {
+        const WHAT: &str = "\"en\" or \"zh\"";
+        let name = text(v, WHAT)?;
+        Lang::ALL.into_iter().find(|lang| lang.name() == name).map_or_else(|| fault(v, format!("`{name}` is not among {WHAT}")), Ok)
     });
     t.set("max_concurrent_captures", &mut daemon.max_concurrent_captures, integer(1..=64));
     t.set("max_captures_per_hour", &mut daemon.max_captures_per_hour, integer(1..=3_600));

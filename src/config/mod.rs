@@ -31,6 +31,7 @@ pub use source::{MetricLimit, Metrics, Prometheus, QueryLimit, Source};
 pub use template::{Template, Unfilled};
 pub use upload::{Destination, StoreSecrets, Upload};
 
+use crate::lang::Lang;
 use crate::units::{ByteSize, Percent, Rate, SizeOrPercent};
 
 /// Where `run` and `check` look without `-c`.
@@ -107,6 +108,8 @@ pub struct Daemon {
     pub token_file: Option<PathBuf>,
     /// Where people reach the status page, for links in messages; without a trailing slash.
     pub external_url: Option<String>,
+    /// Of reports and of the status page.
+    pub lang: Lang,
     pub max_concurrent_captures: usize,
     /// All targets together; a sliding hour.
     pub max_captures_per_hour: usize,
@@ -120,6 +123,7 @@ impl Default for Daemon {
             listen: None,
             token_file: None,
             external_url: None,
+            lang: Lang::En,
             max_concurrent_captures: 2,
             max_captures_per_hour: 12,
         }

@@ -57,6 +57,7 @@ fn every_key_reaches_its_field() {
         listen = "[::1]:9709"
         token_file = "/t"
         external_url = "https://memtrap.internal/"
+        lang = "zh"
         max_concurrent_captures = 3
         max_captures_per_hour = 40
         [retention]
@@ -128,6 +129,7 @@ fn every_key_reaches_its_field() {
                 listen: Some(Listen::Tcp("[::1]:9709".parse().unwrap())),
                 token_file: Some("/t".into()),
                 external_url: Some("https://memtrap.internal".into()),
+                lang: Lang::Zh,
                 max_concurrent_captures: 3,
                 max_captures_per_hour: 40,
             },
@@ -323,7 +325,7 @@ kind = "teams"
 "#;
     insta::assert_snapshot!(parse(text, "memtrap.toml").unwrap_err(), @r#"
     memtrap.toml:1:1: interval: unknown key; it belongs in [[target]] or [defaults] (allowed here: daemon, retention, upload, defaults, target, notify)
-    memtrap.toml:3:1: daemon.listn: unknown key; did you mean `listen`? (allowed here: state_dir, bundle_dir, listen, token_file, external_url, max_concurrent_captures, max_captures_per_hour)
+    memtrap.toml:3:1: daemon.listn: unknown key; did you mean `listen`? (allowed here: state_dir, bundle_dir, listen, token_file, external_url, lang, max_concurrent_captures, max_captures_per_hour)
     memtrap.toml:4:27: daemon.max_concurrent_captures: expected a whole number from 1 to 64, found a string
     memtrap.toml:5:13: daemon.state_dir: the path must be absolute: begin it with `/`
     memtrap.toml:7:11: retention.max_age: `5 lightyears` is not a duration from 1m to 10years such as "500ms", "5s" or "10m"

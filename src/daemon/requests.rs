@@ -7,12 +7,13 @@ use std::time::Duration;
 use crate::bundle;
 use crate::capture;
 use crate::clock;
+use crate::lang::Lang;
 use crate::poll::{Baseline, Job, Subject};
 use crate::trigger::Fired;
 use crate::units::ByteSize;
 
 /// The capture that a rule orders.
-pub(super) fn full(job: &Job, env: &capture::Env, min_free: ByteSize, baselines: Option<PathBuf>) -> capture::Request {
+pub(super) fn full(job: &Job, env: &capture::Env, min_free: ByteSize, baselines: Option<PathBuf>, lang: Lang) -> capture::Request {
     capture::Request {
         incident_id: job.incident.clone(),
         part: job.part,
@@ -22,6 +23,7 @@ pub(super) fn full(job: &Job, env: &capture::Env, min_free: ByteSize, baselines:
         oom: job.oom.clone(),
         low_disk: bundle::free_disk(&env.bundle_dir).is_some_and(|free| free < min_free.0),
         baselines,
+        lang,
         ..of_subject(&job.subject, capture::Scope::Full)
     }
 }
@@ -64,5 +66,6 @@ fn of_subject(subject: &Subject, scope: capture::Scope) -> capture::Request {
         oom: None,
         low_disk: false,
         baselines: None,
+        lang: Lang::default(),
     }
 }

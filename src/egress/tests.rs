@@ -439,6 +439,7 @@ fn request(trigger: Trigger) -> Request {
         oom: None,
         low_disk: false,
         baselines: None,
+        lang: crate::lang::Lang::En,
     }
 }
 

@@ -4,6 +4,7 @@
 //! The page needs no scripts and loads nothing. Not here: what the numbers mean (`verdict`), where the files go (`bundle`).
 
 mod guide;
+mod labels;
 mod page;
 mod plot;
 mod text;
@@ -18,6 +19,7 @@ pub use text::text;
 use crate::analysis::Analysis;
 use crate::bundle::{FileEntry, Manifest, Status, one_line};
 use crate::clock::human;
+use crate::lang::{Lang, say};
 use crate::units::ByteSize;
 use crate::verdict::{Group, Verdict};
 
@@ -83,23 +85,36 @@ fn troubles(manifest: &Manifest) -> impl Iterator<Item = &FileEntry> {
 
 /// What is known about the process, in a few words each.
 fn process(analysis: &Analysis) -> Vec<(&'static str, String)> {
+    let lang = analysis.lang;
     let mut said = Vec::new();
     let mut say = |what, words: Option<String>| said.extend(words.map(|w| (what, clean(&w))));
     let facts = analysis.process.as_ref();
     if let Some(manifest) = &analysis.manifest {
         let exe = manifest.instance.exe.as_deref().map(|exe| format!(", {exe}")).unwrap_or_default();
-        say("process", Some(format!("{}{exe}", manifest.instance.label)));
+        say(lang.pick("process", "进程"), Some(format!("{}{exe}", manifest.instance.label)));
     }
     let seconds = |s: f64| Duration::try_from_secs_f64(s).ok().map(human);
-    say("up", facts.and_then(|p| p.age_seconds).and_then(seconds));
+    say(lang.pick("up", "已运行"), facts.and_then(|p| p.age_seconds).and_then(seconds));
     say("Go", facts.and_then(|p| p.go.as_ref()).map(|go| go.go_version.trim_start_matches("go").to_owned()));
     let env = facts.and_then(|p| p.env.as_ref()).filter(|env| !env.is_empty());
-    say("settings", env.map(|env| env.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")));
+    say(
+        lang.pick("settings", "设置"),
+        env.map(|env| env.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")),
+    );
     let limit = facts.and_then(|p| p.limit.as_ref()).map(|l| format!("{} ({})", ByteSize(l.bytes), l.source));
     let fired = analysis.manifest.as_ref().and_then(|m| m.trigger.limit_bytes).map(|l| ByteSize(l).to_string());
-    say("limit", limit.or(fired));
-    say("host", analysis.manifest.as_ref().map(|m| m.host.clone()));
+    say(lang.pick("limit", "上限"), limit.or(fired));
+    say(lang.pick("host", "主机"), analysis.manifest.as_ref().map(|m| m.host.clone()));
     said
+}
+
+fn where_it_is(v: &Verdict, lang: Lang) -> String {
+    let rss = ByteSize(v.rss_bytes);
+    say!(lang; "Where the {rss} are"; "这 {rss} 在哪里")
+}
+
+fn goroutines(count: u64, lang: Lang) -> String {
+    say!(lang; "{count} goroutines"; "{count} 个 goroutine")
 }
 
 /// The bundle's target and moment, or the directory's name.

@@ -2,11 +2,13 @@
 
 use askama::Template;
 
-use super::guide::{self, COLUMNS, Guide};
+use super::guide::{self, Guide};
+use super::labels::{self, Labels};
 use super::plot::{self, Marks, Plot};
-use super::{clean, first_frames, growth, percent, process, size, title, unix_ms, wait};
+use super::{clean, first_frames, growth, percent, process, size, title, unix_ms, wait, where_it_is};
 use crate::analysis::Analysis;
 use crate::bundle::{Manifest, Status};
+use crate::lang::{Lang, say};
 use crate::pprof::flame::{Bounds, Flame, flame};
 use crate::trigger::Trigger;
 use crate::units::ByteSize;
@@ -22,6 +24,8 @@ const NAMED_STEP: f64 = 14.0;
 #[derive(Template)]
 #[template(path = "report.html")]
 struct Page {
+    lang: Lang,
+    t: &'static Labels,
     version: &'static str,
     title: String,
     when: String,
@@ -29,13 +33,16 @@ struct Page {
     answer: &'static str,
     /// `yes`, `no`, …: a class.
     answer_word: String,
-    cause: &'static str,
+    /// The cause and what it is.
+    chip: String,
     guide: &'static Guide,
     confidence: &'static str,
     summary: String,
     warnings: Vec<String>,
     process: Vec<(&'static str, String)>,
-    rss: String,
+    /// Headings with something in them.
+    where_it_is: String,
+    means: String,
     bars: Vec<Bar>,
     buckets: Vec<BucketRow>,
     has_baseline: bool,
@@ -92,7 +99,7 @@ struct Row {
 
 /// A flame graph; geometry in percent and rows.
 struct Picture {
-    total: String,
+    words: String,
     rows: usize,
     frames: Vec<PictureFrame>,
 }
@@ -108,11 +115,10 @@ struct PictureFrame {
 }
 
 struct Goroutines {
-    total: u64,
-    baseline: Option<u64>,
-    leaked: Option<u64>,
+    title: String,
+    notes: Vec<String>,
     groups: Vec<GroupRow>,
-    more: usize,
+    more: Option<String>,
 }
 
 struct GroupRow {
@@ -140,7 +146,9 @@ pub fn html(analysis: &Analysis) -> String {
 }
 
 fn page(analysis: &Analysis) -> Page {
-    let v = &analysis.verdict;
+    let (v, lang) = (&analysis.verdict, analysis.lang);
+    let t = labels::of(lang);
+    let guide = guide::of(v.cause, lang);
     let manifest = analysis.manifest.as_ref();
     let marks = manifest.map(marks).unwrap_or_default();
     let timeline = &analysis.timeline;
@@ -148,36 +156,39 @@ fn page(analysis: &Analysis) -> Page {
     match plot::capture(timeline, &marks) {
         Some(enlarged) => {
             plots.extend(plot::whole(timeline, &marks).map(|p| ("", p)));
-            plots.push(("The capture", enlarged));
+            plots.push((t.capture, enlarged));
         }
         None => plots.extend(plot::with_steps(timeline, &marks).map(|p| ("", p))),
     }
     Page {
+        lang,
+        t,
         version: env!("CARGO_PKG_VERSION"),
         title: title(analysis),
         when: manifest.map(|m| clean(&m.started).replace('T', " ").replace('Z', " UTC")).unwrap_or_default(),
         fired: manifest.map(|m| (m.trigger.trigger.name().to_owned(), clean(&m.trigger.reason))),
-        answer: guide::answer(v.go_heap_explains),
+        answer: guide::answer(v.go_heap_explains, lang),
         answer_word: super::word(&v.go_heap_explains),
-        cause: v.cause.name(),
-        guide: guide::of(v.cause),
-        confidence: guide::confidence(v.confidence),
+        chip: say!(lang; "{}: {}"; "{}：{}", v.cause.name(), guide.title),
+        guide,
+        confidence: guide::confidence(v.confidence, lang),
         summary: clean_long(&v.summary),
         warnings: manifest.map(|m| m.warnings.iter().map(|w| clean(w)).collect()).unwrap_or_default(),
         process: process(analysis),
-        rss: ByteSize(v.rss_bytes).to_string(),
-        bars: bars(v),
-        buckets: buckets(v),
+        where_it_is: where_it_is(v, lang),
+        means: say!(lang; "{}: {}"; "{}：{}", t.means, guide.title),
+        bars: bars(v, lang),
+        buckets: buckets(v, lang),
         has_baseline: v.baseline_rss_bytes.is_some(),
         evidence: v.evidence.iter().map(|e| clean_long(e)).collect(),
         missing: v.missing.iter().map(|e| clean_long(e)).collect(),
         plots,
-        of_waiting: guide::of_waiting(v),
+        of_waiting: guide::of_waiting(v, lang),
         next: v.next.iter().map(|c| clean_long(c)).collect(),
         tables: tables(analysis),
-        columns: COLUMNS,
-        flame: analysis.heap.as_ref().and_then(|heap| flame(heap, "inuse_space", &Bounds::default())).map(|f| picture(&f)),
-        goroutines: goroutines(v),
+        columns: guide::columns(lang),
+        flame: analysis.heap.as_ref().and_then(|heap| flame(heap, "inuse_space", &Bounds::default())).map(|f| picture(&f, t)),
+        goroutines: goroutines(v, lang),
         steps: manifest.map(steps).unwrap_or_default(),
         outcome: manifest.map(|m| m.outcome.name().to_owned()).unwrap_or_default(),
     }
@@ -205,7 +216,8 @@ fn marks(manifest: &Manifest) -> Marks {
     Marks { fired_at, level, limit: manifest.trigger.limit_bytes, steps: if fired_at.is_some() { steps } else { Vec::new() } }
 }
 
-fn bars(v: &Verdict) -> Vec<Bar> {
+fn bars(v: &Verdict, lang: Lang) -> Vec<Bar> {
+    let t = labels::of(lang);
     let now = v.anatomy.iter().map(|l| (l.bucket, l.bytes)).collect::<Vec<_>>();
     let then: Option<Vec<_>> = v.anatomy.iter().map(|l| Some((l.bucket, l.baseline_bytes?))).collect();
     let whole = v.rss_bytes.max(v.baseline_rss_bytes.unwrap_or(0)).max(1) as f64;
@@ -219,23 +231,28 @@ fn bars(v: &Verdict) -> Vec<Bar> {
             .map(|(bucket, part)| Part {
                 class: bucket.name(),
                 flex: part as f64 / bytes.max(1) as f64 * 1000.0,
-                title: format!("{}: {} ({})", guide::bucket(bucket), size(part), percent(part, i64::try_from(bytes).unwrap_or(i64::MAX))),
+                title: format!(
+                    "{}: {} ({})",
+                    guide::bucket(bucket, lang),
+                    size(part),
+                    percent(part, i64::try_from(bytes).unwrap_or(i64::MAX))
+                ),
             })
             .collect(),
     };
-    let mut bars = vec![bar("now", v.rss_bytes, now)];
-    bars.extend(v.baseline_rss_bytes.zip(then).map(|(bytes, parts)| bar("baseline", bytes, parts)));
+    let mut bars = vec![bar(t.now, v.rss_bytes, now)];
+    bars.extend(v.baseline_rss_bytes.zip(then).map(|(bytes, parts)| bar(t.baseline, bytes, parts)));
     bars
 }
 
-fn buckets(v: &Verdict) -> Vec<BucketRow> {
+fn buckets(v: &Verdict, lang: Lang) -> Vec<BucketRow> {
     let whole = i64::try_from(v.rss_bytes).unwrap_or(i64::MAX);
     v.anatomy
         .iter()
         .map(|line| BucketRow {
             class: line.bucket.name(),
-            words: guide::bucket(line.bucket),
-            size: if line.is_unseen() { "unknown".into() } else { size(line.bytes) },
+            words: guide::bucket(line.bucket, lang),
+            size: if line.is_unseen() { labels::of(lang).unknown.into() } else { size(line.bytes) },
             share: if line.is_unseen() { String::new() } else { percent(line.bytes, whole) },
             baseline: line.baseline_bytes.map(size).unwrap_or_default(),
             growth: line.growth_bytes.map(growth).unwrap_or_default(),
@@ -246,18 +263,37 @@ fn buckets(v: &Verdict) -> Vec<BucketRow> {
 
 fn tables(analysis: &Analysis) -> Vec<Table> {
     let top = &analysis.verdict.top;
-    let plans: [(&str, &str, &[TopLine], bool); 6] = [
-        ("Grown since the baseline", "inuse_space now, less that of the healthy process", &top.growth, true),
-        ("Live bytes", "inuse_space, after the forced collection", &top.inuse_space, true),
-        ("Live objects", "inuse_objects, after the forced collection", &top.inuse_objects, false),
-        ("Grown during the capture", "inuse_space between two forced collections", &analysis.grown_during, true),
-        ("Allocated bytes", "alloc_space, since the process started", &top.alloc_space, true),
-        ("Allocated objects", "alloc_objects, since the process started", &top.alloc_objects, false),
+    let plans: [(&[TopLine], bool); 6] = [
+        (&top.growth, true),
+        (&top.inuse_space, true),
+        (&top.inuse_objects, false),
+        (&analysis.grown_during, true),
+        (&top.alloc_space, true),
+        (&top.alloc_objects, false),
     ];
+    let words = analysis.lang.pick(
+        [
+            ("Grown since the baseline", "inuse_space now, less that of the healthy process"),
+            ("Live bytes", "inuse_space, after the forced collection"),
+            ("Live objects", "inuse_objects, after the forced collection"),
+            ("Grown during the capture", "inuse_space between two forced collections"),
+            ("Allocated bytes", "alloc_space, since the process started"),
+            ("Allocated objects", "alloc_objects, since the process started"),
+        ],
+        [
+            ("相对 baseline 的增长", "现在的 inuse_space 减去健康时的"),
+            ("存活字节", "inuse_space，强制 GC 之后"),
+            ("存活对象", "inuse_objects，强制 GC 之后"),
+            ("抓取期间的增长", "两次强制 GC 之间的 inuse_space"),
+            ("分配字节", "alloc_space，进程启动以来"),
+            ("分配对象", "alloc_objects，进程启动以来"),
+        ],
+    );
     plans
         .into_iter()
-        .filter(|(.., lines, _)| !lines.is_empty())
-        .map(|(title, note, lines, bytes)| {
+        .zip(words)
+        .filter(|((lines, _), _)| !lines.is_empty())
+        .map(|((lines, bytes), (title, note))| {
             let number = |n: i64| if bytes { size(n) } else { n.to_string() };
             let largest = lines.iter().map(|l| l.flat).max().unwrap_or(1).max(1);
             let row = |l: &TopLine| Row {
@@ -271,7 +307,7 @@ fn tables(analysis: &Analysis) -> Vec<Table> {
         .collect()
 }
 
-fn picture(flame: &Flame) -> Picture {
+fn picture(flame: &Flame, t: &Labels) -> Picture {
     let whole = flame.total.max(1) as f64;
     let frames: Vec<PictureFrame> = flame
         .frames
@@ -288,7 +324,8 @@ fn picture(flame: &Flame) -> Picture {
             }
         })
         .collect();
-    Picture { total: size(flame.total), rows: frames.iter().map(|f| f.row + 1).max().unwrap_or(0), frames }
+    let words = format!("inuse_space, {}{}", size(flame.total), t.flame);
+    Picture { words, rows: frames.iter().map(|f| f.row + 1).max().unwrap_or(0), frames }
 }
 
 /// `net/http` of `net/http.(*conn).serve`.
@@ -313,22 +350,25 @@ fn colour(package: &str) -> u8 {
     (hash % 7) as u8 + 1
 }
 
-fn goroutines(v: &Verdict) -> Option<Goroutines> {
+fn goroutines(v: &Verdict, lang: Lang) -> Option<Goroutines> {
     let found = v.goroutines.as_ref()?;
     let group = |g: &crate::verdict::Group| GroupRow {
         count: g.count,
         share: g.count as f64 / found.total.max(1) as f64 * 100.0,
         state: g.state.as_deref().map(clean).unwrap_or_default(),
-        wait: wait(g).unwrap_or_default(),
+        wait: wait(g).map(|time| say!(lang; ", up to {time}"; "，最长 {time}")).unwrap_or_default(),
         at: first_frames(g).join(" < "),
         stack: g.stack.iter().take(FRAMES).map(|f| clean(f)).collect(),
     };
+    let base = found.baseline_total.map(|n| say!(lang; "{n} at the baseline."; "baseline 时 {n} 个。"));
+    let leaked = found.leaked.filter(|n| *n > 0);
+    let leaked = leaked.map(|n| say!(lang; "{n} blocked for ever, by the garbage collector's finding."; "GC 判定其中 {n} 个永久阻塞。"));
+    let more = Some(found.groups.len().saturating_sub(GROUPS)).filter(|n| *n > 0);
     Some(Goroutines {
-        total: found.total,
-        baseline: found.baseline_total,
-        leaked: found.leaked.filter(|n| *n > 0),
+        title: super::goroutines(found.total, lang),
+        notes: base.into_iter().chain(leaked).collect(),
         groups: found.groups.iter().take(GROUPS).map(group).collect(),
-        more: found.groups.len().saturating_sub(GROUPS),
+        more: more.map(|n| say!(lang; "{n} more groups are in verdict.json."; "另有 {n} 组，见 verdict.json。")),
     })
 }
 

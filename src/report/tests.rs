@@ -3,8 +3,9 @@ use std::path::PathBuf;
 use super::*;
 use crate::analysis::Reading;
 use crate::bundle::Outcome;
+use crate::layout::width;
 use crate::trigger::Fired;
-use crate::verdict::{Facts, Goroutines, TopLine};
+use crate::verdict::{Cause, Facts, Goroutines, TopLine};
 use crate::{anatomy, verdict};
 
 const MIB: u64 = 1 << 20;
@@ -12,6 +13,10 @@ const HOSTILE: &str = "main.<script>alert(1)</script>\u{1b}[31m\u{202e}\"'&";
 
 /// What a hostile process could make of a bundle.
 fn hostile() -> Analysis {
+    hostile_in(Lang::En)
+}
+
+fn hostile_in(lang: Lang) -> Analysis {
     let evidence = anatomy::Evidence {
         rss_bytes: 300 * MIB,
         status: Some(anatomy::Split { anon: 280 * MIB, file: 15 * MIB, shmem: 5 * MIB, swap: None, threads: Some(9) }),
@@ -23,7 +28,7 @@ fn hostile() -> Analysis {
         go_version: Some(HOSTILE.into()),
         ..Facts::default()
     };
-    let mut verdict = verdict::decide(&anatomy::build(&evidence), &facts);
+    let mut verdict = verdict::decide(&anatomy::build(&evidence), &facts, lang);
     verdict.top.inuse_space = vec![TopLine { function: HOSTILE.into(), flat: 7 << 20, cum: 9 << 20 }];
     verdict.next = vec![format!("less '/{HOSTILE}'")];
     let manifest = Manifest {
@@ -46,6 +51,7 @@ fn hostile() -> Analysis {
     let timeline = (0..600).map(|s| Reading { unix_ms: at - 600_000 + s * 1000, rss_bytes: (s + 1) * MIB / 2, during: false }).collect();
     Analysis {
         path: PathBuf::from("/bundles").join(HOSTILE),
+        lang,
         verdict,
         manifest: Some(manifest),
         process: None,
@@ -92,4 +98,52 @@ fn both_forms_say_the_summary_every_bucket_what_is_missing_and_the_reasons() {
 #[test]
 fn shares_below_one_percent_are_not_called_nothing() {
     assert_eq!([percent(0, 100), percent(1, 1000), percent(-1, 1000), percent(50, 100)], ["0%", "<1%", "<1%", "50%"]);
+}
+
+fn is_chinese(text: &str) -> bool {
+    text.chars().any(|c| ('\u{4e00}'..='\u{9fff}').contains(&c))
+}
+
+#[test]
+fn a_chinese_report_is_chinese_but_for_names() {
+    let analysis = hostile_in(Lang::Zh);
+    let (text, page) = (text(&analysis), html(&analysis));
+    assert!(page.contains("<html lang=\"zh-CN\">"));
+    for label in ["证据", "缺少的证据", "这意味着什么", "RSS 随时间变化", "抓取"] {
+        assert!(page.contains(label), "{label}");
+    }
+    for english in ["Evidence", "What is missing", "Usually", "baseline, part", "Grouped by", "the runtime's own", "high confidence"] {
+        assert!(!page.contains(english) && !text.contains(english), "{english}");
+    }
+    let headings: Vec<&str> = page.split("<h2>").skip(1).filter_map(|rest| rest.split("</h2>").next()).collect();
+    assert!(headings.len() >= 4 && headings.iter().all(|h| is_chinese(h)), "{headings:?}");
+    assert!(text.lines().all(|line| width(line) <= 100 || line.contains("main.") || line.contains("less ")), "{text}");
+}
+
+#[test]
+fn every_cause_has_its_guide_in_both_languages() {
+    let causes = [
+        Cause::LiveHeap,
+        Cause::SmallObjects,
+        Cause::AllocationChurn,
+        Cause::UnreleasedHeap,
+        Cause::GoroutinePileup,
+        Cause::DeepStacks,
+        Cause::NativeMemory,
+        Cause::FileMappings,
+        Cause::Shmem,
+        Cause::ThreadPileup,
+        Cause::RuntimeMetadata,
+        Cause::Mixed,
+        Cause::Unknown,
+    ];
+    for cause in causes {
+        let (en, zh) = (guide::of(cause, Lang::En), guide::of(cause, Lang::Zh));
+        assert_eq!((en.steps.len(), en.usual.len()), (zh.steps.len(), zh.usual.len()), "{cause:?}");
+        // what has only names in it, like GODEBUG=madvdontneed=0, is the same in both
+        let pairs = en.steps.iter().chain(en.usual).zip(zh.steps.iter().chain(zh.usual));
+        for (en, zh) in pairs.chain([(&en.title, &zh.title), (&en.means, &zh.means)]) {
+            assert!(!is_chinese(en) && (is_chinese(zh) || en == zh), "{cause:?}: {zh}");
+        }
+    }
 }

@@ -2,12 +2,14 @@
 
 use std::fmt::Write;
 
-use super::guide::{self, COLUMNS};
-use super::{clean, first_frames, growth, percent, process, size, title, troubles, wait, word};
+use super::guide;
+use super::labels;
+use super::{clean, first_frames, growth, percent, process, size, title, troubles, wait, where_it_is, word};
 use crate::analysis::{Analysis, Reading};
 use crate::bundle::Status;
 use crate::clock::human;
-use crate::layout::{columns, wrapped};
+use crate::lang::{Lang, say};
+use crate::layout::{columns, width, wrapped};
 use crate::units::ByteSize;
 use crate::verdict::{TopLine, Verdict};
 
@@ -24,37 +26,39 @@ pub fn text(analysis: &Analysis) -> String {
 }
 
 fn write(out: &mut String, analysis: &Analysis) -> std::fmt::Result {
-    let v = &analysis.verdict;
+    let (v, lang) = (&analysis.verdict, analysis.lang);
+    let t = labels::of(lang);
     writeln!(out, "{}\n", wrapped(&v.summary, WIDTH, ""))?;
-    let guide = guide::of(v.cause);
+    let guide = guide::of(v.cause, lang);
     let facts = [
         (v.question.clone(), word(&v.go_heap_explains)),
-        ("cause".into(), format!("{} ({})", v.cause.name(), guide.title)),
-        ("confidence".into(), word(&v.confidence)),
+        (lang.pick("cause", "原因").into(), say!(lang; "{} ({})"; "{}（{}）", v.cause.name(), guide.title)),
+        (lang.pick("confidence", "置信度").into(), word(&v.confidence)),
     ];
     out.push_str(&columns(&facts.map(|(what, is)| vec![what, is])));
 
     heading(out, &title(analysis))?;
     if let Some(manifest) = &analysis.manifest {
         writeln!(out, "{}", wrapped(&format!("{}: {}", manifest.trigger.trigger.name(), clean(&manifest.trigger.reason)), WIDTH, ""))?;
-        writeln!(out, "captured {} to {}, {}", clean(&manifest.started), clean(&manifest.finished), manifest.outcome.name())?;
+        let (from, until, outcome) = (clean(&manifest.started), clean(&manifest.finished), manifest.outcome.name());
+        writeln!(out, "{}", say!(lang; "captured {from} to {until}, {outcome}"; "抓取：{from} 至 {until}，{outcome}"))?;
         for warning in &manifest.warnings {
-            writeln!(out, "warning: {}", wrapped(&clean(warning), WIDTH, "         "))?;
+            writeln!(out, "{}{}", lang.pick("warning: ", "警告："), wrapped(&clean(warning), WIDTH, "         "))?;
         }
     }
     let known: Vec<Vec<String>> = process(analysis).into_iter().map(|(what, is)| vec![what.to_owned(), is]).collect();
     out.push_str(&columns(&known));
-    if let Some(line) = sparkline(&analysis.timeline) {
+    if let Some(line) = sparkline(&analysis.timeline, lang) {
         writeln!(out, "{line}")?;
     }
 
-    anatomy(out, v)?;
-    list(out, "Evidence", &v.evidence)?;
-    list(out, "What is missing", &v.missing)?;
+    anatomy(out, v, lang)?;
+    list(out, t.evidence, &v.evidence)?;
+    list(out, t.missing, &v.missing)?;
 
-    heading(out, "What this means")?;
+    heading(out, t.means)?;
     writeln!(out, "{}", wrapped(guide.means, WIDTH, ""))?;
-    if let Some(more) = guide::of_waiting(v) {
+    if let Some(more) = guide::of_waiting(v, lang) {
         writeln!(out, "{}", wrapped(more, WIDTH, ""))?;
     }
     if !guide.steps.is_empty() {
@@ -64,35 +68,35 @@ fn write(out: &mut String, analysis: &Analysis) -> std::fmt::Result {
         writeln!(out, "{}. {}", i + 1, wrapped(step, WIDTH, "   "))?;
     }
     if !guide.usual.is_empty() {
-        writeln!(out, "\nUsually it is:")?;
+        writeln!(out, "\n{}{}", t.usual, lang.pick(":", "："))?;
     }
     for usual in guide.usual {
         writeln!(out, "  - {}", wrapped(usual, WIDTH, "    "))?;
     }
     if !v.next.is_empty() {
-        heading(out, "Next")?;
+        heading(out, t.next)?;
     }
     for command in &v.next {
         writeln!(out, "{}", clean(command))?;
     }
 
-    table(out, "Live bytes (inuse_space)", &v.top.inuse_space, true)?;
-    table(out, "Live objects (inuse_objects)", &v.top.inuse_objects, false)?;
-    table(out, "Grown since the baseline (inuse_space)", &v.top.growth, true)?;
-    table(out, "Grown during the capture (inuse_space)", &analysis.grown_during, true)?;
-    table(out, "Allocated since the start (alloc_space)", &v.top.alloc_space, true)?;
+    table(out, lang.pick("Live bytes (inuse_space)", "存活字节 (inuse_space)"), &v.top.inuse_space, true, lang)?;
+    table(out, lang.pick("Live objects (inuse_objects)", "存活对象 (inuse_objects)"), &v.top.inuse_objects, false, lang)?;
+    table(out, lang.pick("Grown since the baseline (inuse_space)", "相对 baseline 的增长 (inuse_space)"), &v.top.growth, true, lang)?;
+    table(out, lang.pick("Grown during the capture (inuse_space)", "抓取期间的增长 (inuse_space)"), &analysis.grown_during, true, lang)?;
+    table(out, lang.pick("Allocated since the start (alloc_space)", "启动以来的分配 (alloc_space)"), &v.top.alloc_space, true, lang)?;
     if !v.top.inuse_space.is_empty() {
         writeln!(out)?;
-        out.push_str(&columns(&COLUMNS.map(|(term, meaning)| vec![term.to_owned(), meaning.to_owned()])));
+        out.push_str(&columns(&guide::columns(lang).map(|(term, meaning)| vec![term.to_owned(), meaning.to_owned()])));
     }
-    goroutines(out, v)?;
+    goroutines(out, v, lang)?;
 
     if let Some(manifest) = &analysis.manifest {
         let rows: Vec<Vec<String>> = troubles(manifest)
             .map(|f| vec![clean(&f.name), f.status.name().to_owned(), f.reason.as_deref().map(clean).unwrap_or_default()])
             .collect();
         if !rows.is_empty() {
-            heading(out, "Not captured, and why")?;
+            heading(out, lang.pick("Not captured, and why", "未抓到的及原因"))?;
             out.push_str(&columns(&rows));
         }
         let noted = manifest.files.iter().filter(|f| f.status == Status::Ok && f.reason.is_some());
@@ -104,7 +108,7 @@ fn write(out: &mut String, analysis: &Analysis) -> std::fmt::Result {
 }
 
 fn heading(out: &mut String, text: &str) -> std::fmt::Result {
-    writeln!(out, "\n{text}\n{}", "-".repeat(text.chars().count()))
+    writeln!(out, "\n{text}\n{}", "-".repeat(width(text)))
 }
 
 fn list(out: &mut String, title: &str, items: &[String]) -> std::fmt::Result {
@@ -115,45 +119,47 @@ fn list(out: &mut String, title: &str, items: &[String]) -> std::fmt::Result {
     items.iter().try_for_each(|item| writeln!(out, "- {}", wrapped(&clean(item), WIDTH, "  ")))
 }
 
-fn anatomy(out: &mut String, v: &Verdict) -> std::fmt::Result {
-    heading(out, &format!("Where the {} are", ByteSize(v.rss_bytes)))?;
+fn anatomy(out: &mut String, v: &Verdict, lang: Lang) -> std::fmt::Result {
+    let t = labels::of(lang);
+    heading(out, &where_it_is(v, lang))?;
     let base = v.baseline_rss_bytes.is_some();
-    let header = ["bucket", "bytes", "share", "baseline", "growth"];
+    let header = [lang.pick("bucket", t.part), t.bytes, t.share, t.baseline, t.growth];
     let columns_shown = if base { 5 } else { 3 };
     let mut rows = vec![header.iter().take(columns_shown).map(|h| h.to_string()).collect::<Vec<_>>()];
     let whole = i64::try_from(v.rss_bytes).unwrap_or(i64::MAX);
     for line in &v.anatomy {
         let mut row = match line.is_unseen() {
-            true => vec![line.bucket.name().to_owned(), "unknown".into(), String::new()],
+            true => vec![line.bucket.name().to_owned(), t.unknown.into(), String::new()],
             false => vec![line.bucket.name().to_owned(), size(line.bytes), percent(line.bytes, whole)],
         };
         if base {
             row.push(line.baseline_bytes.map(size).unwrap_or_default());
             row.push(line.growth_bytes.map(growth).unwrap_or_default());
         }
-        row.push(guide::bucket(line.bucket).to_owned());
+        row.push(guide::bucket(line.bucket, lang).to_owned());
         rows.push(row);
     }
     out.push_str(&columns(&rows));
     Ok(())
 }
 
-fn table(out: &mut String, title: &str, lines: &[TopLine], bytes: bool) -> std::fmt::Result {
+fn table(out: &mut String, title: &str, lines: &[TopLine], bytes: bool, lang: Lang) -> std::fmt::Result {
     if lines.is_empty() {
         return Ok(());
     }
     heading(out, title)?;
     let number = |n: i64| if bytes { size(n) } else { n.to_string() };
-    let mut rows = vec![["flat", "cum", "function"].map(str::to_owned).to_vec()];
+    let mut rows = vec![["flat", "cum", labels::of(lang).function].map(str::to_owned).to_vec()];
     rows.extend(lines.iter().take(ROWS).map(|l| vec![number(l.flat), number(l.cum), clean(&l.function)]));
     out.push_str(&columns(&rows));
     Ok(())
 }
 
-fn goroutines(out: &mut String, v: &Verdict) -> std::fmt::Result {
+fn goroutines(out: &mut String, v: &Verdict, lang: Lang) -> std::fmt::Result {
     let Some(goroutines) = &v.goroutines else { return Ok(()) };
-    heading(out, &format!("{} goroutines", goroutines.total))?;
-    let mut rows = vec![["count", "state", "longest wait", "in"].map(str::to_owned).to_vec()];
+    heading(out, &super::goroutines(goroutines.total, lang))?;
+    let mut rows =
+        vec![lang.pick(["count", "state", "longest wait", "in"], ["个数", "状态", "最长等待", "位置"]).map(str::to_owned).to_vec()];
     for group in goroutines.groups.iter().take(GROUPS) {
         let state = group.state.as_deref().map(clean).unwrap_or_default();
         rows.push(vec![group.count.to_string(), state, wait(group).unwrap_or_default(), first_frames(group).join(" < ")]);
@@ -163,7 +169,7 @@ fn goroutines(out: &mut String, v: &Verdict) -> std::fmt::Result {
 }
 
 /// RSS over time in one line.
-fn sparkline(timeline: &[Reading]) -> Option<String> {
+fn sparkline(timeline: &[Reading], lang: Lang) -> Option<String> {
     const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     const CELLS: u64 = 48;
     let (first, last) = (timeline.first()?, timeline.last()?);
@@ -186,5 +192,6 @@ fn sparkline(timeline: &[Reading]) -> Option<String> {
         })
         .collect();
     let took = human(std::time::Duration::from_millis(span));
-    Some(format!("RSS {} {line} {} in {took}, at most {}", ByteSize(first.rss_bytes), ByteSize(last.rss_bytes), ByteSize(highest)))
+    let (first, last, highest) = (ByteSize(first.rss_bytes), ByteSize(last.rss_bytes), ByteSize(highest));
+    Some(say!(lang; "RSS {first} {line} {last} in {took}, at most {highest}"; "RSS {first} {line} {last}，历时 {took}，最高 {highest}"))
 }

@@ -15,10 +15,12 @@ use serde::{Deserialize, Serialize};
 pub use facts::{Allocated, Allocs, Ending, Facts, Gogc, Goroutines, Group, HeapProfile, SMALL_OBJECT, TopFunction};
 
 use crate::anatomy::{Anatomy, Bucket, Missing};
+use crate::lang::{Lang, say};
 use weigh::Weighed;
 
 pub const SCHEMA: u32 = 1;
 pub const QUESTION: &str = "does the Go heap explain the RSS?";
+const QUESTION_ZH: &str = "Go 堆能解释 RSS 吗？";
 
 /// `verdict.json`, schema 1. Sizes in bytes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -169,11 +171,11 @@ const CLEARLY: f64 = 0.65;
 const EXPLAINS: f64 = 0.7;
 const EXPLAINS_NOT: f64 = 0.3;
 
-/// Names the cause, and says why.
-pub fn decide(anatomy: &Anatomy, facts: &Facts) -> Verdict {
+/// Names the cause, and says why, in sentences of this language.
+pub fn decide(anatomy: &Anatomy, facts: &Facts, lang: Lang) -> Verdict {
     let weighed = weigh::weigh(anatomy, facts);
     let cause = cause(anatomy, &weighed);
-    let (missing, confidence) = doubts(anatomy, facts, &weighed, cause);
+    let (missing, confidence) = doubts(anatomy, facts, &weighed, cause, lang);
     let go_heap_explains = explains(anatomy, &weighed, cause);
     let growth = facts.baseline.as_ref().map(|base| anatomy.growth(base));
     let line = |bucket| BucketLine {
@@ -185,12 +187,12 @@ pub fn decide(anatomy: &Anatomy, facts: &Facts) -> Verdict {
     };
     Verdict {
         schema: SCHEMA,
-        question: QUESTION.into(),
+        question: lang.pick(QUESTION, QUESTION_ZH).into(),
         go_heap_explains,
         cause,
         confidence,
-        summary: words::summary(anatomy, facts, &weighed, cause, go_heap_explains),
-        evidence: words::evidence(anatomy, facts, &weighed, cause),
+        summary: words::summary(anatomy, facts, &weighed, cause, go_heap_explains, lang),
+        evidence: words::evidence(anatomy, facts, &weighed, cause, lang),
         missing,
         rss_bytes: anatomy.rss_bytes,
         baseline_rss_bytes: facts.baseline.as_ref().map(|b| b.rss_bytes),
@@ -228,8 +230,8 @@ fn explains(anatomy: &Anatomy, weighed: &Weighed, cause: Cause) -> Explains {
 }
 
 /// What is missing for this cause, and how sure one can be without it.
-fn doubts(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause: Cause) -> (Vec<String>, Confidence) {
-    let mut missing: Vec<String> = anatomy.missing.iter().map(|m| m.words().into()).collect();
+fn doubts(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause: Cause, lang: Lang) -> (Vec<String>, Confidence) {
+    let mut missing: Vec<String> = anatomy.missing.iter().map(|m| m.words(lang).into()).collect();
     let mut confidence = match (cause, weighed.heaviest()) {
         (Cause::Unknown, _) | (_, None) => Confidence::Low,
         (Cause::Mixed, _) => Confidence::Medium,
@@ -256,32 +258,55 @@ fn doubts(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause: Cause) -> 
     doubt(blind && cause == Cause::ThreadPileup, "");
     doubt(anatomy.lacks(Missing::MemstatsGc) && of_heap, "");
     doubt(anatomy.moved.unsigned_abs() > anatomy.rss_bytes / 10, "");
-    doubt(facts.heap.is_none() && of_heap, "heap_gc.pb.gz is missing: which functions hold the heap is unknown");
+    doubt(
+        facts.heap.is_none() && of_heap,
+        lang.pick("heap_gc.pb.gz is missing: which functions hold the heap is unknown", "缺少 heap_gc.pb.gz：不知道哪些函数占着堆"),
+    );
     let unknown_rate = weighed.alloc_rate.is_none();
     doubt(
         unknown_rate && matches!(cause, Cause::AllocationChurn | Cause::UnreleasedHeap),
-        "the time between two MemStats is missing: how fast the process allocates is unknown",
+        lang.pick(
+            "the time between two MemStats is missing: how fast the process allocates is unknown",
+            "缺少两次 MemStats 之间的时间：不知道进程分配得多快",
+        ),
     );
     doubt(cause == Cause::AllocationChurn && !unknown_rate && !weighed.allocates_fast, "");
     doubt(
         cause == Cause::UnreleasedHeap && weighed.may_allocate_fast,
-        "the capture was too short to tell how fast the process allocates now: on average over its life, fast enough to fill anew what is free",
+        lang.pick(
+            "the capture was too short to tell how fast the process allocates now: on average over its life, fast enough to fill anew what is free",
+            "抓取时间太短，看不出现在的分配速度；按进程一生的平均速度，足以把空闲部分重新填满",
+        ),
     );
     doubt(
         facts.goroutines.is_none() && (of_goroutines || cause == Cause::UnreleasedHeap),
-        "goroutine.pb.gz is missing: how many goroutines there are, and where, is unknown",
+        lang.pick(
+            "goroutine.pb.gz is missing: how many goroutines there are, and where, is unknown",
+            "缺少 goroutine.pb.gz：不知道有多少 goroutine，停在哪里",
+        ),
     );
     doubt(cause == Cause::GoroutinePileup && facts.goroutines.is_some() && weighed.pile_is_a_guess, "");
     if facts.allocs.is_none() && cause == Cause::AllocationChurn {
-        missing.push("allocs.pb.gz is missing: which functions allocate is unknown".into());
+        missing.push(
+            lang.pick("allocs.pb.gz is missing: which functions allocate is unknown", "缺少 allocs.pb.gz：不知道哪些函数在分配").into(),
+        );
     }
     if cause == Cause::GoroutinePileup && facts.goroutines.as_ref().is_some_and(|g| g.leaked.is_none()) {
-        let version = facts.go_version.as_ref().map(|v| format!(" (this process: {})", words::name(v))).unwrap_or_default();
-        let words = "goroutineleak.pb.gz is missing{}: whether nothing can ever wake these goroutines is unknown; Go 1.27 and later tell";
-        missing.push(words.replace("{}", &version));
+        let version = facts.go_version.as_ref().map(|v| words::name(v));
+        let version = version.map(|v| say!(lang; " (this process: {v})"; "（本进程：{v}）")).unwrap_or_default();
+        missing.push(say!(lang;
+            "goroutineleak.pb.gz is missing{version}: whether nothing can ever wake these goroutines is unknown; Go 1.27 and later tell";
+            "缺少 goroutineleak.pb.gz{version}：不知道这些 goroutine 是否再也无法被唤醒；Go 1.27 起可以知道"
+        ));
     }
     if facts.baseline.is_none() {
-        missing.push("there is no baseline: the verdict is about all of the RSS, not about what it grew by".into());
+        missing.push(
+            lang.pick(
+                "there is no baseline: the verdict is about all of the RSS, not about what it grew by",
+                "没有 baseline：结论针对整个 RSS，而不是它的增长",
+            )
+            .into(),
+        );
     }
     (missing, confidence)
 }

@@ -50,10 +50,30 @@ fn row(mib: [u64; 9]) -> Evidence {
     }
 }
 
+/// In Chinese there is the same number of sentences, each with the same numbers.
+#[track_caller]
+fn assert_says_the_same(english: &Verdict, chinese: &Verdict) {
+    let said = |v: &Verdict| [vec![v.summary.clone()], v.evidence.clone(), v.missing.clone()].concat();
+    let numbers = |text: &str| {
+        let mut all: Vec<String> = text.split(|c: char| !c.is_ascii_digit() && c != '.').map(|n| n.trim_matches('.').into()).collect();
+        all.retain(|n: &String| !n.is_empty());
+        all.sort();
+        all
+    };
+    assert_eq!((english.cause, english.confidence, &english.anatomy), (chinese.cause, chinese.confidence, &chinese.anatomy));
+    assert_eq!(said(english).len(), said(chinese).len());
+    for (en, zh) in said(english).iter().zip(said(chinese)) {
+        assert!(zh.chars().any(|c| ('\u{4e00}'..='\u{9fff}').contains(&c)), "not in Chinese: {zh}");
+        // thousands and 万 are not the same number
+        assert!(numbers(en) == numbers(&zh) || en.contains(" objects, HeapInuse"), "{en}\n{zh}");
+    }
+}
+
 #[track_caller]
 fn assert_cause(evidence: &Evidence, facts: &Facts, cause: Cause, explains: Explains) -> Verdict {
-    let verdict = decide(&build(evidence), facts);
+    let verdict = decide(&build(evidence), facts, Lang::En);
     assert_eq!((verdict.cause, verdict.go_heap_explains), (cause, explains), "{verdict:#?}");
+    assert_says_the_same(&verdict, &decide(&build(evidence), facts, Lang::Zh));
     verdict
 }
 
@@ -253,7 +273,7 @@ fn halves_of_two_kinds_are_mixed() {
 #[test]
 fn an_oom_kill_is_in_the_summary() {
     let facts = Facts { end: Some(Ending { gone: true, oom_killed: Some(true) }), ..quiet() };
-    let verdict = decide(&build(&row([306, 7, 0, 305, 305, 3, 3, 0, 4])), &facts);
+    let verdict = decide(&build(&row([306, 7, 0, 305, 305, 3, 3, 0, 4])), &facts, Lang::En);
     assert!(verdict.summary.ends_with("; the process was OOM-killed meanwhile."), "{}", verdict.summary);
 }
 
@@ -261,13 +281,13 @@ fn an_oom_kill_is_in_the_summary() {
 fn names_from_the_process_cannot_break_the_summary() {
     let top = TopFunction { function: format!("main.\u{1b}[31m\n{}", "é".repeat(10_000)), flat: 300 * MIB };
     let heap = HeapProfile { inuse_space: 300 * MIB, inuse_objects: 100, top_space: Some(top), ..HeapProfile::default() };
-    let verdict = decide(&build(&row([306, 7, 0, 305, 305, 3, 3, 0, 4])), &Facts { heap: Some(heap), ..quiet() });
+    let verdict = decide(&build(&row([306, 7, 0, 305, 305, 3, 3, 0, 4])), &Facts { heap: Some(heap), ..quiet() }, Lang::En);
     assert!(verdict.summary.chars().count() < 400 && !verdict.summary.contains(['\n', '\u{1b}']), "{}", verdict.summary);
 }
 
 #[test]
 fn the_file_has_the_names_of_the_contract() {
-    let json = serde_json::to_value(decide(&build(&evidence("1.27.3", "mmap")), &quiet())).unwrap();
+    let json = serde_json::to_value(decide(&build(&evidence("1.27.3", "mmap")), &quiet(), Lang::En)).unwrap();
     assert_eq!(json["schema"], 1);
     assert_eq!(json["question"], QUESTION);
     assert_eq!((&json["go_heap_explains"], &json["cause"], &json["confidence"]), (&"no".into(), &"native_memory".into(), &"high".into()));

@@ -111,6 +111,7 @@ impl Trial {
         Request {
             scope: super::Scope::Full,
             baselines: None,
+            lang: crate::lang::Lang::En,
             incident_id: "i-1".into(),
             part: 1,
             target: Arc::new(self.target.clone()),

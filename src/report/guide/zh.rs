@@ -1,0 +1,166 @@
+//! 中文。
+
+use super::Guide;
+use crate::verdict::Cause;
+
+pub fn of(cause: Cause) -> &'static Guide {
+    match cause {
+        Cause::LiveHeap => &LIVE_HEAP,
+        Cause::SmallObjects => &SMALL_OBJECTS,
+        Cause::AllocationChurn => &CHURN,
+        Cause::UnreleasedHeap => &UNRELEASED,
+        Cause::GoroutinePileup => &PILEUP,
+        Cause::DeepStacks => &DEEP,
+        Cause::NativeMemory => &NATIVE,
+        Cause::FileMappings => &FILES,
+        Cause::Shmem => &SHMEM,
+        Cause::ThreadPileup => &THREADS,
+        Cause::RuntimeMetadata => &METADATA,
+        Cause::Mixed => &MIXED,
+        Cause::Unknown => &UNKNOWN,
+    }
+}
+
+const LIVE_HEAP: Guide = Guide {
+    title: "存活对象，少而大",
+    means: "强制 GC 之后，这些字节仍然可达：是程序自己持有它们。",
+    steps: &[
+        "看 inuse_space：flat 高的函数分配了现在存活的内存。它说明谁分配，不说明谁持有。",
+        "看相对 baseline 的增长，或两次强制 GC 之间的增长：只增不减的是泄漏，大而平稳的不是。",
+        "沿调用者往上找（top -cum、-traces、火焰图），直到自己的代码，再看是什么留住了结果：map、缓存、队列、全局变量。",
+        "手边有源码时，在 go tool pprof 里用 list 函数名 可以看到具体的行。",
+    ],
+    usual: &[
+        "没有上限或过期时间的缓存、map",
+        "因为一小段子切片或子串而留住的整块 buffer",
+        "整个请求体或响应体留在内存或队列里",
+        "持有大 buffer 的 finalizer 或对象池",
+    ],
+};
+
+const SMALL_OBJECTS: Guide = Guide {
+    title: "存活对象，多而小",
+    means: "强制 GC 之后，这些对象仍然可达。每个都很小，问题在数量，而且会拖慢 GC。",
+    steps: &[
+        "先看 inuse_objects 再看 inuse_space：对象最多的函数不一定是字节最多的。",
+        "看相对 baseline 的增长：哪些元素只来不走。",
+        "找出它们是什么的元素：只加不删的 map、slice、链表或队列。",
+    ],
+    usual: &["从不删除的 map 项或链表元素", "每个请求注册一个、却从不停掉的 timer、context 或回调", "取值无界的监控或日志 label"],
+};
+
+const CHURN: Guide = Guide {
+    title: "分配过于频繁",
+    means: "GC 之后存活的很少；RSS 是两次 GC 之间的垃圾及其占用的空间。这是分配压力，不是泄漏。",
+    steps: &[
+        "看 alloc_space 和 alloc_objects：谁在分配。那里高而 inuse_space 低，就是频繁分配。",
+        "看 CPU profile：runtime.mallocgc 和 runtime.gcBgMarkWorker 说明代价。",
+        "复用（buffer、sync.Pool）、预分配，或避免转换：[]byte 与 string 互转、fmt、基于反射的 encoding/json。",
+        "GOGC 和 GOMEMLIMIT 决定垃圾能堆多高：先把 GOMEMLIMIT 设得略低于容器上限，通常能救急。",
+    ],
+    usual: &["一阵请求高峰，或某个接口构造很大的临时值", "GOGC 大于 100，或 off", "整体解码请求体，而不是流式解码"],
+};
+
+const UNRELEASED: Guide = Guide {
+    title: "Go 已释放，未归还内核",
+    means: "对象已经没有了；runtime 留着这些页以备后用，并在后台慢慢归还。",
+    steps: &[
+        "看 RSS 随时间的变化：如果只是如此，高峰过后几分钟内会下降。没有内存压力时，内核可能让这些页显示为常驻更久。",
+        "找出留下它的高峰：alloc_space 说明谁分配，timeline 说明何时。",
+        "容器上限逼近时，GOMEMLIMIT 会让 runtime 及时归还；debug.FreeOSMemory 调一次只是验证，不是修复。",
+        "如果 span 大半为空却留着（heap_fragmentation），是少数长寿对象混在大量短命对象里分配的。",
+    ],
+    usual: &["已经结束的批处理或突发流量", "容器里没有设 GOMEMLIMIT", "GODEBUG=madvdontneed=0"],
+};
+
+const PILEUP: Guide = Guide {
+    title: "goroutine 堆积",
+    means: "许多 goroutine 停在同一处。内存就是它们的栈，以及它们留住的堆。",
+    steps: &[
+        "看分组：最大的一组、它的状态和最长等待时间。在一处等了几分钟，是泄漏，不是负载。",
+        "最上面的栈帧说明怎么等，第一个属于自己代码的栈帧说明等什么；goroutine.txt 里有 created by。",
+        "问谁本该唤醒它们：发送方、关闭方、deadline、持锁者。",
+    ],
+    usual: &[
+        "在 channel 上收发，而另一端已经返回",
+        "请求没有 context deadline，而对方挂住不应答",
+        "持锁期间做了会阻塞的调用",
+        "每来一项就起一个 worker，没有上限",
+    ],
+};
+
+const DEEP: Guide = Guide {
+    title: "goroutine 栈过深",
+    means: "goroutine 不多，但每个的栈都很大。栈按倍数增长，只在 GC 时收缩。",
+    steps: &["看 goroutine.txt 里的栈：递归表现为重复的栈帧。", "找栈上的大值：按值传递的数组、生成代码的深调用链。"],
+    usual: &["对用户数据（树、JSON、正则）的无界递归", "按值传递的大数组"],
+};
+
+const NATIVE: Guide = Guide {
+    title: "native 内存：cgo、mmap、外部库",
+    means: "Go runtime 完全不知道的匿名内存，任何 heap profile 都看不到。",
+    steps: &[
+        "看 proc/smaps：[heap] 和许多 64 MiB 的区域是 C 的 malloc；单个大区域是 mmap 或很大的 malloc。",
+        "在 Go 代码里找没有 C.free 的 C.malloc 和 C.CString，以及封装 C 的库：数据库、压缩、图像、TLS、Kafka。",
+        "检查 syscall.Mmap 及其封装：谁映射，谁就要解除。",
+        "C 的 malloc 可以用 C 的堆分析器（jemalloc 自带的、heaptrack）找到调用；MALLOC_ARENA_MAX=2 可以快速验证是否只是 arena 碎片。",
+    ],
+    usual: &["C.CString 或 C.malloc 没有 C.free", "从不关闭的 C 库句柄", "嵌入式数据库的缓存", "glibc 每个线程一个 arena"],
+};
+
+const FILES: Guide = Guide {
+    title: "文件映射",
+    means: "映射到进程里的文件页。内存紧张时内核会收回干净的页；它们计入 RSS，在这里首次使用的还计入 cgroup。",
+    steps: &["看 proc/smaps：每个映射的路径、Rss，以及多少是 Private_Dirty。", "干净的页除非上限很紧，否则无害；脏页要先写回。"],
+    usual: &["把文件映射进来的嵌入式数据库或索引（bbolt、Badger、类 Lucene 的存储）", "很大的可执行文件，或嵌入其中的数据"],
+};
+
+const SHMEM: Guide = Guide {
+    title: "共享内存",
+    means: "tmpfs、memfd 或共享匿名映射。直到文件被删除或最后一个映射解除才会释放，并计入 cgroup。",
+    steps: &["看 proc/smaps：名为 /dev/shm、/memfd:、/SYSV 的映射及其 Rss。", "找出谁创建这些段，谁该删除它们。"],
+    usual: &["/dev/shm 或其他 tmpfs 里映射后从不删除的文件", "与 sidecar 共享的环形缓冲区"],
+};
+
+const THREADS: Guide = Guide {
+    title: "OS 线程堆积",
+    means: "超出最初 GOMAXPROCS 个之后，每个阻塞的系统调用或 cgo 调用都会让 Go runtime 再起一个 OS 线程，而且很少结束它们。",
+    steps: &[
+        "看 goroutine.txt：处于 syscall 状态或在 cgo 中的 goroutine，就是这些线程在跑的。",
+        "threadcreate.pb.gz 给出线程数；新版 Go 不再说明是谁创建的。",
+        "限制会阻塞的操作的并发：慢磁盘上的文件访问、经 cgo 的 DNS、C 库。",
+    ],
+    usual: &[
+        "阻塞的 cgo 调用",
+        "解析器挂住时经 cgo 的 DNS（可用 GODEBUG=netdns=go）",
+        "挂住的磁盘或 FUSE 访问",
+        "runtime.LockOSThread 之后没有结束",
+    ],
+};
+
+const METADATA: Guide = Guide {
+    title: "Go runtime 自身的内存",
+    means: "span 表、GC 位图、profile 的 bucket 等。随堆的历史最大值增长，不会收缩。",
+    steps: &[
+        "看 memstats.txt 里的 BuckHashSys、GCSys、OtherSys 和 MSpan。",
+        "BuckHashSys 很大，是 profiler 自己：不同的调用栈太多，或 MemProfileRate 太小。",
+    ],
+    usual: &["MemProfileRate 设成了 1", "曾经非常大的堆"],
+};
+
+const MIXED: Guide = Guide {
+    title: "没有单一主因",
+    means: "几部分共同构成 RSS，没有哪一部分占到一半。从增长的那部分看起。",
+    steps: &["逐项与 baseline 对比。", "依次看最大的两部分；表格和命令在下面。"],
+    usual: &["服务本来就需要这么多：把上限与健康时的 RSS 对比"],
+};
+
+const UNKNOWN: Guide = Guide {
+    title: "未知",
+    means: "缺少能说明问题的证据；缺什么、为什么缺，见“缺少的证据”。",
+    steps: &[
+        "看缺少什么，并让它变得可得：给出 pprof 地址，或读取该进程 /proc 的权限。",
+        "memtrap check --probe 不必等到出事就能验证这两项。",
+    ],
+    usual: &[],
+};

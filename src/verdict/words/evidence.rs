@@ -1,0 +1,266 @@
+//! Sentences with numbers.
+
+use std::time::Duration;
+
+use super::super::facts::{Facts, Gogc};
+use super::super::weigh::Weighed;
+use super::super::{Cause, TopFunction};
+use super::{bytes, name, part, percent, size};
+use crate::anatomy::{Anatomy, Bucket, Found};
+use crate::lang::{Lang, say};
+
+/// Parts below this are not worth a sentence.
+const WORTH: u64 = 4 << 20;
+
+fn count(n: u64, lang: Lang) -> String {
+    match (lang, n) {
+        (_, 0..10_000) => n.to_string(),
+        (Lang::En, 10_000..1_000_000) => format!("{} thousand", n / 1000),
+        (Lang::En, _) => format!("{:.1} million", n as f64 / 1e6),
+        (Lang::Zh, 10_000..100_000_000) => format!("{:.1} 万", n as f64 / 1e4),
+        (Lang::Zh, _) => format!("{:.1} 亿", n as f64 / 1e8),
+    }
+}
+
+pub(in crate::verdict) fn evidence(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause: Cause, lang: Lang) -> Vec<String> {
+    let mut said = Vec::new();
+    if let Some(base) = &facts.baseline {
+        let basis = if weighed.growth {
+            lang.pick("the growth decides", "以增长量判断")
+        } else {
+            lang.pick("too little to decide on: the whole RSS does", "增长太少，以整个 RSS 判断")
+        };
+        let grown = i64::try_from(anatomy.rss_bytes).unwrap_or(i64::MAX).saturating_sub(i64::try_from(base.rss_bytes).unwrap_or(i64::MAX));
+        let (then, now) = (bytes(base.rss_bytes), bytes(anatomy.rss_bytes));
+        let grown = if grown > 0 { format!("+{}", size(grown)) } else { size(grown) };
+        said.push(say!(lang;
+            "RSS went from {then} at the baseline to {now} ({grown}): {basis}.";
+            "RSS 从 baseline 时的 {then} 变为 {now}（{grown}）：{basis}。"
+        ));
+    }
+    let ranked = weighed.ranked();
+    let ranked = ranked.iter().take(4).map(|(c, b)| {
+        let (what, amount, share) = (part(*c, lang), size(*b), percent(weighed.share(*c)));
+        say!(lang; "{what} {amount} ({share})"; "{what} {amount}（{share}）")
+    });
+    let ranked: Vec<String> = ranked.collect();
+    if !ranked.is_empty() {
+        let ranked = ranked.join(lang.pick(", ", "、"));
+        said.push(say!(lang; "By weight: {ranked}."; "按大小排列：{ranked}。"));
+    }
+    go_says(&mut said, anatomy, facts, weighed, cause, lang);
+    goroutines_say(&mut said, anatomy, facts, weighed, lang);
+    kernel_says(&mut said, anatomy, facts, lang);
+    if let Some(end) = facts.end.filter(|e| e.gone) {
+        let (en, zh) = match end.oom_killed {
+            Some(true) => (
+                "The process was killed by the kernel for lack of memory (oom_kill) during the capture.",
+                "抓取期间，进程因内存不足被内核杀死（oom_kill）。",
+            ),
+            Some(false) => (
+                "The process ended during the capture; the kernel did not kill it for lack of memory.",
+                "抓取期间进程已退出，不是被内核因内存不足杀死的。",
+            ),
+            None => (
+                "The process ended during the capture; whether the kernel killed it is unknown.",
+                "抓取期间进程已退出，是否被内核杀死未知。",
+            ),
+        };
+        said.push(lang.pick(en, zh).into());
+    }
+    said
+}
+
+fn go_says(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause: Cause, lang: Lang) {
+    let Some(go) = anatomy.go else { return };
+    let (alloc, inuse, idle) = (bytes(go.heap_alloc), bytes(go.heap_inuse), bytes(go.heap_idle));
+    let (released, stacks, objects) = (bytes(go.heap_released), bytes(go.stack_inuse), count(go.heap_objects, lang));
+    said.push(say!(lang;
+        "MemStats: HeapAlloc {alloc} in {objects} objects, HeapInuse {inuse}, HeapIdle {idle} of which {released} released, StackInuse {stacks}.";
+        "MemStats：HeapAlloc {alloc}，共 {objects} 个对象；HeapInuse {inuse}；HeapIdle {idle}，其中已归还 {released}；StackInuse {stacks}。"
+    ));
+    collected(said, anatomy, facts, cause, lang);
+    match facts.gogc {
+        Some(Gogc::Off) => said.push(
+            lang.pick(
+                "GOGC=off: the heap is collected only when GOMEMLIMIT is near, if one is set.",
+                "GOGC=off：只有接近 GOMEMLIMIT（如果设置了）时才会 GC。",
+            )
+            .into(),
+        ),
+        Some(Gogc::Percent(p)) if p != 100 => said.push(say!(lang;
+            "GOGC={p}: the heap may grow by {p}% of what is live before it is collected.";
+            "GOGC={p}：堆可以在存活对象之上再增长 {p}% 才 GC。"
+        )),
+        _ => {}
+    }
+    if let Some(limit) = facts.gomemlimit {
+        let is_near = anatomy.rss_bytes > limit / 10 * 9;
+        let near = if is_near { lang.pick(": RSS is near it or above", "，RSS 已接近或超过它") } else { "" };
+        let limit = bytes(limit);
+        said.push(say!(lang; "GOMEMLIMIT is {limit}{near}."; "GOMEMLIMIT 为 {limit}{near}。"));
+    }
+    if let Some(rate) = weighed.alloc_rate {
+        let gcs = go.num_gc.map(|n| say!(lang; "; {n} collections since the start"; "；启动以来 GC {n} 次")).unwrap_or_default();
+        said.push(match rate as u64 {
+            0 => say!(lang;
+                "The process allocated no more than it takes to answer memtrap's requests{gcs}.";
+                "除应答 memtrap 的请求外，进程几乎没有分配{gcs}。"
+            ),
+            rate => {
+                let rate = bytes(rate);
+                say!(lang; "The process allocates about {rate} a second{gcs}."; "进程每秒约分配 {rate}{gcs}。")
+            }
+        });
+    }
+    if let Some(heap) = &facts.heap {
+        let by = |top: &Option<TopFunction>, of: u64, what: &str| {
+            let top = top.as_ref().filter(|t| of > 0 && t.flat > 0)?;
+            let function = if top.function.is_empty() { lang.pick("an unnamed function", "无名函数") } else { &top.function };
+            let (function, share) = (name(function), percent(top.flat as f64 / of as f64));
+            Some(say!(lang; "{function} holds {share} of {what} in use"; "{function} 占在用{what}的 {share}"))
+        };
+        let tops = [
+            by(&heap.top_space, heap.inuse_space, lang.pick("the bytes", "字节")),
+            by(&heap.top_objects, heap.inuse_objects, lang.pick("the objects", "对象")),
+        ];
+        let tops: Vec<String> = tops.into_iter().flatten().collect();
+        if !tops.is_empty() {
+            let tops = tops.join(lang.pick("; ", "；"));
+            said.push(say!(lang; "Heap profile: {tops}."; "heap profile：{tops}。"));
+        }
+    }
+    if let Some(allocs) = facts.allocs.as_ref().filter(|_| cause == Cause::AllocationChurn)
+        && let Some(top) = &allocs.top_space
+    {
+        let (function, part, whole) = (name(&top.function), bytes(top.flat), bytes(allocs.alloc_space));
+        said.push(say!(lang;
+            "{function} allocated {part} of {whole} since the start.";
+            "启动以来共分配 {whole}，其中 {part} 由 {function} 分配。"
+        ));
+    }
+}
+
+/// What the forced collection tells.
+fn collected(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, cause: Cause, lang: Lang) {
+    let (live, garbage) = (anatomy.get(Bucket::HeapLive), anatomy.get(Bucket::HeapGarbage));
+    if garbage <= 0 {
+        return;
+    }
+    // a little garbage needs no excuse
+    let is_normal = garbage.unsigned_abs() > WORTH && garbage <= live.saturating_add(live / 5) && cause != Cause::AllocationChurn;
+    let excuse = match facts.gogc {
+        _ if !is_normal => "",
+        None | Some(Gogc::Percent(100)) => lang
+            .pick("; GOGC=100 lets the heap grow to twice what is live: that is normal", "；GOGC=100 允许堆长到存活对象的两倍，属于正常"),
+        Some(Gogc::Percent(_) | Gogc::Off) => lang.pick("; that much is normal even with GOGC=100", "；即使 GOGC=100，这么多垃圾也属正常"),
+    };
+    let (live, garbage) = (size(live), size(garbage));
+    said.push(say!(lang;
+        "A forced collection separates {live} live from {garbage} garbage{excuse}.";
+        "强制 GC 后，存活 {live}，垃圾 {garbage}{excuse}。"
+    ));
+}
+
+fn goroutines_say(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, lang: Lang) {
+    let Some(goroutines) = &facts.goroutines else { return };
+    let base = goroutines.baseline_total.or(facts.baseline_goroutines);
+    let base = base.map(|base| say!(lang; ", {base} at the baseline"; "，baseline 时 {base} 个")).unwrap_or_default();
+    let each = anatomy.go.filter(|_| goroutines.total > 0).map(|go| bytes(go.stack_inuse / goroutines.total));
+    let each = each.map(|each| say!(lang; "; their stacks take {each} on average"; "；栈平均 {each}")).unwrap_or_default();
+    said.push(say!(lang; "There are {} goroutines{base}{each}."; "共有 {} 个 goroutine{base}{each}。", goroutines.total));
+    if let Some(group) = goroutines.groups.first().filter(|g| g.count >= 10) {
+        let at = group.stands_in().map(name).map(|at| say!(lang; ", in {at}"; "，停在 {at}")).unwrap_or_default();
+        let state = group.state.as_deref().map(name);
+        let state = state.map(|state| say!(lang; ", state: {state}"; "，状态：{state}")).unwrap_or_default();
+        let longest = group.longest_wait_seconds.map(|seconds| crate::clock::human(Duration::from_secs(seconds)));
+        let longest = longest.map(|time| say!(lang; ", the longest for {time}"; "，最长已等待 {time}")).unwrap_or_default();
+        said.push(say!(lang;
+            "{} of them have the same stack{at}{state}{longest}.";
+            "其中 {} 个的调用栈相同{at}{state}{longest}。",
+            group.count
+        ));
+    }
+    // one alone is most often `main` itself, in `select {}`
+    if let Some(leaked) = goroutines.leaked.filter(|l| *l > 1) {
+        said.push(say!(lang;
+            "The garbage collector finds {leaked} goroutines blocked for ever: nothing that could wake them is reachable.";
+            "GC 判定有 {leaked} 个 goroutine 永久阻塞：能唤醒它们的对象已不可达。"
+        ));
+    }
+    if let Some(function) = weighed.link.as_deref().map(name) {
+        said.push(say!(lang;
+            "{function} allocated most of what is live, and the goroutines of the largest group are in it: they hold it.";
+            "存活对象大多由 {function} 分配，而最大一组 goroutine 正停在其中：是它们持有这些内存。"
+        ));
+    }
+    if weighed.outgrown.unsigned_abs() > WORTH {
+        let outgrown = size(weighed.outgrown);
+        said.push(say!(lang;
+            "Up to {outgrown} of the freed heap are old copies of stacks that grew.";
+            "已释放的堆中，至多 {outgrown} 是栈增长后留下的旧副本。"
+        ));
+    }
+}
+
+fn kernel_says(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, lang: Lang) {
+    let how = match anatomy.found {
+        Some(Found::Named) => lang.pick("named by the kernel", "内核给出了名字"),
+        Some(Found::KnownBase) => lang.pick("found at their usual address", "按惯常地址找到"),
+        Some(Found::Shape) => {
+            lang.pick("found by shape and place, in agreement with what the runtime says", "按形状和位置找到，与 runtime 的说法一致")
+        }
+        None => "",
+    };
+    if let Some(arenas) = anatomy.arena_rss.map(bytes) {
+        said.push(say!(lang; "smaps: {arenas} are resident in Go's arenas ({how})."; "smaps：Go 的 arena 中常驻 {arenas}（{how}）。"));
+    }
+    if anatomy.over_claim > WORTH {
+        let more = bytes(anatomy.over_claim);
+        said.push(say!(lang;
+            "MemStats counts {more} more than is resident: reserved and never touched. The parts are scaled down.";
+            "MemStats 比实际常驻多算了 {more}：保留但从未触碰的页。各部分已按比例缩小。"
+        ));
+    }
+    if let Some(native) = anatomy.native.filter(|_| anatomy.get(Bucket::NativeAnon).unsigned_abs() > WORTH) {
+        let parts = [
+            (native.malloc, lang.pick("malloc in C", "C 的 malloc")),
+            (native.thread_stacks, lang.pick("stacks of threads", "线程栈")),
+            (native.globals, lang.pick("global variables", "全局变量")),
+            (native.mappings, lang.pick("other anonymous mappings", "其他匿名映射")),
+        ];
+        let parts: Vec<String> = parts.iter().filter(|(b, _)| *b > 0).map(|(b, what)| format!("{what} {}", bytes(*b))).collect();
+        let parts = parts.join(lang.pick(", ", "、"));
+        said.push(say!(lang; "Native memory: {parts}."; "native 内存：{parts}。"));
+    }
+    if let Some(threads) = facts.threads.filter(|t| *t >= 50) {
+        let base = facts.baseline_threads;
+        let base = base.map(|b| say!(lang; ", {b} at the baseline"; "，baseline 时 {b} 个")).unwrap_or_default();
+        said.push(say!(lang; "There are {threads} OS threads{base}."; "共有 {threads} 个 OS 线程{base}。"));
+    }
+    if anatomy.lazy_free > WORTH {
+        let lazy = bytes(anatomy.lazy_free);
+        said.push(say!(lang;
+            "{lazy} of the freed heap are MADV_FREE pages: the kernel takes them as soon as it needs them.";
+            "已释放的堆中有 {lazy} 是 MADV_FREE 页：内核需要时会立即回收。"
+        ));
+    }
+    if anatomy.huge > anatomy.rss_bytes / 4 && anatomy.huge > WORTH {
+        let huge = bytes(anatomy.huge);
+        said.push(say!(lang;
+            "{huge} are transparent huge pages, which make untouched neighbours resident.";
+            "{huge} 是透明大页（THP），会让未触碰的相邻页也常驻。"
+        ));
+    }
+    if anatomy.swap > WORTH {
+        let swap = bytes(anatomy.swap);
+        said.push(say!(lang; "{swap} more are swapped out: they are not in RSS."; "另有 {swap} 已被换出，不计入 RSS。"));
+    }
+    if anatomy.moved.unsigned_abs() > anatomy.rss_bytes / 50 {
+        let moved = size(anatomy.moved);
+        said.push(say!(lang;
+            "RSS differed by {moved} from the trigger's when the evidence was read; the parts are scaled to it.";
+            "读取证据时的 RSS 与触发时相差 {moved}；各部分已按触发时的 RSS 缩放。"
+        ));
+    }
+}
