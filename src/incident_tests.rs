@@ -3,6 +3,7 @@
 use super::*;
 use crate::budget::Budget;
 use crate::config;
+use crate::lang::Lang;
 use crate::target::InstanceId;
 use crate::trigger::Trigger;
 use crate::units::{ByteSize, SizeOrPercent};
@@ -216,7 +217,7 @@ fn a_refused_order_comes_again_while_the_rule_holds() {
     assert!(order.is_some());
     assert!(s.slot.refused(budget.admit(s.now).unwrap_err().to_string()));
     assert_eq!(s.state(), State::Throttled);
-    assert!(s.slot.reason(&s.levels, s.now).contains("max_concurrent_captures"));
+    assert!(s.slot.reason(&s.levels, s.now, Lang::En).contains("max_concurrent_captures"));
     s.rss(150);
     assert_eq!(s.bundles(), 1);
 }
@@ -226,7 +227,7 @@ fn a_blind_spell_says_why_and_holds_nothing() {
     let mut s = Story::new(config::Rules { threshold: vec![size(100)], ..Default::default() });
     s.rss(150).rss(150);
     s.slot.blind("permission denied".into());
-    assert_eq!((s.state(), s.slot.reason(&s.levels, s.now)), (State::Blind, "permission denied".into()));
+    assert_eq!((s.state(), s.slot.reason(&s.levels, s.now, Lang::En)), (State::Blind, "permission denied".into()));
     assert_eq!(s.rss(150).bundles(), 0, "`for` starts anew");
     assert_eq!(s.for_seconds(3, 150).bundles(), 1);
 }
@@ -288,7 +289,7 @@ fn an_instance_has_one_capture_at_a_time() {
     let mut s = Story::at_once();
     s.outcome = None;
     s.rss(50).ask(Trigger::Manual).unwrap();
-    assert_eq!((s.state(), s.slot.reason(&s.levels, s.now)), (State::Capturing, "asked for, at RSS 50.0MiB".to_owned()));
+    assert_eq!((s.state(), s.slot.reason(&s.levels, s.now, Lang::En)), (State::Capturing, "asked for, at RSS 50.0MiB".to_owned()));
     assert_eq!(s.ask(Trigger::Manual), Err(Denied::Capturing));
     assert_eq!(s.ask(Trigger::Alert), Err(Denied::Capturing));
     assert_eq!(s.for_seconds(5, 150).bundles(), 1, "a rule waits for its end");
@@ -330,10 +331,10 @@ fn a_rule_that_the_cooldown_holds_back_is_told_once() {
     let mut s = Story::at_once();
     s.rss(150).rss(50);
     assert!(!s.slot.take_muted());
-    assert!(s.slot.reason(&s.levels, s.now).starts_with("recovered; armed again in"));
+    assert!(s.slot.reason(&s.levels, s.now, Lang::En).starts_with("recovered; armed again in"));
     s.rss(150).rss(150);
     assert!(s.slot.take_muted());
-    let reason = s.slot.reason(&s.levels, s.now);
+    let reason = s.slot.reason(&s.levels, s.now, Lang::En);
     assert!(reason.contains("150% of the threshold") && reason.contains("held back by the cooldown for another 14m"), "{reason}");
     s.rss(150);
     assert!(!s.slot.take_muted());

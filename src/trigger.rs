@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::{self, Mono};
 use crate::config;
+use crate::lang::{Lang, say};
 use crate::series::{Sample, Series, TooFew, Window, bucket_width};
 use crate::units::{ByteSize, Rate, SizeOrPercent};
 
@@ -298,7 +299,7 @@ impl Detector {
             slope_bytes_per_second: self.series.recent_slope(),
             window_seconds: None,
             eta_seconds: None,
-            reason: format!("RSS {} at or above {}, {how_long}", ByteSize(last.rss), threshold_words(stage, levels.limit)),
+            reason: format!("RSS {} at or above {}, {how_long}", ByteSize(last.rss), threshold_words(stage, levels.limit, Lang::En)),
         })
     }
 
@@ -348,27 +349,37 @@ impl Detector {
     }
 
     /// Where each rule stands, in words: why nothing fires.
-    pub fn standing(&self, levels: &Levels) -> String {
+    pub fn standing(&self, levels: &Levels, lang: Lang) -> String {
         let mut words = Vec::new();
         if let Some((stage, last)) = levels.stages.get(self.stage).or(levels.stages.last()).zip(self.series.last()) {
             let share = last.rss as f64 / stage.bytes.max(1) as f64 * 100.0;
-            words.push(format!("RSS is {share:.0}% of {}", threshold_words(stage, levels.limit)));
+            let of = threshold_words(stage, levels.limit, lang);
+            words.push(say!(lang; "RSS is {share:.0}% of {of}"; "RSS 为{of}的 {share:.0}%"));
         }
         if let Some((tracked, (rise, rate))) = self.slope.as_ref().zip(levels.slope) {
-            let over = |slope: f64| format!("{} in {}", signed(slope * rate.window.as_secs_f64()), clock::human(rate.window));
-            words.push(format!("slope: {} (fires at {})", tracked.standing.words(over), ByteSize(rise)));
+            let over = |slope: f64| {
+                let (rise, window) = (signed(slope * rate.window.as_secs_f64()), clock::human(rate.window));
+                say!(lang; "{rise} in {window}"; "{window} 内 {rise}")
+            };
+            let (stands, rise) = (tracked.standing.words(over, lang), ByteSize(rise));
+            words.push(say!(lang; "slope: {stands} (fires at {rise})"; "slope：{stands}（达到 {rise} 触发）"));
         }
         if let Some((tracked, eta)) = self.eta.as_ref().zip(levels.eta) {
             let left = |slope| match levels.limit.zip(self.series.last()).and_then(|(limit, s)| time_to(limit, s.rss, slope)) {
-                Some(t) => format!("limit in {}", clock::human(t)),
-                None => "not rising".into(),
+                Some(t) => {
+                    let left = clock::human(t);
+                    say!(lang; "limit in {left}"; "{left} 后到上限")
+                }
+                None => lang.pick("not rising", "没有上升").into(),
             };
-            words.push(format!("eta: {} (fires within {})", tracked.standing.words(left), clock::human(eta)));
+            let (stands, eta) = (tracked.standing.words(left, lang), clock::human(eta));
+            words.push(say!(lang; "eta: {stands} (fires within {eta})"; "eta：{stands}（{eta} 以内触发）"));
         }
         if words.is_empty() {
-            words.push("no rule can hold: the limit that its percentages are of is unknown".into());
+            let (en, zh) = ("no rule can hold: the limit that its percentages are of is unknown", "没有规则能成立：百分比所依据的上限未知");
+            words.push(lang.pick(en, zh).into());
         }
-        words.join("; ")
+        words.join(lang.pick("; ", "；"))
     }
 
     /// Bytes per second: the robust line where a rule keeps one, else of the last readings.
@@ -397,12 +408,12 @@ impl Tracked {
 }
 
 impl Standing {
-    fn words(self, measured: impl FnOnce(f64) -> String) -> String {
+    fn words(self, measured: impl FnOnce(f64) -> String, lang: Lang) -> String {
         match self {
-            Standing::Off => "no reading yet".into(),
-            Standing::Warming => "ignored during warm-up".into(),
-            Standing::Gathering(few) => format!("gathering, {} of {} buckets", few.have, few.need),
-            Standing::Flat => "flat".into(),
+            Standing::Off => lang.pick("no reading yet", "尚无读数").into(),
+            Standing::Warming => lang.pick("ignored during warm-up", "预热期不计").into(),
+            Standing::Gathering(few) => say!(lang; "gathering, {} of {} buckets"; "收集中，{}/{} 个区间", few.have, few.need),
+            Standing::Flat => lang.pick("flat", "平稳").into(),
             Standing::Slope(slope) => measured(slope),
         }
     }
@@ -416,12 +427,13 @@ pub fn time_to(limit: u64, rss: u64, bytes_per_second: f64) -> Option<Duration> 
     Duration::try_from_secs_f64(limit.saturating_sub(rss) as f64 / bytes_per_second).ok()
 }
 
-fn threshold_words(stage: &Stage, limit: Option<u64>) -> String {
-    match (stage.as_written, limit) {
+fn threshold_words(stage: &Stage, limit: Option<u64>, lang: Lang) -> String {
+    let level = ByteSize(stage.bytes);
+    match (stage.as_written, limit.map(ByteSize)) {
         (SizeOrPercent::Percent(share), Some(limit)) => {
-            format!("the threshold of {} ({share} of the limit of {})", ByteSize(stage.bytes), ByteSize(limit))
+            say!(lang; "the threshold of {level} ({share} of the limit of {limit})"; "阈值 {level}（上限 {limit} 的 {share}）")
         }
-        _ => format!("the threshold of {}", ByteSize(stage.bytes)),
+        _ => say!(lang; "the threshold of {level}"; "阈值 {level} "),
     }
 }
 
@@ -530,7 +542,7 @@ mod tests {
             detector.observe(Sample { at: Mono::from_secs(i), rss: 400 * MIB }, Duration::from_secs(500 + i), &levels, 0);
         }
         assert_eq!(
-            detector.standing(&levels),
+            detector.standing(&levels, Lang::En),
             "RSS is 50% of the threshold of 800MiB (80% of the limit of 1000MiB); slope: gathering, 13 of 32 buckets (fires at 200MiB); \
              eta: flat (fires within 5m)"
         );

@@ -27,6 +27,8 @@
     }
   }
 
+  const words = (en, zh) => (document.documentElement.lang.startsWith("zh") ? zh : en);
+
   async function tick() {
     if (document.hidden) return;
     try {
@@ -40,7 +42,7 @@
       if (lost) say("");
       lost = false;
     } catch {
-      if (!lost) say("memtrap does not answer; what is shown is of " + new Date().toLocaleTimeString());
+      if (!lost) say(words("memtrap does not answer; what is shown is of ", "memtrap 没有应答；所示内容截至 ") + new Date().toLocaleTimeString());
       lost = true;
     }
   }
@@ -52,9 +54,9 @@
     try {
       const answer = await fetch(event.target.action, { method: "POST", headers: { Accept: "application/json" } });
       const told = await answer.json();
-      say(answer.ok ? `${told.target}, ${told.instance}: the capture has begun` : told.error);
+      say(answer.ok ? `${told.target}, ${told.instance}${words(": the capture has begun", "：抓取已开始")}` : told.error);
     } catch {
-      say("memtrap does not answer");
+      say(words("memtrap does not answer", "memtrap 没有应答"));
     }
     button.disabled = false;
     button.blur();

@@ -2,6 +2,7 @@ use std::fs;
 use std::path::Path;
 
 use memtrap::analysis;
+use memtrap::lang::Lang;
 
 /// The files of a bundle that are read, as the first byte of the input counts them.
 const FILES: [&str; 16] = [
@@ -45,7 +46,7 @@ pub fn bundle(data: &[u8]) {
     ];
     healthy.iter().for_each(|(name, content)| write(name, content));
     write(name, content);
-    let Ok(analysis) = analysis::of_directory(dir.path(), Path::new("/bundle"), None, None) else { return };
+    let Ok(analysis) = analysis::of_directory(dir.path(), Path::new("/bundle"), None, None, Lang::Zh) else { return };
     let verdict = analysis.verdict;
     assert_eq!(verdict.anatomy.iter().map(|line| i128::from(line.bytes)).sum::<i128>(), i128::from(verdict.rss_bytes.min(1 << 57)));
     assert!(!verdict.summary.is_empty());

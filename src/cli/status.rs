@@ -12,6 +12,7 @@ use crate::bundle::one_line;
 use crate::client::{Clients, Credentials, Use, is_refused, root_cause};
 use crate::config::{self, Auth, Listen};
 use crate::error::chain;
+use crate::lang::Lang;
 use crate::layout::{columns, wrapped};
 use crate::serve::{Instance, Targets, word, words_of_eta, words_of_slope};
 use crate::units::ByteSize;
@@ -247,7 +248,7 @@ fn row(i: &Instance) -> Vec<String> {
         s.state.name().into(),
         size(s.rss_bytes),
         size(s.limit_bytes),
-        s.slope_bytes_per_second.map_or_else(dash, words_of_slope),
+        s.slope_bytes_per_second.map_or_else(dash, |slope| words_of_slope(slope, Lang::En)),
         words_of_eta(s.seconds_to_limit).unwrap_or_else(dash),
     ]
 }

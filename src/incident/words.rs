@@ -2,6 +2,7 @@
 
 use super::{Muted, Phase, Slot, State};
 use crate::clock::{self, Mono};
+use crate::lang::{Lang, say};
 use crate::trigger::Levels;
 use crate::units::ByteSize;
 
@@ -23,8 +24,8 @@ impl Slot {
     }
 
     /// Why it is in that state, in words.
-    pub fn reason(&self, levels: &Levels, now: Mono) -> String {
-        let standing = || self.life.as_ref().map_or(String::new(), |l| l.detector.standing(levels));
+    pub fn reason(&self, levels: &Levels, now: Mono, lang: Lang) -> String {
+        let standing = || self.life.as_ref().map_or(String::new(), |l| l.detector.standing(levels, lang));
         let cooldown = self.cooldown_until(now).map(|t| clock::human(t.since(now)));
         match self.state(now) {
             State::Capturing => match (&self.phase, &self.incident) {
@@ -35,24 +36,33 @@ impl Slot {
             State::Blind => self.blind.clone().unwrap_or_default(),
             State::Throttled => self.throttled.clone().unwrap_or_default(),
             State::Waiting => match cooldown {
-                Some(left) => format!("no process matches; no capture for another {left}"),
-                None => "no process matches".into(),
+                Some(left) => say!(lang; "no process matches; no capture for another {left}"; "没有匹配的进程；{left} 内不会抓取"),
+                None => lang.pick("no process matches", "没有匹配的进程").into(),
             },
             State::Open => {
                 let rearm = ByteSize(self.incident.as_ref().map_or(0, |i| i.rearm_below));
-                let also = cooldown.map_or(String::new(), |left| format!(", and for another {left}"));
-                format!("captured; over once RSS falls below {rearm}, armed again after that{also}")
+                let also = cooldown.map(|left| say!(lang; ", and for another {left}"; "，且再过 {left}")).unwrap_or_default();
+                say!(lang;
+                    "captured; over once RSS falls below {rearm}, armed again after that{also}";
+                    "已抓取；RSS 降到 {rearm} 以下即结束，此后{also}重新待命"
+                )
             }
             State::Cooldown if self.muted != Muted::No => {
-                format!("{}; held back by the cooldown for another {}", standing(), cooldown.unwrap_or_default())
+                let (standing, left) = (standing(), cooldown.unwrap_or_default());
+                say!(lang; "{standing}; held back by the cooldown for another {left}"; "{standing}；冷却中，还有 {left}")
             }
-            State::Cooldown => format!("recovered; armed again in {}", cooldown.unwrap_or_default()),
+            State::Cooldown => {
+                let left = cooldown.unwrap_or_default();
+                say!(lang; "recovered; armed again in {left}"; "已恢复；{left} 后重新待命")
+            }
             State::Pending => match (&self.phase, self.life.as_ref().and_then(|l| l.detector.pending_since())) {
                 (Phase::Retrying { at, why, .. }, _) => {
-                    format!("{why}; next try in {}", clock::human(at.since(now)))
+                    let left = clock::human(at.since(now));
+                    say!(lang; "{why}; next try in {left}"; "{why}；{left} 后重试")
                 }
                 (_, Some(since)) => {
-                    format!("{}; holding for {} of {}", standing(), clock::human(now.since(since)), clock::human(levels.hold))
+                    let (standing, held, hold) = (standing(), clock::human(now.since(since)), clock::human(levels.hold));
+                    say!(lang; "{standing}; holding for {held} of {hold}"; "{standing}；已持续 {held}，需 {hold}")
                 }
                 _ => standing(),
             },
@@ -61,19 +71,22 @@ impl Slot {
     }
 
     /// When a rule may next lead to a capture, in a few words.
-    pub fn next_capture(&self, now: Mono) -> String {
+    pub fn next_capture(&self, now: Mono, lang: Lang) -> String {
         let cooldown = self.cooldown_until(now).map(|t| clock::human(t.since(now)));
         match (&self.phase, cooldown) {
-            (Phase::Capturing { .. }, _) => "running".into(),
-            (Phase::Open, Some(left)) => format!("once recovered, in {left} at the earliest"),
-            (Phase::Open, None) => "once recovered".into(),
-            (Phase::Retrying { at, .. }, _) => format!("in {}", clock::human(at.since(now))),
-            (Phase::Watching, Some(left)) => format!("in {left}"),
+            (Phase::Capturing { .. }, _) => lang.pick("running", "进行中").into(),
+            (Phase::Open, Some(left)) => say!(lang; "once recovered, in {left} at the earliest"; "恢复之后，最早 {left} 后"),
+            (Phase::Open, None) => lang.pick("once recovered", "恢复之后").into(),
+            (Phase::Retrying { at, .. }, _) => {
+                let left = clock::human(at.since(now));
+                say!(lang; "in {left}"; "{left} 后")
+            }
+            (Phase::Watching, Some(left)) => say!(lang; "in {left}"; "{left} 后"),
             (Phase::Watching, None) => match self.state(now) {
-                State::Waiting => "once there is a process".into(),
-                State::Blind => "once RSS can be read".into(),
-                State::Throttled => "once the budget allows".into(),
-                _ => "any time".into(),
+                State::Waiting => lang.pick("once there is a process", "有进程之后").into(),
+                State::Blind => lang.pick("once RSS can be read", "能读到 RSS 之后").into(),
+                State::Throttled => lang.pick("once the budget allows", "预算允许之后").into(),
+                _ => lang.pick("any time", "随时").into(),
             },
         }
     }

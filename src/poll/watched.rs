@@ -14,6 +14,7 @@ use crate::clock::{self, Mono};
 use crate::config::{self, Pprof};
 use crate::error::chain;
 use crate::incident::{Incident, Order, Slot, State};
+use crate::lang::{Lang, say};
 use crate::meters::Meters;
 use crate::roster::{Roster, SlotNumber};
 use crate::series::Sample;
@@ -122,18 +123,18 @@ impl Watched {
         self.roster.iter().filter(|(number, _)| !self.seats.contains_key(number)).filter_map(|(_, slot)| slot.instance()?.pid())
     }
 
-    pub fn status(&self, number: SlotNumber, slot: &Slot, now: Mono) -> InstanceStatus {
+    pub fn status(&self, number: SlotNumber, slot: &Slot, now: Mono, lang: Lang) -> InstanceStatus {
         let seat = self.seats.get(&number);
         let rss = slot.series().and_then(|s| s.last()).map(|s| s.rss);
         let limit = seat.and_then(|s| s.limit.as_ref());
         let slope = slot.slope();
         let left = limit.zip(rss).zip(slope).and_then(|((limit, rss), slope)| time_to(limit.bytes, rss, slope));
-        let mut reason = slot.reason(seat.map_or(&self.empty, |s| &s.levels), now);
+        let mut reason = slot.reason(seat.map_or(&self.empty, |s| &s.levels), now, lang);
         if let (State::Waiting, Some(problem)) = (slot.state(now), &self.problem) {
-            reason = format!("{reason}: {problem}");
+            reason = say!(lang; "{reason}: {problem}"; "{reason}：{problem}");
         }
         if let Some(why) = seat.and_then(|s| s.seen()).and_then(|s| s.no_limit.as_ref()).filter(|_| limit.is_none()) {
-            reason = format!("{reason}; its limit is unknown: {why}");
+            reason = say!(lang; "{reason}; its limit is unknown: {why}"; "{reason}；上限未知：{why}");
         }
         InstanceStatus {
             target: self.config.name.clone(),
@@ -149,7 +150,7 @@ impl Watched {
             slope_bytes_per_second: slope,
             seconds_to_limit: left.map(|d| d.as_secs_f64()),
             cooldown_seconds: slot.cooldown_until(now).map(|t| t.since(now).as_secs_f64()),
-            next_capture: slot.next_capture(now),
+            next_capture: slot.next_capture(now, lang),
             incident: slot.incident().map(|i: &Incident| i.id.clone()),
             last_bundle: seat.and_then(|s| s.last_bundle.clone()),
         }
@@ -246,7 +247,7 @@ impl Seat {
             return false;
         }
         let (pid, instance, state_name) = (self.id.pid(), self.remote_label(), state.name());
-        let reason = slot.reason(&self.levels, now);
+        let reason = slot.reason(&self.levels, now, Lang::En);
         match state {
             // of a source that is down, one line tells for all its instances
             State::Blind if self.seen().is_some_and(|seen| seen.source_is_down) => {

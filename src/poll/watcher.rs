@@ -14,6 +14,7 @@ use crate::budget::Budget;
 use crate::clock::{self, Mono};
 use crate::config::Config;
 use crate::incident::{Captured, SavedSlot, Slot, State};
+use crate::lang::Lang;
 use crate::meters::Meters;
 use crate::roster::{Roster, SlotNumber};
 use crate::series::Sample;
@@ -72,6 +73,8 @@ pub struct Watcher {
     known: Known,
     /// As of the last scan, no target waits for a process.
     is_settled: bool,
+    /// Of the reasons that people read.
+    lang: Lang,
     changed: bool,
 }
 
@@ -122,6 +125,7 @@ impl Watcher {
             scanned_at: Mono::default(),
             known: Known::default(),
             is_settled: false,
+            lang: config.daemon.lang,
             changed: false,
         };
         (watcher, Handles { commands: command_tx, tasks: tasks_rx, state })
@@ -329,6 +333,7 @@ impl Watcher {
 
     fn reload(&mut self, config: Config, now: Mono) {
         self.dispatch.budget.change(config.daemon.max_concurrent_captures, config.daemon.max_captures_per_hour);
+        self.lang = config.daemon.lang;
         let mut old = std::mem::take(&mut self.targets);
         for target in config.targets {
             let kept = old.iter().position(|t| t.config.name == target.name).map(|i| old.swap_remove(i));
@@ -344,7 +349,7 @@ impl Watcher {
     }
 
     fn status(&self, now: Mono) -> Vec<InstanceStatus> {
-        self.targets.iter().flat_map(|t| t.roster.iter().map(move |(n, slot)| t.status(n, slot, now))).collect()
+        self.targets.iter().flat_map(|t| t.roster.iter().map(move |(n, slot)| t.status(n, slot, now, self.lang))).collect()
     }
 
     fn history(&self, wanted: Vec<(String, SlotNumber)>) -> Vec<History> {

@@ -113,6 +113,25 @@ impl World {
 }
 
 #[test]
+fn reasons_are_in_the_configured_language_and_change_with_a_reload() {
+    let mut w = World::new(vec![by_name("shop"), by_name("none")]);
+    w.process(11, "shop", 50);
+    w.seconds(3);
+    let reasons = |w: &World| w.status().into_iter().map(|s| s.reason).collect::<Vec<_>>().join("\n");
+    assert!(reasons(&w).contains("RSS is 50% of the threshold of 100MiB"), "{}", reasons(&w));
+    let mut chinese = config(vec![by_name("shop"), by_name("none")]);
+    chinese.daemon.lang = Lang::Zh;
+    w.watcher.obey(Command::Reload(Box::new(chinese)), w.now);
+    assert!(reasons(&w).contains("RSS 为阈值 100MiB 的 50%") && reasons(&w).contains("没有匹配的进程"), "{}", reasons(&w));
+    w.rss(11, 150);
+    w.seconds(1);
+    let job = w.jobs().remove(0);
+    assert!(job.fired.reason.starts_with("RSS 150MiB at or above"), "manifests and logs are English: {}", job.fired.reason);
+    w.finish(&job, Captured::Evidence);
+    assert!(reasons(&w).contains("已抓取；RSS 降到 90.0MiB 以下即结束"), "{}", reasons(&w));
+}
+
+#[test]
 fn a_spike_of_one_of_three_processes_is_one_job_for_that_one() {
     let mut w = World::new(vec![by_name("shop")]);
     w.process(11, "shop", 50).process(12, "shop", 50).process(13, "shop", 50).process(99, "other", 500);

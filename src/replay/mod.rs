@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use crate::clock::{Mono, human};
 use crate::config::{Capture, Rules};
 use crate::incident::{Captured, Slot, State};
+use crate::lang::Lang;
 use crate::series::{Sample, Window};
 use crate::target::InstanceId;
 use crate::trigger::{Fired, Levels, time_to};
@@ -99,7 +100,7 @@ pub fn replay(readings: &[Reading], setup: &Setup) -> Outcome {
         }
         let state = slot.state(now);
         if shown != Some(state) && state != State::Capturing {
-            happened(What::State(state, slot.reason(&levels, now)));
+            happened(What::State(state, slot.reason(&levels, now, Lang::En)));
             shown = Some(state);
         }
     }

@@ -21,7 +21,7 @@ use crate::bundle::{FileEntry, Manifest, Status, one_line};
 use crate::clock::human;
 use crate::lang::{Lang, say};
 use crate::units::ByteSize;
-use crate::verdict::{Group, Verdict};
+use crate::verdict::{Cause, Confidence, Group, Verdict};
 
 /// What the child process hands to the capture that asked for it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -115,6 +115,11 @@ fn where_it_is(v: &Verdict, lang: Lang) -> String {
 
 fn goroutines(count: u64, lang: Lang) -> String {
     say!(lang; "{count} goroutines"; "{count} 个 goroutine")
+}
+
+/// Cause and confidence in a few words, where there is no room for the names.
+pub fn verdict_words(cause: Cause, confidence: Confidence, lang: Lang) -> String {
+    format!("{}{}{}", guide::of(cause, lang).title, lang.pick(", ", "，"), guide::confidence(confidence, lang))
 }
 
 /// The bundle's target and moment, or the directory's name.

@@ -150,7 +150,7 @@ fn page(analysis: &Analysis) -> Page {
     let t = labels::of(lang);
     let guide = guide::of(v.cause, lang);
     let manifest = analysis.manifest.as_ref();
-    let marks = manifest.map(marks).unwrap_or_default();
+    let marks = manifest.map(|m| marks(m, lang)).unwrap_or_default();
     let timeline = &analysis.timeline;
     let mut plots = Vec::new();
     match plot::capture(timeline, &marks) {
@@ -199,7 +199,7 @@ fn clean_long(text: &str) -> String {
     crate::bundle::one_line(text, 2000)
 }
 
-fn marks(manifest: &Manifest) -> Marks {
+fn marks(manifest: &Manifest, lang: Lang) -> Marks {
     let fired_at = unix_ms(&manifest.started);
     let mut at = fired_at.unwrap_or(0);
     // one step after the other, as they are listed
@@ -213,7 +213,7 @@ fn marks(manifest: &Manifest) -> Marks {
         Trigger::Threshold => Some(manifest.trigger.level_bytes),
         _ => None,
     };
-    Marks { fired_at, level, limit: manifest.trigger.limit_bytes, steps: if fired_at.is_some() { steps } else { Vec::new() } }
+    Marks { lang, fired_at, level, limit: manifest.trigger.limit_bytes, steps: if fired_at.is_some() { steps } else { Vec::new() } }
 }
 
 fn bars(v: &Verdict, lang: Lang) -> Vec<Bar> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::analysis::Reading;
 use crate::clock::human;
+use crate::lang::{Lang, say};
 use crate::units::ByteSize;
 
 /// More points than pixels help nobody.
@@ -50,6 +51,7 @@ pub struct Plot {
 /// What a plot shows besides RSS. Times in milliseconds since 1970, sizes in bytes.
 #[derive(Clone, Debug, Default)]
 pub struct Marks {
+    pub lang: Lang,
     pub fired_at: Option<u64>,
     pub level: Option<u64>,
     pub limit: Option<u64>,
@@ -90,6 +92,7 @@ fn draw(readings: &[Reading], marks: &Marks, from: u64, to: u64) -> Option<Plot>
         return None;
     }
     let highest = readings.iter().map(|r| r.rss_bytes).max()?.max(1);
+    let lang = marks.lang;
     let near = |bytes: &u64| *bytes as f64 <= highest as f64 * FAR;
     let top = [Some(highest), marks.level.filter(near), marks.limit.filter(near)].into_iter().flatten().max()? as f64 * 1.08;
     let x = |ms: u64| (ms.saturating_sub(from) as f64 / (to - from) as f64 * 100.0).clamp(0.0, 100.0);
@@ -107,17 +110,17 @@ fn draw(readings: &[Reading], marks: &Marks, from: u64, to: u64) -> Option<Plot>
         if near(&bytes) {
             return Some(Mark { at: y(bytes), label });
         }
-        notes.push(format!("The {label} is far above."));
+        notes.push(say!(lang; "The {label} is far above."; "{label}，远高于图中范围。"));
         None
     };
-    let limit = line(marks.limit, "limit");
-    let threshold = line(marks.level, "fired at");
+    let limit = line(marks.limit, lang.pick("limit", "上限"));
+    let threshold = line(marks.level, lang.pick("fired at", "触发于"));
     let inside = |ms: &u64| (from..=to).contains(ms);
     let zero = marks.fired_at.filter(inside).unwrap_or(to);
     let during = marks.fired_at.filter(inside).zip(marks.steps.iter().map(|s| s.2).max()).map(|(begin, end)| Span {
         left: x(begin),
         width: x(end) - x(begin),
-        label: "capture".into(),
+        label: lang.pick("capture", "抓取").into(),
     });
     let span = |(label, begin, end): &(String, u64, u64)| Span { left: x(*begin), width: x(*end) - x(*begin), label: label.clone() };
     Some(Plot {
@@ -170,7 +173,7 @@ mod tests {
 
     fn marks(fired: u64) -> Marks {
         let steps = vec![("heap.pb.gz".into(), fired, fired + 100), ("profile.pb.gz".into(), fired + 100, fired + 30_100)];
-        Marks { fired_at: Some(fired), level: Some(500 * MIB), limit: Some(8 << 30), steps }
+        Marks { lang: Lang::En, fired_at: Some(fired), level: Some(500 * MIB), limit: Some(8 << 30), steps }
     }
 
     #[test]

@@ -20,6 +20,7 @@ use super::view::View;
 use crate::bundle::{self, Bundle, BundleError, MANIFEST, one_line};
 use crate::egress::archive;
 use crate::error::chain;
+use crate::lang::Lang;
 use crate::units::ByteSize;
 
 const CHUNK: usize = 64 << 10;
@@ -149,6 +150,7 @@ pub(super) async fn contents(State(view): Shared, Path((target, name)): Path<(St
         total: ByteSize(caught.bytes).to_string(),
         rss: ByteSize(caught.rss_bytes).to_string(),
         warnings: m.warnings.iter().map(|w| one_line(w, 600)).collect(),
+        lang: view.lang(),
         caught,
         rows,
     };
@@ -158,6 +160,7 @@ pub(super) async fn contents(State(view): Shared, Path((target, name)): Path<(St
 #[derive(Template)]
 #[template(path = "bundle.html")]
 struct Contents {
+    lang: Lang,
     caught: Caught,
     total: String,
     rss: String,

@@ -91,6 +91,7 @@ impl Server {
 
     /// Listens where `daemon` says, with the token that its file holds now; on an error, all stays as it was.
     pub async fn configure(&mut self, daemon: &config::Daemon) -> Result<(), ServeError> {
+        self.view.set_lang(daemon.lang);
         let Some(listen) = &daemon.listen else {
             self.running = None;
             return Ok(());

@@ -21,7 +21,9 @@ use super::view::{Unavailable, View};
 use crate::bundle::one_line;
 use crate::clock::{self, Mono, human};
 use crate::incident::State as Stand;
+use crate::lang::{Lang, say};
 use crate::poll::{History, InstanceStatus};
+use crate::report;
 use crate::units::ByteSize;
 
 pub(super) const STYLE: &str = include_str!("../../templates/status.css");
@@ -81,6 +83,7 @@ struct Said {
 #[derive(Template)]
 #[template(path = "live.html")]
 pub(super) struct Live {
+    lang: Lang,
     version: &'static str,
     host: String,
     headline: String,
@@ -102,12 +105,14 @@ pub(super) struct Live {
 
 struct Chip {
     state: &'static str,
+    words: &'static str,
     count: usize,
     is_chosen: bool,
     link: String,
 }
 
 struct Card {
+    words: &'static str,
     /// Stays the same while the page lives.
     key: String,
     target: String,
@@ -176,6 +181,7 @@ fn is_over(i: &InstanceStatus) -> bool {
 }
 
 async fn fill(view: &Arc<View>, wanted: Wanted) -> Result<Live, Unavailable> {
+    let lang = view.lang();
     let instances = view.instances().await?;
     let (bundles, trouble) = match view.bundles().await {
         Ok(bundles) => (bundles, None),
@@ -197,24 +203,25 @@ async fn fill(view: &Arc<View>, wanted: Wanted) -> Result<Live, Unavailable> {
     for status in on_page {
         let instance = Instance::join(status, alone.contains(status.target.as_str()), &bundles);
         let history = histories.get(&(status.target.as_str(), status.slot)).map_or(&[][..], |h| h.samples.as_slice());
-        let card = card(&instance, history, &bundles, now);
+        let card = card(&instance, history, &bundles, now, lang);
         if is_loud(status.state) { loud.push(card) } else { calm.push(card) }
     }
     let link = |n: usize| wanted.link(wanted.target.as_deref(), wanted.state, n);
     let of_target: Vec<&Caught> = bundles.iter().filter(|b| wanted.target.as_ref().is_none_or(|t| b.target == *t)).collect();
-    let (headline, mood) = headline(&instances);
+    let (headline, mood) = headline(&instances, lang);
     Ok(Live {
+        lang,
         version: env!("CARGO_PKG_VERSION"),
         host: one_line(&view.seen.host, 100),
         headline,
         mood,
         time: humantime::format_rfc3339_seconds(now.1).to_string().replace('T', " ").replace('Z', " UTC"),
-        chips: chips(&instances, &wanted),
+        chips: chips(&instances, &wanted, lang),
         only: wanted
             .target
             .iter()
-            .map(|t| format!("target {}", one_line(t, 64)))
-            .chain(wanted.state.map(|s| s.name().to_owned()))
+            .map(|t| format!("{}{}", lang.pick("target ", "目标 "), one_line(t, 64)))
+            .chain(wanted.state.map(|s| state_words(s, lang).to_owned()))
             .collect::<Vec<_>>()
             .join(", "),
         loud,
@@ -222,12 +229,16 @@ async fn fill(view: &Arc<View>, wanted: Wanted) -> Result<Live, Unavailable> {
         earlier: (page > 1).then(|| link(page - 1)),
         later: (page < pages).then(|| link(page + 1)),
         place: if pages > 1 {
-            format!("page {page} of {pages}, {} instances, the most alarming first", shown.len())
+            say!(lang;
+                "page {page} of {pages}, {} instances, the most alarming first";
+                "第 {page}/{pages} 页，共 {} 个实例，最紧急的在前",
+                shown.len()
+            )
         } else {
             String::new()
         },
         more_bundles: of_target.len().saturating_sub(BUNDLES),
-        bundles: of_target.into_iter().take(BUNDLES).map(row).collect(),
+        bundles: of_target.into_iter().take(BUNDLES).map(|b| row(b, lang)).collect(),
         trouble,
     })
 }
@@ -242,23 +253,45 @@ impl Wanted {
     }
 }
 
-fn headline(instances: &[InstanceStatus]) -> (String, &'static str) {
+fn headline(instances: &[InstanceStatus], lang: Lang) -> (String, &'static str) {
     let live = instances.iter().filter(|i| i.instance.is_some()).count();
     let targets = instances.iter().map(|i| i.target.as_str()).collect::<std::collections::HashSet<_>>().len();
     let alarming =
         instances.iter().filter(|i| matches!(i.state, Stand::Capturing | Stand::Throttled | Stand::Pending | Stand::Open)).count();
     let blind = instances.iter().filter(|i| i.state == Stand::Blind).count();
     let counted = |n: usize, one: &str| format!("{n} {one}{}", if n == 1 { "" } else { "s" });
-    let watched = format!("{} of {}", counted(live, "instance"), counted(targets, "target"));
-    match (alarming, blind) {
-        (0, 0) => (format!("Watching {watched}; nothing is wrong"), "calm"),
-        (0, blind) => (format!("Watching {watched}; {blind} cannot be read"), "alarm"),
-        (alarming, 0) => (format!("Watching {watched}; {}", counted(alarming, "incident")), "alarm"),
-        (alarming, blind) => (format!("Watching {watched}; {}, {blind} cannot be read", counted(alarming, "incident")), "alarm"),
+    let (of_instances, of_targets) = (counted(live, "instance"), counted(targets, "target"));
+    let watched = say!(lang; "Watching {of_instances} of {of_targets}"; "正在监视 {targets} 个目标的 {live} 个实例");
+    let incidents = (alarming > 0).then(|| {
+        let counted = counted(alarming, "incident");
+        say!(lang; "{counted}"; "{alarming} 起事件")
+    });
+    let unread = (blind > 0).then(|| say!(lang; "{blind} cannot be read"; "{blind} 个读不到"));
+    let wrong: Vec<String> = incidents.into_iter().chain(unread).collect();
+    if wrong.is_empty() {
+        return (say!(lang; "{watched}; nothing is wrong"; "{watched}；一切正常"), "calm");
     }
+    let wrong = wrong.join(lang.pick(", ", "，"));
+    (say!(lang; "{watched}; {wrong}"; "{watched}；{wrong}"), "alarm")
 }
 
-fn chips(instances: &[InstanceStatus], wanted: &Wanted) -> Vec<Chip> {
+/// The name of the state, and in Chinese what it means before it.
+fn state_words(state: Stand, lang: Lang) -> &'static str {
+    let zh = match state {
+        Stand::Capturing => "抓取中 capturing",
+        Stand::Throttled => "限流 throttled",
+        Stand::Pending => "将触发 pending",
+        Stand::Open => "未恢复 open",
+        Stand::Blind => "读不到 blind",
+        Stand::Cooldown => "冷却 cooldown",
+        Stand::Warming => "预热 warming",
+        Stand::Armed => "待命 armed",
+        Stand::Waiting => "等进程 waiting",
+    };
+    lang.pick(state.name(), zh)
+}
+
+fn chips(instances: &[InstanceStatus], wanted: &Wanted, lang: Lang) -> Vec<Chip> {
     const ALL: [Stand; 9] = [
         Stand::Capturing,
         Stand::Throttled,
@@ -275,12 +308,18 @@ fn chips(instances: &[InstanceStatus], wanted: &Wanted) -> Vec<Chip> {
         let is_chosen = wanted.state == Some(state);
         // to choose it again is to choose all
         let link = wanted.link(wanted.target.as_deref(), (!is_chosen).then_some(state), 1);
-        Chip { state: state.name(), count: count(state), is_chosen, link }
+        Chip { state: state.name(), words: state_words(state, lang), count: count(state), is_chosen, link }
     };
     ALL.into_iter().filter(|s| count(*s) > 0 || wanted.state == Some(*s)).map(chip).collect()
 }
 
-fn card(instance: &Instance, samples: &[crate::series::Sample], bundles: &[Caught], now: (Mono, std::time::SystemTime)) -> Card {
+fn card(
+    instance: &Instance,
+    samples: &[crate::series::Sample],
+    bundles: &[Caught],
+    now: (Mono, std::time::SystemTime),
+    lang: Lang,
+) -> Card {
     let i = &instance.status;
     let limit = i.limit_bytes.filter(|l| *l > 0);
     let label = one_line(i.instance.as_deref().unwrap_or_default(), 120);
@@ -290,33 +329,40 @@ fn card(instance: &Instance, samples: &[crate::series::Sample], bundles: &[Caugh
         Some((now.0 - ago, format!("{} {}", b.trigger.name(), b.started), b.report.clone().unwrap_or_else(|| contents(b))))
     };
     let marks = bundles.iter().filter(of_this).take(20).filter_map(taken).collect();
-    let plot = plot::draw(samples, &Beside { thresholds: &i.threshold_bytes, limit, bundles: marks }, now.0);
+    let plot = plot::draw(samples, &Beside { thresholds: &i.threshold_bytes, limit, lang, bundles: marks }, now.0);
     let mut facts = Vec::new();
     if let Some(limit) = limit {
-        let source = i.limit_source.as_deref().map_or(String::new(), |s| format!(", {}", one_line(s, 120)));
-        facts.push(("limit", format!("{}{source}", ByteSize(limit))));
+        let source = i.limit_source.as_deref().map(|s| format!("{}{}", lang.pick(", ", "，"), one_line(s, 120))).unwrap_or_default();
+        facts.push((lang.pick("limit", "上限"), format!("{}{source}", ByteSize(limit))));
     }
     if !i.threshold_bytes.is_empty() {
-        facts.push(("threshold", i.threshold_bytes.iter().map(|t| ByteSize(*t).to_string()).collect::<Vec<_>>().join(", ")));
+        facts.push((
+            lang.pick("threshold", "阈值"),
+            i.threshold_bytes.iter().map(|t| ByteSize(*t).to_string()).collect::<Vec<_>>().join(", "),
+        ));
     }
-    facts.extend(i.slope_bytes_per_second.map(|slope| ("slope", words_of_slope(slope))));
-    facts.extend(words_of_eta(i.seconds_to_limit).map(|words| ("to the limit", words)));
-    facts.push(("next capture", i.next_capture.clone()));
+    facts.extend(i.slope_bytes_per_second.map(|slope| ("slope", words_of_slope(slope, lang))));
+    facts.extend(words_of_eta(i.seconds_to_limit).map(|words| (lang.pick("to the limit", "距上限"), words)));
+    facts.push((lang.pick("next capture", "下次抓取"), i.next_capture.clone()));
     // how far it is from firing, or else from the limit
     let full = i.threshold_bytes.first().copied().or(limit);
     let share = full.zip(i.rss_bytes).map(|(full, rss)| rss as f64 / full.max(1) as f64 * 100.0);
-    let of = share.filter(|_| i.threshold_bytes.is_empty()).map(|percent| format!("{percent:.0}% of the limit"));
+    let of = share.filter(|_| i.threshold_bytes.is_empty()).map(|percent| say!(lang; "{percent:.0}% of the limit"; "上限的 {percent:.0}%"));
     let last = i.last_bundle.as_ref().map(|id| {
         let known = bundles.iter().find(|b| b.id == *id);
-        let words = instance
-            .last_verdict
-            .as_ref()
-            .map_or_else(|| "no verdict".to_owned(), |v| format!("{}, {} confidence", word(&v.cause), word(&v.confidence)));
+        let words = instance.last_verdict.as_ref().map_or_else(
+            || lang.pick("no verdict", "没有结论").to_owned(),
+            |v| match lang {
+                Lang::En => format!("{}, {} confidence", word(&v.cause), word(&v.confidence)),
+                Lang::Zh => report::verdict_words(v.cause, v.confidence, lang),
+            },
+        );
         let link = known.and_then(|b| b.report.clone()).unwrap_or_else(|| format!("/bundles/{id}/"));
         Last { link, words }
     });
     let query = if label.is_empty() { String::new() } else { format!("?instance={}", encoded(i.instance.as_deref().unwrap_or_default())) };
     Card {
+        words: state_words(i.state, lang),
         key: format!("i-{}-{}", i.target, i.slot),
         target_link: Wanted::default().link(Some(&i.target), None, 1),
         target: i.target.clone(),
@@ -338,7 +384,7 @@ fn contents(b: &Caught) -> String {
     format!("/bundles/{}/", b.id)
 }
 
-fn row(b: &Caught) -> Row {
+fn row(b: &Caught, lang: Lang) -> Row {
     use crate::verdict::Explains;
     let when = b.started.get(..19).unwrap_or(&b.started).replace('T', " ");
     let explains = b.verdict.as_ref().map_or("unknown", |v| match v.go_heap_explains {
@@ -353,10 +399,13 @@ fn row(b: &Caught) -> Row {
         instance: b.instance.clone(),
         trigger: b.trigger.name(),
         rss: ByteSize(b.rss_bytes).to_string(),
-        verdict: b
-            .verdict
-            .as_ref()
-            .map_or_else(|| format!("no verdict, {}", b.outcome.name()), |v| format!("{} · {}", word(&v.cause), word(&v.confidence))),
+        verdict: b.verdict.as_ref().map_or_else(
+            || say!(lang; "no verdict, {}"; "没有结论，{}", b.outcome.name()),
+            |v| match lang {
+                Lang::En => format!("{} · {}", word(&v.cause), word(&v.confidence)),
+                Lang::Zh => report::verdict_words(v.cause, v.confidence, lang),
+            },
+        ),
         explains,
         summary: b.verdict.as_ref().map_or_else(|| b.reason.clone(), |v| v.summary.clone()),
         report: b.report.clone(),
@@ -372,12 +421,13 @@ pub(crate) fn word(value: &impl serde::Serialize) -> String {
 }
 
 /// Bytes per second as a person thinks of leaks: per minute.
-pub(crate) fn words_of_slope(bytes_per_second: f64) -> String {
+pub(crate) fn words_of_slope(bytes_per_second: f64, lang: Lang) -> String {
     let per_minute = bytes_per_second * 60.0;
     if per_minute.abs() < 16.0 * 1024.0 {
-        return "flat".into();
+        return lang.pick("flat", "平稳").into();
     }
-    format!("{}{}/min", if per_minute < 0.0 { '−' } else { '+' }, ByteSize(per_minute.abs() as u64))
+    let (sign, size) = (if per_minute < 0.0 { '−' } else { '+' }, ByteSize(per_minute.abs() as u64));
+    say!(lang; "{sign}{size}/min"; "{sign}{size}/分")
 }
 
 /// The time to the limit, where it is worth telling.

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use crate::clock::{Mono, human};
+use crate::lang::Lang;
 use crate::series::Sample;
 use crate::units::ByteSize;
 
@@ -53,6 +54,7 @@ pub(super) struct Mark {
 pub(super) struct Beside<'b> {
     pub thresholds: &'b [u64],
     pub limit: Option<u64>,
+    pub lang: Lang,
     /// When it was taken, its name, its report.
     pub bundles: Vec<(Mono, String, String)>,
 }
@@ -76,6 +78,11 @@ pub(super) fn draw(samples: &[Sample], beside: &Beside<'_>, now: Mono) -> Option
         // writing to a String does not fail
         let _ = write!(points, "{:.1},{:.1} ", x(s.at).min(100.0) * 10.0, y(s.rss) * 10.0);
     }
+    let words = |class: &'static str| match (beside.lang, class) {
+        (Lang::En, class) => class,
+        (Lang::Zh, "limit") => "上限",
+        (Lang::Zh, _) => "阈值",
+    };
     let points = points.trim_end().to_owned();
     let last = points.rsplit([' ', ',']).nth(1).unwrap_or("1000").to_owned();
     Some(Plot {
@@ -85,7 +92,12 @@ pub(super) fn draw(samples: &[Sample], beside: &Beside<'_>, now: Mono) -> Option
             .filter(|(_, bytes)| near(bytes))
             .map(|(class, bytes)| {
                 let at = y(bytes);
-                Level { class, at, words_at: if at < 12.0 { at + 9.0 } else { at - 2.0 }, label: format!("{class} {}", ByteSize(bytes)) }
+                Level {
+                    class,
+                    at,
+                    words_at: if at < 12.0 { at + 9.0 } else { at - 2.0 },
+                    label: format!("{} {}", words(class), ByteSize(bytes)),
+                }
             })
             .collect(),
         marks: beside
@@ -115,7 +127,7 @@ mod tests {
 
     #[test]
     fn the_line_runs_from_edge_to_edge_and_stays_inside() {
-        let beside = Beside { thresholds: &[500 * MIB], limit: Some(9_000 * MIB), bundles: Vec::new() };
+        let beside = Beside { thresholds: &[500 * MIB], limit: Some(9_000 * MIB), lang: Lang::En, bundles: Vec::new() };
         let plot = draw(&ramp(600), &beside, Mono::from_secs(1_600)).unwrap();
         let line = numbers(&plot.points);
         assert!(line.len() <= 2 * MAX_POINTS && line.iter().all(|n| (0.0..=1000.0).contains(n)), "{}", plot.points);

@@ -8,6 +8,7 @@ use hyper::{Method, StatusCode};
 use super::*;
 use crate::clock::Mono;
 use crate::incident::State;
+use crate::lang::Lang;
 use crate::meters::Meters;
 use crate::poll::{Command, History, InstanceStatus, NotGranted};
 use crate::series::Sample;
@@ -37,6 +38,10 @@ pub(super) fn status(target: &str, state: State) -> InstanceStatus {
 
 /// What answers requests, over a watcher that knows these instances; it ends with what is returned.
 fn app(instances: Vec<InstanceStatus>) -> (App, tempfile::TempDir, Meters) {
+    app_in(Lang::En, instances)
+}
+
+fn app_in(lang: Lang, instances: Vec<InstanceStatus>) -> (App, tempfile::TempDir, Meters) {
     let (commands, heard) = channel();
     std::thread::spawn(move || {
         for command in heard {
@@ -58,7 +63,9 @@ fn app(instances: Vec<InstanceStatus>) -> (App, tempfile::TempDir, Meters) {
     meters.beat(Mono::now());
     let seen = Seen { commands, meters: meters.clone(), bundle_dir: dir.path().into(), procfs: ProcFs::host(), host: "host".into() };
     let guard = Guard { token: None, is_tcp: true };
-    (App { guard: RwLock::new(guard), router: routes::router(Arc::new(View::new(seen))) }, dir, meters)
+    let view = View::new(seen);
+    view.set_lang(lang);
+    (App { guard: RwLock::new(guard), router: routes::router(Arc::new(view)) }, dir, meters)
 }
 
 async fn ask(app: &App, method: Method, path: &str) -> (StatusCode, String) {
@@ -86,6 +93,27 @@ async fn a_thousand_instances_make_a_bounded_page_the_most_alarming_first() {
     assert_eq!(last.matches("<article").count(), 1000 - 20 * 48);
     let (_, open) = ask(&app, Method::GET, "/live?state=open").await;
     assert_eq!(open.matches("<article").count(), 1);
+}
+
+#[tokio::test]
+async fn the_page_is_chinese_where_that_is_configured_and_names_stay() {
+    let (app, _dir, _meters) = app_in(Lang::Zh, vec![status("shop", State::Open), status("cart", State::Blind)]);
+    let (_, page) = ask(&app, Method::GET, "/").await;
+    for words in [
+        "<html lang=\"zh-CN\">",
+        "正在监视 2 个目标的 2 个实例；1 起事件，1 个读不到",
+        "未恢复 open",
+        "下次抓取",
+        "立即抓取",
+        "抓到的 bundle",
+    ] {
+        assert!(page.contains(words), "{words} is not in\n{page}");
+    }
+    for words in ["Watching", "Capture now", "next capture", "Bundles", "highest", "None yet", "Also here"] {
+        assert!(!page.contains(words), "{words}");
+    }
+    let (_, api) = ask(&app, Method::GET, "/api/targets").await;
+    assert!(api.contains("\"state\":\"open\""), "{api}");
 }
 
 #[tokio::test]

@@ -2,14 +2,15 @@
 //!
 //! The watcher answers between two polls. However many clients ask, it is asked at most twice a second.
 
-use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, Semaphore, oneshot};
 
 use super::index::{Caught, Index};
 use crate::clock::Mono;
+use crate::lang::Lang;
 use crate::meters::Meters;
 use crate::poll::{Ask, Command, Granted, History, InstanceStatus, NotGranted};
 use crate::roster::SlotNumber;
@@ -52,13 +53,23 @@ pub(super) struct View {
     /// Held while the watcher is asked, so that one question answers all who wait.
     instances: Mutex<Kept>,
     index: Mutex<Index>,
+    lang: RwLock<Lang>,
     disk: Arc<Semaphore>,
 }
 
 impl View {
     pub fn new(seen: Seen) -> View {
         let index = Mutex::new(Index::new(seen.bundle_dir.clone()));
-        View { seen, instances: Mutex::default(), index, disk: Arc::new(Semaphore::new(DISK_THREADS)) }
+        View { seen, instances: Mutex::default(), index, lang: RwLock::default(), disk: Arc::new(Semaphore::new(DISK_THREADS)) }
+    }
+
+    /// Of the page.
+    pub fn lang(&self) -> Lang {
+        *self.lang.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn set_lang(&self, lang: Lang) {
+        *self.lang.write().unwrap_or_else(PoisonError::into_inner) = lang;
     }
 
     /// Every instance, at most half a second old.
