@@ -8,6 +8,7 @@
 
 #[path = "../../tests/common/mod.rs"]
 mod common;
+mod cost;
 mod fixtures;
 mod growth;
 mod incident;
@@ -61,7 +62,7 @@ pub fn memtrap() -> PathBuf {
 
 type Bench = (&'static str, fn() -> Vec<Row>);
 
-const BENCHES: [Bench; 13] = [
+const BENCHES: [Bench; 14] = [
     ("poll", poll::poll),
     ("size", watching::size),
     ("scale", watching::scale),
@@ -72,6 +73,7 @@ const BENCHES: [Bench; 13] = [
     ("peers", peers::rows),
     ("detection", incident::detection),
     ("large", incident::large_body),
+    ("cost", cost::rows),
     ("core", tools::core_evidence),
     ("top", tools::top),
     ("analysis", tools::analysis),
