@@ -32,9 +32,10 @@ lint:
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --quiet
 
-# With what is packaged: all features.
+# What is packaged, with all features, is measured; of the small variant the size.
 bench:
 	$(CARGO) build --quiet --locked --profile dist
+	$(CARGO) build --quiet --locked --profile dist --no-default-features --target-dir target/dist-small
 	$(CARGO) bench --quiet --locked --bench budgets
 
 soak:

@@ -19,7 +19,8 @@ use super::measure::{bytes, median, ratio, status};
 const READINGS: u32 = 20_000;
 const ROUNDS: usize = 9;
 
-fn thread_cpu() -> f64 {
+/// Seconds.
+pub fn thread_cpu() -> f64 {
     let t = clock_gettime(ClockId::ThreadCPUTime);
     t.tv_sec as f64 + t.tv_nsec as f64 / 1e9
 }

@@ -3,12 +3,13 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
-use std::thread::sleep;
-use std::time::Duration;
+use std::thread::{self, sleep};
+use std::time::{Duration, Instant};
 
 use super::common::{MIB, repo};
 use super::fixtures::{Daemon, Sleepers, Web};
 use super::measure::{Usage, bytes, usage};
+use super::poll::thread_cpu;
 use super::{Row, memtrap};
 
 /// Processes that were just started are looked into again and again.
@@ -19,11 +20,11 @@ pub const WATCH: Duration = Duration::from_secs(60);
 pub fn size() -> Vec<Row> {
     let size = fs::metadata(memtrap()).unwrap().len();
     let mut rows = vec![Row::new("the measured binary, stripped", bytes(size)).budget("8 MiB", size < 8 * MIB)];
-    let small = repo().join("target/dist-small/memtrap");
+    let small = repo().join("target/dist-small/dist/memtrap");
     let what = "the same with `--no-default-features`: no S3, GCS, Azure";
     rows.push(match fs::metadata(&small) {
         Ok(file) => Row::new(what, bytes(file.len())).budget("8 MiB", file.len() < 8 * MIB),
-        Err(_) => Row::not_measured(what, "target/dist-small/memtrap is not there"),
+        Err(_) => Row::not_measured(what, "target/dist-small/dist/memtrap is not there"),
     });
     rows
 }
@@ -33,6 +34,20 @@ fn words(used: Usage) -> String {
     let Usage { cpu, switches_per_second, rss, anon, threads } = used;
     let (rss, anon) = (bytes(rss), bytes(anon));
     format!("{cpu:.3} % of a core, {rss} RSS ({anon} anonymous), {switches_per_second:.1} switches/s, {threads} threads")
+}
+
+/// Reads these processes each second for so long, by bare `pread`s and with nothing else. Returns the percent of a core that it takes.
+fn bare_loop(pids: &[u32], time: Duration) -> f64 {
+    let files: Vec<fs::File> = pids.iter().map(|pid| fs::File::open(format!("/proc/{pid}/statm")).unwrap()).collect();
+    let (start, used) = (Instant::now(), thread_cpu());
+    let mut text = [0u8; 160];
+    while start.elapsed() < time {
+        for file in &files {
+            std::hint::black_box(rustix::io::pread(file, &mut text, 0).unwrap());
+        }
+        sleep(Duration::from_secs(1));
+    }
+    (thread_cpu() - used) / start.elapsed().as_secs_f64() * 100.0
 }
 
 fn watched(daemon: &Daemon) -> Usage {
@@ -47,9 +62,15 @@ pub fn scale() -> Vec<Row> {
     for (processes, targets) in [(1, 1), (100, 1), (1_000, 1), (1_000, 10)] {
         let sleepers = Sleepers::start(processes);
         let daemon = Daemon::start(&(0..targets).map(|n| sleepers.target(n)).collect::<String>());
-        let used = watched(&daemon);
         let instances = processes * targets;
-        let polls = used.cpu / 100.0 * 1e6 / instances as f64;
+        let pids: Vec<u32> = (0..targets).flat_map(|_| sleepers.pids()).collect();
+        let bare = thread::spawn(move || {
+            sleep(SETTLE);
+            bare_loop(&pids, WATCH)
+        });
+        let used = watched(&daemon);
+        let bare = bare.join().unwrap();
+        let each = used.cpu / 100.0 * 1e6 / instances as f64;
         let row = match targets {
             1 => Row::new(format!("{instances} instances at 1 s"), words(used)),
             _ => Row::new(format!("{instances} instances at 1 s: {targets} targets of the same {processes} processes"), words(used)),
@@ -59,7 +80,10 @@ pub fn scale() -> Vec<Row> {
                 one = used.cpu;
                 row
             }
-            _ => row.against(format!("{polls:.1} µs of CPU per instance and second"), format!("{:.0} × the CPU of one", used.cpu / one)),
+            _ => row.against(
+                format!("bare `pread`s of the same, side by side: {bare:.3} %"),
+                format!("{:.2} ×; {each:.1} µs an instance and second; {:.0} × the CPU of one", used.cpu / bare, used.cpu / one),
+            ),
         };
         rows.push(match instances {
             1 => row.budget("8 MiB", used.rss < 8 * MIB),

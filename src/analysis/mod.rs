@@ -50,7 +50,9 @@ const TOP_ROWS: usize = 20;
 pub enum AnalysisError {
     #[error("{path} cannot be read")]
     Read { path: PathBuf, source: io::Error },
-    #[error("{path} holds nothing that could be analysed: no heap.pb.gz, heap_gc.pb.gz, memstats.txt, goroutine.pb.gz or proc/status")]
+    #[error(
+        "{path} holds nothing that could be analysed: no heap.pb.gz, heap_gc.pb.gz, memstats.txt, goroutine.pb.gz, goroutine.txt or proc/status"
+    )]
     Nothing { path: PathBuf },
 }
 
@@ -120,12 +122,15 @@ pub fn of_directory(
 
     files.profiles = healthy.profiles;
     let dump = files.goroutines("goroutine.txt");
-    let goroutines = files.profile("goroutine.pb.gz").map(|p| Goroutines {
-        total: profiles::first_total(&p),
+    let counted = files.profile("goroutine.pb.gz");
+    // states and waits are in the text only
+    let stated = dump.as_ref().filter(|dump| goroutines::tells_states(dump)).map(goroutines::groups);
+    let total = counted.as_ref().map(profiles::first_total).or(dump.as_ref().map(|dump| dump.declared.unwrap_or(dump.total)));
+    let goroutines = total.map(|total| Goroutines {
+        total,
         baseline_total: base_goroutines.as_ref().map(profiles::first_total),
         leaked: files.profile("goroutineleak.pb.gz").as_ref().map(profiles::first_total),
-        // states and waits are in the text only
-        groups: dump.as_ref().map(goroutines::groups).filter(|g| !g.is_empty()).unwrap_or_else(|| profiles::groups(&p)),
+        groups: stated.or(counted.as_ref().map(profiles::groups)).or(dump.as_ref().map(goroutines::groups)).unwrap_or_default(),
     });
     // what counts allocations is as of the last collection: the forced one, where there was one
     let allocs = if heap_gc.is_none() { files.profile("allocs.pb.gz") } else { None };
@@ -357,6 +362,20 @@ mod tests {
         let error = of_directory(dir.path(), dir.path(), None, None, Lang::En).unwrap_err();
         assert!(error.to_string().contains("holds nothing"), "{error}");
         assert!(matches!(of_directory(Path::new("/nowhere"), Path::new("/"), None, None, Lang::En), Err(AnalysisError::Read { .. })));
+    }
+
+    #[test]
+    fn a_text_of_goroutines_alone_tells_their_number_and_stacks() {
+        let states = "goroutine 7 [select]:\nmain.wait()\n\t/x/main.go:9 +0x1\n\n";
+        let grouped = "goroutine profile: total 1\n1 @ 0x1\n#\t0x1\tmain.wait+0x1\t/x/main.go:9\n\n";
+        for text in [states, grouped] {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::write(dir.path().join("goroutine.txt"), text).unwrap();
+            let verdict = of_directory(dir.path(), dir.path(), None, None, Lang::En).unwrap().verdict;
+            let goroutines = verdict.goroutines.unwrap();
+            assert_eq!((goroutines.total, goroutines.groups[0].stack[0].as_str()), (1, "main.wait"));
+            assert_eq!(verdict.confidence, verdict::Confidence::Low);
+        }
     }
 
     #[test]

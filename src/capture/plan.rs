@@ -80,8 +80,9 @@ pub(super) fn of(target: &Target, conditions: Conditions<'_>) -> Vec<Step> {
     add("allocs", "allocs.pb.gz", get("allocs", Body::Profile));
     add("heap_gc", "heap_gc.pb.gz", get("heap?gc=1", Body::Profile));
     add("memstats_gc", "memstats_gc.txt", get("heap?debug=1", Body::MemStats));
-    add("goroutineleak", "goroutineleak.pb.gz", Work::GoroutineLeak);
     add("goroutine_text", "goroutine.txt", Work::GoroutineText);
+    // a whole collection, which the first answer does not need: the text must not wait for it
+    add("goroutineleak", "goroutineleak.pb.gz", Work::GoroutineLeak);
     for name in ["mutex", "block"] {
         let work = Work::Get { rest: name.into(), body: Body::Profile, optional: true, seconds: 0 };
         add(name, &format!("{name}.pb.gz"), work);
@@ -179,7 +180,7 @@ mod tests {
     #[test]
     fn the_order_is_cheap_and_perishable_first_disruptive_last() {
         let names: Vec<String> = of(&with_pprof(), HERE).into_iter().map(|s| s.name).skip(KERNEL.len()).collect();
-        let expected = "cmdline heap memstats goroutine threadcreate allocs heap_gc memstats_gc goroutineleak goroutine_text mutex block \
+        let expected = "cmdline heap memstats goroutine threadcreate allocs heap_gc memstats_gc goroutine_text goroutineleak mutex block \
                         profile heap_gc_after status_after smaps_rollup_after";
         assert_eq!(names.join(" "), expected);
     }

@@ -41,7 +41,7 @@ impl Slot {
             },
             State::Open => {
                 let rearm = ByteSize(self.incident.as_ref().map_or(0, |i| i.rearm_below));
-                let also = cooldown.map(|left| say!(lang; ", and for another {left}"; "，且再过 {left}")).unwrap_or_default();
+                let also = cooldown.map(|left| say!(lang; ", and for another {left}"; "（至少再过 {left}）")).unwrap_or_default();
                 say!(lang;
                     "captured; over once RSS falls below {rearm}, armed again after that{also}";
                     "已抓取；RSS 降到 {rearm} 以下即结束，此后{also}重新待命"

@@ -29,8 +29,8 @@ async fn requests_come_in_the_order_of_the_plan() {
     let service = Service::start(healthy).await;
     Trial::of(service.pprof()).run().await;
     let seen: Vec<String> = service.seen().iter().map(|head| head.split(' ').nth(1).unwrap().replace("/debug/pprof/", "")).collect();
-    let expected = "cmdline heap heap?debug=1 goroutine?debug=0 threadcreate allocs heap?gc=1 heap?debug=1  goroutineleak \
-                    goroutine?debug=2 mutex block profile?seconds=1 heap?gc=1";
+    let expected = "cmdline heap heap?debug=1 goroutine?debug=0 threadcreate allocs heap?gc=1 heap?debug=1 goroutine?debug=2  goroutineleak \
+                    mutex block profile?seconds=1 heap?gc=1";
     assert_eq!(seen.join(" "), expected);
 }
 
