@@ -39,7 +39,7 @@ bench:
 	$(CARGO) bench --quiet --locked --bench budgets
 
 soak:
-	$(CARGO) build --quiet --locked --profile dist --no-default-features
+	$(CARGO) build --quiet --locked --profile dist
 	$(CARGO) bench --quiet --locked --bench soak -- 30
 
 package:

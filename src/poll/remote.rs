@@ -346,6 +346,7 @@ impl Seat {
             limit: None,
             limit_read: now,
             oom: None,
+            cgroup_read: now,
             baseline_due: born + config.rules.warmup,
             timeline: None,
             last_bundle: None,

@@ -26,6 +26,9 @@ use crate::units::ByteSize;
 
 /// Limits are changed by people and orchestrators while a process runs.
 pub(super) const LIMIT_REFRESH: Duration = Duration::from_secs(30);
+/// Processes are hardly ever moved to another cgroup once they run, and to look takes most of the time that a limit takes.
+/// The younger a process, the sooner it is looked at again.
+const CGROUP_REFRESH: Duration = Duration::from_secs(300);
 
 pub(super) struct Watched {
     pub config: Arc<config::Target>,
@@ -59,7 +62,9 @@ pub(super) struct Seat {
     pub levels: Levels,
     pub limit: Option<Limit>,
     pub limit_read: Mono,
+    /// Of the process's cgroup, which is also where its limit is read; `None` where that cannot be seen.
     pub oom: Option<OomCounter>,
+    pub cgroup_read: Mono,
     /// When the next baseline is due, if the instance is healthy then.
     pub baseline_due: Mono,
     pub timeline: Option<Timeline>,
@@ -176,22 +181,37 @@ impl Seat {
             levels: Levels::resolve(&config.rules, config.interval, None),
             limit: None,
             limit_read: now,
-            oom: CgroupRef::of_with(procfs, mounts, id.pid).ok().flatten().map(OomCounter::new),
+            oom: None,
+            cgroup_read: now,
             baseline_due: now - age + config.rules.warmup,
             timeline: None,
             last_bundle: None,
             logged: None,
         };
+        seat.find_cgroup(procfs, mounts, now);
         seat.read_limit(procfs, mounts, limits, config, now);
         Ok(seat)
     }
 
+    /// A cgroup that was found stays known when its process ends.
+    fn find_cgroup(&mut self, procfs: &ProcFs, mounts: &Mounts, now: Mono) {
+        self.cgroup_read = now;
+        let found = self.id.pid().map(|pid| CgroupRef::of_with(procfs, mounts, pid));
+        if let Some(Ok(found)) = found
+            && found.as_ref() != self.oom.as_ref().map(OomCounter::cgroup)
+        {
+            self.oom = found.map(OomCounter::new);
+        }
+    }
+
     pub fn read_limit(&mut self, procfs: &ProcFs, mounts: &Mounts, limits: &mut Limits, config: &config::Target, now: Mono) {
         self.limit_read = now;
-        let Some(pid) = self.id.pid() else { return };
-        // a process that is just ending keeps the limit it had
-        let Ok(limit) = limits.of(procfs, mounts, pid) else { return };
-        self.set_limit(limit, config);
+        if now.since(self.cgroup_read) >= CGROUP_REFRESH.min(now.since(self.born) / 2) {
+            self.find_cgroup(procfs, mounts, now);
+        }
+        if let Ok(limit) = limits.within(procfs, self.oom.as_ref().map(OomCounter::cgroup)) {
+            self.set_limit(limit, config);
+        }
     }
 
     pub fn set_limit(&mut self, limit: Limit, config: &config::Target) {

@@ -191,12 +191,13 @@ impl Watcher {
                 continue;
             }
             let Some(slot) = watched.roster.get_mut(*number) else { continue };
-            if now.since(seat.limit_read) >= LIMIT_REFRESH && limits.asked() < MAX_LIMITS_A_TURN {
-                seat.read_limit(procfs, mounts, limits, &watched.config, now);
-            }
             let Reader::Statm(statm) = &seat.reader else { continue };
             match statm.read() {
                 Reading::Rss(rss) => {
+                    // not of a process that has ended: its cgroup may be gone, and with it the limit that it had
+                    if now.since(seat.limit_read) >= LIMIT_REFRESH && limits.asked() < MAX_LIMITS_A_TURN {
+                        seat.read_limit(procfs, mounts, limits, &watched.config, now);
+                    }
                     let sample = Sample { at: now, rss };
                     if let Some(timeline) = &seat.timeline {
                         lock(timeline).push(sample);

@@ -285,6 +285,36 @@ fn percentages_follow_the_limit() {
     assert_eq!(w.status()[0].limit_bytes, Some(1 << 30));
 }
 
+/// A process in a cgroup of two, and its limit in MiB.
+fn in_a_cgroup() -> (World, impl Fn(&World) -> u64) {
+    let w = World::new(vec![by_name("shop")]);
+    w.host.file("proc/self/mountinfo", "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
+    w.host.file("sys/fs/cgroup/first/memory.max", (400 * MIB).to_string());
+    w.host.file("sys/fs/cgroup/second/memory.max", (200 * MIB).to_string());
+    w.host.process(11, "shop").cmdline(&["shop"]).start(99_900).file("cgroup", "0::/first\n").write();
+    w.rss(11, 50);
+    (w, |w| w.status()[0].limit_bytes.unwrap() / MIB)
+}
+
+#[test]
+fn a_cgroups_new_limit_is_seen_within_30_s() {
+    let (mut w, limit) = in_a_cgroup();
+    assert_eq!(limit(w.seconds(301)), 400);
+    w.host.file("sys/fs/cgroup/first/memory.max", (300 * MIB).to_string());
+    assert_eq!(limit(w.seconds(30)), 300);
+}
+
+#[test]
+fn a_process_in_another_cgroup_is_seen_soon_while_it_is_young_and_within_5_min_later() {
+    let (mut w, limit) = in_a_cgroup();
+    assert_eq!(limit(w.seconds(3)), 400);
+    w.host.file("proc/11/cgroup", "0::/second\n");
+    assert_eq!(limit(w.seconds(30)), 200);
+    assert_eq!(limit(w.seconds(3_600)), 200);
+    w.host.file("proc/11/cgroup", "0::/first\n");
+    assert_eq!(limit(w.seconds(330)), 400, "5 min, and the 30 s of limits");
+}
+
 #[test]
 fn polls_of_one_interval_share_their_wake_up() {
     assert_eq!(next_multiple(Mono::from_millis(1_234), Duration::from_secs(1)), Mono::from_secs(2));

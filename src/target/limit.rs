@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use super::cgroup::{CgroupRef, Level, Mounts, Version};
+use super::cgroup::{CgroupRef, Level, Version};
 use super::{Limit, ProcError, ProcFs};
 
 /// v1 writes "no limit" as the largest multiple of the page size; nothing real comes near.
@@ -12,7 +12,11 @@ const NO_LIMIT: u64 = 1 << 62;
 /// The least of `memory.max` and `memory.high` (v2) or `memory.limit_in_bytes` (v1) of all ancestor cgroups, and the host's
 /// memory.
 pub fn effective(procfs: &ProcFs, pid: u32) -> Result<Limit, ProcError> {
-    Limits::default().of(procfs, &Mounts::read(procfs), pid)
+    let cgroup = match CgroupRef::of(procfs, pid) {
+        Err(gone @ ProcError::Gone { .. }) => return Err(gone),
+        found => found.ok().flatten(),
+    };
+    Limits::default().within(procfs, cgroup.as_ref())
 }
 
 /// Limits as of one moment: what many processes have in common is read once.
@@ -26,14 +30,10 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// As [`effective`] says.
-    pub fn of(&mut self, procfs: &ProcFs, mounts: &Mounts, pid: u32) -> Result<Limit, ProcError> {
+    /// As [`effective`] says, of a process whose memory cgroup is known; `None` is one that cannot be seen from here.
+    pub fn within(&mut self, procfs: &ProcFs, cgroup: Option<&CgroupRef>) -> Result<Limit, ProcError> {
         self.asked += 1;
-        let cgroup = match CgroupRef::of_with(procfs, mounts, pid) {
-            Err(gone @ ProcError::Gone { .. }) => return Err(gone),
-            found => found.ok().flatten(),
-        };
-        let least = cgroup.as_ref().and_then(|cgroup| self.of_cgroup(cgroup));
+        let least = cgroup.and_then(|cgroup| self.of_cgroup(cgroup));
         let note = if cgroup.is_none() { " (the process's memory cgroup cannot be seen from here)" } else { "" };
         let host = self.host(procfs).map(|bytes| Limit { bytes, source: format!("host MemTotal{note}") });
         match (least, host) {
@@ -144,6 +144,11 @@ impl OomCounter {
         OomCounter { cgroup, before }
     }
 
+    /// Whose counters they are.
+    pub fn cgroup(&self) -> &CgroupRef {
+        &self.cgroup
+    }
+
     /// The count at the beginning, of the process's own cgroup.
     pub fn before(&self) -> Option<u64> {
         *self.before.first()?
@@ -244,15 +249,16 @@ mod tests {
         let host = v2_host(&[("system.slice/checkout.service/memory.max", "4000000"), ("system.slice/memory.high", "5000000")]);
         host.process(8, "search").file("cgroup", "0::/system.slice/search.service\n").write();
         host.file("sys/fs/cgroup/system.slice/search.service/memory.max", "6000000");
-        let (procfs, mounts) = (host.procfs(), Mounts::read(&host.procfs()));
+        let procfs = host.procfs();
+        let [checkout, search] = [7, 8].map(|pid| CgroupRef::of(&procfs, pid).unwrap());
         let mut limits = Limits::default();
-        assert_eq!(limits.of(&procfs, &mounts, 7).unwrap().bytes, 4_000_000);
+        assert_eq!(limits.within(&procfs, checkout.as_ref()).unwrap().bytes, 4_000_000);
         host.file("sys/fs/cgroup/system.slice/memory.high", "1000").file("proc/meminfo", "");
         assert_eq!(
-            limits.of(&procfs, &mounts, 8).unwrap(),
+            limits.within(&procfs, search.as_ref()).unwrap(),
             Limit { bytes: 5_000_000, source: "cgroup v2 /system.slice memory.high".into() }
         );
-        assert_eq!(Limits::default().of(&procfs, &mounts, 8).unwrap().bytes, 1000);
+        assert_eq!(Limits::default().within(&procfs, search.as_ref()).unwrap().bytes, 1000);
     }
 
     #[test]
