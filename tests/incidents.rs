@@ -308,6 +308,35 @@ fn the_bundle_holds_a_baseline_of_the_healthy_process() {
 }
 
 #[test]
+fn baselines_go_with_their_processes() {
+    let args = ["-grow", "10485761"];
+    let svc = common::go_svc(GoVersion::Newest);
+    let mut memtrap = Memtrap::start(&format!(
+        "[[target]]\nname = \"svc\"\nprocess = {{ cmdline = '^{} .*-grow 10485761' }}\nwarmup = \"0s\"\nthreshold = \"1GiB\"\ninterval = \"100ms\"\n",
+        svc.display()
+    ));
+    let baselines = memtrap.dir().join("state/baselines");
+    let owners = || fs::read_dir(baselines.join("local")).map_or(Vec::new(), |d| d.flatten().map(|e| e.file_name()).collect());
+    let taken = |n| move |m: &Memtrap| m.log().matches("baseline taken").count() >= n;
+    let mut first = Svc::start(GoVersion::Newest, &args);
+    memtrap.wait_until(20, "a baseline", taken(1));
+    assert_eq!(owners().len(), 1);
+    first.kill();
+
+    // as if an hour had gone
+    fs::remove_file(baselines.join(".swept")).unwrap();
+    let mut second = Svc::start(GoVersion::Newest, &args);
+    memtrap.wait_until(20, "another", taken(2));
+    let left = owners();
+    assert!(left.len() == 1 && left[0].to_str().unwrap().starts_with(&format!("{}-", second.pid())), "{left:?}");
+
+    memtrap.stop(Signal::TERM);
+    second.kill();
+    memtrap.start_again();
+    memtrap.wait_until(10, "the last one is gone", |_| owners().is_empty());
+}
+
+#[test]
 fn a_crash_loop_of_pending_processes_is_one_bundle() {
     let args = ["-grow", "104857601"];
     let svc = common::go_svc(GoVersion::Newest);

@@ -12,9 +12,9 @@ use super::measure::{Usage, bytes, usage};
 use super::poll::thread_cpu;
 use super::{Row, memtrap};
 
-/// Processes that were just started are looked into again and again.
-pub const SETTLE: Duration = Duration::from_secs(25);
-/// A pass over all processes and two readings of each limit are in it.
+/// Processes that were just started are looked into again and again, the last time when their limits are read after 30 s.
+pub const SETTLE: Duration = Duration::from_secs(35);
+/// A pass over all processes and two readings of each limit are in it. Cgroups are looked up every 5 min, which is not.
 pub const WATCH: Duration = Duration::from_secs(60);
 
 pub fn size() -> Vec<Row> {

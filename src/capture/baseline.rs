@@ -1,8 +1,9 @@
 //! Baselines: what a healthy instance looked like, to compare an incident with.
 //!
-//! A baseline is a bundle of the plan's few cheap steps (no forced GC, no stacks as text), in a directory of its own below `state_dir`.
-//! Of each instance the latest is kept. It goes with its process; that of an instance elsewhere, whose end is not seen here, when it
-//! was not renewed for twice as long as it should have been. Those lie in a directory for each instance, since there may be thousands.
+//! A baseline is a bundle of the plan's few cheap steps (no forced GC, no stacks as text), in a directory of its instance below
+//! `state_dir`: there may be thousands, and none has to look at the others'. Of each instance the latest is kept. That of a process is
+//! forgotten within the hour after its end, as long as others are taken; that of an instance elsewhere, whose end is not seen here, when
+//! it was not renewed for twice as long as it should have been.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -11,13 +12,14 @@ use tokio::sync::watch::Receiver;
 
 use super::{CaptureError, Env, Request};
 use crate::bundle::{self, Bundle, Partial};
-use crate::target::{Identity, ProcFs};
+use crate::target::{Identity, InstanceId, ProcFs};
 
 /// The steps of a baseline, as the plan names them.
 pub(super) const STEPS: [&str; 5] = ["status", "smaps_rollup", "heap", "memstats", "goroutine"];
 
-/// Below the directory of baselines; no target's name begins with a dot.
-const REMOTE: &str = ".remote";
+/// Below the directory of baselines: of processes of this host, by `PID-STARTTICKS`, and of instances elsewhere.
+const LOCAL: &str = "local";
+const REMOTE: &str = "remote";
 /// Its modification time is that of the last sweep.
 const SWEPT: &str = ".swept";
 const SWEEP: Duration = Duration::from_secs(3_600);
@@ -31,10 +33,19 @@ pub fn dir(state_dir: &Path) -> PathBuf {
 
 /// The part of it that is this instance's.
 fn dir_of(dir: &Path, target: &str, instance: &Identity) -> PathBuf {
-    let Identity::Series(id) = instance else { return dir.to_owned() };
-    let sum = ring::digest::digest(&ring::digest::SHA256, format!("{target}\n{}", id.series).as_bytes());
-    let name: String = sum.as_ref().iter().take(16).map(|b| format!("{b:02x}")).collect();
-    dir.join(REMOTE).join(name)
+    match instance {
+        Identity::Process(id) => dir.join(LOCAL).join(format!("{}-{}", id.pid, id.start_ticks)),
+        Identity::Series(id) => {
+            let sum = ring::digest::digest(&ring::digest::SHA256, format!("{target}\n{}", id.series).as_bytes());
+            let name: String = sum.as_ref().iter().take(16).map(|b| format!("{b:02x}")).collect();
+            dir.join(REMOTE).join(name)
+        }
+    }
+}
+
+fn process_of(dir: &Path) -> Option<InstanceId> {
+    let (pid, start_ticks) = dir.file_name()?.to_str()?.split_once('-')?;
+    Some(InstanceId { pid: pid.parse().ok()?, start_ticks: start_ticks.parse().ok()? })
 }
 
 /// Takes the baseline of an instance that is healthy now, as `request` describes it, and forgets those that it replaces and those of
@@ -53,10 +64,8 @@ pub async fn take(request: Request, env: &Env, dir: PathBuf, stop: Receiver<bool
     let taken = super::run(request, &env, stop, &mut |_| {}).await?;
     let procfs = env.procfs.clone();
     let tidied = tokio::task::spawn_blocking(move || {
-        tidy(&own_dir, &name, &instance, &taken.id, taken.evidence, &procfs);
-        if instance.series().is_some() {
-            sweep_now_and_then(&dir, stale, now);
-        }
+        keep_one(&own_dir, &name, &taken.id, taken.evidence);
+        sweep_now_and_then(&dir, &procfs, stale, now);
     });
     tidied.await.map_err(CaptureError::Thread)
 }
@@ -86,45 +95,20 @@ pub(super) fn copy_into(partial: &mut Partial, baseline: &Bundle) {
 
 /// Removes what killed runs left and baselines of instances that are gone. Blocks on the disk.
 pub fn clean(dir: &Path, procfs: &ProcFs, boot_id: &str, now: SystemTime) {
-    finish_interrupted(dir, now);
-    for bundle in bundle::list(dir).unwrap_or_default() {
-        let process = bundle.manifest.instance.identity().and_then(|id| id.process());
-        let alive = process.is_some_and(|id| bundle.manifest.boot_id == boot_id && procfs.is_alive(id));
-        if !alive || bundle.manifest.outcome == bundle::Outcome::Interrupted {
-            discard(&bundle);
-        }
-    }
-    sweep(&dir.join(REMOTE), LONGEST, now);
+    sweep_each(&dir.join(LOCAL), now, |own, bundle| bundle.manifest.boot_id == boot_id && is_of_the_living(procfs, own));
+    sweep_elsewhere(dir, LONGEST, now);
 }
 
-fn finish_interrupted(dir: &Path, now: SystemTime) {
-    for finished in bundle::interrupted::finish_all(dir, now).into_iter().flatten() {
-        tracing::debug!(path = %finished.path.display(), "an interrupted baseline");
-    }
-}
-
-fn tidy(dir: &Path, target: &str, instance: &Identity, taken: &str, good: bool, procfs: &ProcFs) {
-    for bundle in bundle::list_of(dir, target) {
-        let this = bundle.id == taken;
-        let owner = bundle.manifest.instance.identity();
-        let same = match (&owner, instance) {
-            // an earlier life is none to compare with
-            (Some(Identity::Series(a)), Identity::Series(b)) => a.series == b.series,
-            (owner, instance) => owner.as_ref() == Some(instance),
-        };
-        let replaced = !this && good && same;
-        let dead = match owner {
-            Some(Identity::Process(id)) => !procfs.is_alive(id),
-            Some(Identity::Series(_)) => false,
-            None => true,
-        };
-        if replaced || dead || (this && !good) {
+/// Of what this instance has, the latest with evidence.
+fn keep_one(own: &Path, target: &str, taken: &str, good: bool) {
+    for bundle in bundle::list_of(own, target) {
+        if (bundle.id == taken) != good {
             discard(&bundle);
         }
     }
 }
 
-fn sweep_now_and_then(dir: &Path, stale: Duration, now: SystemTime) {
+fn sweep_now_and_then(dir: &Path, procfs: &ProcFs, stale: Duration, now: SystemTime) {
     let marker = dir.join(SWEPT);
     let last = marker.metadata().and_then(|m| m.modified()).ok();
     if last.is_some_and(|last| now.duration_since(last).unwrap_or_default() < SWEEP) {
@@ -132,29 +116,63 @@ fn sweep_now_and_then(dir: &Path, stale: Duration, now: SystemTime) {
     }
     // at worst the next baseline sweeps again
     let _ = std::fs::write(&marker, b"");
-    sweep(&dir.join(REMOTE), stale, now);
+    // the names tell, without a look into each
+    for own in subdirectories(&dir.join(LOCAL)).filter(|own| !is_of_the_living(procfs, own)) {
+        sweep_one(&own, now, |_| false);
+    }
+    sweep_elsewhere(dir, stale, now);
 }
 
-/// Removes the directories of instances elsewhere that were not written to for so long, and what was interrupted in them.
-fn sweep(remote: &Path, stale: Duration, now: SystemTime) {
-    let Ok(instances) = std::fs::read_dir(remote) else { return };
-    for instance in instances.flatten() {
-        let path = instance.path();
-        finish_interrupted(&path, now);
-        for bundle in bundle::list(&path).unwrap_or_default() {
-            let written = bundle.path.metadata().and_then(|m| m.modified()).ok();
-            let old = written.is_none_or(|at| now.duration_since(at).unwrap_or_default() > stale);
-            if old || bundle.manifest.outcome == bundle::Outcome::Interrupted {
-                discard(&bundle);
-            }
-        }
-        // fails while it holds anything, which is what is wanted
-        let _ = std::fs::remove_dir(&path);
+fn is_of_the_living(procfs: &ProcFs, own: &Path) -> bool {
+    process_of(own).is_some_and(|id| procfs.is_alive(id))
+}
+
+fn sweep_elsewhere(dir: &Path, stale: Duration, now: SystemTime) {
+    sweep_each(&dir.join(REMOTE), now, |_, bundle| {
+        let written = bundle.path.metadata().and_then(|m| m.modified()).ok();
+        written.is_some_and(|at| now.duration_since(at).unwrap_or_default() <= stale)
+    });
+}
+
+fn sweep_each(all: &Path, now: SystemTime, keep: impl Fn(&Path, &Bundle) -> bool) {
+    for own in subdirectories(all) {
+        sweep_one(&own, now, |bundle| keep(&own, bundle));
     }
+}
+
+/// Removes an instance's baselines that are not to be kept, those that were interrupted, and the directory once it is empty.
+fn sweep_one(own: &Path, now: SystemTime, keep: impl Fn(&Bundle) -> bool) {
+    for finished in bundle::interrupted::finish_all(own, now).into_iter().flatten() {
+        tracing::debug!(path = %finished.path.display(), "an interrupted baseline");
+    }
+    for bundle in bundle::list(own).unwrap_or_default() {
+        if bundle.manifest.outcome == bundle::Outcome::Interrupted || !keep(&bundle) {
+            discard(&bundle);
+        }
+    }
+    // fails while it holds anything, which is what is wanted
+    let _ = std::fs::remove_dir(own);
+}
+
+fn subdirectories(dir: &Path) -> impl Iterator<Item = PathBuf> {
+    std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
 fn discard(bundle: &Bundle) {
     if let Err(error) = bundle::remove(bundle) {
         tracing::warn!(error = crate::error::chain(&error), "a baseline could not be removed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_directory_of_a_process_names_it() {
+        let id = InstanceId { pid: 4242, start_ticks: 987_654 };
+        let own = dir_of(Path::new("/state/baselines"), "shop", &Identity::Process(id));
+        assert_eq!((own.to_str(), process_of(&own)), (Some("/state/baselines/local/4242-987654"), Some(id)));
+        assert_eq!(process_of(Path::new("/state/baselines/local/x")), None);
     }
 }

@@ -206,7 +206,7 @@ impl Seat {
 
     pub fn read_limit(&mut self, procfs: &ProcFs, mounts: &Mounts, limits: &mut Limits, config: &config::Target, now: Mono) {
         self.limit_read = now;
-        if now.since(self.cgroup_read) >= CGROUP_REFRESH.min(now.since(self.born) / 2) {
+        if now.since(self.cgroup_read) >= CGROUP_REFRESH.min(now.since(self.born) * 3 / 4) {
             self.find_cgroup(procfs, mounts, now);
         }
         if let Ok(limit) = limits.within(procfs, self.oom.as_ref().map(OomCounter::cgroup)) {
