@@ -49,12 +49,13 @@ impl Budget {
         (self.concurrent, self.per_hour) = (concurrent, per_hour);
     }
 
-    /// Takes a place for a capture that starts now, or says why there is none.
-    pub fn admit(&mut self, now: Mono) -> Result<(), Spent> {
+    /// Takes a place for a capture that starts now, or says why there is none. What cannot wait, because its process is gone, and
+    /// asks nothing of a service, is not held up by other captures.
+    pub fn admit(&mut self, can_wait: bool, now: Mono) -> Result<(), Spent> {
         while self.started.front().is_some_and(|t| now.since(*t) >= HOUR) {
             self.started.pop_front();
         }
-        if self.running >= self.concurrent {
+        if can_wait && self.running >= self.concurrent {
             return Err(Spent::Concurrent(self.running));
         }
         if self.started.len() >= self.per_hour {
@@ -93,15 +94,25 @@ mod tests {
     fn the_hourly_budget_slides_and_refunds() {
         let mut b = Budget::new(10, 2);
         let t = Mono::from_secs;
-        b.admit(t(0)).unwrap();
-        b.admit(t(1800)).unwrap();
-        assert!(b.admit(t(3599)).unwrap_err().to_string().contains("next in 1s"));
-        b.admit(t(3600)).unwrap();
+        b.admit(true, t(0)).unwrap();
+        b.admit(true, t(1800)).unwrap();
+        assert!(b.admit(true, t(3599)).unwrap_err().to_string().contains("next in 1s"));
+        b.admit(true, t(3600)).unwrap();
         b.finished(t(3600), false);
-        b.admit(t(3601)).unwrap();
-        assert!(b.admit(t(3602)).is_err());
+        b.admit(true, t(3601)).unwrap();
+        assert!(b.admit(true, t(3602)).is_err());
         let mut after = Budget::new(10, 2);
         after.restore(&b.save(t(3602)), Duration::from_secs(1000), t(10));
-        assert!(after.admit(t(10)).is_err(), "a restart does not refill it");
+        assert!(after.admit(true, t(10)).is_err(), "a restart does not refill it");
+    }
+
+    #[test]
+    fn what_cannot_wait_runs_beside_the_others_but_is_counted() {
+        let mut b = Budget::new(1, 2);
+        let now = Mono::from_secs(0);
+        b.admit(true, now).unwrap();
+        assert_eq!(b.admit(true, now), Err(Spent::Concurrent(1)));
+        b.admit(false, now).unwrap();
+        assert!(matches!(b.admit(false, now), Err(Spent::PerHour { .. })));
     }
 }

@@ -309,7 +309,12 @@ impl Slot {
         }
         // an incident above a stage of the threshold is not over before RSS is below that stage too
         let lowest = levels.stages.first().map_or(u64::MAX, |s| s.bytes);
-        let level = if order.fired.rss_bytes >= lowest { order.fired.level_bytes.min(lowest) } else { order.fired.level_bytes };
+        let level = match order.fired.level_bytes {
+            // asked for before anything was read
+            0 => lowest,
+            level if order.fired.rss_bytes >= lowest => level.min(lowest),
+            level => level,
+        };
         self.throttled = None;
         self.phase = Phase::Capturing { fired_at: now, of: self.instance().cloned(), attempts: self.attempts(), aside: None };
         self.incident = Some(Incident {
@@ -410,8 +415,17 @@ impl Slot {
             instance: self.instance().cloned(),
             incident: self.incident.clone(),
             capturing: matches!(self.phase, Phase::Capturing { aside: None, .. }),
+            retrying: self.is_retrying(),
             cooldown_left,
         })
+    }
+
+    /// Nothing could be saved so far, whatever is being captured beside that.
+    fn is_retrying(&self) -> bool {
+        match &self.phase {
+            Phase::Capturing { aside: Some(aside), .. } => matches!(aside.before, Phase::Retrying { .. }),
+            phase => matches!(phase, Phase::Retrying { .. }),
+        }
     }
 
     /// Takes a stored slot up again. `elapsed` is the time since it was stored. An incident continues only if its process is
@@ -420,11 +434,16 @@ impl Slot {
         let life = saved.instance.map(|id| Life { id, detector: Detector::new(rules, interval), warming: false });
         let left = saved.cooldown_left.map(|left| left.saturating_sub(elapsed));
         // interrupted while capturing: its partial bundle is what this incident got
-        let cooldown = if saved.capturing { Some(rules.cooldown.saturating_sub(elapsed)) } else { left };
+        let cooldown = if saved.capturing && !saved.retrying { Some(rules.cooldown.saturating_sub(elapsed)) } else { left };
         let open = life.is_some() && saved.incident.is_some();
+        let phase = match (open, saved.retrying) {
+            (false, _) => Phase::Watching,
+            (true, false) => Phase::Open,
+            (true, true) => Phase::Retrying { at: now, attempts: 0, why: "nothing could be saved before memtrap was restarted".into() },
+        };
         Slot {
             life,
-            phase: if open { Phase::Open } else { Phase::Watching },
+            phase,
             incident: saved.incident.filter(|_| open),
             cooldown_until: cooldown.filter(|d| !d.is_zero()).map(|d| now + d),
             throttled: None,
@@ -440,6 +459,9 @@ pub struct SavedSlot {
     pub instance: Option<Identity>,
     pub incident: Option<Incident>,
     pub capturing: bool,
+    /// The incident has no bundle yet.
+    #[serde(default)]
+    pub retrying: bool,
     pub cooldown_left: Option<Duration>,
 }
 

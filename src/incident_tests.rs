@@ -212,10 +212,10 @@ fn a_process_replaced_during_its_capture_is_a_new_story() {
 fn a_refused_order_comes_again_while_the_rule_holds() {
     let mut s = Story::at_once();
     let mut budget = Budget::new(1, 10);
-    budget.admit(s.now).unwrap();
+    budget.admit(true, s.now).unwrap();
     let order = s.slot.observe(Sample { at: s.now, rss: 150 * MIB }, s.age, &s.levels, &s.rules);
     assert!(order.is_some());
-    assert!(s.slot.refused(budget.admit(s.now).unwrap_err().to_string()));
+    assert!(s.slot.refused(budget.admit(true, s.now).unwrap_err().to_string()));
     assert_eq!(s.state(), State::Throttled);
     assert!(s.slot.reason(&s.levels, s.now, Lang::En).contains("max_concurrent_captures"));
     s.rss(150);
@@ -241,6 +241,19 @@ fn an_incident_survives_a_restart_with_its_process() {
     s.slot = Slot::restore(serde_json::from_str(&text).unwrap(), Duration::from_secs(5), &s.rules, SECOND, s.now);
     assert_eq!(s.for_seconds(3_000, 150).bundles(), 1);
     assert_eq!(s.state(), State::Open);
+}
+
+#[test]
+fn an_incident_without_a_bundle_is_still_tried_after_a_restart() {
+    let mut s = Story::at_once();
+    s.outcome = Some(Captured::Nothing("the disk is full".into()));
+    s.rss(150);
+    let saved = serde_json::to_string(&s.slot.save(s.now).unwrap()).unwrap();
+    s.slot = Slot::restore(serde_json::from_str(&saved).unwrap(), Duration::from_secs(5), &s.rules, SECOND, s.now);
+    s.outcome = Some(Captured::Evidence);
+    assert_eq!(s.rss(150).bundles(), 2);
+    assert_eq!((s.orders[1].incident.as_deref(), s.orders[1].part), (Some("incident-1"), 1), "the same incident's first part");
+    assert_eq!(s.for_seconds(3_000, 150).bundles(), 2);
 }
 
 #[test]
@@ -317,6 +330,14 @@ fn an_alert_opens_an_incident_and_spends_the_cooldown() {
     assert!(matches!(s.ask(Trigger::Alert), Err(Denied::Cooldown(left)) if left.as_secs() == 899));
     assert_eq!(s.for_seconds(895, 150).bundles(), 1, "it holds for rules as well");
     s.for_seconds(5, 20).ask(Trigger::Alert).unwrap();
+}
+
+#[test]
+fn an_alert_before_the_first_reading_is_over_with_it() {
+    let mut s = Story::at_once();
+    s.ask(Trigger::Alert).unwrap();
+    assert_eq!(s.state(), State::Open);
+    assert_eq!(s.rss(50).state(), State::Cooldown);
 }
 
 #[test]
@@ -461,8 +482,12 @@ mod simulation {
                         assert_eq!(done.state(now), before);
                     } else {
                         check_spacing(&last, now, &rules, false);
-                        let rss = order.fired.rss_bytes;
-                        last = Some(Last { at: now, level: if rss >= threshold { threshold } else { rss }, over: false, saved: true });
+                        let level = match order.fired.rss_bytes {
+                            // nothing was read yet
+                            0 => threshold,
+                            rss => rss.min(threshold),
+                        };
+                        last = Some(Last { at: now, level, over: false, saved: true });
                         running_until = Some(until);
                     }
                     captures += 1;
@@ -522,7 +547,8 @@ mod simulation {
                     assert!(now.since(born) >= window * 3 / 4, "a slope reached back across two processes");
                 }
                 slot.admitted(&order, "one".into(), &levels, &rules, now);
-                let level = if order.fired.rss_bytes >= threshold { threshold } else { order.fired.level_bytes };
+                let level =
+                    if order.fired.rss_bytes >= threshold || order.fired.level_bytes == 0 { threshold } else { order.fired.level_bytes };
                 last = Some(Last { at: now, level, over: false, saved: true });
                 running_until = Some(now + Duration::from_secs(r.below(8)));
             }

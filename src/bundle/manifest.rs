@@ -152,6 +152,12 @@ impl Manifest {
         }
     }
 
+    /// Whether it tells something about the process beyond its RSS series.
+    pub fn has_evidence(&self) -> bool {
+        const OWN: [&str; 7] = ["timeline", "end", "readme", "verdict", "report", "report_text", "metrics"];
+        self.files.iter().any(|e| e.has_file() && !OWN.contains(&e.step.as_str()) && !e.name.ends_with(".rejected"))
+    }
+
     pub fn entry(&self, step: &str) -> Option<&FileEntry> {
         self.files.iter().find(|e| e.step == step)
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch::Receiver;
 
 use super::{CaptureError, Env, Request};
-use crate::bundle::{self, Bundle, Partial};
+use crate::bundle::{self, Bundle, Outcome, Partial};
 use crate::target::{Identity, InstanceId, ProcFs};
 
 /// The steps of a baseline, as the plan names them.
@@ -99,13 +99,14 @@ pub fn clean(dir: &Path, procfs: &ProcFs, boot_id: &str, now: SystemTime) {
     sweep_elsewhere(dir, LONGEST, now);
 }
 
-/// Of what this instance has, the latest with evidence.
-fn keep_one(own: &Path, target: &str, taken: &str, good: bool) {
-    for bundle in bundle::list_of(own, target) {
-        if (bundle.id == taken) != good {
-            discard(&bundle);
-        }
-    }
+/// Of what this instance has, the latest that holds all; if none does, the latest with evidence.
+fn keep_one(own: &Path, target: &str, taken: &str, has_evidence: bool) {
+    let (fresh, earlier): (Vec<Bundle>, Vec<Bundle>) = bundle::list_of(own, target).into_iter().partition(|b| b.id == taken);
+    let is_complete = |b: &Bundle| b.manifest.outcome == Outcome::Complete;
+    let is_better = fresh.iter().any(is_complete) || !earlier.iter().any(is_complete);
+    let was_ended = fresh.iter().any(|b| b.manifest.outcome == Outcome::Interrupted);
+    let discarded = if has_evidence && is_better && !was_ended { earlier } else { fresh };
+    discarded.iter().for_each(discard);
 }
 
 fn sweep_now_and_then(dir: &Path, procfs: &ProcFs, stale: Duration, now: SystemTime) {
@@ -146,7 +147,7 @@ fn sweep_one(own: &Path, now: SystemTime, keep: impl Fn(&Bundle) -> bool) {
         tracing::debug!(path = %finished.path.display(), "an interrupted baseline");
     }
     for bundle in bundle::list(own).unwrap_or_default() {
-        if bundle.manifest.outcome == bundle::Outcome::Interrupted || !keep(&bundle) {
+        if bundle.manifest.outcome == Outcome::Interrupted || !keep(&bundle) {
             discard(&bundle);
         }
     }

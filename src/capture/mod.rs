@@ -15,6 +15,7 @@
 mod attempts;
 mod analyse;
 pub mod baseline;
+mod collected;
 mod discover;
 mod end;
 mod endpoint;
@@ -107,8 +108,6 @@ pub struct Env {
     pub host: String,
     pub boot_id: String,
     pub clients: Clients,
-    /// One moment on both clocks, for the times in the timeline.
-    pub anchor: (Mono, SystemTime),
     /// The program whose `analyze` command writes verdicts; `None`: bundles have none.
     pub analyser: Option<PathBuf>,
 }
@@ -118,15 +117,7 @@ impl Env {
     pub fn new(procfs: ProcFs, bundle_dir: PathBuf, boot_id: String) -> Env {
         install_tls_provider();
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        Env {
-            procfs,
-            bundle_dir,
-            host,
-            boot_id,
-            clients: Clients::default(),
-            anchor: (Mono::now(), clock::wall_now()),
-            analyser: Some(THIS_PROGRAM.into()),
-        }
+        Env { procfs, bundle_dir, host, boot_id, clients: Clients::default(), analyser: Some(THIS_PROGRAM.into()) }
     }
 }
 
@@ -211,7 +202,9 @@ pub async fn run(
 
     let samples = request.timeline.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let (full, lang) = (request.scope == Scope::Full, request.lang);
-    let (started, anchor, local) = (request.started, env.anchor, request.instance.is_some());
+    // of now: a clock may have been set, or the host have slept, since memtrap started
+    let anchor = (Mono::now(), clock::wall_now());
+    let (started, local) = (request.started, request.instance.is_some());
     let remote = request.remote;
     let identity = request.instance.map(Identity::Process).or_else(|| remote.as_ref().map(|r| Identity::Series(r.id.clone())));
     let healthy = request.baselines.zip(identity).map(|(dir, id)| (dir, request.target.clone(), id, env.boot_id.clone()));
@@ -306,13 +299,11 @@ async fn begin(request: &Request, env: &Env, plan: &[plan::Step]) -> Result<(Par
 }
 
 fn captured(published: Published, verdict: Option<String>) -> Captured {
-    let own = ["timeline", "end", "readme", "verdict", "report", "report_text", "metrics"];
     let files = &published.manifest.files;
-    let is_evidence = |e: &&FileEntry| e.has_file() && !own.contains(&e.step.as_str()) && !e.name.ends_with(".rejected");
     Captured {
         verdict,
         outcome: published.manifest.outcome,
-        evidence: files.iter().find(is_evidence).is_some(),
+        evidence: published.manifest.has_evidence(),
         failed: files.iter().filter(|e| e.status == Status::Failed).map(|e| e.name.clone()).collect(),
         id: published.id,
         path: published.path,

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use tokio::sync::watch::Receiver;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use super::attempts::{Got, Want};
 use super::fetch::{self, Bounds, Endpoint, Failure};
@@ -15,9 +16,9 @@ use super::reach::Reach;
 use super::sink::Body;
 use super::taken::{Ending, Taken};
 use super::watch::{Ended, Watch};
-use super::{Env, Progress, Request, discover, endpoint};
-use crate::bundle::{Note, Partial};
-use crate::clock::Mono;
+use super::{Env, Progress, Request, collected, discover, endpoint};
+use crate::bundle::{BundleFile, Note, Partial};
+use crate::clock::{self, Mono};
 use crate::pprof::{self, quick};
 use crate::target::ProcError;
 use crate::units::ByteSize;
@@ -144,27 +145,21 @@ impl<'a> Runner<'a> {
         let Some(id) = self.request.instance else { return Taken::skipped("no process", false) };
         let (files, procfs, file) = (self.partial.files(), self.env.procfs.clone(), name.to_owned());
         let options = KernelOptions { max_file_size: self.max_file_size(), ..KernelOptions::default() };
-        let collected = spawn_blocking(move || {
-            let mut out = files.create(&file)?;
-            let result = step.collect(&procfs, id, &options, &mut out);
-            let sum = out.finish();
-            if result.is_err() && sum.bytes == 0 {
-                files.remove(&file)?;
-                return Ok((result, None));
-            }
-            Ok((result, Some((file, sum))))
-        });
+        let patience = collected::patience(&self.request.target.capture);
+        let collect = move |out: &mut BundleFile| step.collect(&procfs, id, &options, out);
+        let done = collected::within(patience, files, &file, collect).await;
         let source = match step {
             KernelStep::Cgroup => "/cgroup",
             KernelStep::Process => "",
             _ => &format!("/{}", step.file_name()),
         };
         let mut taken = Taken { source: Some(format!("/proc/{}{source}", id.pid)), attempts: 1, ..Taken::default() };
-        let (result, file) = match collected.await.map_err(std::io::Error::other).and_then(|done| done) {
+        let Some(done) = done else { return taken.failed(format!("the kernel has not answered within {}", clock::human(patience))) };
+        let (result, sum) = match done {
             Ok(done) => done,
             Err(e) => return taken.failed(Failure::Disk(e).to_string()),
         };
-        taken.file = file;
+        taken.file = sum.map(|sum| (file, sum));
         match result {
             Ok(_) => taken,
             Err(KernelError::Proc(ProcError::Gone { .. })) => {
@@ -220,7 +215,8 @@ impl<'a> Runner<'a> {
                 let argv = endpoint::argv(&procfs, id)?;
                 Some(said.len() < MAX_CMDLINE && said.strip_suffix(b"\0").unwrap_or(&said) != argv)
             });
-            if differs.await.ok().flatten() == Some(true) {
+            let patience = collected::patience(&self.request.target.capture);
+            if timeout(patience, differs).await.is_ok_and(|done| done.ok().flatten() == Some(true)) {
                 let pid = id.pid;
                 let note = self.partial.warn(format!(
                     "the service behind `pprof` reports other arguments (cmdline.txt) than process {pid} has: the profiles may be of another process"

@@ -145,11 +145,12 @@ fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// One thread for everything async, and few, short-lived ones for what blocks: the least memory when idle.
+/// One thread for everything async, and short-lived ones for what blocks: the least memory when idle. Enough of them that some stuck
+/// disks and processes leave room for the rest.
 fn on_runtime(job: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(4)
+        .max_blocking_threads(16)
         .thread_keep_alive(Duration::from_secs(2))
         .build()
         .map_err(|e| Failure::job(format_args!("no async runtime: {e}")))?;

@@ -1,5 +1,4 @@
-//! Baselines, one after the other: when a thousand instances are first seen healthy, a thousand wait here, and none of them with more than
-//! its name.
+//! Baselines, one after the other. The watcher offers few at a time, so that each is taken soon after its instance was seen healthy.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -45,7 +44,7 @@ async fn take_each(mut waiting: mpsc::UnboundedReceiver<Baseline>, env: Arc<capt
             return;
         }
         let (name, instance) = (baseline.subject.target.name.clone(), baseline.subject.label.clone());
-        let (env, dir, stop) = (env.clone(), dir.clone(), stop.clone());
+        let (env, dir, stop, _place) = (env.clone(), dir.clone(), stop.clone(), baseline.place.clone());
         // a task of its own, so that a panic ends this one and no other
         let taken = tokio::spawn(async move { capture::baseline::take(requests::healthy(baseline), &env, dir, stop).await }).await;
         match taken {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::bundle::{self, Manifest};
+use crate::bundle::{self, Manifest, Outcome};
 use crate::clock;
 use crate::error::chain;
 use crate::incident::{Incident, SavedSlot};
@@ -44,6 +44,9 @@ pub(super) fn slot_of(manifest: Manifest, boot_id: &str) -> Option<(String, Save
     if manifest.trigger.trigger == Trigger::Manual {
         return None; // of no incident, or of one that the state knows
     }
+    if manifest.outcome == Outcome::Partial && manifest.instance.pid.is_some() && !manifest.has_evidence() {
+        return None; // it was to be tried again
+    }
     let id = manifest.instance.identity();
     let incident = Incident {
         id: manifest.incident_id,
@@ -54,5 +57,5 @@ pub(super) fn slot_of(manifest: Manifest, boot_id: &str) -> Option<(String, Save
         fired: manifest.trigger,
     };
     let instance = id.filter(|id| id.process().is_none() || manifest.boot_id == boot_id);
-    Some((manifest.target, SavedSlot { instance, incident: Some(incident), capturing: true, cooldown_left: None }))
+    Some((manifest.target, SavedSlot { instance, incident: Some(incident), capturing: true, retrying: false, cooldown_left: None }))
 }

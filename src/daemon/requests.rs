@@ -7,10 +7,14 @@ use std::time::Duration;
 use crate::bundle;
 use crate::capture;
 use crate::clock;
+use crate::config::{Capture, Target};
 use crate::lang::Lang;
 use crate::poll::{Baseline, Job, Subject};
 use crate::trigger::Fired;
 use crate::units::ByteSize;
+
+/// With each step of a baseline: others wait, and it comes again.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The capture that a rule orders.
 pub(super) fn full(job: &Job, env: &capture::Env, min_free: ByteSize, baselines: Option<PathBuf>, lang: Lang) -> capture::Request {
@@ -30,7 +34,9 @@ pub(super) fn full(job: &Job, env: &capture::Env, min_free: ByteSize, baselines:
 
 /// A baseline of an instance that is healthy now.
 pub(super) fn healthy(baseline: Baseline) -> capture::Request {
-    let Baseline { subject, rss } = baseline;
+    let Baseline { mut subject, rss, .. } = baseline;
+    let capture = Capture { retries: 0, step_timeout: subject.target.capture.step_timeout.min(PATIENCE), ..subject.target.capture.clone() };
+    subject.target = Arc::new(Target { capture, ..(*subject.target).clone() });
     capture::Request {
         incident_id: format!("{}-baseline", subject.target.name),
         fired: Fired::manual(rss, None, format!("a baseline, taken while healthy at RSS {}", ByteSize(rss))),

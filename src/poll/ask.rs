@@ -77,7 +77,7 @@ impl Watched {
         let instance = seat.label();
         let order =
             slot.ask(ask.trigger, &ask.why, &seat.levels, now).map_err(|why| NotGranted::Denied { instance: instance.clone(), why })?;
-        dispatch.budget.admit(now).map_err(NotGranted::Budget)?;
+        dispatch.budget.admit(true, now).map_err(NotGranted::Budget)?;
         let part = order.part;
         let job = dispatch.begin(config, number, slot, seat, order, now);
         let incident = job.incident.clone();

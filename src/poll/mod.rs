@@ -4,7 +4,9 @@
 //! else that can block run elsewhere and report through the command channel, so that none of them delays a poll.
 
 mod ask;
+mod lookup;
 pub mod pace;
+mod past;
 mod remote;
 mod statm;
 mod status;
@@ -13,9 +15,10 @@ mod watched;
 mod watcher;
 
 pub use ask::{Ask, Granted, NotGranted, Which};
+pub use past::Past;
 pub use statm::{Reading, Statm};
 pub use status::{History, InstanceStatus};
 pub use task::{Baseline, Command, Found, Handles, Job, JobDone, Readings, Remote, RemoteFacts, Subject, Task, Timeline, Who};
 #[cfg(test)]
 use watcher::next_multiple;
-pub use watcher::{Past, Pulse, Watcher};
+pub use watcher::{Pulse, Watcher};

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::task::{Baseline, Found, Readings, Remote, Task, Who};
+use super::task::{Found, Readings, Remote, Who};
 use super::watched::{Caveat, Dispatch, Reader, Seat, Watched, lock};
 use crate::anatomy::GoMemory;
 use crate::clock::{self, Mono, human};
@@ -235,8 +235,7 @@ impl Watched {
                     && heard.now >= seat.baseline_due
                     && slot.state(heard.now) == State::Armed
                 {
-                    seat.baseline_due = heard.now + every;
-                    dispatch.hand_on(Task::Baseline(Baseline { subject: seat.subject(config, rss), rss }));
+                    dispatch.baseline(config, every, seat, rss, heard.now);
                 }
             }
             Err(why) => slot.blind(why),
@@ -351,6 +350,7 @@ impl Seat {
             timeline: None,
             last_bundle: None,
             logged: None,
+            overlooked: false,
         }
     }
 

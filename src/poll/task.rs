@@ -56,6 +56,8 @@ pub struct RemoteFacts {
 pub struct Baseline {
     pub subject: Subject,
     pub rss: u64,
+    /// Held until it is taken, or will not be.
+    pub place: Arc<()>,
 }
 
 /// A capture to be made, admitted by the budget.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::remote::{Remotes, Seen};
-use super::task::{Job, RemoteFacts, Subject, Task, Timeline};
+use super::task::{Baseline, Job, RemoteFacts, Subject, Task, Timeline};
 use super::{InstanceStatus, Statm};
 use crate::budget::Budget;
 use crate::clock::{self, Mono};
@@ -29,6 +29,8 @@ pub(super) const LIMIT_REFRESH: Duration = Duration::from_secs(30);
 /// Processes are hardly ever moved to another cgroup once they run, and to look takes most of the time that a limit takes.
 /// The younger a process, the sooner it is looked at again.
 const CGROUP_REFRESH: Duration = Duration::from_secs(300);
+/// Waiting or being taken.
+const MAX_BASELINES: usize = 4;
 
 pub(super) struct Watched {
     pub config: Arc<config::Target>,
@@ -70,6 +72,8 @@ pub(super) struct Seat {
     pub timeline: Option<Timeline>,
     pub last_bundle: Option<String>,
     pub logged: Option<State>,
+    /// Its process lives, and the last lookup did not find it.
+    pub overlooked: bool,
 }
 
 impl Watched {
@@ -88,14 +92,30 @@ impl Watched {
             (self.remotes, self.problem) = (Remotes::default(), None);
         }
         self.empty = Levels::resolve(&config.rules, config.interval, None);
+        let others = self.config.source != config.source;
         for (number, slot) in self.roster.iter_mut() {
             slot.change_rules(&config.rules, config.interval);
             if let Some(seat) = self.seats.get_mut(&number) {
                 seat.levels = Levels::resolve(&config.rules, config.interval, seat.limit.as_ref().map(|l| l.bytes));
                 seat.due = Mono::default();
+                seat.overlooked |= others;
             }
         }
         Watched { config, due: Mono::default(), ..self }
+    }
+
+    /// Whose processes were not found. One that lives is forgiven once, unless another was found instead: a pid file that was just being
+    /// written, or a /proc that could not be read, is not its end.
+    pub fn left(&mut self, found: &[Identity], procfs: &ProcFs) -> Vec<SlotNumber> {
+        let mut left = self.roster.left(found);
+        let is_replaced = !left.is_empty() && !self.roster.newcomers(found).is_empty();
+        for (number, seat) in &mut self.seats {
+            let was_overlooked = std::mem::replace(&mut seat.overlooked, left.contains(number));
+            if seat.overlooked && !was_overlooked && !is_replaced && seat.id.process().is_some_and(|id| procfs.is_alive(id)) {
+                left.retain(|n| n != number);
+            }
+        }
+        left
     }
 
     /// Seats the processes that have no seat yet; true if anything changed.
@@ -121,6 +141,16 @@ impl Watched {
             }
         }
         changed
+    }
+
+    /// What is wrong with finding its processes; told when it is new.
+    pub fn say_problem(&mut self, problem: Option<String>) {
+        if self.problem != problem {
+            if let Some(problem) = &problem {
+                tracing::warn!(target_name = %self.config.name, problem, "process lookup");
+            }
+            self.problem = problem;
+        }
     }
 
     /// Processes that have a place and could not be taken up.
@@ -187,6 +217,7 @@ impl Seat {
             timeline: None,
             last_bundle: None,
             logged: None,
+            overlooked: false,
         };
         seat.find_cgroup(procfs, mounts, now);
         seat.read_limit(procfs, mounts, limits, config, now);
@@ -291,12 +322,23 @@ pub(super) struct Dispatch {
     pub budget: Budget,
     pub meters: Meters,
     pub tasks: mpsc::UnboundedSender<Task>,
+    /// As many as there are of it elsewhere, so many baselines wait or are being taken.
+    pub baselines: Arc<()>,
 }
 
 impl Dispatch {
     pub fn hand_on(&self, task: Task) {
         if self.tasks.send(task).is_err() {
             tracing::error!("nobody takes captures any more");
+        }
+    }
+
+    /// Asks for a baseline of an instance that is healthy now; if many are waiting, not yet: when its turn came it might not be so any more.
+    pub fn baseline(&self, target: &Arc<config::Target>, every: Duration, seat: &mut Seat, rss: u64, now: Mono) {
+        if Arc::strong_count(&self.baselines) <= MAX_BASELINES {
+            seat.baseline_due = now + every;
+            let place = self.baselines.clone();
+            self.hand_on(Task::Baseline(Baseline { subject: seat.subject(target, rss), rss, place }));
         }
     }
 
@@ -324,7 +366,8 @@ impl Dispatch {
         caveat: Option<Caveat>,
         now: Mono,
     ) {
-        if let Err(spent) = self.budget.admit(now) {
+        let can_wait = !matches!(caveat, Some(Caveat::Gone | Caveat::Replaced(_)));
+        if let Err(spent) = self.budget.admit(can_wait, now) {
             if slot.refused(spent.to_string()) {
                 self.meters.skipped(spent.name());
             }
@@ -332,7 +375,7 @@ impl Dispatch {
         }
         let mut job = self.begin(target, number, slot, seat, order, now);
         match caveat {
-            None => {}
+            None | Some(Caveat::Gone) => {}
             Some(Caveat::Doubtful(warning)) => job.warning = Some(warning),
             Some(Caveat::Replaced(why)) => job.subject.no_pprof = Some(why),
         }
@@ -363,6 +406,8 @@ impl Dispatch {
 
 /// What a capture must know of its instance.
 pub(super) enum Caveat {
+    /// Its process is.
+    Gone,
     /// It may be another that answers.
     Doubtful(String),
     /// It is another that would answer.

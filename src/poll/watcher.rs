@@ -1,14 +1,17 @@
 //! The one loop.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
+use super::lookup::{Lookup, NoAnswer, Seen};
 use super::pace::{self, Bounds};
-use super::task::{Baseline, Command, Handles, JobDone, Readings, Task};
-use super::watched::{Dispatch, LIMIT_REFRESH, Reader, Watched, lock};
+use super::past::{self, Past};
+use super::task::{Command, Handles, JobDone, Readings};
+use super::watched::{Caveat, Dispatch, LIMIT_REFRESH, Reader, Watched, lock};
 use super::{Ask, Granted, History, InstanceStatus, NotGranted, Reading};
 use crate::budget::Budget;
 use crate::clock::{self, Mono};
@@ -21,9 +24,13 @@ use crate::series::Sample;
 use crate::state::Saved;
 use crate::target::cgroup::Mounts;
 use crate::target::limit::Limits;
-use crate::target::resolve::Known;
 use crate::target::{Identity, ProcFs};
 
+/// A pass over some hundred processes takes a millisecond.
+const LOOK_PATIENCE: Duration = Duration::from_millis(5);
+/// One that takes longer is asked for again at first after this, then less and less often.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+const LOOK_IS_STUCK: Duration = Duration::from_secs(20);
 /// Looking for processes: soon while a target waits for one, rarely while all have theirs.
 const RESCAN_WAITING: Duration = Duration::from_secs(2);
 const RESCAN_SETTLED: Duration = Duration::from_secs(10);
@@ -36,14 +43,6 @@ const MAX_LIMITS_A_TURN: usize = 500;
 const MAX_HEARD: usize = 1_000;
 /// After a process has ended, its successor is looked for at once, but never more often than this.
 const RESCAN_FLOOR: Duration = Duration::from_millis(200);
-
-/// What earlier runs left.
-#[derive(Debug, Default)]
-pub struct Past {
-    pub saved: Option<Saved>,
-    /// Targets and incidents of captures that were killed with memtrap.
-    pub interrupted: Vec<(String, SavedSlot)>,
-}
 
 /// Whoever watches the watcher.
 pub struct Pulse {
@@ -70,7 +69,9 @@ pub struct Watcher {
     pulse: Pulse,
     rescan_at: Mono,
     scanned_at: Mono,
-    known: Known,
+    lookup: Lookup,
+    /// How long the polling may wait for it.
+    look_patience: Duration,
     /// As of the last scan, no target waits for a process.
     is_settled: bool,
     /// Of the reasons that people read.
@@ -93,13 +94,7 @@ impl Watcher {
             budget.restore(&saved.budget, elapsed, now);
             slots = saved.targets;
         }
-        for (target, slot) in past.interrupted {
-            let known: &mut Vec<SavedSlot> = slots.entry(target).or_default();
-            let id = |s: &SavedSlot| s.incident.as_ref().map(|i| i.id.clone());
-            if known.iter().all(|k| id(k) != id(&slot)) {
-                known.push(slot);
-            }
-        }
+        past::merge(&mut slots, past.interrupted);
         let targets: Vec<Watched> = config
             .targets
             .iter()
@@ -117,13 +112,14 @@ impl Watcher {
             boot_id,
             by_name: index(&targets),
             targets,
-            dispatch: Dispatch { budget, meters: pulse.meters.clone(), tasks },
+            dispatch: Dispatch { budget, meters: pulse.meters.clone(), tasks, baselines: Arc::default() },
             commands,
             save,
             pulse,
             rescan_at: now,
             scanned_at: Mono::default(),
-            known: Known::default(),
+            lookup: Lookup::default(),
+            look_patience: LOOK_PATIENCE,
             is_settled: false,
             lang: config.daemon.lang,
             changed: false,
@@ -210,13 +206,12 @@ impl Watcher {
                         && now >= seat.baseline_due
                         && slot.state(now) == State::Armed
                     {
-                        seat.baseline_due = now + every;
-                        dispatch.hand_on(Task::Baseline(Baseline { subject: seat.subject(&watched.config, rss), rss }));
+                        dispatch.baseline(&watched.config, every, seat, rss, now);
                     }
                 }
                 Reading::Gone => {
                     if let Some(order) = slot.gone(&seat.levels, now) {
-                        dispatch.carry_out(&watched.config, *number, slot, seat, order, now);
+                        dispatch.carry_out_of(&watched.config, *number, slot, seat, order, Some(Caveat::Gone), now);
                     }
                     ended.push(*number);
                 }
@@ -239,7 +234,7 @@ impl Watcher {
         let watched = &mut self.targets[i];
         if let Some(seat) = watched.seats.remove(&number) {
             tracing::info!(target_name = %watched.config.name, pid = seat.id.pid(), "process ended");
-            seat.id.pid().into_iter().for_each(|pid| self.known.forget(pid));
+            seat.id.pid().into_iter().for_each(|pid| self.lookup.forget(pid));
         }
         if let Some(slot) = watched.roster.get_mut(number) {
             slot.vacate();
@@ -250,35 +245,64 @@ impl Watcher {
 
     /// Looks for the processes of all targets, in one pass over /proc.
     fn rescan(&mut self, now: Mono) {
-        self.scanned_at = now;
-        let (local, selectors): (Vec<usize>, Vec<_>) =
-            self.targets.iter().enumerate().filter_map(|(i, t)| Some((i, t.config.source.selector()?))).unzip();
-        if local.is_empty() {
+        let Watcher { lookup, targets, procfs, .. } = self;
+        let is_local = |t: &&Watched| t.config.source.selector().is_some();
+        if !targets.iter().any(|t| is_local(&t)) {
             self.rescan_at = now + RESCAN_SETTLED;
             return;
         }
         let whole_every = if self.is_settled { WHOLE_SETTLED } else { WHOLE_WAITING };
-        let found = self.procfs.resolve_since(&selectors, &mut self.known, whole_every, now);
-        self.mounts = Mounts::read(&self.procfs);
+        let local = || targets.iter().filter(is_local).map(|t| t.config.clone()).collect();
+        match lookup.look(procfs, local, whole_every, self.look_patience, now) {
+            Ok(seen) => {
+                self.scanned_at = now;
+                self.seat_found(seen, now);
+                self.rescan_at = now + if self.is_settled { RESCAN_SETTLED } else { RESCAN_WAITING };
+            }
+            Err(NoAnswer::Yet(since)) => {
+                self.rescan_at = now + since.clamp(LOOK_AGAIN, RESCAN_WAITING);
+                if since >= LOOK_IS_STUCK {
+                    self.say_problem(
+                        "a look at all processes does not end: one of them keeps its arguments locked. \
+                         What was found before is watched on; new processes are not seen",
+                    );
+                }
+            }
+            Err(NoAnswer::Failed(why)) => {
+                self.say_problem(&why);
+                self.rescan_at = now + RESCAN_WAITING;
+            }
+        }
+    }
+
+    /// The same for all targets of this host.
+    fn say_problem(&mut self, problem: &str) {
+        let local = self.targets.iter_mut().filter(|t| t.config.source.selector().is_some());
+        local.for_each(|watched| watched.say_problem(Some(problem.to_owned())));
+    }
+
+    fn seat_found(&mut self, seen: Seen, now: Mono) {
+        self.mounts = seen.mounts;
         self.is_settled = true;
         let mut limits = Limits::default();
-        for (i, resolution) in local.into_iter().zip(found) {
+        for (config, resolution) in seen.found {
+            let i =
+                self.by_name.get(&config.name).copied().filter(|i| self.targets.get(*i).is_some_and(|t| Arc::ptr_eq(&t.config, &config)));
+            let Some(i) = i else {
+                // it was configured otherwise meanwhile
+                self.is_settled = false;
+                continue;
+            };
             let instances: Vec<Identity> = resolution.instances.into_iter().map(Identity::Process).collect();
-            for number in self.targets[i].roster.left(&instances) {
+            for number in self.targets[i].left(&instances, &self.procfs) {
                 self.lost(i, number, now);
             }
             let watched = &mut self.targets[i];
-            if watched.problem != resolution.problem {
-                if let Some(problem) = &resolution.problem {
-                    tracing::warn!(target_name = %watched.config.name, problem, "process lookup");
-                }
-                watched.problem = resolution.problem;
-            }
+            watched.say_problem(resolution.problem);
             self.changed |= watched.seat(&self.procfs, &self.mounts, &mut limits, &instances, now);
             self.is_settled &= !watched.seats.is_empty();
-            watched.unseated().for_each(|pid| self.known.forget(pid));
+            watched.unseated().for_each(|pid| self.lookup.forget(pid));
         }
-        self.rescan_at = now + if self.is_settled { RESCAN_SETTLED } else { RESCAN_WAITING };
     }
 
     /// A slot's process is not among those found: it ended, or is no longer what the selector means.
@@ -289,7 +313,7 @@ impl Watcher {
             && !seat.id.process().is_some_and(|id| procfs.is_alive(id))
             && let Some(order) = slot.gone(&seat.levels, now)
         {
-            dispatch.carry_out(&watched.config, number, slot, seat, order, now);
+            dispatch.carry_out_of(&watched.config, number, slot, seat, order, Some(Caveat::Gone), now);
         }
         self.end(i, number, now);
     }
@@ -344,7 +368,7 @@ impl Watcher {
             });
         }
         self.by_name = index(&self.targets);
-        self.known = Known::default();
+        self.lookup.start_anew();
         self.rescan_at = now;
         self.changed = true;
     }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::config::{Daemon, Retention, Selector, Target};
 use crate::incident::Denied;
-use crate::poll::{Job, Which};
+use crate::poll::{Job, Task, Which};
 use crate::target::fake::FakeHost;
 use crate::trigger::Trigger;
 use crate::units::{ByteSize, SizeOrPercent};
@@ -46,7 +46,10 @@ impl World {
 
     fn start(host: &FakeHost, config: &Config, past: Past) -> (Watcher, Handles) {
         let pulse = Pulse { beat: Box::new(|_| {}), at_least_every: Duration::from_secs(10), meters: Meters::default() };
-        Watcher::new(config, host.procfs(), "boot".into(), past, pulse, Mono::from_secs(1_000))
+        let (mut watcher, handles) = Watcher::new(config, host.procfs(), "boot".into(), past, pulse, Mono::from_secs(1_000));
+        // time is made up here, and passes are not
+        watcher.look_patience = Duration::from_secs(60);
+        (watcher, handles)
     }
 
     /// memtrap is stopped, and started again on the same host.
@@ -313,6 +316,40 @@ fn a_process_in_another_cgroup_is_seen_soon_while_it_is_young_and_within_5_min_l
     assert_eq!(limit(w.seconds(3_600)), 200);
     w.host.file("proc/11/cgroup", "0::/first\n");
     assert_eq!(limit(w.seconds(330)), 400, "5 min, and the 30 s of limits");
+}
+
+#[test]
+fn a_lookup_that_finds_nobody_once_is_no_end() {
+    let mut w = World::new(vec![by_name("nobody")]);
+    let mut t = by_name("shop");
+    t.source = Selector::PidFile(w.host.root().join("run/shop.pid")).into();
+    w.host.file("run/shop.pid", "11");
+    w.process(11, "shop", 150);
+    w.watcher.obey(Command::Reload(Box::new(config(vec![t]))), w.now);
+    let job = w.seconds(5).jobs().remove(0);
+    w.finish(&job, Captured::Evidence);
+    let look = |w: &mut World, found: &str| {
+        w.host.file("run/shop.pid", found);
+        w.watcher.rescan(w.now);
+        w.status()[0].state
+    };
+    assert_eq!(look(&mut w, ""), State::Open);
+    assert_eq!(look(&mut w, "11"), State::Open);
+    assert_eq!(look(&mut w, ""), State::Open);
+    assert_eq!(look(&mut w, ""), State::Waiting, "twice is");
+}
+
+#[test]
+fn a_process_that_ends_over_the_line_is_captured_beside_others() {
+    let mut patient = by_name("shop");
+    patient.rules.hold = Duration::from_secs(60);
+    let mut w = World::new(vec![by_name("a"), by_name("b"), patient]);
+    w.process(11, "a", 150).process(12, "b", 150);
+    w.process(13, "shop", 150);
+    assert_eq!(w.seconds(2).jobs().len(), 2, "as many as may be at once");
+    w.host.remove("proc/13");
+    let jobs = w.seconds(12).jobs();
+    assert_eq!(jobs.iter().map(|job| job.subject.target.name.as_str()).collect::<Vec<_>>(), ["shop"]);
 }
 
 #[test]

@@ -102,7 +102,6 @@ impl Trial {
             host: "host-a".into(),
             boot_id: "b007".into(),
             clients: Clients::default(),
-            anchor: (Mono::now(), crate::clock::wall_now()),
             analyser: self.analyser.clone(),
         }
     }
