@@ -25,7 +25,7 @@ pub fn secret_path(file: &Path) -> io::Result<Cow<'_, Path>> {
 
 fn in_credentials<'f>(file: &'f Path, directory: Option<&Path>) -> io::Result<Cow<'f, Path>> {
     let Some(name) = file.to_str().and_then(|text| text.strip_prefix(CREDENTIAL)) else { return Ok(Cow::Borrowed(file)) };
-    let none = "systemd hands no credentials to this process; add LoadCredential= to memtrap's unit, or write the path of a file";
+    let none = "systemd hands no credentials to this process: memtrap's unit needs LoadCredential=, and a command in a terminal the path of the file";
     directory.map(|dir| Cow::Owned(dir.join(name))).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, none))
 }
 

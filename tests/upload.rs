@@ -52,8 +52,11 @@ fn warnings(memtrap: &Memtrap) -> usize {
 /// Exactly this bundle is in the store, whole, and its manifest tells its sum.
 fn assert_arrived(store: &S3, memtrap: &Memtrap, bundle: &Path) {
     let id = id(bundle);
-    let objects = ["manifest.json", "tar.gz", "verdict.json"].map(|kind| format!("go/{id}.{kind}"));
-    assert_eq!(store.list("go/svc"), objects);
+    let objects = store.list("go/svc");
+    let ends =
+        |object: &String| object.strip_prefix(&format!("go/{id}-")).and_then(|rest| rest.split_once('.')).map(|(_, kind)| kind.to_owned());
+    assert_eq!(objects.iter().filter_map(ends).collect::<Vec<_>>(), ["manifest.json", "tar.gz", "verdict.json"], "{objects:?}");
+    assert_eq!(objects.len(), 3);
     let archive = store.get(&objects[1]);
     assert_eq!(sha256(&archive), sha256(&exported(memtrap, bundle)));
     let beside: serde_json::Value = serde_json::from_slice(&store.get(&objects[0])).unwrap();
@@ -199,7 +202,7 @@ fn a_directory_is_a_store_and_the_local_copy_goes_once_it_is_verified() {
     assert_eq!(bundles_in(&memtrap.bundle_dir()), [] as [PathBuf; 0]);
     let mut files: Vec<PathBuf> = fs::read_dir(dir.join("svc")).unwrap().map(|e| e.unwrap().path()).collect();
     files.sort();
-    let extension = |p: &PathBuf| p.to_str().unwrap().rsplit_once("B.").unwrap().1.to_owned();
+    let extension = |p: &PathBuf| p.to_str().unwrap().rsplit_once("B-").unwrap().1.split_once('.').unwrap().1.to_owned();
     assert_eq!(files.iter().map(extension).collect::<Vec<_>>(), ["manifest.json", "tar.gz", "verdict.json"]);
     assert_eq!(sha256(&fs::read(&files[1]).unwrap()), sha256(&archive));
 }

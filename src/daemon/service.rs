@@ -70,6 +70,8 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), DaemonError> {
     }
     tracing::info!("memtrap stops");
     systemd::stopping(engine.running.len());
+    // nobody is promised a capture any more
+    drop(server);
     engine.stop().await;
     Ok(())
 }

@@ -222,7 +222,7 @@ impl Notifier {
                     receiver = receiver.name,
                     bundle = notice.bundle,
                     error = chain(&error),
-                    "not queued; the next start of memtrap tries again"
+                    "what is to be told could not be stored"
                 );
             }
         }

@@ -118,7 +118,7 @@ impl<T: Clone + Serialize + DeserializeOwned> Queue<T> {
         Ok(queue)
     }
 
-    /// Adds a delivery that is due at once, unless its key is known.
+    /// Adds a delivery that is due at once, unless its key is known. If it cannot be stored, it is in memory only.
     pub fn push(&mut self, key: &str, payload: T, now: SystemTime) -> Result<Pushed, QueueError> {
         if self.knows(key) {
             return Ok(Pushed::Known);
@@ -128,9 +128,12 @@ impl<T: Clone + Serialize + DeserializeOwned> Queue<T> {
         }
         let ms = unix_ms(now);
         let job = Job { schema: SCHEMA, key: key.to_owned(), payload, attempts: 0, queued_ms: ms, next_ms: ms, why: None };
-        self.write(&job)?;
-        self.jobs.insert(key.to_owned(), job);
-        Ok(Pushed::Queued)
+        let written = self.write(&job, JOB);
+        if !matches!(written, Err(QueueError::TooLarge)) {
+            // in memory even if the disk is full: only a restart forgets it
+            self.jobs.insert(key.to_owned(), job);
+        }
+        written.map(|()| Pushed::Queued)
     }
 
     /// Whether it waits, or was delivered.
@@ -184,11 +187,16 @@ impl<T: Clone + Serialize + DeserializeOwned> Queue<T> {
 
     /// It has arrived.
     pub fn delivered(&mut self, key: &str) -> Result<(), QueueError> {
-        let (job, done) = (self.path(key, JOB), self.path(key, DONE));
-        fs::rename(&job, &done).map_err(|source| QueueError::Io { action: "rename", path: job, source })?;
-        self.jobs.remove(key);
+        // in memory first: what cannot be noted must not be delivered again and again
+        let Some(job) = self.jobs.remove(key) else { return Ok(()) };
         self.done.insert(key.to_owned());
-        self.sync()
+        let (stored, done) = (self.path(key, JOB), self.path(key, DONE));
+        match fs::rename(&stored, &done) {
+            Ok(()) => self.sync(),
+            // it was in memory only
+            Err(e) if e.kind() == io::ErrorKind::NotFound => self.write(&job, DONE),
+            Err(source) => Err(QueueError::Io { action: "rename", path: stored, source }),
+        }
     }
 
     /// It has not arrived; the next try is after a pause that grows with the attempts. `spread` differs from memtrap to memtrap, so
@@ -200,7 +208,7 @@ impl<T: Clone + Serialize + DeserializeOwned> Queue<T> {
         let job = Job { attempts: job.attempts.saturating_add(1), next_ms, why: Some(one_line(why, MAX_WHY)), ..job.clone() };
         // in memory even if the disk is full: a job that fails must not be tried without a pause
         self.jobs.insert(key.to_owned(), job.clone());
-        self.write(&job)?;
+        self.write(&job, JOB)?;
         Ok(pause)
     }
 
@@ -226,10 +234,10 @@ impl<T: Clone + Serialize + DeserializeOwned> Queue<T> {
         Ok(())
     }
 
-    fn write(&self, job: &Job<T>) -> Result<(), QueueError> {
+    fn write(&self, job: &Job<T>, kind: &str) -> Result<(), QueueError> {
         let text = serde_json::to_vec(job).ok().filter(|text| text.len() <= MAX_JOB && job.key.len() <= MAX_KEY);
         let text = text.ok_or(QueueError::TooLarge)?;
-        let (fresh, path) = (self.path(&job.key, FRESH), self.path(&job.key, JOB));
+        let (fresh, path) = (self.path(&job.key, FRESH), self.path(&job.key, kind));
         let write = || {
             let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
             file.write_all(&text)?;
@@ -454,5 +462,27 @@ mod tests {
         fs::remove_dir_all(dir.path()).unwrap();
         assert!(queue.failed("a", "no", 0, at(0)).is_err());
         assert_eq!(queue.due(at(1)), None);
+    }
+
+    #[test]
+    fn a_disk_that_takes_nothing_keeps_nothing_from_being_delivered_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut queue = open(dir.path());
+        queue.push("a", 1, at(0)).unwrap();
+        fs::remove_dir_all(dir.path()).unwrap();
+        assert!(queue.push("b", 2, at(0)).is_err());
+        for _ in 0..2 {
+            let key = queue.due(at(0)).unwrap().key.clone();
+            assert!(queue.delivered(&key).is_err());
+        }
+        assert_eq!(queue.due(at(9_999)), None);
+        assert_eq!(queue.push("b", 2, at(0)).unwrap(), Pushed::Known);
+        // and once there is room, what was in memory only is noted
+        fs::create_dir(dir.path()).unwrap();
+        queue
+            .jobs
+            .insert("c".into(), Job { schema: SCHEMA, key: "c".into(), payload: 3, attempts: 0, queued_ms: 0, next_ms: 0, why: None });
+        queue.delivered("c").unwrap();
+        assert_eq!(files(dir.path()), [DONE]);
     }
 }

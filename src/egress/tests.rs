@@ -90,17 +90,19 @@ fn the_manifest_comes_last_and_tells_the_archives_sum() {
     let (dir, shelf) = (tempfile::tempdir().unwrap(), Shelf::new());
     let bundle = published(dir.path(), b"profile");
     let uploaded = shelf.upload(&bundle).unwrap();
-    let name = bundle.id.split('/').next_back().unwrap();
+    let stem = uploaded.object.strip_suffix(".tar.gz").unwrap();
+    assert!(stem.starts_with(&format!("{}-", bundle.id)), "{stem}");
+    let name = stem.split('/').next_back().unwrap();
     assert_eq!(shelf.names("checkout"), [".tar.gz", ".verdict.json", ".manifest.json"].map(|kind| format!("{name}{kind}")));
-    let archive = shelf.get(&format!("p/{}.tar.gz", bundle.id));
+    let archive = shelf.get(&format!("p/{stem}.tar.gz"));
     assert_eq!(archive, archive_of(&bundle));
     let mut hash = Hash::default();
     hash.update(&archive);
     assert_eq!(hash.finish(), uploaded.archive);
-    let manifest: serde_json::Value = serde_json::from_slice(&shelf.get(&format!("p/{}.manifest.json", bundle.id))).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&shelf.get(&format!("p/{stem}.manifest.json"))).unwrap();
     let expected = serde_json::json!({ "object": format!("{name}.tar.gz"), "bytes": archive.len(), "sha256": uploaded.archive.sha256 });
     assert_eq!((&manifest["archive"], manifest["target"].as_str()), (&expected, Some("checkout")));
-    assert_eq!(shelf.get(&format!("p/{}.verdict.json", bundle.id)), b"{\"cause\":\"live_heap\"}");
+    assert_eq!(shelf.get(&format!("p/{stem}.verdict.json")), b"{\"cause\":\"live_heap\"}");
 }
 
 #[test]
@@ -109,7 +111,7 @@ fn a_large_bundle_goes_in_parts_and_arrives_as_one() {
     let bundle = published(dir.path(), &noise(20 << 20));
     let uploaded = shelf.upload(&bundle).unwrap();
     assert!(uploaded.archive.bytes > 20 << 20);
-    assert!(shelf.get(&format!("p/{}.tar.gz", bundle.id)) == archive_of(&bundle));
+    assert!(shelf.get(&format!("p/{}", uploaded.object)) == archive_of(&bundle));
 }
 
 #[test]
@@ -118,7 +120,7 @@ fn what_has_arrived_is_recognised_and_what_was_spoilt_is_sent_again() {
     let bundle = published(dir.path(), b"profile");
     let first = shelf.upload(&bundle).unwrap();
     assert_eq!(shelf.upload(&bundle).unwrap(), Uploaded { already: true, ..first.clone() });
-    let object = format!("p/{}.tar.gz", bundle.id);
+    let object = format!("p/{}", first.object);
     let good = shelf.get(&object);
     let mut spoilt = good.clone();
     spoilt[20] ^= 1;
@@ -133,15 +135,15 @@ fn what_has_arrived_is_recognised_and_what_was_spoilt_is_sent_again() {
 fn another_memtraps_bundle_keeps_its_name() {
     let (one, other, shelf) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), Shelf::new());
     let theirs = published(one.path(), b"profile");
-    shelf.upload(&theirs).unwrap();
-    let before = shelf.get(&format!("p/{}.tar.gz", theirs.id));
+    let first = format!("p/{}", shelf.upload(&theirs).unwrap().object);
+    let before = shelf.get(&first);
     // on the same host, of the same incident, in the same second
     let ours = published(other.path(), b"another profile");
     assert_eq!(ours.id, theirs.id);
     let uploaded = shelf.upload(&ours).unwrap();
-    assert!(uploaded.object.starts_with(&format!("{}-", ours.id)), "{}", uploaded.object);
+    assert_ne!(format!("p/{}", uploaded.object), first);
     assert_eq!(shelf.upload(&ours).unwrap(), Uploaded { already: true, ..uploaded });
-    assert_eq!((shelf.get(&format!("p/{}.tar.gz", theirs.id)), shelf.names("checkout").len()), (before, 6));
+    assert_eq!((shelf.get(&first), shelf.names("checkout").len()), (before, 6));
 }
 
 #[test]
@@ -404,7 +406,9 @@ fn bundles_of_a_killed_run_are_found_and_one_that_was_deleted_blocks_none() {
     egress.configure(&config);
     wait_until("two have arrived and nothing is left", || (jobs(state.path(), "job"), jobs(state.path(), "done")) == (0, 2));
     for id in [lost, kept] {
-        assert!(dir.join(format!("{id}.manifest.json")).exists(), "{id}");
+        let (target, name) = id.split_once('/').unwrap();
+        let arrived = |e: fs::DirEntry| e.file_name().to_str().is_some_and(|n| n.starts_with(name) && n.ends_with(".manifest.json"));
+        assert!(fs::read_dir(dir.join(target)).unwrap().flatten().any(arrived), "{id}");
     }
     run(egress.stop());
     assert_eq!(jobs(state.path(), "done"), 2, "they are not sent again");

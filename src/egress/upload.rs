@@ -1,13 +1,13 @@
 //! One bundle into the store: archive, verdict, and last the manifest.
 //!
 //! ```text
-//!  TARGET/ID.tar.gz ──> verified ──> TARGET/ID.verdict.json ──> TARGET/ID.manifest.json
+//!  TARGET/ID-TAG.tar.gz ──> verified ──> TARGET/ID-TAG.verdict.json ──> TARGET/ID-TAG.manifest.json
 //! ```
 //!
 //! Who sees a manifest can rely on the archive: it is there, has the SHA-256 that the manifest's `archive` tells, and the store was
 //! asked. The archive is made while it is sent, in parts, so that it needs neither room on a disk that may be full nor more than a
 //! few parts of memory. Repeating an upload writes the same bytes to the same names; one that has arrived is recognised by its
-//! manifest. Another memtrap's bundle that happens to have the same ID keeps its name, and this one gets a longer one.
+//! manifest. TAG is a part of the manifest's hash: bundles of several hosts may have the same ID, and none writes over another's.
 //!
 //! What a checksum is worth: S3 is sent the SHA-256 of every part and refuses what arrives otherwise. On top of that the object's
 //! size is asked for, and up to 64 MiB (or all of it, before a local copy is deleted) is read back and hashed.
@@ -16,7 +16,6 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::TryStreamExt;
 use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStoreExt, PutPayload, PutPayloadMut};
 use ring::digest::{SHA256, digest};
@@ -75,17 +74,13 @@ impl From<object_store::Error> for UploadError {
 ///
 /// If the future is dropped, parts of a large archive may stay in the store, unseen, until its lifecycle rules remove them.
 pub async fn bundle(store: &Store, bundle: &Arc<Bundle>, all: bool, stop: watch::Receiver<bool>) -> Result<Uploaded, UploadError> {
-    for stem in names(bundle) {
-        match there(store, &stem, &bundle.manifest).await? {
-            There::Another => continue,
-            There::This(archive) if verify(store, &store.path(&format!("{stem}.tar.gz")), &archive, all).await.is_ok() => {
-                return Ok(Uploaded { object: format!("{stem}.tar.gz"), archive, already: true });
-            }
-            There::This(_) | There::Nothing => {}
-        }
-        return send(store, bundle, &stem, all, stop).await;
+    let stem = name(bundle);
+    if let Some(archive) = there(store, &stem, &bundle.manifest).await?
+        && verify(store, &store.path(&format!("{stem}.tar.gz")), &archive, all).await.is_ok()
+    {
+        return Ok(Uploaded { object: format!("{stem}.tar.gz"), archive, already: true });
     }
-    Err(StoreError(format!("{} is taken in the store by other memtraps' bundles", bundle.id)).into())
+    send(store, bundle, &stem, all, stop).await
 }
 
 async fn send(
@@ -106,37 +101,30 @@ async fn send(
     Ok(Uploaded { object, archive: sum, already: false })
 }
 
-/// The bundle's own ID, and one that no other bundle has.
-fn names(bundle: &Bundle) -> [String; 2] {
+/// The bundle's ID, and what no other bundle has.
+fn name(bundle: &Bundle) -> String {
     let hash = digest(&SHA256, &serde_json::to_vec(&bundle.manifest).unwrap_or_default());
     let tag: String = hash.as_ref().iter().take(4).map(|b| format!("{b:02x}")).collect();
-    [bundle.id.clone(), format!("{}-{tag}", bundle.id)]
+    format!("{}-{tag}", bundle.id)
 }
 
-/// What stands at a name already.
-enum There {
-    Nothing,
-    This(Sum),
-    Another,
-}
-
-async fn there(store: &Store, stem: &str, ours: &Manifest) -> Result<There, UploadError> {
+/// The archive of this very bundle, if the store has had it already.
+async fn there(store: &Store, stem: &str, ours: &Manifest) -> Result<Option<Sum>, UploadError> {
     let found = match store.objects.get(&store.path(&format!("{stem}.manifest.json"))).await {
         Ok(found) if found.meta.size <= MAX_DOCUMENT => found.bytes().await?,
-        Ok(_) => return Ok(There::Another),
+        Ok(_) => return Ok(None),
         // without the right to list, S3 says 403 of what is not there; that the credentials are wrong shows when something is put
-        Err(object_store::Error::NotFound { .. } | object_store::Error::PermissionDenied { .. }) => return Ok(There::Nothing),
+        Err(object_store::Error::NotFound { .. } | object_store::Error::PermissionDenied { .. }) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let Ok(Value::Object(mut manifest)) = serde_json::from_slice(&found) else { return Ok(There::Another) };
+    let Ok(Value::Object(mut manifest)) = serde_json::from_slice(&found) else { return Ok(None) };
     let archive = manifest.remove("archive");
-    // all of it: two memtraps on one host see the same incident of the same process in the same second
     if serde_json::to_value(ours).ok() != Some(Value::Object(manifest)) {
-        return Ok(There::Another);
+        return Ok(None);
     }
     let bytes = archive.as_ref().and_then(|a| a.get("bytes")?.as_u64()).unwrap_or_default();
     let sha256 = archive.as_ref().and_then(|a| a.get("sha256")?.as_str()).unwrap_or_default().to_owned();
-    Ok(There::This(Sum { bytes, sha256 }))
+    Ok(Some(Sum { bytes, sha256 }))
 }
 
 /// The manifest as it lies beside the archive.
@@ -229,9 +217,12 @@ async fn verify(store: &Store, path: &Path, sum: &Sum, all: bool) -> Result<(), 
         return Ok(());
     }
     let mut hash = Hash::default();
-    let mut arriving = store.objects.get(path).await?.into_stream();
-    while let Some(bytes) = arriving.try_next().await? {
-        hash.update(&bytes);
+    // in parts: each has a time limit of its own, which a whole archive would not keep on a thin line
+    let mut from = 0;
+    while from < size {
+        let to = size.min(from + PART as u64);
+        hash.update(&store.objects.get_range(path, from..to).await?);
+        from = to;
     }
     if hash.finish() == *sum {
         Ok(())

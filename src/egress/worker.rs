@@ -179,7 +179,11 @@ impl Worker {
         match self.queue.push(id, (), clock::wall_now()) {
             Ok(Pushed::Queued | Pushed::Known) => {}
             Err(error) => {
-                tracing::error!(bundle = id, error = chain(&error), "not queued for upload; the next start of memtrap tries again")
+                tracing::error!(
+                    bundle = id,
+                    error = chain(&error),
+                    "its upload could not be stored, and a restart would forget it until the next one that can"
+                )
             }
         }
     }

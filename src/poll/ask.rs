@@ -18,8 +18,8 @@ pub enum Which {
     Largest,
     /// The one with this label or pid.
     Named(String),
-    /// The same, or else the one with the most RSS: the words of an alert's labels are not always memtrap's.
-    Perhaps(String),
+    /// The first of these that there is, or else the one with the most RSS: the words of an alert's labels are not always memtrap's.
+    Perhaps(Vec<String>),
 }
 
 /// A capture that is asked for from outside.
@@ -97,7 +97,7 @@ impl Watched {
         let found = match which {
             Which::Largest => largest(),
             Which::Named(name) => called(name),
-            Which::Perhaps(name) => called(name).or_else(largest),
+            Which::Perhaps(names) => names.iter().find_map(|name| called(name)).or_else(largest),
         };
         found.ok_or_else(|| NotGranted::NoInstance {
             target: self.config.name.clone(),

@@ -200,7 +200,10 @@ fn what_is_asked_for_is_captured_of_the_instance_that_is_meant() {
         jobs.iter().map(|j| (j.subject.instance.pid(), j.fired.trigger)).collect::<Vec<_>>(),
         [(Some(12), Trigger::Manual), (Some(13), Trigger::Manual)]
     );
-    assert!(matches!(w.ask(Trigger::Manual, Which::Perhaps("10.0.0.1:80".into())), Err(NotGranted::Denied { why: Denied::Capturing, .. })));
+    assert!(matches!(
+        w.ask(Trigger::Manual, Which::Perhaps(vec!["10.0.0.1:80".into()])),
+        Err(NotGranted::Denied { why: Denied::Capturing, .. })
+    ));
     assert!(matches!(w.ask(Trigger::Manual, Which::Named("pid 11".into())), Err(NotGranted::Budget(_))), "two run at a time");
     assert_eq!(w.status().iter().filter(|s| s.state == State::Throttled).count(), 0, "no rule is throttled by that");
     assert_eq!(
@@ -218,7 +221,7 @@ fn what_is_asked_for_is_captured_of_the_instance_that_is_meant() {
 fn an_alert_is_held_by_the_cooldown_and_its_incident_outlives_memtrap() {
     let mut w = World::new(vec![by_name("shop")]);
     w.process(11, "shop", 50);
-    w.seconds(3).ask(Trigger::Alert, Which::Perhaps("pid 11".into())).unwrap();
+    w.seconds(3).ask(Trigger::Alert, Which::Perhaps(vec!["10.0.0.1:9100".into(), "pid 11".into()])).unwrap();
     let job = w.jobs().remove(0);
     w.finish(&job, Captured::Evidence);
     w.restart(vec![by_name("shop")]);

@@ -2,7 +2,7 @@
 //! taken off, how long altogether.
 
 use std::convert::Infallible;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -104,10 +104,10 @@ enum Stream {
 
 impl Stream {
     fn turn_away(self) {
-        // as much as fits without waiting
-        let _ = match &self {
-            Stream::Tcp(stream) => stream.try_write(TURNED_AWAY),
-            Stream::Unix(stream) => stream.try_write(TURNED_AWAY),
+        // as much as fits without waiting; tokio's own try_write waits to be told that something does
+        let _ = match self {
+            Stream::Tcp(stream) => stream.into_std().and_then(|mut stream| stream.write(TURNED_AWAY)),
+            Stream::Unix(stream) => stream.into_std().and_then(|mut stream| stream.write(TURNED_AWAY)),
         };
     }
 }

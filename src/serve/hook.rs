@@ -114,10 +114,12 @@ impl Alert {
             },
         };
         done.target = Some(target.clone());
-        let which = match (self.labels.get(INSTANCE), INSTANCES.iter().find_map(label)) {
-            (Some(named), _) => Which::Named(named.clone()),
-            (None, Some(perhaps)) => Which::Perhaps(perhaps.clone()),
-            (None, None) => Which::Largest,
+        let which = match self.labels.get(INSTANCE) {
+            Some(named) => Which::Named(named.clone()),
+            None => match INSTANCES.iter().filter_map(label).cloned().collect::<Vec<_>>() {
+                none if none.is_empty() => Which::Largest,
+                perhaps => Which::Perhaps(perhaps),
+            },
         };
         let why = format!("alert {} is firing", if done.alert.is_empty() { "without a name" } else { &done.alert });
         (done, Some(Ask { target: target.clone(), which, trigger: Trigger::Alert, why }))
@@ -138,7 +140,7 @@ mod tests {
         for (labels, target, which) in [
             (serde_json::json!({ "memtrap_target": "search", "job": "checkout" }), "search", Which::Largest),
             (serde_json::json!({ "job": "node", "service": "checkout" }), "checkout", Which::Largest),
-            (serde_json::json!({ "job": "search", "instance": "10.0.0.1:6060" }), "search", Which::Perhaps("10.0.0.1:6060".into())),
+            (serde_json::json!({ "job": "search", "instance": "10.0.0.1:6060" }), "search", Which::Perhaps(vec!["10.0.0.1:6060".into()])),
             (serde_json::json!({ "job": "search", "instance": "x", "memtrap_instance": "pid 7" }), "search", Which::Named("pid 7".into())),
         ] {
             let (done, ask) = asks(serde_json::json!([{ "status": "firing", "labels": labels }])).remove(0);
