@@ -1,15 +1,45 @@
 //! Files of what the kernel tells, which may never come: it reads arguments and mappings of a process under that one's own lock.
 
+use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::bundle::{BundleFile, Files, Sum};
+use crate::clock::Mono;
 use crate::config::Capture;
+use crate::target::InstanceId;
+
+/// A question that takes longer than this is asked of no process a second time.
+const LONG: Duration = Duration::from_secs(1);
+
+/// Questions about processes that the kernel has not answered yet, and since when: each holds a thread.
+#[derive(Clone, Debug, Default)]
+pub struct Unanswered(Arc<Mutex<HashMap<InstanceId, Mono>>>);
+
+impl Unanswered {
+    /// Asks, and notes that for as long as it takes. Blocks.
+    pub fn ask<T>(&self, id: InstanceId, question: impl FnOnce() -> T) -> T {
+        self.lock().insert(id, Mono::now());
+        let answer = question();
+        self.lock().remove(&id);
+        answer
+    }
+
+    /// Another question about this process would only be stuck behind an earlier one.
+    pub fn is_stuck(&self, id: InstanceId) -> bool {
+        self.lock().get(&id).is_some_and(|since| Mono::now().since(*since) >= LONG)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<InstanceId, Mono>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// How long the kernel is waited for.
 pub(super) fn patience(config: &Capture) -> Duration {
@@ -19,8 +49,8 @@ pub(super) fn patience(config: &Capture) -> Duration {
 /// How `collect` ended, and what it wrote; a file of an error is kept unless it is empty.
 pub(super) type Collected<R> = io::Result<(R, Option<Sum>)>;
 
-/// Lets `collect` write the file `name` on a thread of its own. `None`: it has not ended within `patience`. The thread then stays where
-/// it is, the file is removed, and what is written to it later goes nowhere.
+/// Lets `collect` write the file `name` on a thread of its own, none of those that everything else needs. `None`: it has not ended within
+/// `patience`. The thread then stays where it is, the file is removed, and what is written to it later goes nowhere.
 pub(super) async fn within<T, E>(
     patience: Duration,
     files: Files,
@@ -33,7 +63,7 @@ where
 {
     let late = Arc::new(AtomicBool::new(false));
     let (given_up, theirs, file) = (late.clone(), files.clone(), name.to_owned());
-    let job = spawn_blocking(move || {
+    let work = move || {
         if given_up.load(Ordering::Relaxed) {
             return Err(io::ErrorKind::TimedOut.into());
         }
@@ -45,8 +75,16 @@ where
             return Ok((result, None));
         }
         Ok((result, Some(sum)))
+    };
+    let (done, answer) = oneshot::channel();
+    let spawned = std::thread::Builder::new().name("kernel".into()).spawn(move || {
+        // nobody waits any more once it is late
+        let _ = done.send(work());
     });
-    if let Ok(done) = timeout(patience, job).await {
+    if let Err(no_thread) = spawned {
+        return Some(Err(no_thread));
+    }
+    if let Ok(done) = timeout(patience, answer).await {
         return Some(done.map_err(io::Error::other).and_then(|done| done));
     }
     late.store(true, Ordering::Relaxed);
@@ -90,6 +128,17 @@ mod tests {
         go_on.send(()).unwrap();
         assert!(end.await.unwrap());
         assert_eq!(names(&dir), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn a_process_about_which_a_question_is_stuck_is_known_until_it_is_answered() {
+        let (unanswered, id) = (Unanswered::default(), InstanceId { pid: 7, start_ticks: 1 });
+        unanswered.ask(id, || {
+            assert!(!unanswered.is_stuck(id), "it was asked just now");
+            unanswered.lock().insert(id, Mono::now() - LONG);
+            assert!(unanswered.is_stuck(id));
+        });
+        assert!(!unanswered.is_stuck(id));
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ use reqwest::Url;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 
+use super::collected::Unanswered;
 use super::fetch::Endpoint;
 use super::reach::quick_connect;
 use super::watch::Watch;
@@ -33,7 +34,7 @@ pub(super) struct Preparing {
 
 /// Makes the clients, and finds out whose the address is. Nothing is sent.
 pub(super) fn prepare(target: &Arc<config::Target>, id: Option<InstanceId>, env: &Env) -> Preparing {
-    let (target, procfs, clients) = (target.clone(), env.procfs.clone(), env.clients.clone());
+    let (target, procfs, clients, unanswered) = (target.clone(), env.procfs.clone(), env.clients.clone(), env.unanswered.clone());
     let patience = collected::patience(&target.capture);
     let job = spawn_blocking(move || -> Result<Prepared, String> {
         let credentials = Credentials::load(&target.auth).map_err(|e| e.to_string())?;
@@ -44,7 +45,7 @@ pub(super) fn prepare(target: &Arc<config::Target>, id: Option<InstanceId>, env:
                 let id = id.ok_or("`pprof = \"auto\"` needs a process on this host")?;
                 let addrs = discover::candidates(&procfs, id)?;
                 let endpoints = addrs.iter().map(|addr| make.http(&format!("http://{addr}/debug/pprof"))).collect::<Result<_, _>>()?;
-                Ok(Prepared::Candidates(endpoints, argv(&procfs, id).unwrap_or_default()))
+                Ok(Prepared::Candidates(endpoints, argv(&procfs, id, &unanswered).unwrap_or_default()))
             }
             Some(Pprof::Template(_)) => Err("`pprof` names labels, and no series to take them from is known".into()),
             Some(Pprof::Http(base)) => {
@@ -84,8 +85,11 @@ enum Prepared {
 }
 
 /// The arguments of a process as pprof's `cmdline` reports them: joined by NUL.
-pub(super) fn argv(procfs: &ProcFs, id: InstanceId) -> Option<Vec<u8>> {
-    let bytes = procfs.dir_of(id).ok()?.read("cmdline", 64 << 10).ok()?;
+pub(super) fn argv(procfs: &ProcFs, id: InstanceId, unanswered: &Unanswered) -> Option<Vec<u8>> {
+    if unanswered.is_stuck(id) {
+        return None;
+    }
+    let bytes = unanswered.ask(id, || procfs.dir_of(id).ok()?.read("cmdline", 64 << 10).ok())?;
     Some(bytes.strip_suffix(b"\0").unwrap_or(&bytes).to_vec())
 }
 

@@ -39,6 +39,7 @@ use std::time::SystemTime;
 use tokio::sync::watch::Receiver;
 
 pub use crate::client::{Clients, install_tls_provider};
+pub use collected::Unanswered;
 pub use end::End;
 pub use remote::RemoteInstance;
 
@@ -108,6 +109,7 @@ pub struct Env {
     pub host: String,
     pub boot_id: String,
     pub clients: Clients,
+    pub unanswered: Unanswered,
     /// The program whose `analyze` command writes verdicts; `None`: bundles have none.
     pub analyser: Option<PathBuf>,
 }
@@ -117,7 +119,15 @@ impl Env {
     pub fn new(procfs: ProcFs, bundle_dir: PathBuf, boot_id: String) -> Env {
         install_tls_provider();
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        Env { procfs, bundle_dir, host, boot_id, clients: Clients::default(), analyser: Some(THIS_PROGRAM.into()) }
+        Env {
+            procfs,
+            bundle_dir,
+            host,
+            boot_id,
+            clients: Clients::default(),
+            unanswered: Unanswered::default(),
+            analyser: Some(THIS_PROGRAM.into()),
+        }
     }
 }
 

@@ -146,7 +146,11 @@ impl<'a> Runner<'a> {
         let (files, procfs, file) = (self.partial.files(), self.env.procfs.clone(), name.to_owned());
         let options = KernelOptions { max_file_size: self.max_file_size(), ..KernelOptions::default() };
         let patience = collected::patience(&self.request.target.capture);
-        let collect = move |out: &mut BundleFile| step.collect(&procfs, id, &options, out);
+        let unanswered = self.env.unanswered.clone();
+        if unanswered.is_stuck(id) {
+            return Taken::default().failed("the kernel has not answered an earlier question about this process");
+        }
+        let collect = move |out: &mut BundleFile| unanswered.ask(id, || step.collect(&procfs, id, &options, out));
         let done = collected::within(patience, files, &file, collect).await;
         let source = match step {
             KernelStep::Cgroup => "/cgroup",
@@ -208,11 +212,11 @@ impl<'a> Runner<'a> {
         } else if step.name == "cmdline"
             && let Some(id) = self.request.instance
         {
-            let procfs = self.env.procfs.clone();
+            let (procfs, unanswered) = (self.env.procfs.clone(), self.env.unanswered.clone());
             let differs = spawn_blocking(move || {
                 let mut said = Vec::new();
                 std::io::Read::read_to_end(&mut std::io::Read::take(files.read(&file).ok()?, MAX_CMDLINE as u64), &mut said).ok()?;
-                let argv = endpoint::argv(&procfs, id)?;
+                let argv = endpoint::argv(&procfs, id, &unanswered)?;
                 Some(said.len() < MAX_CMDLINE && said.strip_suffix(b"\0").unwrap_or(&said) != argv)
             });
             let patience = collected::patience(&self.request.target.capture);

@@ -145,12 +145,11 @@ fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// One thread for everything async, and short-lived ones for what blocks: the least memory when idle. Enough of them that some stuck
-/// disks and processes leave room for the rest.
+/// One thread for everything async, and few, short-lived ones for what blocks: the least memory, since each has an arena of its own.
 fn on_runtime(job: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(16)
+        .max_blocking_threads(6)
         .thread_keep_alive(Duration::from_secs(2))
         .build()
         .map_err(|e| Failure::job(format_args!("no async runtime: {e}")))?;

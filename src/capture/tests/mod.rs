@@ -102,6 +102,7 @@ impl Trial {
             host: "host-a".into(),
             boot_id: "b007".into(),
             clients: Clients::default(),
+            unanswered: super::Unanswered::default(),
             analyser: self.analyser.clone(),
         }
     }
