@@ -1,7 +1,7 @@
 //! The polling loop: reads each process's RSS when it is due, is told of that of others, and turns what the rules say into jobs.
 //!
-//! One thread, no async: it only reads /proc, decides, and hands on. Captures, questions to other hosts, disk writes and everything
-//! else that can block run elsewhere and report through the command channel, so that none of them delays a poll.
+//! One thread, no async: it only reads what the kernel answers at once, decides, and hands on. Captures, questions to other hosts, disk
+//! writes, the looking for processes and everything else that can block run elsewhere and report, so that none of them delays a poll.
 
 mod ask;
 mod lookup;
