@@ -105,13 +105,14 @@ pub struct Applied {
 
 /// Measures `bundle_dir`, plans and deletes. Blocks on the disk.
 pub fn apply(bundle_dir: &Path, policy: &Retention, now: SystemTime) -> Result<Applied, BundleError> {
-    let bundles = bundle::list(bundle_dir)?;
-    let kept: Vec<Kept> = bundles.iter().map(Kept::of).collect();
+    // one manifest in memory at a time: there may be thousands, and this runs after each capture
+    let ids = bundle::ids(bundle_dir)?;
+    let kept: Vec<Kept> = ids.iter().filter_map(|id| bundle::open(bundle_dir, id).ok()).map(|b| Kept::of(&b)).collect();
     let free = bundle::free_disk(bundle_dir).unwrap_or(u64::MAX);
     let mut applied = Applied::default();
     for removal in plan(&kept, policy, free, now) {
-        let Some(bundle) = bundles.iter().find(|b| b.id == removal.id) else { continue };
-        match bundle::remove(bundle) {
+        let Ok(bundle) = bundle::open(bundle_dir, &removal.id) else { continue };
+        match bundle::remove(&bundle) {
             Ok(()) => {
                 tracing::info!(bundle = removal.id, why = removal.why, size = %ByteSize(removal.bytes), "bundle deleted");
                 applied.bundles += 1;
