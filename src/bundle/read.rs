@@ -173,7 +173,7 @@ pub(super) fn read_manifest(path: &Path) -> Result<Manifest, BundleError> {
 }
 
 /// Directories in `dir`, by name; links are not followed, what cannot be read is passed over.
-pub(super) fn subdirectories(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn subdirectories(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
     let is_dir = |e: &fs::DirEntry| e.file_type().is_ok_and(|t| t.is_dir());
     let mut dirs: Vec<PathBuf> = entries.take(MAX_ENTRIES).flatten().filter(is_dir).map(|e| e.path()).collect();

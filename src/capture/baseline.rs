@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch::Receiver;
 
 use super::{CaptureError, Env, Request};
-use crate::bundle::{self, Bundle, Outcome, Partial};
+use crate::bundle::{self, Bundle, Outcome, Partial, subdirectories};
 use crate::target::{Identity, InstanceId, ProcFs};
 
 /// The steps of a baseline, as the plan names them.
@@ -118,7 +118,7 @@ fn sweep_now_and_then(dir: &Path, procfs: &ProcFs, stale: Duration, now: SystemT
     // at worst the next baseline sweeps again
     let _ = std::fs::write(&marker, b"");
     // the names tell, without a look into each
-    for own in subdirectories(&dir.join(LOCAL)).filter(|own| !is_of_the_living(procfs, own)) {
+    for own in subdirectories(&dir.join(LOCAL)).into_iter().filter(|own| !is_of_the_living(procfs, own)) {
         sweep_one(&own, now, |_| false);
     }
     sweep_elsewhere(dir, stale, now);
@@ -153,10 +153,6 @@ fn sweep_one(own: &Path, now: SystemTime, keep: impl Fn(&Bundle) -> bool) {
     }
     // fails while it holds anything, which is what is wanted
     let _ = std::fs::remove_dir(own);
-}
-
-fn subdirectories(dir: &Path) -> impl Iterator<Item = PathBuf> {
-    std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
 fn discard(bundle: &Bundle) {

@@ -72,7 +72,7 @@ struct Heard<'h> {
 impl Watched {
     /// Gives the instances that a state file knows their seats, before a source has told anything.
     pub fn expect_remotes(&mut self, now: Mono) {
-        if self.config.source.selector().is_some() {
+        if self.is_local() {
             return;
         }
         for (number, slot) in self.roster.iter_mut() {
@@ -100,7 +100,7 @@ impl Watched {
 
     /// Takes what a source told; true if anything changed that outlives memtrap.
     pub fn hear(&mut self, readings: Readings, dispatch: &mut Dispatch, now: Mono) -> bool {
-        if self.config.source.selector().is_some() {
+        if self.is_local() {
             return false;
         }
         self.due = now + readings.next * 3 + SILENCE;

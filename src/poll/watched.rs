@@ -82,6 +82,11 @@ impl Watched {
         Watched { config, roster, seats: BTreeMap::new(), due: Mono::default(), problem: None, remotes: Remotes::default(), empty }
     }
 
+    /// Its processes are looked for on this host; else a source tells of them.
+    pub fn is_local(&self) -> bool {
+        self.config.source.selector().is_some()
+    }
+
     pub fn reconfigured(mut self, config: Arc<config::Target>) -> Watched {
         if self.config == config {
             return self;

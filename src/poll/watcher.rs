@@ -174,7 +174,7 @@ impl Watcher {
     fn poll(&mut self, i: usize, limits: &mut Limits, now: Mono) {
         let Watcher { targets, dispatch, procfs, mounts, .. } = self;
         let watched = &mut targets[i];
-        if watched.config.source.selector().is_none() {
+        if !watched.is_local() {
             self.changed |= watched.expect_word(now);
             return;
         }
@@ -246,13 +246,12 @@ impl Watcher {
     /// Looks for the processes of all targets, in one pass over /proc.
     fn rescan(&mut self, now: Mono) {
         let Watcher { lookup, targets, procfs, .. } = self;
-        let is_local = |t: &&Watched| t.config.source.selector().is_some();
-        if !targets.iter().any(|t| is_local(&t)) {
+        if !targets.iter().any(Watched::is_local) {
             self.rescan_at = now + RESCAN_SETTLED;
             return;
         }
         let whole_every = if self.is_settled { WHOLE_SETTLED } else { WHOLE_WAITING };
-        let local = || targets.iter().filter(is_local).map(|t| t.config.clone()).collect();
+        let local = || targets.iter().filter(|t| t.is_local()).map(|t| t.config.clone()).collect();
         match lookup.look(procfs, local, whole_every, self.look_patience, now) {
             Ok(seen) => {
                 self.scanned_at = now;
@@ -277,7 +276,7 @@ impl Watcher {
 
     /// The same for all targets of this host.
     fn say_problem(&mut self, problem: &str) {
-        let local = self.targets.iter_mut().filter(|t| t.config.source.selector().is_some());
+        let local = self.targets.iter_mut().filter(|t| t.is_local());
         local.for_each(|watched| watched.say_problem(Some(problem.to_owned())));
     }
 
