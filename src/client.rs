@@ -3,9 +3,7 @@
 //! For captures, sources and uploads. No proxies, no redirects to elsewhere, one TLS client per distinct set of options. Not here: what is
 //! asked, and how long to wait for it.
 
-use std::fs::OpenOptions;
 use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -170,11 +168,8 @@ fn secret(file: &Path) -> Result<String, SetupError> {
 }
 
 pub(crate) fn read(file: &Path, max: u64) -> Result<Vec<u8>, SetupError> {
-    // a FIFO in its place must not make the open wait
-    let nonblock = rustix::fs::OFlags::NONBLOCK.bits() as i32;
     let mut bytes = Vec::new();
-    let open = |path: std::borrow::Cow<'_, Path>| OpenOptions::new().read(true).custom_flags(nonblock).open(path);
-    let done = systemd::secret_path(file).and_then(open).and_then(|f| f.take(max + 1).read_to_end(&mut bytes));
+    let done = systemd::open_secret(file).and_then(|f| f.take(max + 1).read_to_end(&mut bytes));
     match done {
         Ok(n) if n as u64 > max => Err(SetupError(format!("{} is larger than {max} bytes; is it the right file?", file.display()))),
         Ok(_) => Ok(bytes),

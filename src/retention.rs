@@ -105,9 +105,7 @@ pub struct Applied {
 
 /// Measures `bundle_dir`, plans and deletes. Blocks on the disk.
 pub fn apply(bundle_dir: &Path, policy: &Retention, now: SystemTime) -> Result<Applied, BundleError> {
-    // one manifest in memory at a time: there may be thousands, and this runs after each capture
-    let ids = bundle::ids(bundle_dir)?;
-    let kept: Vec<Kept> = ids.iter().filter_map(|id| bundle::open(bundle_dir, id).ok()).map(|b| Kept::of(&b)).collect();
+    let kept: Vec<Kept> = bundle::each(bundle_dir)?.map(|b| Kept::of(&b)).collect();
     let free = bundle::free_disk(bundle_dir).unwrap_or(u64::MAX);
     let mut applied = Applied::default();
     for removal in plan(&kept, policy, free, now) {

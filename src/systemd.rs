@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -18,9 +20,12 @@ pub fn is_credential_name(name: &str) -> bool {
     !matches!(name, "" | "." | "..") && name.len() <= 255 && !name.contains(['/', '\0'])
 }
 
-/// Where the file of a secret is: of `credential:NAME` in the directory that systemd made for this process, of any other path there.
-pub fn secret_path(file: &Path) -> io::Result<Cow<'_, Path>> {
-    in_credentials(file, std::env::var_os("CREDENTIALS_DIRECTORY").as_deref().map(Path::new))
+/// Opens the file of a secret: of `credential:NAME` in the directory that systemd made for this process, of any other path there.
+pub fn open_secret(file: &Path) -> io::Result<File> {
+    let path = in_credentials(file, std::env::var_os("CREDENTIALS_DIRECTORY").as_deref().map(Path::new))?;
+    // a FIFO in its place must not make the open wait
+    let nonblock = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    OpenOptions::new().read(true).custom_flags(nonblock).open(path)
 }
 
 fn in_credentials<'f>(file: &'f Path, directory: Option<&Path>) -> io::Result<Cow<'f, Path>> {

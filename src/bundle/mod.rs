@@ -32,7 +32,7 @@ pub use files::{BundleFile, Files, Hash, MAX_REJECTED, Sum, open_file};
 pub use manifest::{FileEntry, Instance, MANIFEST, Manifest, Outcome, SCHEMA, Status};
 pub use partial::{Note, Partial, Published};
 pub(crate) use read::subdirectories;
-pub use read::{Bundle, Problem, Verified, ids, list, list_of, list_since, open, verify};
+pub use read::{Bundle, Problem, Verified, each, ids, list, list_of, list_since, open, verify};
 pub use remove::remove;
 
 /// Why a bundle could not be written or read.

@@ -56,14 +56,14 @@ pub enum Problem {
 
 /// All published bundles, oldest first within each target, targets by name. What is no bundle is passed over.
 pub fn list(bundle_dir: &Path) -> Result<Vec<Bundle>, BundleError> {
-    match fs::metadata(bundle_dir) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(BundleError::io("read", bundle_dir, e)),
-        Ok(_) => {}
-    }
-    let mut bundles: Vec<Bundle> = subdirectories(bundle_dir).iter().flat_map(|target| in_target(target)).collect();
-    bundles.sort_by(|a, b| a.id.cmp(&b.id));
-    Ok(bundles)
+    each(bundle_dir).map(Iterator::collect)
+}
+
+/// What [`list`] lists, with one manifest in memory at a time: there may be thousands.
+pub fn each(bundle_dir: &Path) -> Result<impl Iterator<Item = Bundle> + '_, BundleError> {
+    let mut ids = ids(bundle_dir)?;
+    ids.sort();
+    Ok(ids.into_iter().filter_map(move |id| open(bundle_dir, &id).ok()))
 }
 
 /// The ids of all published bundles, without looking into them; each target's oldest first.

@@ -158,7 +158,7 @@ impl Worker {
     /// Queues the bundles that no job or note is of: a kill may have come between the two, or uploads are new here.
     async fn catch_up(&mut self) {
         let dir = self.bundle_dir.clone();
-        let listed = tokio::task::spawn_blocking(move || bundle::list(&dir).map(|all| all.into_iter().map(|b| b.id).collect::<Vec<_>>()));
+        let listed = tokio::task::spawn_blocking(move || bundle::each(&dir).map(|all| all.map(|b| b.id).collect::<Vec<_>>()));
         let ids = match listed.await {
             Ok(Ok(ids)) => ids,
             Ok(Err(error)) => return tracing::warn!(error = chain(&error), "bundles of earlier runs are not looked for"),

@@ -215,4 +215,8 @@ fn a_token_file_is_one_long_word() {
         assert!(error.contains(said) && !error.contains("0123456789abcdef"), "{error}");
     }
     assert!(read_token(&dir.path().join("none")).unwrap_err().to_string().contains("cannot read token_file"));
+    // nobody writes to it, and a reload does not wait for somebody
+    let fifo = dir.path().join("fifo");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+    assert!(read_token(&fifo).unwrap_err().to_string().contains("too short"));
 }

@@ -2,7 +2,6 @@
 //!
 //! They share memtrap's own HTTP client instead of `object_store`'s, which would bring HTTP/2 (0.5 MB) and follow the environment's proxies.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
@@ -154,7 +153,7 @@ fn secret(file: &Path) -> Result<String, StoreError> {
 fn read(file: &Path, most: u64) -> Result<Vec<u8>, StoreError> {
     let cannot = |why: String| StoreError(format!("cannot read {}: {why}", file.display()));
     let mut bytes = Vec::new();
-    let opened = crate::systemd::secret_path(file).and_then(File::open).map_err(|e| cannot(e.to_string()))?;
+    let opened = crate::systemd::open_secret(file).map_err(|e| cannot(e.to_string()))?;
     opened.take(most + 1).read_to_end(&mut bytes).map_err(|e| cannot(e.to_string()))?;
     if bytes.len() as u64 > most { Err(cannot(format!("larger than {most} bytes"))) } else { Ok(bytes) }
 }
