@@ -20,7 +20,7 @@
 //!
 //! | room | one purpose |
 //! | --- | --- |
-//! | [`clock`], [`units`], [`error`], [`lang`], [`layout`] | the words that all rooms share |
+//! | [`clock`], [`units`], `digest`, [`error`], [`lang`], [`layout`] | the words that all rooms share |
 //! | [`config`] | TOML to a valid [`config::Config`], every mistake at once; touches nothing but the text |
 //! | [`client`] | HTTP clients and credentials, for captures and sources |
 //! | [`target`] | selectors to processes; their limits, sockets, cgroups, Go build; reads /proc below a root that tests replace |
@@ -47,6 +47,7 @@
 #![forbid(unsafe_code)]
 
 pub mod clock;
+mod digest;
 pub mod error;
 pub mod lang;
 pub mod layout;

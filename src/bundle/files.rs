@@ -56,7 +56,7 @@ impl Hash {
     }
 
     pub fn finish(self) -> Sum {
-        let sha256 = self.context.finish().as_ref().iter().map(|b| format!("{b:02x}")).collect();
+        let sha256 = crate::digest::hex(self.context.finish().as_ref());
         Sum { bytes: self.bytes, sha256 }
     }
 }

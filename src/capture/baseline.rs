@@ -12,6 +12,7 @@ use tokio::sync::watch::Receiver;
 
 use super::{CaptureError, Env, Request};
 use crate::bundle::{self, Bundle, Outcome, Partial, subdirectories};
+use crate::digest;
 use crate::target::{Identity, InstanceId, ProcFs};
 
 /// The steps of a baseline, as the plan names them.
@@ -35,11 +36,7 @@ pub fn dir(state_dir: &Path) -> PathBuf {
 fn dir_of(dir: &Path, target: &str, instance: &Identity) -> PathBuf {
     match instance {
         Identity::Process(id) => dir.join(LOCAL).join(format!("{}-{}", id.pid, id.start_ticks)),
-        Identity::Series(id) => {
-            let sum = ring::digest::digest(&ring::digest::SHA256, format!("{target}\n{}", id.series).as_bytes());
-            let name: String = sum.as_ref().iter().take(16).map(|b| format!("{b:02x}")).collect();
-            dir.join(REMOTE).join(name)
-        }
+        Identity::Series(id) => dir.join(REMOTE).join(digest::short(format!("{target}\n{}", id.series), 16)),
     }
 }
 

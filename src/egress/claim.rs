@@ -28,8 +28,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
+
+use crate::digest;
 
 const SCHEMA: u32 = 1;
 /// Half of what clocks and polling of two memtraps may differ.
@@ -105,8 +106,7 @@ impl Sighting {
 
     /// The claim's name below the prefix; plain path segments.
     pub fn key(&self, epoch: u64, generation: u32) -> String {
-        let identity = format!("{}\0{}\0{}", self.target, self.instance, self.window_ms);
-        let hash: String = digest(&SHA256, identity.as_bytes()).as_ref().iter().take(12).map(|b| format!("{b:02x}")).collect();
+        let hash = digest::short(format!("{}\0{}\0{}", self.target, self.instance, self.window_ms), 12);
         format!(".claims/{}/{hash}-{epoch}-{}.{generation}.json", self.target, self.part)
     }
 

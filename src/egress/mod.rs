@@ -52,6 +52,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::capture::Request;
 use crate::config::{self, Config};
+use crate::digest;
 use crate::error::chain;
 use crate::target::{Identity, InstanceId, SeriesId};
 use arbiter::{Claimant, Claimed, Theirs};
@@ -249,7 +250,7 @@ fn lasting_name(path: &Path) -> io::Result<String> {
     }
     let mut bytes = [0; 16];
     SystemRandom::new().fill(&mut bytes).map_err(|_| io::Error::other("no random numbers"))?;
-    let name: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+    let name = digest::hex(&bytes);
     let fresh = path.with_extension("new");
     fs::write(&fresh, &name)?;
     fs::rename(fresh, path)?;

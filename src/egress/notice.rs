@@ -5,12 +5,12 @@
 
 use std::time::{Duration, SystemTime};
 
-use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::bundle::{Bundle, Outcome, one_line};
 use crate::config::Message;
+use crate::digest;
 use crate::trigger::Fired;
 use crate::units::ByteSize;
 
@@ -109,8 +109,7 @@ impl Notice {
 
     /// The same for each attempt to deliver this notice, and for no other bundle's.
     pub fn key(&self) -> String {
-        let hash = digest(&SHA256, format!("{}\0{}\0{}", self.host, self.bundle, self.started).as_bytes());
-        hash.as_ref().iter().take(16).map(|b| format!("{b:02x}")).collect()
+        digest::short(format!("{}\0{}\0{}", self.host, self.bundle, self.started), 16)
     }
 
     /// The report on the status page, if people can reach that; else the place on the host.

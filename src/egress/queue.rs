@@ -20,11 +20,11 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use ring::digest::{SHA256, digest};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::bundle::one_line;
+use crate::digest;
 use crate::error::chain;
 
 const SCHEMA: u32 = 1;
@@ -255,9 +255,7 @@ impl<T: Clone + Serialize + DeserializeOwned> Queue<T> {
 
     /// Keys may hold anything: the file is named after a part of their hash.
     fn path(&self, key: &str, kind: &str) -> PathBuf {
-        let hash = digest(&SHA256, key.as_bytes());
-        let name: String = hash.as_ref().iter().take(16).map(|b| format!("{b:02x}")).collect();
-        self.dir.join(format!("{name}.{kind}"))
+        self.dir.join(format!("{}.{kind}", digest::short(key, 16)))
     }
 }
 

@@ -18,13 +18,13 @@ use std::time::Duration;
 
 use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStoreExt, PutPayload, PutPayloadMut};
-use ring::digest::{SHA256, digest};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
 use super::archive::{self, ArchiveError};
 use super::store::{Store, StoreError, reason};
 use crate::bundle::{self, Bundle, Hash, Manifest, Sum};
+use crate::digest;
 use crate::error::chain;
 
 /// What is in memory at a time: the part that is sent, the next, and the one that is being made.
@@ -103,8 +103,7 @@ async fn send(
 
 /// The bundle's ID, and what no other bundle has.
 fn name(bundle: &Bundle) -> String {
-    let hash = digest(&SHA256, &serde_json::to_vec(&bundle.manifest).unwrap_or_default());
-    let tag: String = hash.as_ref().iter().take(4).map(|b| format!("{b:02x}")).collect();
+    let tag = digest::short(serde_json::to_vec(&bundle.manifest).unwrap_or_default(), 4);
     format!("{}-{tag}", bundle.id)
 }
 

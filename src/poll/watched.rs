@@ -12,6 +12,7 @@ use super::{InstanceStatus, Statm};
 use crate::budget::Budget;
 use crate::clock::{self, Mono};
 use crate::config::{self, Pprof};
+use crate::digest;
 use crate::error::chain;
 use crate::incident::{Incident, Order, Slot, State};
 use crate::lang::{Lang, say};
@@ -423,10 +424,7 @@ pub(super) enum Caveat {
 fn mark(id: &Identity) -> String {
     match id {
         Identity::Process(id) => id.pid.to_string(),
-        Identity::Series(id) => {
-            let sum = ring::digest::digest(&ring::digest::SHA256, id.series.as_bytes());
-            sum.as_ref().iter().take(4).map(|b| format!("{b:02x}")).collect()
-        }
+        Identity::Series(id) => digest::short(id.series.as_bytes(), 4),
     }
 }
 
