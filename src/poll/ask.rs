@@ -1,7 +1,7 @@
 //! Captures that people and alerts ask for: which instance is meant, and whether it may be captured now.
 
 use super::task::Task;
-use super::watched::{Dispatch, Watched};
+use super::watched::{Dispatch, Place, Watched};
 use crate::budget::Spent;
 use crate::clock::Mono;
 use crate::incident::Denied;
@@ -79,7 +79,7 @@ impl Watched {
             slot.ask(ask.trigger, &ask.why, &seat.levels, now).map_err(|why| NotGranted::Denied { instance: instance.clone(), why })?;
         dispatch.budget.admit(true, now).map_err(NotGranted::Budget)?;
         let part = order.part;
-        let job = dispatch.begin(config, number, slot, seat, order, now);
+        let job = dispatch.begin(Place { target: config, number, slot, seat }, order, now);
         let incident = job.incident.clone();
         dispatch.hand_on(Task::Capture(job));
         seat.log_change(&config.name, slot, now);

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::task::{Found, Readings, Remote, Who};
-use super::watched::{Caveat, Dispatch, Reader, Seat, Watched, lock};
+use super::watched::{Caveat, Dispatch, Place, Reader, Seat, Watched};
 use crate::anatomy::GoMemory;
 use crate::clock::{self, Mono, human};
 use crate::config;
-use crate::incident::{Slot, State};
+use crate::incident::Slot;
 use crate::roster::SlotNumber;
 use crate::series::Sample;
 use crate::target::{Identity, Limit, SeriesId};
@@ -221,22 +221,10 @@ impl Watched {
         }
         match reading.rss {
             Ok(rss) => {
-                let sample = Sample { at: heard.at, rss };
-                if let Some(timeline) = &seat.timeline {
-                    lock(timeline).push(sample);
-                }
                 let age = heard.now.since(seat.born);
-                if let Some(order) = slot.observe(sample, age, &seat.levels, &config.rules) {
-                    dispatch.carry_out(config, number, slot, seat, order, heard.now);
-                } else if slot.take_muted() {
-                    dispatch.meters.skipped("cooldown");
-                } else if let Some(every) = config.baseline
-                    && (config.pprof.is_some() || tells_go)
-                    && heard.now >= seat.baseline_due
-                    && slot.state(heard.now) == State::Armed
-                {
-                    dispatch.baseline(config, every, seat, rss, heard.now);
-                }
+                let has_evidence = config.pprof.is_some() || tells_go;
+                let place = Place { target: config, number, slot, seat };
+                dispatch.read(place, Sample { at: heard.at, rss }, age, has_evidence, heard.now);
             }
             Err(why) => slot.blind(why),
         }
@@ -270,7 +258,7 @@ impl Watched {
             {
                 let words = "its series had not been there for {} when the capture began: what answered may be another process";
                 let caveat = Caveat::Doubtful(words.replace("{}", &human(away)));
-                dispatch.carry_out_of(config, *number, slot, seat, order, Some(caveat), heard.now);
+                dispatch.carry_out(Place { target: config, number: *number, slot, seat }, order, Some(caveat), heard.now);
             }
             changed |= seat.log_change(&config.name, slot, heard.now);
             if is_gone {
@@ -315,7 +303,7 @@ fn follow_start(
         Some(_) => {
             if let Some(order) = slot.gone(&seat.levels, now) {
                 let why = "the process was replaced before it could be captured: pprof would be another's";
-                dispatch.carry_out_of(config, number, slot, seat, order, Some(Caveat::Replaced(why.into())), now);
+                dispatch.carry_out(Place { target: config, number, slot, seat }, order, Some(Caveat::Replaced(why.into())), now);
             }
             tracing::info!(target_name = %config.name, instance = reading.who.label, "restarted");
             slot.vacate();

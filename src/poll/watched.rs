@@ -339,47 +339,44 @@ impl Dispatch {
         }
     }
 
-    /// Asks for a baseline of an instance that is healthy now; if many are waiting, not yet: when its turn came it might not be so any more.
-    pub fn baseline(&self, target: &Arc<config::Target>, every: Duration, seat: &mut Seat, rss: u64, now: Mono) {
-        if Arc::strong_count(&self.baselines) <= MAX_BASELINES {
-            seat.baseline_due = now + every;
-            let place = self.baselines.clone();
-            self.hand_on(Task::Baseline(Baseline { subject: seat.subject(target, rss), rss, place }));
+    /// What a reading leads to: a capture, a baseline if `may_baseline`, or nothing.
+    pub fn read(&mut self, mut place: Place<'_>, sample: Sample, age: Duration, may_baseline: bool, now: Mono) {
+        let Place { target, slot, seat, .. } = &mut place;
+        if let Some(timeline) = &seat.timeline {
+            lock(timeline).push(sample);
+        }
+        if let Some(order) = slot.observe(sample, age, &seat.levels, &target.rules) {
+            self.carry_out(place, order, None, now);
+        } else if slot.take_muted() {
+            self.meters.skipped("cooldown");
+        } else if let Some(every) = target.baseline
+            && may_baseline
+            && now >= seat.baseline_due
+            && slot.state(now) == State::Armed
+        {
+            self.baseline(place, every, sample.rss, now);
         }
     }
 
-    pub fn carry_out(
-        &mut self,
-        target: &Arc<config::Target>,
-        number: SlotNumber,
-        slot: &mut Slot,
-        seat: &mut Seat,
-        order: Order,
-        now: Mono,
-    ) {
-        self.carry_out_of(target, number, slot, seat, order, None, now);
+    /// Asks for a baseline of an instance that is healthy now; if many are waiting, not yet: when its turn came it might not be so any more.
+    fn baseline(&mut self, at: Place<'_>, every: Duration, rss: u64, now: Mono) {
+        if Arc::strong_count(&self.baselines) <= MAX_BASELINES {
+            at.seat.baseline_due = now + every;
+            let place = self.baselines.clone();
+            self.hand_on(Task::Baseline(Baseline { subject: at.seat.subject(at.target, rss), rss, place }));
+        }
     }
 
-    /// The same of an instance about which something is to be said.
-    #[expect(clippy::too_many_arguments, reason = "all of them are parts of one place")]
-    pub fn carry_out_of(
-        &mut self,
-        target: &Arc<config::Target>,
-        number: SlotNumber,
-        slot: &mut Slot,
-        seat: &mut Seat,
-        order: Order,
-        caveat: Option<Caveat>,
-        now: Mono,
-    ) {
+    /// Begins the capture, if the budget admits it; else the order will come again.
+    pub fn carry_out(&mut self, place: Place<'_>, order: Order, caveat: Option<Caveat>, now: Mono) {
         let can_wait = !matches!(caveat, Some(Caveat::Gone | Caveat::Replaced(_)));
         if let Err(spent) = self.budget.admit(can_wait, now) {
-            if slot.refused(spent.to_string()) {
+            if place.slot.refused(spent.to_string()) {
                 self.meters.skipped(spent.name());
             }
             return;
         }
-        let mut job = self.begin(target, number, slot, seat, order, now);
+        let mut job = self.begin(place, order, now);
         match caveat {
             None | Some(Caveat::Gone) => {}
             Some(Caveat::Doubtful(warning)) => job.warning = Some(warning),
@@ -389,15 +386,7 @@ impl Dispatch {
     }
 
     /// What the budget has admitted: from here on the slot is being captured. The job is to be handed on.
-    pub fn begin(
-        &mut self,
-        target: &Arc<config::Target>,
-        number: SlotNumber,
-        slot: &mut Slot,
-        seat: &mut Seat,
-        order: Order,
-        now: Mono,
-    ) -> Box<Job> {
+    pub fn begin(&mut self, Place { target, number, slot, seat }: Place<'_>, order: Order, now: Mono) -> Box<Job> {
         let stamp = clock::compact_utc(clock::wall_now());
         let id = order.incident.clone().unwrap_or_else(|| format!("{}-{stamp}-{}", target.name, mark(&seat.id)));
         slot.admitted(&order, id.clone(), &seat.levels, &target.rules, now);
@@ -408,6 +397,14 @@ impl Dispatch {
         let (fired, part, oom) = (order.fired, order.part, seat.oom.clone());
         Box::new(Job { subject, slot: number, admitted: now, incident: id, part, fired, oom, timeline, warning: None })
     }
+}
+
+/// One instance of a target: what decides about it, and what is known of it.
+pub(super) struct Place<'a> {
+    pub target: &'a Arc<config::Target>,
+    pub number: SlotNumber,
+    pub slot: &'a mut Slot,
+    pub seat: &'a mut Seat,
 }
 
 /// What a capture must know of its instance.

@@ -11,12 +11,12 @@ use super::lookup::{Lookup, NoAnswer, Seen};
 use super::pace::{self, Bounds};
 use super::past::{self, Past};
 use super::task::{Command, Handles, JobDone, Readings};
-use super::watched::{Caveat, Dispatch, LIMIT_REFRESH, Reader, Watched, lock};
+use super::watched::{Caveat, Dispatch, LIMIT_REFRESH, Place, Reader, Watched};
 use super::{Ask, Granted, History, InstanceStatus, NotGranted, Reading};
 use crate::budget::Budget;
 use crate::clock::{self, Mono};
 use crate::config::Config;
-use crate::incident::{Captured, SavedSlot, Slot, State};
+use crate::incident::{Captured, SavedSlot, Slot};
 use crate::lang::Lang;
 use crate::meters::Meters;
 use crate::roster::{Roster, SlotNumber};
@@ -194,24 +194,14 @@ impl Watcher {
                     if now.since(seat.limit_read) >= LIMIT_REFRESH && limits.asked() < MAX_LIMITS_A_TURN {
                         seat.read_limit(procfs, mounts, limits, &watched.config, now);
                     }
-                    let sample = Sample { at: now, rss };
-                    if let Some(timeline) = &seat.timeline {
-                        lock(timeline).push(sample);
-                    }
-                    if let Some(order) = slot.observe(sample, now.since(seat.born), &seat.levels, &watched.config.rules) {
-                        dispatch.carry_out(&watched.config, *number, slot, seat, order, now);
-                    } else if slot.take_muted() {
-                        dispatch.meters.skipped("cooldown");
-                    } else if let Some(every) = watched.config.baseline
-                        && now >= seat.baseline_due
-                        && slot.state(now) == State::Armed
-                    {
-                        dispatch.baseline(&watched.config, every, seat, rss, now);
-                    }
+                    let age = now.since(seat.born);
+                    let place = Place { target: &watched.config, number: *number, slot, seat };
+                    dispatch.read(place, Sample { at: now, rss }, age, true, now);
                 }
                 Reading::Gone => {
                     if let Some(order) = slot.gone(&seat.levels, now) {
-                        dispatch.carry_out_of(&watched.config, *number, slot, seat, order, Some(Caveat::Gone), now);
+                        let place = Place { target: &watched.config, number: *number, slot, seat };
+                        dispatch.carry_out(place, order, Some(Caveat::Gone), now);
                     }
                     ended.push(*number);
                 }
@@ -312,7 +302,7 @@ impl Watcher {
             && !seat.id.process().is_some_and(|id| procfs.is_alive(id))
             && let Some(order) = slot.gone(&seat.levels, now)
         {
-            dispatch.carry_out_of(&watched.config, number, slot, seat, order, Some(Caveat::Gone), now);
+            dispatch.carry_out(Place { target: &watched.config, number, slot, seat }, order, Some(Caveat::Gone), now);
         }
         self.end(i, number, now);
     }

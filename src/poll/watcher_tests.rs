@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::{Daemon, Retention, Selector, Target};
-use crate::incident::Denied;
+use crate::incident::{Denied, State};
 use crate::poll::{Job, Task, Which};
 use crate::target::fake::FakeHost;
 use crate::trigger::Trigger;
