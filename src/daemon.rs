@@ -268,6 +268,9 @@ impl Engine {
                 let outcome = done.outcome.name();
                 let verdict = done.verdict.as_deref().unwrap_or("none");
                 tracing::info!(target_name = target, bundle = done.id, outcome, verdict, bytes = done.bytes, failed = ?done.failed, "bundle saved");
+                for warning in &done.warnings {
+                    tracing::warn!(target_name = target, bundle = done.id, warning, "a bundle to be read with care");
+                }
                 Captured::Evidence
             }
             Ok(done) => Captured::Nothing(format!("nothing could be saved: nothing answered; see {}", done.path.display())),

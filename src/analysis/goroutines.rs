@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::profiles::{MAX_FRAMES, MAX_GROUPS, shown};
-use crate::pprof::goroutine::Dump;
-use crate::verdict::Group;
+use crate::pprof::goroutine::{self, Dump};
+use crate::verdict::{Deepest, Group};
 
 /// `debug=2` does, `debug=1` does not.
 pub fn tells_states(dump: &Dump) -> bool {
@@ -29,6 +29,15 @@ pub fn groups(dump: &Dump) -> Vec<Group> {
     groups.sort_by_key(|(_, merged)| std::cmp::Reverse(merged.count));
     groups.truncate(MAX_GROUPS);
     groups.into_iter().map(|(stack, merged)| merged.group(stack)).collect()
+}
+
+/// The stack with the most frames that Go did not print; `None` if it printed all.
+pub fn deepest(dump: &Dump) -> Option<Deepest> {
+    let frames = |group: &&goroutine::Group| group.elided.and_then(|elided| elided.frames).unwrap_or(0);
+    let group = dump.groups.iter().max_by_key(frames).filter(|group| frames(group) > 0)?;
+    let stack: Vec<String> = dump.stack(group).take(MAX_FRAMES).map(|frame| shown(&frame.function)).collect();
+    let function = Group { stack, ..Group::default() }.stands_in()?.to_owned();
+    Some(Deepest { function, count: group.count, frames: Some(frames(&group)) })
 }
 
 #[derive(Default)]

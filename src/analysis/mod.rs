@@ -16,6 +16,7 @@ use rustix::fs::OFlags;
 use serde::Deserialize;
 
 use crate::anatomy::{self, Anatomy, Evidence, memstats, smaps};
+use crate::bundle::interrupted::KILLED;
 use crate::bundle::{FileEntry, Manifest};
 use crate::capture::{End, RemoteInstance, kernel::ProcessFacts};
 use crate::error::chain;
@@ -117,14 +118,17 @@ pub fn of_directory(
         None => files.below("baseline"),
     };
     healthy.profiles = files.profiles;
-    let baseline = Baseline::read(&mut healthy, base.is_some());
-    let (base_heap, base_goroutines) = (healthy.profile("heap.pb.gz"), healthy.profile("goroutine.pb.gz"));
+    let base_heap = base.and_then(|_| healthy.profile("heap_gc.pb.gz")).or_else(|| healthy.profile("heap.pb.gz"));
+    let base_goroutines = healthy.profile("goroutine.pb.gz");
+    let anatomy = anatomy::build(&evidence);
+    let baseline = Baseline::read(&mut healthy, base.is_some(), base_heap.as_ref(), &anatomy);
 
     files.profiles = healthy.profiles;
     let dump = files.goroutines("goroutine.txt");
     let counted = files.profile("goroutine.pb.gz");
-    // states and waits are in the text only
-    let stated = dump.as_ref().filter(|dump| goroutines::tells_states(dump)).map(goroutines::groups);
+    // states and waits are in the text only; one that Go cut off has not all that the profile counts
+    let is_whole = |dump: &&goroutine::Dump| counted.as_ref().is_none_or(|p| dump.total >= profiles::first_total(p) / 10 * 9);
+    let stated = dump.as_ref().filter(|dump| goroutines::tells_states(dump)).filter(is_whole).map(goroutines::groups);
     let total = counted.as_ref().map(profiles::first_total).or(dump.as_ref().map(|dump| dump.declared.unwrap_or(dump.total)));
     let goroutines = total.map(|total| Goroutines {
         total,
@@ -139,13 +143,23 @@ pub fn of_directory(
     let process: Option<ProcessFacts> = files.json("proc/process.json");
     let env = process.as_ref().and_then(|p| p.env.as_ref());
     let live = heap_gc.as_ref().or(heap.as_ref());
+    let goroutine_growth = counted.as_ref().zip(base_goroutines.as_ref()).and_then(|(now, then)| profiles::goroutine_growth(now, then));
+    let stands_in = goroutine_growth.as_ref().map(|grown| grown.function.as_str());
+    // all other warnings are about whose the profiles are
+    let is_of_identity = |warning: &&String| !warning.starts_with(KILLED);
+    let mistaken = manifest.as_ref().map(|m| m.warnings.iter().filter(is_of_identity).cloned().collect());
     let facts = Facts {
+        // both are as of a collection: garbage is in neither
+        heap_growth: live.zip(base_heap.as_ref()).and_then(|(now, then)| profiles::heap_growth(now, then, stands_in)),
+        deepest: dump.as_ref().and_then(goroutines::deepest).or_else(|| counted.as_ref().and_then(profiles::recursion)),
+        mistaken: mistaken.unwrap_or_default(),
         baseline_goroutines: goroutines.as_ref().and_then(|g| g.baseline_total),
         baseline_threads: baseline.as_ref().and_then(|b| b.threads),
         baseline: baseline.map(|b| b.anatomy),
         heap: live.and_then(profiles::heap),
         allocs: allocs.and_then(profiles::allocs),
         goroutines,
+        goroutine_growth,
         threads: process.as_ref().and_then(|p| p.threads).or(evidence.status.and_then(|s| s.threads)),
         go_version: process.as_ref().and_then(|p| p.go.as_ref()).map(|go| go.go_version.clone()),
         gogc: env.map(|env| env.get("GOGC").map_or(Gogc::Percent(100), |v| Gogc::parse(v))),
@@ -158,7 +172,7 @@ pub fn of_directory(
     if live.is_none() && allocs.is_none() && facts.goroutines.is_none() && evidence.memstats.is_none() && evidence.status.is_none() {
         return Err(AnalysisError::Nothing { path: dir.to_owned() });
     }
-    let mut verdict = verdict::decide(&anatomy::build(&evidence), &facts, lang);
+    let mut verdict = verdict::decide(&anatomy, &facts, lang);
     if let Some(live) = live {
         verdict.top.inuse_space = profiles::top(live, "inuse_space", TOP_ROWS);
         verdict.top.inuse_objects = profiles::top(live, "inuse_objects", TOP_ROWS);
@@ -167,8 +181,7 @@ pub fn of_directory(
         verdict.top.alloc_space = profiles::top(allocs, "alloc_space", TOP_ROWS);
         verdict.top.alloc_objects = profiles::top(allocs, "alloc_objects", TOP_ROWS);
     }
-    // like with like: the baseline's heap was taken without a forced collection
-    if let Some((now, then)) = heap.as_ref().or(live).zip(base_heap.as_ref()) {
+    if let Some((now, then)) = live.zip(base_heap.as_ref()) {
         verdict.top.growth = profiles::growth(now, then, TOP_ROWS);
     }
     let grown_during = heap_gc.as_ref().zip(after.as_ref()).map_or_else(Vec::new, |(gc, after)| profiles::growth(after, gc, TOP_ROWS));
@@ -198,15 +211,19 @@ struct BaselineFacts {
 
 impl Baseline {
     /// `whole`: another bundle, with its kernel evidence where a bundle has it.
-    fn read(files: &mut Files, whole: bool) -> Option<Baseline> {
+    fn read(files: &mut Files, whole: bool, heap: Option<&Profile>, now: &Anatomy) -> Option<Baseline> {
         let mut evidence = files.kernel(if whole { "proc/" } else { "" });
         evidence.memstats = files.memstats("memstats.txt");
+        if whole {
+            evidence.memstats_gc = files.memstats("memstats_gc.txt");
+        }
+        evidence.heap_inuse = heap.and_then(|p| profiles::total(p, "inuse_space"));
         let said = match whole {
             true => files.json::<Manifest>("manifest.json").map(|m| m.trigger.rss_bytes),
             false => files.json::<BaselineFacts>("baseline.json").map(|b| b.rss_bytes),
         };
         evidence.rss_bytes = said.or(evidence.status.map(|s| s.rss()))?;
-        Some(Baseline { threads: evidence.status.and_then(|s| s.threads), anatomy: anatomy::build(&evidence) })
+        Some(Baseline { threads: evidence.status.and_then(|s| s.threads), anatomy: anatomy::build_baseline(&evidence, now) })
     }
 }
 
@@ -242,8 +259,11 @@ fn next_commands(shown: &Path, files: &Files, cause: Cause) -> Vec<String> {
     };
     let there = order.into_iter().flatten().filter(|(file, _)| files.dir.join(file).is_file());
     let mut commands: Vec<String> = there.map(|(file, command)| format!("{command} {}", quoted(&shown.join(file)))).collect();
-    if files.dir.join("baseline/heap.pb.gz").is_file() && files.dir.join("heap.pb.gz").is_file() {
-        let (now, then) = (quoted(&shown.join("heap.pb.gz")), quoted(&shown.join("baseline/heap.pb.gz")));
+    let heaps = ["heap_gc.pb.gz", "heap.pb.gz"];
+    if files.dir.join("baseline/heap.pb.gz").is_file()
+        && let Some(heap) = heaps.into_iter().find(|heap| files.dir.join(heap).is_file())
+    {
+        let (now, then) = (quoted(&shown.join(heap)), quoted(&shown.join("baseline/heap.pb.gz")));
         commands.push(format!("go tool pprof -top -sample_index=inuse_space -diff_base={then} {now}"));
     }
     commands

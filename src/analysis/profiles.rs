@@ -1,14 +1,16 @@
 //! What a verdict wants of a decoded profile: totals, heaviest functions, groups of goroutines.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use crate::pprof::Profile;
 use crate::pprof::top::{self, Options, Table};
-use crate::verdict::{Allocated, Allocs, Group, HeapProfile, SMALL_OBJECT, TopFunction, TopLine};
+use crate::pprof::{Profile, Sample};
+use crate::verdict::{Allocated, Allocs, Deepest, GoroutineGrowth, Group, HeapGrowth, HeapProfile, SMALL_OBJECT, TopFunction, TopLine};
 
 /// Groups of goroutines that are kept, and frames of each.
 pub const MAX_GROUPS: usize = 50;
 pub const MAX_FRAMES: usize = 64;
+/// Frames of a stack that Go's profiles cut off: 128 since Go 1.23, minus some of its own that are hidden.
+const CUT_STACK: usize = 120;
 /// Characters of a function's name; Go's own get to some hundred.
 const MAX_NAME: usize = 500;
 
@@ -81,6 +83,39 @@ pub fn growth(now: &Profile, then: &Profile, rows: usize) -> Vec<TopLine> {
     lines
 }
 
+/// What grew in inuse_space altogether, and where the new goroutines stand.
+pub fn heap_growth(now: &Profile, then: &Profile, stands_in: Option<&str>) -> Option<HeapGrowth> {
+    let rows = lines(top::growth(now, then, Some("inuse_space")).ok()?);
+    let first = rows.iter().max_by_key(|row| row.flat).filter(|row| row.flat > 0)?;
+    let positive = |bytes: i64| bytes.max(0).unsigned_abs();
+    let there = rows.iter().find(|row| Some(row.function.as_str()) == stands_in);
+    Some(HeapGrowth {
+        bytes: rows.iter().map(|row| positive(row.flat)).fold(0, u64::saturating_add),
+        top_space: TopFunction { function: first.function.clone(), flat: positive(first.flat) },
+        where_goroutines_stand: there.map_or(0, |row| positive(row.cum)),
+    })
+}
+
+/// Where most of the goroutines stand that came since the baseline.
+pub fn goroutine_growth(now: &Profile, then: &Profile) -> Option<GoroutineGrowth> {
+    let standing = |profile: &Profile| {
+        let mut counts: BTreeMap<String, u64> = BTreeMap::new();
+        for group in groups(profile) {
+            if let Some(function) = group.stands_in() {
+                let sum = counts.entry(function.to_owned()).or_default();
+                *sum = sum.saturating_add(group.count);
+            }
+        }
+        counts
+    };
+    let then = standing(then);
+    let grown = standing(now).into_iter().map(|(function, count)| {
+        let more = count.saturating_sub(then.get(&function).copied().unwrap_or(0));
+        GoroutineGrowth { function, more }
+    });
+    grown.max_by_key(|grown| grown.more).filter(|grown| grown.more > 0)
+}
+
 fn lines(table: Table) -> Vec<TopLine> {
     table.rows.into_iter().map(|row| TopLine { function: shown(&row.name), flat: row.flat, cum: row.cum }).collect()
 }
@@ -103,6 +138,24 @@ pub fn groups(profile: &Profile) -> Vec<Group> {
     groups.truncate(MAX_GROUPS);
     let group = |(stack, count): (Vec<&str>, u64)| Group { count, stack: stack.into_iter().map(shown).collect(), ..Group::default() };
     groups.into_iter().map(group).collect()
+}
+
+/// Goroutines whose stacks are cut off by the profile, and of one function for the most part.
+pub fn recursion(profile: &Profile) -> Option<Deepest> {
+    let recurses = |sample: &Sample<'_>| {
+        let of =
+            |location: &u32| profile.locations.get(*location as usize).and_then(|l| profile.lines(l).first()).map(|line| line.function);
+        let mut counts: HashMap<u32, usize> = HashMap::new();
+        sample.locations.iter().filter_map(of).for_each(|function| *counts.entry(function).or_default() += 1);
+        let (function, count) = counts.into_iter().max_by_key(|(_, count)| *count)?;
+        (count * 2 > sample.locations.len()).then_some(function)
+    };
+    let cut = profile.samples().filter(|sample| sample.locations.len() >= CUT_STACK);
+    let (function, count) = cut
+        .filter_map(|sample| Some((recurses(&sample)?, sample.values.first().copied().unwrap_or(0).max(0).unsigned_abs())))
+        .max_by_key(|(_, count)| *count)?;
+    let function = profile.functions.get(function as usize).map(|f| shown(profile.str(f.name)))?;
+    Some(Deepest { function, count, frames: None })
 }
 
 /// A name as a verdict has it: it may come from anyone, and goes to terminals and tickets.

@@ -66,6 +66,8 @@ pub enum Missing {
     Memstats,
     /// What is live was not told from garbage by a forced collection.
     MemstatsGc,
+    /// MemStats is from after the forced collection only: garbage was freed by then, and cannot be told from what was free before.
+    MemstatsBefore,
 }
 
 impl Missing {
@@ -89,8 +91,12 @@ impl Missing {
                 ("memstats.txt is missing: what the Go runtime holds is unknown", "缺少 memstats.txt：不知道 Go runtime 占了多少")
             }
             Missing::MemstatsGc => (
-                "memstats_gc.txt is missing: live objects were not told from garbage by a forced collection",
-                "缺少 memstats_gc.txt：没有经强制 GC 区分存活对象与垃圾",
+                "no forced collection tells live objects from garbage: memstats_gc.txt is missing, or `heap?gc=1` did not collect",
+                "没有强制 GC 来区分存活对象与垃圾：缺少 memstats_gc.txt，或 `heap?gc=1` 没有触发 GC",
+            ),
+            Missing::MemstatsBefore => (
+                "memstats.txt is missing: garbage that memtrap's own collection freed cannot be told from what was free before",
+                "缺少 memstats.txt：无法区分被 memtrap 自己触发的 GC 释放的垃圾与之前就空闲的内存",
             ),
         };
         lang.pick(en, zh)
@@ -134,6 +140,8 @@ pub struct Anatomy {
     pub go: Option<GoMemory>,
     /// What was allocated between the two MemStats.
     pub allocated_between: Option<u64>,
+    /// Nothing told live objects from garbage: all is in `heap_live`.
+    pub live_has_garbage: bool,
 }
 
 impl Anatomy {
@@ -149,14 +157,22 @@ impl Anatomy {
     pub fn is_unknown(&self, bucket: Bucket) -> bool {
         match bucket {
             Bucket::NativeAnon | Bucket::FileMapped | Bucket::Shmem => self.lacks(Missing::Kernel),
-            Bucket::HeapGarbage
-            | Bucket::HeapFragmentation
-            | Bucket::HeapUnreleased
-            | Bucket::GoroutineStacks
-            | Bucket::RuntimeMetadata => self.lacks(Missing::Memstats),
+            Bucket::HeapGarbage | Bucket::HeapUnreleased => self.lacks(Missing::Memstats) || self.lacks(Missing::MemstatsBefore),
+            Bucket::HeapFragmentation | Bucket::GoroutineStacks | Bucket::RuntimeMetadata => self.lacks(Missing::Memstats),
             Bucket::HeapLive => self.lacks(Missing::Memstats) && self.get(Bucket::HeapLive) == 0,
             Bucket::Unexplained => false,
         }
+    }
+
+    /// Whether another part of the arenas would be the largest, were all that was never touched in the one that seems to be.
+    pub fn over_claim_decides(&self) -> bool {
+        let mut parts = IN_ARENAS.map(|bucket| u128::from(self.get(bucket).max(0).unsigned_abs()));
+        parts.sort_unstable_by(|a, b| b.cmp(a));
+        let [first, second, ..] = parts;
+        let (resident, untouched) = (parts.iter().sum::<u128>().max(1), u128::from(self.over_claim));
+        // what they claim is to what they are given as the sums are
+        let claimed = |part: u128| part.saturating_mul(resident + untouched) / resident;
+        self.over_claim > self.rss_bytes / 20 && claimed(first).saturating_sub(untouched) < claimed(second)
     }
 
     /// What each bucket grew by since the baseline.
@@ -176,12 +192,20 @@ struct Claims {
     fragmentation: u64,
     unreleased: u64,
     stacks: u64,
+    /// Free after the forced collection, and nobody knows since when.
+    unknown: u64,
     released: u64,
     metadata: u64,
 }
 
-const IN_ARENAS: [Bucket; 5] =
-    [Bucket::HeapLive, Bucket::HeapGarbage, Bucket::HeapFragmentation, Bucket::HeapUnreleased, Bucket::GoroutineStacks];
+const IN_ARENAS: [Bucket; 6] = [
+    Bucket::HeapLive,
+    Bucket::HeapGarbage,
+    Bucket::HeapFragmentation,
+    Bucket::HeapUnreleased,
+    Bucket::GoroutineStacks,
+    Bucket::Unexplained,
+];
 
 impl Claims {
     fn of(evidence: &Evidence, missing: &mut Vec<Missing>) -> Option<Claims> {
@@ -190,29 +214,44 @@ impl Claims {
             missing.push(Missing::Memstats);
             return None;
         };
+        let after = after.filter(|after| before.is_none_or(|before| was_collected(&before, after)));
         if after.is_none() {
             missing.push(Missing::MemstatsGc);
+        }
+        if before.is_none() {
+            missing.push(Missing::MemstatsBefore);
         }
         let live = match after {
             Some(after) => live_after(&now, &after, evidence.heap_gc_inuse),
             // a sampled number is never larger than the exact one that holds it
-            None => evidence.heap_gc_inuse.or(evidence.heap_inuse).filter(|b| *b > 0).unwrap_or(now.heap_alloc),
+            None => profiled(evidence).unwrap_or(now.heap_alloc),
         }
         .min(now.heap_alloc);
         Some(Claims {
             live: plausible(live),
             garbage: plausible(now.heap_alloc - live),
             fragmentation: plausible(now.heap_inuse.saturating_sub(now.heap_alloc)),
-            unreleased: plausible(now.unreleased()),
+            unreleased: if before.is_some() { plausible(now.unreleased()) } else { 0 },
+            unknown: if before.is_some() { 0 } else { plausible(now.unreleased()) },
             stacks: plausible(now.stack_inuse),
             released: plausible(now.heap_released),
             metadata: plausible(now.metadata()),
         })
     }
 
-    fn in_arenas(&self) -> [u64; 5] {
-        [self.live, self.garbage, self.fragmentation, self.unreleased, self.stacks]
+    fn in_arenas(&self) -> [u64; 6] {
+        [self.live, self.garbage, self.fragmentation, self.unreleased, self.stacks, self.unknown]
     }
+}
+
+/// Whether a collection was forced between the two. A proxy that answers `heap?gc=1` itself, or drops the `gc=1`, forces none.
+fn was_collected(before: &GoMemory, after: &GoMemory) -> bool {
+    before.num_forced_gc.zip(after.num_forced_gc).is_none_or(|(before, after)| after > before)
+}
+
+/// What a profile says is live: as of the last collection.
+fn profiled(evidence: &Evidence) -> Option<u64> {
+    evidence.heap_gc_inuse.or(evidence.heap_inuse).filter(|inuse| *inuse > 0)
 }
 
 /// HeapAlloc after the forced collection is what is live plus what was allocated between the collection and the reading. The
@@ -225,8 +264,19 @@ fn live_after(before: &GoMemory, after: &GoMemory, profile: Option<u64>) -> u64 
 
 /// Splits RSS into buckets; see the module's doc for the rules.
 pub fn build(evidence: &Evidence) -> Anatomy {
+    build_as(evidence, None)
+}
+
+/// Splits the RSS of a baseline to be compared with `now`. A baseline has no smaps: what MemStats claims beyond what is resident is
+/// taken to be what it is now, since what was reserved and never touched (a ballast) stays so.
+pub fn build_baseline(evidence: &Evidence, now: &Anatomy) -> Anatomy {
+    build_as(evidence, now.arena_rss.map(|_| now.over_claim))
+}
+
+fn build_as(evidence: &Evidence, untouched: Option<u64>) -> Anatomy {
     let mut missing = Vec::new();
     let claims = Claims::of(evidence, &mut missing);
+    let live_has_garbage = missing.contains(&Missing::MemstatsGc) && profiled(evidence).is_none();
     let go = evidence.memstats.or(evidence.memstats_gc);
     let split = kernel::split(evidence);
     let rss_bytes = plausible(evidence.rss_bytes);
@@ -252,11 +302,12 @@ pub fn build(evidence: &Evidence) -> Anatomy {
         huge: evidence.rollup.map(|r| r.huge).or(evidence.smaps.as_ref().map(|s| s.total.huge)).unwrap_or(0),
         swap: evidence.status.and_then(|s| s.swap).or(evidence.rollup.map(|r| r.swap)).unwrap_or(0),
         go,
+        live_has_garbage,
         allocated_between: evidence.memstats.zip(evidence.memstats_gc).map(|(a, b)| b.total_alloc.saturating_sub(a.total_alloc)),
     };
     match split {
         Some(split) => {
-            anonymous(&mut anatomy, evidence, claims, plausible(split.anon), resident, rest.as_ref());
+            anonymous(&mut anatomy, evidence, claims, plausible(split.anon), resident, rest.as_ref(), untouched);
             anatomy.parts.add(Bucket::FileMapped, signed(plausible(split.file)));
             anatomy.parts.add(Bucket::Shmem, signed(plausible(split.shmem)));
             anatomy.moved = anatomy.parts.sum().saturating_sub(signed(rss_bytes));
@@ -282,12 +333,21 @@ fn anonymous(
     anon: u64,
     resident: Option<Resident>,
     rest: Option<&Mappings>,
+    untouched: Option<u64>,
 ) {
     let mut put = |bucket, bytes: u64| anatomy.parts.add(bucket, signed(bytes));
     let Some(resident) = resident else {
         let Some(claims) = claims else { return put(Bucket::Unexplained, anon) };
-        let [live, garbage, fragmentation, unreleased, stacks] = claims.in_arenas();
-        let all = [live, garbage, fragmentation, unreleased, stacks, claims.metadata];
+        if let Some(untouched) = untouched {
+            let claimed = claims.in_arenas();
+            let inside = clamped(total(&claimed)).saturating_sub(untouched).min(anon);
+            let metadata = claims.metadata.min(anon - inside);
+            IN_ARENAS.into_iter().zip(shares(inside, &claimed)).for_each(|(b, bytes)| put(b, bytes));
+            put(Bucket::RuntimeMetadata, metadata);
+            return put(Bucket::NativeAnon, anon - inside - metadata);
+        }
+        let [live, garbage, fragmentation, unreleased, stacks, unknown] = claims.in_arenas();
+        let all = [live, garbage, fragmentation, unreleased, stacks, unknown, claims.metadata];
         let total = total(&all);
         let divided = if total > u128::from(anon) { shares(anon, &all) } else { all.to_vec() };
         anatomy.over_claim = clamped(total.saturating_sub(anon.into()));
@@ -313,7 +373,8 @@ fn anonymous(
             let released = left.min(claims.released);
             put(Bucket::HeapUnreleased, released);
             put(Bucket::Unexplained, left - released);
-            anatomy.over_claim = clamped(total.saturating_sub(inside.into()));
+            // what is swapped out was touched
+            anatomy.over_claim = clamped(total.saturating_sub(inside.into())).saturating_sub(resident.usage.swap);
             anatomy.lazy_free = resident.usage.lazy_free.min(released);
         }
     }

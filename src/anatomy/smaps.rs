@@ -153,6 +153,8 @@ pub(super) struct Header {
     pub end: u64,
     /// Neither readable nor writable nor executable: reserved, or a guard.
     pub closed: bool,
+    /// Private and writable, as the data segment of an executable is; other mappings of files end wherever the kernel put them.
+    is_data: bool,
     what: What,
 }
 
@@ -189,7 +191,7 @@ impl Header {
         }
         let private = perms.ends_with('p');
         let what = named(name, private).or_else(|| (!private || inode != "0").then_some(Kind::File)).map_or(What::Plain, What::Known);
-        Some(Header { start, end, closed: perms.starts_with("---"), what })
+        Some(Header { start, end, closed: perms.starts_with("---"), is_data: private && perms.get(1..2) == Some("w"), what })
     }
 
     pub fn size(&self) -> u64 {
@@ -227,8 +229,8 @@ struct Reader {
     sums: Mappings,
     plain: Plain,
     current: Option<(Header, Usage)>,
-    /// Where the last mapping ended, if it was a file's.
-    file_end: Option<u64>,
+    /// Where the last mapping ended, if it was a file's data segment: global variables that begin as zero follow it.
+    data_end: Option<u64>,
 }
 
 impl Reader {
@@ -253,13 +255,13 @@ impl Reader {
     fn end(&mut self) {
         let Some((header, usage)) = self.current.take() else { return };
         self.sums.total.add(&usage);
-        let after_file = self.file_end.take() == Some(header.start);
+        let after_data = self.data_end.take() == Some(header.start);
         match header.what {
-            What::Plain if after_file => self.sums.add(Kind::Globals, &usage),
+            What::Plain if after_data && !header.closed => self.sums.add(Kind::Globals, &usage),
             What::Plain => self.plain.push(&mut self.sums, header, usage),
             What::Known(kind) => {
-                if kind == Kind::File {
-                    self.file_end = Some(header.end);
+                if kind == Kind::File && header.is_data {
+                    self.data_end = Some(header.end);
                 }
                 if kind == Kind::MainStack {
                     self.plain.stack_at = Some(header.start);

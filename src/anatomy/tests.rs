@@ -127,6 +127,83 @@ fn a_collection_separates_live_from_garbage() {
 }
 
 #[test]
+fn a_collection_that_was_not_made_separates_nothing() {
+    let stats = |forced| GoMemory { heap_alloc: 361, heap_inuse: 361, num_forced_gc: Some(forced), ..GoMemory::default() };
+    let evidence = |forced| Evidence {
+        rss_bytes: 400,
+        status: Some(Split { anon: 400, ..Split::default() }),
+        memstats: Some(stats(1)),
+        memstats_gc: Some(stats(forced)),
+        heap_inuse: Some(80),
+        ..Evidence::default()
+    };
+    let live = |forced| build(&evidence(forced)).get(Bucket::HeapLive);
+    // the profile is of an earlier collection, and tells them apart
+    assert_eq!((live(2), live(1)), (361, 80));
+    assert!(build(&evidence(1)).lacks(Missing::MemstatsGc) && !build(&evidence(2)).lacks(Missing::MemstatsGc));
+}
+
+#[test]
+fn what_memtrap_s_own_collection_freed_is_not_called_unreleased() {
+    for version in ["1.21.13", "1.27.3"] {
+        let evidence = Evidence { memstats: None, ..evidence(version, "churn") };
+        let anatomy = build(&evidence);
+        assert_adds_up(&anatomy);
+        assert!(anatomy.lacks(Missing::MemstatsBefore) && anatomy.is_unknown(Bucket::HeapUnreleased), "{anatomy:?}");
+        assert!(mib(&anatomy, Bucket::Unexplained) > 60 && mib(&anatomy, Bucket::HeapUnreleased) < 10, "{anatomy:?}");
+        let blind = build(&Evidence { smaps: None, ..evidence });
+        assert_adds_up(&blind);
+        assert!(mib(&blind, Bucket::Unexplained) > 60 && mib(&blind, Bucket::NativeAnon) < 10, "{blind:?}");
+    }
+}
+
+#[test]
+fn a_baseline_without_smaps_has_the_ballast_that_there_is_now() {
+    let stats = |mib: u64| GoMemory { heap_alloc: mib * MIB, heap_inuse: mib * MIB, heap_sys: mib * MIB, ..GoMemory::default() };
+    let mut now = build(&evidence("1.27.3", "mmap"));
+    (now.over_claim, now.arena_rss) = (512 * MIB, Some(250 * MIB));
+    let base = Evidence {
+        rss_bytes: 300 * MIB,
+        status: Some(Split { anon: 300 * MIB, ..Split::default() }),
+        memstats: Some(stats(562)),
+        ..Evidence::default()
+    };
+    let parts = |anatomy: Anatomy| (mib(&anatomy, Bucket::HeapLive), mib(&anatomy, Bucket::NativeAnon));
+    assert_eq!(parts(build(&base)), (300, 0));
+    assert_eq!(parts(build_baseline(&base, &now)), (50, 250));
+    // nothing is known of a process whose smaps could not be read now either
+    now.arena_rss = None;
+    assert_eq!(parts(build_baseline(&base, &now)), (300, 0));
+}
+
+#[test]
+fn what_is_swapped_out_was_touched() {
+    let with_swap = |swap: u64| {
+        let text =
+            format!("c000000000-c004000000 rw-p 00000000 00:00 0   [anon: Go: heap]\nRss: 1000 kB\nAnonymous: 1000 kB\nSwap: {swap} kB\n");
+        let memory = GoMemory { heap_alloc: 5000 << 10, heap_inuse: 5000 << 10, ..GoMemory::default() };
+        let smaps = parse(text.as_bytes()).unwrap();
+        build(&Evidence { rss_bytes: 1000 << 10, smaps, memstats: Some(memory), ..Evidence::default() }).over_claim >> 10
+    };
+    assert_eq!((with_swap(0), with_swap(3000)), (4000, 1000));
+}
+
+#[test]
+fn anonymous_memory_beside_a_mapped_file_is_no_global_variables() {
+    let native = |perms: &str| {
+        let text = format!(
+            "{NAMED}7ffe00000000-7ffe00400000 {perms} 00000000 fe:00 77   /srv/data/store.db\nRss: 4 kB\n\
+             7ffe00400000-7ffe13000000 rw-p 00000000 00:00 0 \nRss: 300000 kB\nAnonymous: 300000 kB\n"
+        );
+        let smaps = parse(text.as_bytes()).unwrap().unwrap();
+        build(&Evidence { rss_bytes: smaps.total.rss, smaps: Some(smaps), ..Evidence::default() }).native.unwrap()
+    };
+    let (mapped, data) = (native("r--s"), native("rw-p"));
+    assert_eq!((mapped.globals >> 10, mapped.mappings >> 10), (156, 316_000));
+    assert_eq!((data.globals >> 10, data.mappings >> 10), (300_156, 16_000));
+}
+
+#[test]
 fn a_profile_corrects_what_was_allocated_after_the_collection() {
     let stats = |heap_alloc, total_alloc| GoMemory { heap_alloc, heap_inuse: heap_alloc, total_alloc, ..GoMemory::default() };
     let evidence = |inuse| Evidence {
@@ -340,8 +417,8 @@ proptest! {
 
     #[test]
     fn a_verdict_is_given_whatever_the_evidence(now in any_evidence(), base in proptest::option::of(any_evidence())) {
-        let facts = crate::verdict::Facts { baseline: base.map(|b| build(&b)), age_seconds: Some(1.0), ..Default::default() };
         let anatomy = build(&now);
+        let facts = crate::verdict::Facts { baseline: base.map(|b| build_baseline(&b, &anatomy)), age_seconds: Some(1.0), ..Default::default() };
         let verdict = crate::verdict::decide(&anatomy, &facts, crate::lang::Lang::En);
         let lines: i128 = verdict.anatomy.iter().map(|l| i128::from(l.bytes)).sum();
         prop_assert_eq!(lines, i128::from(verdict.rss_bytes));

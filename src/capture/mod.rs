@@ -167,6 +167,8 @@ pub struct Captured {
     pub verdict: Option<String>,
     /// Names of the files whose steps failed.
     pub failed: Vec<String>,
+    /// What the reader should know first: why the profiles may not be of this process.
+    pub warnings: Vec<String>,
     pub bytes: u64,
 }
 
@@ -315,6 +317,7 @@ fn captured(published: Published, verdict: Option<String>) -> Captured {
         outcome: published.manifest.outcome,
         evidence: published.manifest.has_evidence(),
         failed: files.iter().filter(|e| e.status == Status::Failed).map(|e| e.name.clone()).collect(),
+        warnings: published.manifest.warnings,
         id: published.id,
         path: published.path,
         bytes: published.bytes,

@@ -16,8 +16,12 @@ pub struct Facts {
     pub baseline_threads: Option<u64>,
     /// The profile taken with the forced collection, else the one before.
     pub heap: Option<HeapProfile>,
+    /// What that profile has more than the baseline's.
+    pub heap_growth: Option<HeapGrowth>,
     pub allocs: Option<Allocs>,
     pub goroutines: Option<Goroutines>,
+    pub goroutine_growth: Option<GoroutineGrowth>,
+    pub deepest: Option<Deepest>,
     /// OS threads.
     pub threads: Option<u64>,
     pub go_version: Option<String>,
@@ -31,6 +35,34 @@ pub struct Facts {
     /// Between the forced collections at the two ends of the capture.
     pub allocated: Option<Allocated>,
     pub end: Option<Ending>,
+    /// Why the profiles may not be of this process: sentences of the capture.
+    pub mistaken: Vec<String>,
+}
+
+/// `inuse_space` that came since the baseline: sampled.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HeapGrowth {
+    /// Of all functions that have more than they had.
+    pub bytes: u64,
+    pub top_space: TopFunction,
+    /// Of the function that most of the new goroutines stand in, with what it calls.
+    pub where_goroutines_stand: u64,
+}
+
+/// Where most of the goroutines stand that came since the baseline.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GoroutineGrowth {
+    pub function: String,
+    pub more: u64,
+}
+
+/// The deepest stack, and how many goroutines have it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Deepest {
+    pub function: String,
+    pub count: u64,
+    /// Those that a dump leaves out; `None` where a profile, which ends after 128, has one function in most of what it shows.
+    pub frames: Option<u64>,
 }
 
 /// `GOGC`

@@ -12,7 +12,9 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 
-pub use facts::{Allocated, Allocs, Ending, Facts, Gogc, Goroutines, Group, HeapProfile, SMALL_OBJECT, TopFunction};
+pub use facts::{
+    Allocated, Allocs, Deepest, Ending, Facts, Gogc, GoroutineGrowth, Goroutines, Group, HeapGrowth, HeapProfile, SMALL_OBJECT, TopFunction,
+};
 
 use crate::anatomy::{Anatomy, Bucket, Missing};
 use crate::lang::{Lang, say};
@@ -215,7 +217,7 @@ fn cause(anatomy: &Anatomy, weighed: &Weighed) -> Cause {
 
 fn explains(anatomy: &Anatomy, weighed: &Weighed, cause: Cause) -> Explains {
     let heap = weighed.heap_share(cause == Cause::AllocationChurn);
-    let unknown = weighed.share(Cause::Unknown);
+    let unknown = weighed.unknown_share(anatomy);
     if anatomy.lacks(Missing::Memstats) {
         // live objects may be known from a profile, the rest of the arenas is not
         let outside = 1.0 - heap - unknown;
@@ -254,9 +256,34 @@ fn doubts(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause: Cause, lan
     doubt(anatomy.lacks(Missing::Kernel), "");
     let blind = anatomy.lacks(Missing::Smaps) || anatomy.lacks(Missing::Arenas);
     let over = anatomy.over_claim > anatomy.rss_bytes / 20;
+    doubt(
+        of_goroutines && weighed.may_be_deep && !weighed.growth,
+        lang.pick(
+            "which goroutines have the large stacks is not told: a few recurse, and many wait",
+            "无法得知大栈属于哪些 goroutine：少数在递归，多数在等待",
+        ),
+    );
     doubt(blind && !of_kernel && (over || !matches!(cause, Cause::LiveHeap | Cause::SmallObjects)), "");
     doubt(blind && cause == Cause::ThreadPileup, "");
     doubt(anatomy.lacks(Missing::MemstatsGc) && of_heap, "");
+    doubt(anatomy.lacks(Missing::MemstatsBefore), "");
+    let ballast = of_heap && anatomy.over_claim_decides();
+    doubt(
+        ballast,
+        lang.pick(
+            "which parts of the heap were reserved and never touched is unknown: as much of each is taken to be, and if it is one, another is the largest",
+            "不知道堆的哪一部分只保留而从未触碰：各部分按同样的比例折算；如果只是其中一部分，最大的就是另一部分",
+        ),
+    );
+    doubt(ballast && anatomy.over_claim > anatomy.rss_bytes, "");
+    let base = facts.baseline.as_ref().filter(|_| weighed.growth);
+    doubt(
+        base.is_some_and(|base| base.lacks(Missing::Smaps) && anatomy.over_claim > anatomy.rss_bytes.saturating_sub(base.rss_bytes) / 4),
+        lang.pick(
+            "the baseline has no smaps: what was reserved and never touched is taken to have been the same then",
+            "baseline 没有 smaps：保留而从未触碰的部分按与现在相同计算",
+        ),
+    );
     doubt(anatomy.moved.unsigned_abs() > anatomy.rss_bytes / 10, "");
     doubt(
         facts.heap.is_none() && of_heap,
@@ -308,5 +335,10 @@ fn doubts(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause: Cause, lan
             .into(),
         );
     }
-    (missing, confidence)
+    if facts.mistaken.is_empty() {
+        return (missing, confidence);
+    }
+    // the first thing to know of such a verdict
+    missing.splice(0..0, facts.mistaken.iter().map(|why| words::line(why)));
+    (missing, Confidence::Low)
 }

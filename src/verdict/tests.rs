@@ -147,8 +147,11 @@ fn churn_is_churn_whether_the_garbage_is_collected_or_not() {
 fn garbage_as_gogc_allows_it_is_not_churn() {
     let mut evidence = row([420, 7, 0, 400, 404, 4, 2, 0, 8]);
     evidence.memstats_gc.as_mut().unwrap().heap_alloc = 205 * MIB;
-    let verdict = assert_cause(&evidence, &quiet(), Cause::LiveHeap, Explains::Yes);
+    let facts = Facts { gogc: Some(Gogc::Percent(100)), ..quiet() };
+    let verdict = assert_cause(&evidence, &facts, Cause::LiveHeap, Explains::Yes);
     assert!(verdict.evidence.iter().any(|e| e.contains("that is normal")), "{:#?}", verdict.evidence);
+    // it is not called live either
+    assert!(verdict.summary.contains("205MiB live, and 195MiB of garbage"), "{}", verdict.summary);
 }
 
 #[test]
@@ -185,8 +188,107 @@ fn goroutines_that_hold_heap_are_called_a_pile_up() {
     for heap in [by_function, by_stack] {
         let linked = Facts { heap: Some(heap), ..piled_up(20_000) };
         let verdict = assert_cause(&evidence, &linked, Cause::GoroutinePileup, Explains::Yes);
+        assert!(verdict.evidence.iter().any(|e| e.contains("they may hold it")), "{:#?}", verdict.evidence);
+        assert!(verdict.confidence < Confidence::High, "they may as well have put it into a cache: {verdict:#?}");
+        let leaked = Facts { goroutines: linked.goroutines.map(|g| Goroutines { leaked: Some(g.total), ..g }), ..linked };
+        let verdict = assert_cause(&evidence, &leaked, Cause::GoroutinePileup, Explains::Yes);
         assert!(verdict.evidence.iter().any(|e| e.contains("they hold it")), "{:#?}", verdict.evidence);
     }
+}
+
+/// A heap that is all of `main.handle`, which [`piled_up`] goroutines stand in.
+fn of_the_handler(bytes: u64) -> Option<HeapProfile> {
+    let top = TopFunction { function: "main.handle".into(), flat: bytes };
+    Some(HeapProfile { inuse_space: bytes, top_space: Some(top), ..HeapProfile::default() })
+}
+
+#[test]
+fn a_pool_of_workers_is_not_blamed_for_what_they_put_into_a_cache() {
+    let facts = Facts { heap: of_the_handler(400 * MIB), ..piled_up(504) };
+    let verdict = assert_cause(&row([410, 8, 0, 400, 401, 4, 3, 1, 5]), &facts, Cause::LiveHeap, Explains::Yes);
+    assert!(verdict.evidence.iter().any(|e| e.contains("they may hold it")), "{:#?}", verdict.evidence);
+}
+
+#[test]
+fn leaked_goroutines_are_not_blamed_for_a_heap_that_others_allocated() {
+    let mut facts = piled_up(204);
+    facts.goroutines.as_mut().unwrap().leaked = Some(200);
+    let top = TopFunction { function: "main.loadCache".into(), flat: 600 * MIB };
+    facts.heap = Some(HeapProfile { inuse_space: 600 * MIB, top_space: Some(top), ..HeapProfile::default() });
+    let verdict = assert_cause(&row([610, 8, 0, 600, 601, 4, 3, 1, 5]), &facts, Cause::LiveHeap, Explains::Yes);
+    assert!(verdict.evidence.iter().any(|e| e.contains("finds 200 goroutines blocked for ever")), "{:#?}", verdict.evidence);
+}
+
+#[test]
+fn a_recursion_among_thousands_of_idle_goroutines_is_called_deep_stacks() {
+    let base = build(&row([30, 8, 0, 4, 5, 4, 3, 17, 5]));
+    let now = row([262, 8, 0, 4, 5, 4, 3, 248, 5]);
+    let deepest = Some(Deepest { function: "main.recurse".into(), count: 1, frames: Some(200_000) });
+    let facts = Facts { deepest, ..piled_up(10_007) };
+    let verdict = assert_cause(&now, &facts, Cause::DeepStacks, Explains::No);
+    assert!(verdict.summary.contains("the deepest in main.recurse") && verdict.confidence == Confidence::Low, "{verdict:#?}");
+    let grown = Facts { baseline: Some(base), baseline_goroutines: Some(10_004), deepest: None, ..facts };
+    let verdict = assert_cause(&now, &grown, Cause::DeepStacks, Explains::No);
+    assert_eq!(verdict.confidence, Confidence::Medium, "no smaps, and no other doubt: {verdict:#?}");
+}
+
+#[test]
+fn the_growth_is_named_after_who_grew() {
+    let base = build(&row([320, 8, 0, 300, 305, 4, 3, 1, 5]));
+    let top = |function: &str, flat| TopFunction { function: function.into(), flat: flat * MIB };
+    let heap = HeapProfile { inuse_space: 450 * MIB, top_space: Some(top("main.loadCache", 300)), ..HeapProfile::default() };
+    let grown = HeapGrowth { bytes: 150 * MIB, top_space: top("main.leakSessions", 150), where_goroutines_stand: 0 };
+    let facts = Facts { baseline: Some(base), heap: Some(heap), heap_growth: Some(grown), ..quiet() };
+    let now = row([470, 8, 0, 450, 455, 4, 3, 1, 5]);
+    let verdict = assert_cause(&now, &facts, Cause::LiveHeap, Explains::Yes);
+    assert!(verdict.summary.contains("most of it from main.leakSessions"), "{}", verdict.summary);
+
+    let base = build(&row([120, 8, 0, 4, 5, 4, 3, 80, 5]));
+    let more = Some(GoroutineGrowth { function: "main.leakedWorker".into(), more: 9000 });
+    let facts = Facts { baseline: Some(base), baseline_goroutines: Some(10_000), goroutine_growth: more, ..piled_up(19_000) };
+    let verdict = assert_cause(&row([195, 8, 0, 4, 5, 4, 3, 155, 5]), &facts, Cause::GoroutinePileup, Explains::No);
+    assert!(verdict.summary.contains("9000 more in main.leakedWorker than at the baseline"), "{}", verdict.summary);
+}
+
+#[test]
+fn most_is_said_from_half_on() {
+    let top = TopFunction { function: "main.site11".into(), flat: 24 * MIB };
+    let heap = HeapProfile { inuse_space: 400 * MIB, top_space: Some(top), ..HeapProfile::default() };
+    let verdict =
+        assert_cause(&row([410, 8, 0, 400, 401, 4, 3, 1, 5]), &Facts { heap: Some(heap), ..quiet() }, Cause::LiveHeap, Explains::Yes);
+    assert!(verdict.summary.contains("the largest part (6%) from main.site11"), "{}", verdict.summary);
+}
+
+#[test]
+fn profiles_of_another_process_make_no_verdict_certain() {
+    let why = "`pprof` at 127.0.0.1:6060 belongs to another process than 7";
+    let evidence = row([306, 7, 0, 305, 305, 3, 3, 0, 4]);
+    let sure = assert_cause(&evidence, &quiet(), Cause::LiveHeap, Explains::Yes);
+    let verdict = decide(&build(&evidence), &Facts { mistaken: vec![why.into()], ..quiet() }, Lang::En);
+    assert_eq!((sure.confidence, verdict.confidence), (Confidence::High, Confidence::Low));
+    assert_eq!(verdict.missing[0], why);
+    assert!(verdict.summary.ends_with("; the profiles may be of another process."), "{}", verdict.summary);
+}
+
+#[test]
+fn without_procfs_memstats_tell_that_it_is_not_the_heap() {
+    let evidence = Evidence { status: None, rss_bytes: 448 * MIB, ..row([448, 0, 0, 40, 41, 8, 6, 1, 5]) };
+    let verdict = assert_cause(&evidence, &quiet(), Cause::Unknown, Explains::No);
+    assert!(verdict.summary.contains("lie outside of what the Go runtime knows of"), "{}", verdict.summary);
+    assert_eq!(verdict.confidence, Confidence::Low);
+}
+
+#[test]
+fn a_ballast_costs_certainty() {
+    // 1 GiB never touched, and 600 MiB of garbage; smaps tells how much is there, not which
+    let mut evidence = evidence("1.27.3", "small");
+    let smaps = build(&evidence).arena_rss.unwrap();
+    for (stats, alloc) in [(&mut evidence.memstats, 1624 * MIB), (&mut evidence.memstats_gc, 1024 * MIB)] {
+        let stats = stats.as_mut().unwrap();
+        (stats.heap_alloc, stats.heap_inuse) = (alloc, 1624 * MIB);
+    }
+    let verdict = decide(&build(&evidence), &quiet(), Lang::En);
+    assert!(smaps < 1024 * MIB && verdict.confidence == Confidence::Low, "{verdict:#?}");
 }
 
 #[test]
@@ -214,7 +316,7 @@ fn threads_in_blocking_calls_are_called_threads() {
 
 #[test]
 fn a_few_hundred_goroutines_that_the_collector_calls_leaked_are_the_cause() {
-    let mut facts = piled_up(220);
+    let mut facts = Facts { heap: of_the_handler(200 * MIB), ..piled_up(220) };
     facts.goroutines.as_mut().unwrap().leaked = Some(200);
     assert_cause(&row([230, 8, 0, 210, 211, 4, 3, 2, 5]), &facts, Cause::GoroutinePileup, Explains::Yes);
 }

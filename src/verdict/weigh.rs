@@ -1,6 +1,6 @@
 //! From buckets to candidates: how many bytes speak for each cause.
 
-use super::facts::{Allocated, Facts, Goroutines, SMALL_OBJECT};
+use super::facts::{Allocated, Deepest, Facts, Goroutines, SMALL_OBJECT};
 use super::{Cause, DOMINATES};
 use crate::anatomy::{Anatomy, Bucket, GoMemory, Missing, Parts};
 
@@ -8,19 +8,22 @@ use crate::anatomy::{Anatomy, Bucket, GoMemory, Missing, Parts};
 const MIN_GROWTH: u64 = 16 << 20;
 /// So many goroutines are a pile where no baseline says what is usual.
 const MANY_GOROUTINES: u64 = 1000;
-/// So many more than usual are, and so many that stand where the heap was allocated.
+/// So many more than usual are, and so many that stand where the heap was allocated are worth a word.
 const MORE_GOROUTINES: u64 = 100;
-const LINKED_GOROUTINES: u64 = 400;
 /// A pile is made of few stacks.
 const FEW_STACKS: usize = 5;
-/// The average stack of a goroutine that recurses. What blocks in a handler needs 2 to 32 KiB.
+/// The average stack of a goroutine that recurses. What blocks in a handler needs 2 to 32 KiB, most often less than 8.
 const DEEP_STACK: u64 = 64 << 10;
+const FLAT_STACK: u64 = 8 << 10;
+/// Frames of one stack that only a recursion makes.
+const RECURSION: u64 = 10_000;
 /// A stack that doubles frees its old copy, and collections halve stacks that are not used: freed spans of up to so many times
 /// the stacks were theirs. Measured: 1 to 4.
 const OUTGROWN: i64 = 4;
-/// More memory per goroutine than this needs a better reason to be laid at its door than numbers alone.
+/// More memory per goroutine than this needs a better reason to be laid at its door than numbers alone, be it leaked or not.
 const HELD_EACH: u64 = 64 << 10;
-/// The same for goroutines that are known to be leaked.
+/// The same for goroutines that stand where the heap was allocated, and for such as are known to be leaked besides.
+const LINKED_EACH: u64 = 1 << 20;
 const LEAKED_EACH: u64 = 4 << 20;
 /// A pile's stacks are at least this share of what it is blamed for, without better evidence.
 const PILE_SHARE: f64 = 0.1;
@@ -57,8 +60,12 @@ pub(super) struct Weighed {
     pub sparse: i64,
     /// Freed spans that were stacks.
     pub outgrown: i64,
-    /// An allocating function that is on the pile's stacks.
+    /// A function that allocated most of what is there to explain, and that most goroutines stand in.
     pub link: Option<String>,
+    /// Few stacks of very many frames are among many: how much each takes is unknown.
+    pub may_be_deep: bool,
+    /// Garbage within GOGC, which belongs to the live heap.
+    pub normal_garbage: i64,
     /// Average size of a live object (of one that came since the baseline), in bytes.
     pub object_size: Option<u64>,
 }
@@ -97,6 +104,13 @@ impl Weighed {
         heap as f64 / self.whole()
     }
 
+    /// The share that may be anything. Without the kernel's numbers, what MemStats does not claim lies outside of the runtime, but for what was
+    /// released and may still be there.
+    pub fn unknown_share(&self, anatomy: &Anatomy) -> f64 {
+        let released = anatomy.go.filter(|_| anatomy.lacks(Missing::Kernel)).map(|go| go.heap_released as f64 / self.whole());
+        released.map_or(1.0, |released| released.min(1.0)).min(self.share(Cause::Unknown))
+    }
+
     /// The heaviest with its share.
     pub fn heaviest(&self) -> Option<(Cause, f64)> {
         let (cause, bytes) = self.ranked().first().copied()?;
@@ -119,6 +133,7 @@ pub(super) fn weigh(anatomy: &Anatomy, facts: &Facts) -> Weighed {
     let garbage = part(Bucket::HeapGarbage);
     let normal = if garbage <= live.saturating_add(live / 5) { garbage } else { 0 };
     let garbage = garbage - normal;
+    weighed.normal_garbage = normal;
     let gaps = part(Bucket::HeapFragmentation).min(live);
     let sparse = part(Bucket::HeapFragmentation) - gaps;
     let (stacks, unreleased) = (part(Bucket::GoroutineStacks), part(Bucket::HeapUnreleased));
@@ -135,7 +150,9 @@ pub(super) fn weigh(anatomy: &Anatomy, facts: &Facts) -> Weighed {
     let mut heap = live.saturating_add(normal).saturating_add(gaps);
     let mut freed = unreleased;
     let pile = facts.goroutines.as_ref().filter(|g| is_pile(g, facts, weighed.growth));
-    let deep = facts.goroutines.as_ref().is_some_and(|g| average_stack(anatomy, g) >= DEEP_STACK);
+    let average = facts.goroutines.as_ref().map_or(0, |g| average_stack(anatomy, g, facts, weighed.growth, stacks));
+    let deep = average >= DEEP_STACK;
+    weighed.link = facts.goroutines.as_ref().and_then(|g| link(g, facts, weighed.growth));
     weighed.outgrown = freed.min(stacks.saturating_mul(OUTGROWN));
     // a few small stacks among much freed heap did not leave it behind
     if pile.is_none() && !deep {
@@ -144,20 +161,25 @@ pub(super) fn weigh(anatomy: &Anatomy, facts: &Facts) -> Weighed {
     freed -= weighed.outgrown;
     let mut goroutines = stacks.saturating_add(weighed.outgrown);
     if let Some(pile) = pile {
-        weighed.link = link(pile, facts);
         let all = (heap + goroutines + freed + garbage).max(1) as f64;
-        let more = pile.total.saturating_sub(usual(pile, facts, weighed.growth).unwrap_or(0));
+        let usual = usual(pile, facts, weighed.growth);
+        let more = pile.total.saturating_sub(usual.unwrap_or(0));
         let each = |goroutines: u64| u64::try_from(heap).unwrap_or(0) / goroutines.max(1);
-        let leak = pile.leaked.is_some_and(|leaked| is_leak(leaked, more) && each(leaked) <= LEAKED_EACH);
+        let linked = weighed.link.is_some();
+        let leak = pile.leaked.is_some_and(|leaked| is_leak(leaked, more) && each(leaked) <= if linked { LEAKED_EACH } else { HELD_EACH });
+        let by_link = linked && (usual.is_some() || pile.total >= MANY_GOROUTINES) && each(more) <= LINKED_EACH;
         let by_size = each(more) <= HELD_EACH && (weighed.growth || goroutines as f64 / all >= PILE_SHARE);
-        if leak || weighed.link.is_some() || by_size {
-            weighed.pile_is_a_guess = !leak && weighed.link.is_none() && (goroutines as f64) < all * DOMINATES;
+        if leak || by_link || by_size {
+            let came_together = by_link && usual.is_some();
+            weighed.pile_is_a_guess = !leak && !came_together && (goroutines as f64) < all * DOMINATES;
             weighed.held_by_goroutines = heap;
             goroutines = goroutines.saturating_add(heap);
             heap = 0;
         }
     }
-    let of_stacks = if deep && !pile.is_some_and(|p| p.total >= MANY_GOROUTINES && !very_deep(anatomy, p)) {
+    let recurses = pile.is_none_or(|_| facts.goroutine_growth.is_none()) && has_recursion(facts, stacks);
+    weighed.may_be_deep = hides_recursion(facts);
+    let of_stacks = if recurses || deep && !pile.is_some_and(|p| p.total >= MANY_GOROUTINES && average < 4 * DEEP_STACK) {
         Cause::DeepStacks
     } else {
         Cause::GoroutinePileup
@@ -185,7 +207,8 @@ pub(super) fn weigh(anatomy: &Anatomy, facts: &Facts) -> Weighed {
 fn tells(now: &Anatomy, base: &Anatomy) -> bool {
     let growth = now.rss_bytes.saturating_sub(base.rss_bytes);
     let same = |missing| now.lacks(missing) == base.lacks(missing);
-    growth >= MIN_GROWTH.max(now.rss_bytes / 20) && same(Missing::Memstats) && same(Missing::Kernel)
+    let told_alike = now.live_has_garbage == base.live_has_garbage;
+    growth >= MIN_GROWTH.max(now.rss_bytes / 20) && same(Missing::Memstats) && same(Missing::Kernel) && told_alike
 }
 
 fn object_size(now: &GoMemory, base: Option<GoMemory>) -> Option<u64> {
@@ -237,12 +260,27 @@ struct Allocation {
     may_be_fast: bool,
 }
 
-fn average_stack(anatomy: &Anatomy, goroutines: &Goroutines) -> u64 {
-    anatomy.go.map_or(0, |go| go.stack_inuse) / goroutines.total.max(1)
+/// The average stack, in bytes; of those that came since the baseline where the growth decides. `stacks` is what is to be explained.
+fn average_stack(anatomy: &Anatomy, goroutines: &Goroutines, facts: &Facts, growth: bool, stacks: i64) -> u64 {
+    match usual(goroutines, facts, growth) {
+        // few more, and what they have is next to nothing: no reason to call them deep
+        Some(_) if stacks.unsigned_abs() < MIN_GROWTH => 0,
+        Some(usual) => stacks.unsigned_abs() / goroutines.total.saturating_sub(usual).max(1),
+        None => anatomy.go.map_or(0, |go| go.stack_inuse) / goroutines.total.max(1),
+    }
 }
 
-fn very_deep(anatomy: &Anatomy, goroutines: &Goroutines) -> bool {
-    average_stack(anatomy, goroutines) >= 4 * DEEP_STACK
+/// A few goroutines that recurse hide behind thousands that wait: the average stack is small, and yet more than they need.
+fn has_recursion(facts: &Facts, stacks: i64) -> bool {
+    let flat = facts.goroutines.as_ref().map_or(0, |g| g.total.saturating_mul(FLAT_STACK));
+    hides_recursion(facts) && stacks.unsigned_abs() >= flat.saturating_mul(2)
+}
+
+fn hides_recursion(facts: &Facts) -> bool {
+    let total = facts.goroutines.as_ref().map_or(0, |g| g.total);
+    // many that recurse are the pile itself
+    let few = |deepest: &&Deepest| deepest.count.saturating_mul(10) <= total;
+    facts.deepest.as_ref().filter(few).is_some_and(|deepest| deepest.frames.is_none_or(|frames| frames >= RECURSION))
 }
 
 /// How many goroutines there were when the process was healthy.
@@ -262,22 +300,25 @@ fn is_pile(goroutines: &Goroutines, facts: &Facts, growth: bool) -> bool {
     let more = goroutines.total.saturating_sub(usual.unwrap_or(0));
     let many = match usual {
         Some(usual) => more >= MORE_GOROUTINES && more.saturating_mul(4) >= usual,
-        None => goroutines.total >= MANY_GOROUTINES || named_often(goroutines, facts),
+        None => goroutines.total >= MANY_GOROUTINES,
     };
     let few_stacks = goroutines.groups.is_empty() || top.saturating_mul(2) >= goroutines.total;
     goroutines.leaked.is_some_and(|leaked| is_leak(leaked, more)) || (many && few_stacks)
 }
 
-/// Some hundred goroutines are a pile too if they stand where the heap was allocated.
-fn named_often(goroutines: &Goroutines, facts: &Facts) -> bool {
-    goroutines.total >= LINKED_GOROUTINES && link(goroutines, facts).is_some()
-}
-
-/// The function that the largest group of goroutines is in, and that allocated most of what is live, by itself or below it.
-fn link(goroutines: &Goroutines, facts: &Facts) -> Option<String> {
+/// The function that the largest group of goroutines is in, and that allocated most of what is live, by itself or below it. Where the
+/// growth decides, both are of what came since the baseline.
+fn link(goroutines: &Goroutines, facts: &Facts, growth: bool) -> Option<String> {
+    if let Some(((heap, group), usual)) =
+        facts.heap_growth.as_ref().zip(facts.goroutine_growth.as_ref()).zip(usual(goroutines, facts, growth))
+    {
+        let more = goroutines.total.saturating_sub(usual).max(1);
+        let most = heap.where_goroutines_stand.saturating_mul(2) >= heap.bytes && heap.bytes > 0;
+        return (most && group.more >= MORE_GOROUTINES && group.more.saturating_mul(2) >= more).then(|| group.function.clone());
+    }
     let heap = facts.heap.as_ref()?;
     let most = |bytes: u64| bytes > 0 && bytes.saturating_mul(2) >= heap.inuse_space;
-    let largest = goroutines.groups.first().filter(|g| g.count.saturating_mul(4) >= goroutines.total)?;
+    let largest = goroutines.groups.first().filter(|g| g.count >= MORE_GOROUTINES && g.count.saturating_mul(4) >= goroutines.total)?;
     let by_itself = heap.top_space.as_ref().filter(|top| most(top.flat) && !top.function.starts_with("runtime."));
     if let Some(top) = by_itself.filter(|top| largest.stack.contains(&top.function)) {
         return Some(top.function.clone());

@@ -2,10 +2,10 @@
 
 mod evidence;
 
-use super::facts::Facts;
+use super::facts::{Facts, TopFunction};
 use super::weigh::Weighed;
-use super::{Cause, Explains};
-use crate::anatomy::{Anatomy, Bucket};
+use super::{Cause, DOMINATES, Explains};
+use crate::anatomy::{Anatomy, Bucket, Missing};
 use crate::lang::{Lang, say};
 use crate::units::ByteSize;
 
@@ -13,6 +13,7 @@ pub(super) use evidence::evidence;
 
 /// Names come from the process: its sentences must fit a ticket.
 const MAX_NAME: usize = 160;
+const MAX_SENTENCE: usize = 600;
 
 fn size(bytes: i64) -> String {
     let sign = if bytes < 0 { "-" } else { "" };
@@ -27,6 +28,11 @@ fn bytes(n: u64) -> String {
 pub(super) fn name(text: &str) -> String {
     let plain: String = text.chars().filter(|c| !c.is_control()).take(MAX_NAME).collect();
     if plain.len() < text.len() && text.chars().count() > MAX_NAME { format!("{plain}…") } else { plain }
+}
+
+/// A sentence from outside: of a manifest.
+pub(super) fn line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_SENTENCE).collect()
 }
 
 fn percent(share: f64) -> String {
@@ -54,9 +60,13 @@ pub(super) fn summary(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause
         Some(end) if end.gone => lang.pick("; the process ended meanwhile", "；期间进程已退出"),
         _ => "",
     };
+    let whose = match facts.mistaken.is_empty() {
+        true => "",
+        false => lang.pick("; the profiles may be of another process", "；这些 profile 可能属于另一个进程"),
+    };
     let because = because(anatomy, facts, weighed, cause, lang);
     let besides = besides(weighed, cause, lang).unwrap_or_default();
-    say!(lang; "{rss} and {heap}: {because}{besides}{ending}."; "{rss}，{heap}：{because}{besides}{ending}。")
+    say!(lang; "{rss} and {heap}: {because}{besides}{ending}{whose}."; "{rss}，{heap}：{because}{besides}{ending}{whose}。")
 }
 
 /// A second part that is nearly as heavy.
@@ -70,20 +80,21 @@ fn besides(weighed: &Weighed, cause: Cause, lang: Lang) -> Option<String> {
 fn because(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause: Cause, lang: Lang) -> String {
     let amount = size(weighed.bytes(cause));
     let share = percent(weighed.share(cause));
-    let top = facts.heap.as_ref().and_then(|h| h.top_space.as_ref()).map(|t| name(&t.function));
-    let top = top.map(|f| say!(lang; ", most of it from {f}"; "，大部分来自 {f}")).unwrap_or_default();
     match cause {
-        Cause::LiveHeap => say!(lang; "{amount} ({share}) are live objects{top}"; "{amount}（{share}）是存活对象{top}"),
-        Cause::SmallObjects => {
-            let each = weighed.object_size.map(bytes);
-            let each = each.map(|b| say!(lang; " of {b} on average"; "，平均每个 {b}")).unwrap_or_default();
-            say!(lang; "{amount} ({share}) are live objects, many and small{each}{top}"; "{amount}（{share}）是存活对象，多而小{each}{top}")
-        }
+        Cause::LiveHeap | Cause::SmallObjects => live(facts, weighed, cause, lang),
         Cause::AllocationChurn => {
             let rate = weighed.alloc_rate.filter(|_| weighed.allocates_fast).map(|r| bytes(r as u64));
             let rate = rate.map(|r| say!(lang; " while {r} a second are allocated"; "，每秒分配 {r}")).unwrap_or_default();
-            let site = facts.allocs.as_ref().and_then(|a| a.top_space.as_ref()).map(|t| name(&t.function));
-            let site = site.map(|f| say!(lang; ", most by {f}"; "，大部分由 {f} 分配")).unwrap_or_default();
+            let site = facts.allocs.as_ref().and_then(|a| Some((a.top_space.as_ref()?, a.alloc_space)));
+            let site = site.map(|(top, of)| (name(&top.function), share_of(top, of)));
+            let site = match site {
+                Some((f, share)) if share >= DOMINATES => say!(lang; ", most by {f}"; "，大部分由 {f} 分配"),
+                Some((f, share)) => {
+                    let share = percent(share);
+                    say!(lang; ", {f} more than others ({share})"; "，其中 {f} 分配最多（{share}）")
+                }
+                None => String::new(),
+            };
             let live = size(anatomy.get(Bucket::HeapLive));
             say!(lang;
                 "{amount} ({share}) are garbage and the room for it{rate}{site}; {live} are live after a collection";
@@ -111,10 +122,13 @@ fn because(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause: Cause, la
                     say!(lang; "{} goroutines{leaked}"; "{} 个 goroutine{leaked}", g.total)
                 },
             );
-            let at = facts.goroutines.as_ref().and_then(|g| g.groups.first()).and_then(|g| g.stands_in()).map(name);
-            let at = at.map(|f| say!(lang; ", most in {f}"; "，大多停在 {f}")).unwrap_or_default();
+            let at = standing(facts, weighed, lang).unwrap_or_default();
             let held = if weighed.held_by_goroutines > weighed.bytes(cause) / 10 {
-                lang.pick("their stacks and the heap that they hold", "它们的栈和所持有的堆")
+                if weighed.pile_is_a_guess {
+                    lang.pick("their stacks and the heap that they may hold", "它们的栈和可能由它们持有的堆")
+                } else {
+                    lang.pick("their stacks and the heap that they hold", "它们的栈和所持有的堆")
+                }
             } else {
                 lang.pick("their stacks", "它们的栈")
             };
@@ -123,9 +137,11 @@ fn because(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause: Cause, la
         Cause::DeepStacks => {
             let stacks = bytes(anatomy.go.map_or(0, |g| g.stack_inuse));
             let many = facts.goroutines.as_ref().map_or_else(|| lang.pick("some", "若干").to_owned(), |g| g.total.to_string());
+            let deepest = facts.deepest.as_ref().map(|deepest| name(&deepest.function));
+            let deepest = deepest.map(|f| say!(lang; ", the deepest in {f}"; "，最深的在 {f}")).unwrap_or_default();
             say!(lang;
-                "the stacks of {many} goroutines ({stacks} in use) and what they outgrew take {amount} ({share})";
-                "{many} 个 goroutine 的栈（在用 {stacks}）及其增长时留下的旧栈占 {amount}（{share}）"
+                "the stacks of {many} goroutines ({stacks} in use) and what they outgrew take {amount} ({share}){deepest}";
+                "{many} 个 goroutine 的栈（在用 {stacks}）及其增长时留下的旧栈占 {amount}（{share}）{deepest}"
             )
         }
         Cause::NativeMemory => {
@@ -144,6 +160,10 @@ fn because(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause: Cause, la
         Cause::RuntimeMetadata => {
             say!(lang; "{amount} ({share}) are the Go runtime's own metadata"; "{amount}（{share}）是 Go runtime 自身的元数据")
         }
+        Cause::Unknown if anatomy.lacks(Missing::Kernel) && !anatomy.lacks(Missing::Memstats) => say!(lang;
+            "{amount} ({share}) lie outside of what the Go runtime knows of: native memory, mapped files or shared memory, which only the kernel tells apart";
+            "{amount}（{share}）在 Go runtime 所知之外：native 内存、文件映射或共享内存，只有内核能区分"
+        ),
         Cause::Mixed | Cause::Unknown => {
             let parts: Vec<String> = weighed
                 .ranked()
@@ -162,6 +182,61 @@ fn because(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause: Cause, la
             }
         }
     }
+}
+
+/// Live objects, and what belongs to them: the garbage that GOGC allows beside them, and the gaps between them.
+fn live(facts: &Facts, weighed: &Weighed, cause: Cause, lang: Lang) -> String {
+    let (amount, share) = (size(weighed.bytes(cause)), percent(weighed.share(cause)));
+    let beside = weighed.normal_garbage;
+    let objects = size(weighed.parts.get(Bucket::HeapLive));
+    let small = match (cause, weighed.object_size.map(bytes)) {
+        (Cause::SmallObjects, None) => lang.pick(", many and small", "，多而小").to_owned(),
+        (Cause::SmallObjects, Some(each)) => say!(lang; ", many and small of {each} on average"; "，多而小，平均每个 {each}"),
+        _ => String::new(),
+    };
+    let from = match holder(facts, weighed) {
+        Some((function, part)) if part >= DOMINATES => say!(lang; ", most of it from {function}"; "，大部分来自 {function}"),
+        Some((function, part)) => {
+            let part = percent(part);
+            say!(lang; ", the largest part ({part}) from {function}"; "，最大的一部分（{part}）来自 {function}")
+        }
+        None => String::new(),
+    };
+    if beside < weighed.bytes(cause) / 10 {
+        return say!(lang; "{amount} ({share}) are live objects{small}{from}"; "{amount}（{share}）是存活对象{small}{from}");
+    }
+    let beside = size(beside);
+    say!(lang;
+        "{amount} ({share}) are live objects and the garbage beside them: {objects} live{small}{from}, and {beside} of garbage until the next collection";
+        "{amount}（{share}）是存活对象及其旁边的垃圾：存活 {objects}{small}{from}，另有 {beside} 垃圾等待下次 GC"
+    )
+}
+
+/// The function that holds most of what is to be explained, with its share of that.
+fn holder(facts: &Facts, weighed: &Weighed) -> Option<(String, f64)> {
+    let grown = facts.heap_growth.as_ref().filter(|grown| weighed.growth && grown.bytes > 0).map(|grown| (&grown.top_space, grown.bytes));
+    let (top, of) = grown.or_else(|| facts.heap.as_ref().and_then(|heap| Some((heap.top_space.as_ref()?, heap.inuse_space))))?;
+    Some((name(&top.function), share_of(top, of)))
+}
+
+fn share_of(top: &TopFunction, of: u64) -> f64 {
+    top.flat as f64 / of.max(1) as f64
+}
+
+/// Where the goroutines stand: those that came since the baseline, where the growth decides.
+fn standing(facts: &Facts, weighed: &Weighed, lang: Lang) -> Option<String> {
+    if let Some(grown) = facts.goroutine_growth.as_ref().filter(|_| weighed.growth) {
+        let (more, function) = (grown.more, name(&grown.function));
+        return Some(say!(lang; ", {more} more in {function} than at the baseline"; "，其中 {function} 比 baseline 时多 {more} 个"));
+    }
+    let goroutines = facts.goroutines.as_ref()?;
+    let group = goroutines.groups.first()?;
+    let function = name(group.stands_in()?);
+    if group.count.saturating_mul(2) >= goroutines.total {
+        return Some(say!(lang; ", most in {function}"; "，大多停在 {function}"));
+    }
+    let count = group.count;
+    Some(say!(lang; ", {count} of them in {function}"; "，其中 {count} 个停在 {function}"))
 }
 
 /// A cause as a part of a whole.

@@ -130,6 +130,13 @@ fn go_says(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, weighed: &W
             said.push(say!(lang; "Heap profile: {tops}."; "heap profile：{tops}。"));
         }
     }
+    if let Some(grown) = facts.heap_growth.as_ref().filter(|grown| weighed.growth && grown.bytes > 0) {
+        let (function, part, whole) = (name(&grown.top_space.function), bytes(grown.top_space.flat), bytes(grown.bytes));
+        said.push(say!(lang;
+            "Since the baseline the live heap's functions grew by {whole}, {part} of it in {function}.";
+            "与 baseline 相比，存活堆增长了 {whole}，其中 {part} 来自 {function}。"
+        ));
+    }
     if let Some(allocs) = facts.allocs.as_ref().filter(|_| cause == Cause::AllocationChurn)
         && let Some(top) = &allocs.top_space
     {
@@ -151,8 +158,10 @@ fn collected(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, cause: Ca
     let is_normal = garbage.unsigned_abs() > WORTH && garbage <= live.saturating_add(live / 5) && cause != Cause::AllocationChurn;
     let excuse = match facts.gogc {
         _ if !is_normal => "",
-        None | Some(Gogc::Percent(100)) => lang
+        Some(Gogc::Percent(100)) => lang
             .pick("; GOGC=100 lets the heap grow to twice what is live: that is normal", "；GOGC=100 允许堆长到存活对象的两倍，属于正常"),
+        None => lang.pick("; that much is normal if GOGC is 100, as by default", "；若 GOGC 为默认的 100，这么多垃圾属正常"),
+        Some(Gogc::Percent(0..100)) => "",
         Some(Gogc::Percent(_) | Gogc::Off) => lang.pick("; that much is normal even with GOGC=100", "；即使 GOGC=100，这么多垃圾也属正常"),
     };
     let (live, garbage) = (size(live), size(garbage));
@@ -188,11 +197,37 @@ fn goroutines_say(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, weig
             "GC 判定有 {leaked} 个 goroutine 永久阻塞：能唤醒它们的对象已不可达。"
         ));
     }
+    if let Some(grown) = facts.goroutine_growth.as_ref().filter(|_| weighed.growth) {
+        let (more, function) = (grown.more, name(&grown.function));
+        said.push(
+            say!(lang; "Since the baseline {more} more stand in {function}."; "与 baseline 相比，停在 {function} 的多了 {more} 个。"),
+        );
+    }
+    if let Some(deepest) = &facts.deepest {
+        let (goroutines, function) = (deepest.count, name(&deepest.function));
+        said.push(match deepest.frames {
+            Some(frames) => say!(lang;
+                "The deepest stack, of {goroutines} in {function}, has {frames} frames more than are printed.";
+                "最深的栈有 {goroutines} 个，停在 {function}，未打印的帧有 {frames} 个。"
+            ),
+            None => say!(lang;
+                "{goroutines} recurse in {function}, deeper than the profile shows.";
+                "有 {goroutines} 个在 {function} 中递归，深度超出 profile 的记录。"
+            ),
+        });
+    }
     if let Some(function) = weighed.link.as_deref().map(name) {
-        said.push(say!(lang;
-            "{function} allocated most of what is live, and the goroutines of the largest group are in it: they hold it.";
-            "存活对象大多由 {function} 分配，而最大一组 goroutine 正停在其中：是它们持有这些内存。"
-        ));
+        said.push(if weighed.held_by_goroutines > 0 && !weighed.pile_is_a_guess {
+            say!(lang;
+                "{function} allocated most of that, and most goroutines stand in it: they hold it.";
+                "这些内存大多由 {function} 分配，而多数 goroutine 正停在其中：是它们持有这些内存。"
+            )
+        } else {
+            say!(lang;
+                "{function} allocated most of what is live, and many goroutines stand in it: they may hold it.";
+                "存活对象大多由 {function} 分配，而许多 goroutine 正停在其中：可能是它们持有这些内存。"
+            )
+        });
     }
     if weighed.outgrown.unsigned_abs() > WORTH {
         let outgrown = size(weighed.outgrown);
@@ -218,8 +253,8 @@ fn kernel_says(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, lang: L
     if anatomy.over_claim > WORTH {
         let more = bytes(anatomy.over_claim);
         said.push(say!(lang;
-            "MemStats counts {more} more than is resident: reserved and never touched. The parts are scaled down.";
-            "MemStats 比实际常驻多算了 {more}：保留但从未触碰的页。各部分已按比例缩小。"
+            "MemStats counts {more} more than there is: reserved and never touched. The parts are scaled down.";
+            "MemStats 比实际多算了 {more}：保留但从未触碰的页。各部分已按比例缩小。"
         ));
     }
     if let Some(native) = anatomy.native.filter(|_| anatomy.get(Bucket::NativeAnon).unsigned_abs() > WORTH) {
