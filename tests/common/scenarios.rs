@@ -72,6 +72,10 @@ pub const SCENARIOS: &[Scenario] = &[
     // no leak by intent, but the same thing: a stack and buffers for each connection
     scenario("goroutine_idle_keepalive", &["goroutine_pileup"], &["yes", "partly"]),
     scenario("deep_stacks", &["deep_stacks"], NO),
+    scenario("deep_among_idle", &["deep_stacks"], NO),
+    // many goroutines stand where all of it was allocated, and hold none of it
+    scenario("cache_of_workers", &["live_heap"], YES),
+    scenario("cache_and_leak", &["live_heap"], YES),
     scenario("mmap_anon", &["native_memory"], NO),
     scenario("mmap_file", &["file_mappings"], NO),
     scenario("shmem", &["shmem"], NO),

@@ -246,3 +246,44 @@ func evaluateDeepRule(bytes int64) {
 	<-ready
 	runtime.GC()
 }
+
+// evaluateAmongIdle has thousands of goroutines that wait with small stacks, as they always do, and one that recurses.
+func evaluateAmongIdle(bytes int64) {
+	for i := 0; i < 5000; i++ {
+		go awaitReply(nil, func() {})
+	}
+	evaluateDeepRule(bytes)
+}
+
+// thumbnails is what the workers of a pool have rendered; all of it is kept.
+var thumbnails struct {
+	sync.Mutex
+	images [][]byte
+}
+
+func render(jobs chan int) {
+	for range jobs {
+		image := make([]byte, 256<<10)
+		touch(image)
+		thumbnails.Lock()
+		thumbnails.images = append(thumbnails.images, image)
+		thumbnails.Unlock()
+	}
+}
+
+// renderThumbnails is done by a pool of fixed size, whose workers then wait for more, where they have allocated all of it.
+func renderThumbnails(bytes int64) {
+	jobs := make(chan int)
+	for i := 0; i < 500; i++ {
+		go render(jobs)
+	}
+	growResident(bytes, func() { jobs <- 0 })
+}
+
+// keepUploadsAndForgetReplies has a small leak of goroutines beside a cache that is the reason for the growth.
+func keepUploadsAndForgetReplies(bytes int64) {
+	for i := 0; i < 200; i++ {
+		go awaitReply(make(chan reply), func() {})
+	}
+	keepUploads(bytes)
+}
