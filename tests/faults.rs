@@ -147,6 +147,10 @@ fn another_process_behind_the_address_is_reported() {
     let (_dir, bundle) = capture(&watched, &["--pprof", &other.pprof(), "--cpu-seconds", "0"]);
     let warnings = manifest(&bundle)["warnings"].to_string();
     assert!(warnings.contains(&format!("is served by process {}", other.pid())), "{warnings}");
+    let verdict: serde_json::Value = serde_json::from_slice(&std::fs::read(bundle.join("verdict.json")).unwrap()).unwrap();
+    assert_eq!(verdict["confidence"], "low", "{verdict:#}");
+    assert!(verdict["missing"][0].as_str().unwrap().contains("is served by process"), "{verdict:#}");
+    assert!(verdict["summary"].as_str().unwrap().ends_with("the profiles may be of another process."), "{verdict:#}");
 }
 
 #[test]

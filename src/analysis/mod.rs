@@ -16,8 +16,7 @@ use rustix::fs::OFlags;
 use serde::Deserialize;
 
 use crate::anatomy::{self, Anatomy, Evidence, memstats, smaps};
-use crate::bundle::interrupted::KILLED;
-use crate::bundle::{FileEntry, Manifest};
+use crate::bundle::{ANOTHERS, FileEntry, Manifest};
 use crate::capture::{End, RemoteInstance, kernel::ProcessFacts};
 use crate::error::chain;
 use crate::lang::{Lang, say};
@@ -145,14 +144,13 @@ pub fn of_directory(
     let live = heap_gc.as_ref().or(heap.as_ref());
     let goroutine_growth = counted.as_ref().zip(base_goroutines.as_ref()).and_then(|(now, then)| profiles::goroutine_growth(now, then));
     let stands_in = goroutine_growth.as_ref().map(|grown| grown.function.as_str());
-    // all other warnings are about whose the profiles are
-    let is_of_identity = |warning: &&String| !warning.starts_with(KILLED);
-    let mistaken = manifest.as_ref().map(|m| m.warnings.iter().filter(is_of_identity).cloned().collect());
+    let warnings = manifest.iter().flat_map(|m| &m.warnings);
+    let mistaken = warnings.filter(|warning| warning.ends_with(ANOTHERS)).cloned().collect();
     let facts = Facts {
         // both are as of a collection: garbage is in neither
         heap_growth: live.zip(base_heap.as_ref()).and_then(|(now, then)| profiles::heap_growth(now, then, stands_in)),
         deepest: dump.as_ref().and_then(goroutines::deepest).or_else(|| counted.as_ref().and_then(profiles::recursion)),
-        mistaken: mistaken.unwrap_or_default(),
+        mistaken,
         baseline_goroutines: goroutines.as_ref().and_then(|g| g.baseline_total),
         baseline_threads: baseline.as_ref().and_then(|b| b.threads),
         baseline: baseline.map(|b| b.anatomy),

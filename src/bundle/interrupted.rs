@@ -16,9 +16,6 @@ use crate::clock;
 
 const MAX_JOURNAL: u64 = 4 << 20;
 
-/// How the warning begins that says why a bundle is interrupted.
-pub(crate) const KILLED: &str = "memtrap was killed or the host went down";
-
 /// Finishes every partial below `bundle_dir` that memtrap made and that no living memtrap is writing. Blocks on the disk.
 ///
 /// A directory is memtrap's own if it holds the draft that is written first; of others only empty ones with memtrap's
@@ -72,7 +69,7 @@ fn finish(id: String, path: &Path, published: PathBuf, now: SystemTime) -> Resul
     let mut partial = Partial { id, path: path.into(), published, files, manifest, journal: Journal::default(), _lock: dir };
     replay(&path.join(JOURNAL), &mut partial);
     let at = clock::rfc3339_millis(now);
-    let warning = format!("{KILLED} during this capture; it was finished at {at}");
+    let warning = format!("memtrap was killed or the host went down during this capture; it was finished at {at}");
     partial.manifest.warnings.push(warning);
     reconcile(&mut partial).map_err(|e| BundleError::io("read", path, e))?;
     partial.publish(Outcome::Interrupted, now).map(Some)

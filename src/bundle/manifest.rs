@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::target::{Identity, InstanceId, SeriesId};
 use crate::trigger::Fired;
 
+/// The end of a warning that says why what answered may not be the process that is captured.
+pub const ANOTHERS: &str = "the profiles may be of another process";
 pub const MANIFEST: &str = "manifest.json";
 pub const SCHEMA: u32 = 1;
 
@@ -24,6 +26,7 @@ pub struct Manifest {
     pub started: String,
     pub finished: String,
     pub outcome: Outcome,
+    /// What the reader should know first. One that ends with [`ANOTHERS`] makes each verdict uncertain.
     pub warnings: Vec<String>,
     /// One entry per step of the plan, in the order of the plan, whether it left a file or not.
     pub files: Vec<FileEntry>,

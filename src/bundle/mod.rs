@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 
 pub(crate) use escape::one_line;
 pub use files::{BundleFile, Files, Hash, MAX_REJECTED, Sum, open_file};
-pub use manifest::{FileEntry, Instance, MANIFEST, Manifest, Outcome, SCHEMA, Status};
+pub use manifest::{ANOTHERS, FileEntry, Instance, MANIFEST, Manifest, Outcome, SCHEMA, Status};
 pub use partial::{Note, Partial, Published};
 pub(crate) use read::subdirectories;
 pub use read::{Bundle, Problem, Verified, each, ids, list, list_of, list_since, open, verify};

@@ -13,6 +13,7 @@ use super::fetch::Endpoint;
 use super::reach::quick_connect;
 use super::watch::Watch;
 use super::{Env, collected, discover};
+use crate::bundle::ANOTHERS;
 use crate::client::{Clients, Credentials, Use};
 use crate::config::{self, Pprof};
 use crate::target::sockets::{self, Ownership};
@@ -139,8 +140,7 @@ fn foreign(procfs: &ProcFs, base: &Url, id: InstanceId) -> Option<String> {
                     [one] => format!("process {one}"),
                     [first, ..] => format!("process {first} and others"),
                 };
-                warning =
-                    Some(format!("`pprof` at {addr} is served by {owner}, not by process {pid}: the profiles may be of another process"));
+                warning = Some(format!("`pprof` at {addr} is served by {owner}, not by process {pid}: {ANOTHERS}"));
             }
             Ownership::Unknown { why } => {
                 warning.get_or_insert(format!("whether `pprof` at {addr} belongs to process {pid} could not be checked: {why}"));

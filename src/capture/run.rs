@@ -17,7 +17,7 @@ use super::sink::Body;
 use super::taken::{Ending, Taken};
 use super::watch::{Ended, Watch};
 use super::{Env, Progress, Request, collected, discover, endpoint};
-use crate::bundle::{BundleFile, Note, Partial};
+use crate::bundle::{ANOTHERS, BundleFile, Note, Partial};
 use crate::clock::{self, Mono};
 use crate::pprof::{self, quick};
 use crate::target::ProcError;
@@ -222,9 +222,9 @@ impl<'a> Runner<'a> {
             let patience = collected::patience(&self.request.target.capture);
             if timeout(patience, differs).await.is_ok_and(|done| done.ok().flatten() == Some(true)) {
                 let pid = id.pid;
-                let note = self.partial.warn(format!(
-                    "the service behind `pprof` reports other arguments (cmdline.txt) than process {pid} has: the profiles may be of another process"
-                ));
+                let note = self
+                    .partial
+                    .warn(format!("the service behind `pprof` reports other arguments (cmdline.txt) than process {pid} has: {ANOTHERS}"));
                 written(note).await;
             }
         }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::task::{Found, Readings, Remote, Who};
 use super::watched::{Caveat, Dispatch, Place, Reader, Seat, Watched};
 use crate::anatomy::GoMemory;
+use crate::bundle::ANOTHERS;
 use crate::clock::{self, Mono, human};
 use crate::config;
 use crate::incident::Slot;
@@ -256,8 +257,8 @@ impl Watched {
             if (seen.missed == LOST_AFTER || is_gone)
                 && let Some(order) = slot.gone(&seat.levels, heard.now)
             {
-                let words = "its series had not been there for {} when the capture began: what answered may be another process";
-                let caveat = Caveat::Doubtful(words.replace("{}", &human(away)));
+                let caveat =
+                    Caveat::Doubtful(format!("its series had not been there for {} when the capture began: {ANOTHERS}", human(away)));
                 dispatch.carry_out(Place { target: config, number: *number, slot, seat }, order, Some(caveat), heard.now);
             }
             changed |= seat.log_change(&config.name, slot, heard.now);

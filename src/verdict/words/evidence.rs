@@ -133,8 +133,8 @@ fn go_says(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, weighed: &W
     if let Some(grown) = facts.heap_growth.as_ref().filter(|grown| weighed.growth && grown.bytes > 0) {
         let (function, part, whole) = (name(&grown.top_space.function), bytes(grown.top_space.flat), bytes(grown.bytes));
         said.push(say!(lang;
-            "Since the baseline the live heap's functions grew by {whole}, {part} of it in {function}.";
-            "与 baseline 相比，存活堆增长了 {whole}，其中 {part} 来自 {function}。"
+            "Since the baseline inuse_space grew by {whole}, {part} of it from {function}.";
+            "与 baseline 相比，inuse_space 增长了 {whole}，其中 {part} 来自 {function}。"
         ));
     }
     if let Some(allocs) = facts.allocs.as_ref().filter(|_| cause == Cause::AllocationChurn)
@@ -197,7 +197,7 @@ fn goroutines_say(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, weig
             "GC 判定有 {leaked} 个 goroutine 永久阻塞：能唤醒它们的对象已不可达。"
         ));
     }
-    if let Some(grown) = facts.goroutine_growth.as_ref().filter(|_| weighed.growth) {
+    if let Some(grown) = facts.goroutine_growth.as_ref().filter(|grown| weighed.growth && grown.more >= 10) {
         let (more, function) = (grown.more, name(&grown.function));
         said.push(
             say!(lang; "Since the baseline {more} more stand in {function}."; "与 baseline 相比，停在 {function} 的多了 {more} 个。"),
