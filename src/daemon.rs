@@ -149,7 +149,8 @@ impl Engine {
         let baselines =
             store.as_ref().map(|_| Baselines::start(capture::baseline::dir(&config.daemon.state_dir), env.clone(), stop.subscribe()));
         let egress = store.as_ref().map(|_| {
-            let mut egress = Egress::new(config.daemon.state_dir.clone(), config.daemon.bundle_dir.clone(), env.host.clone());
+            let mut egress =
+                Egress::new(config.daemon.state_dir.clone(), config.daemon.bundle_dir.clone(), env.host.clone(), meters.clone());
             egress.configure(config);
             egress
         });

@@ -10,6 +10,7 @@ use std::time::Duration;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
@@ -33,6 +34,11 @@ struct SkipLabels {
     reason: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReceiverLabels {
+    receiver: String,
+}
+
 /// The counters; clones count together.
 #[derive(Clone, Debug)]
 pub struct Meters {
@@ -40,6 +46,7 @@ pub struct Meters {
     skipped: Family<SkipLabels, Counter>,
     capture_seconds: Histogram,
     poll_seconds: Histogram,
+    waiting: Family<ReceiverLabels, Gauge>,
     last_turn: Arc<AtomicU64>,
 }
 
@@ -50,6 +57,7 @@ impl Default for Meters {
             skipped: Family::default(),
             capture_seconds: Histogram::new(CAPTURE_SECONDS),
             poll_seconds: Histogram::new(POLL_SECONDS),
+            waiting: Family::default(),
             last_turn: Arc::default(),
         }
     }
@@ -73,6 +81,19 @@ impl Meters {
         self.poll_seconds.observe(took.as_secs_f64());
     }
 
+    /// So many deliveries have not arrived yet; `None`: there is no such receiver any more.
+    pub fn waiting(&self, receiver: &str, deliveries: Option<usize>) {
+        let labels = ReceiverLabels { receiver: receiver.to_owned() };
+        match deliveries {
+            Some(deliveries) => {
+                self.waiting.get_or_create(&labels).set(i64::try_from(deliveries).unwrap_or(i64::MAX));
+            }
+            None => {
+                self.waiting.remove(&labels);
+            }
+        }
+    }
+
     /// The polling loop turns.
     pub fn beat(&self, now: Mono) {
         self.last_turn.store(now.as_nanos(), Ordering::Relaxed);
@@ -92,5 +113,7 @@ impl Meters {
         registry.register_with_unit("memtrap_capture_duration", help, Unit::Seconds, self.capture_seconds.clone());
         let help = "Time to read and judge all that is due at one moment";
         registry.register_with_unit("memtrap_poll_duration", help, Unit::Seconds, self.poll_seconds.clone());
+        let help = "Deliveries that have not arrived yet: bundles to be uploaded, and notifications";
+        registry.register("memtrap_egress_waiting", help, self.waiting.clone());
     }
 }

@@ -241,6 +241,28 @@ fn the_packages_changelog_is_of_this_version() {
 }
 
 #[test]
+fn the_package_brings_what_its_documents_name() {
+    let read = |name: &str| fs::read_to_string(repo().join(name)).unwrap();
+    let cargo: toml::Table = read("Cargo.toml").parse().unwrap();
+    let assets = cargo["package"]["metadata"]["deb"]["assets"].as_array().unwrap();
+    let packaged = |name: &str| {
+        assets
+            .iter()
+            .filter_map(|a| a[0].as_str())
+            .any(|asset| asset == name || asset.strip_suffix('*').is_some_and(|dir| name.starts_with(dir)))
+    };
+    let documents = ["README.md", "README.zh-CN.md", "SECURITY.md", "CHANGELOG.md", "packaging/deb/changelog"].map(read).concat();
+    let words = documents.split(|c: char| c.is_whitespace() || "`()[]，。".contains(c)).map(|w| w.trim_end_matches(['.', ',', ':', ';']));
+    let is_file = |w: &&str| w.starts_with("config/") && w.contains('.') || (w.ends_with(".md") && !w.contains('/'));
+    let mut named: Vec<&str> = words.filter(is_file).filter(|w| repo().join(w).exists()).collect();
+    named.sort();
+    named.dedup();
+    assert!(named.len() >= 7, "{named:?}");
+    let missing: Vec<&&str> = named.iter().filter(|w| !packaged(w)).collect();
+    assert!(missing.is_empty(), "{missing:?} of {named:?}");
+}
+
+#[test]
 fn a_recorded_series_is_replayed_with_the_rules_of_a_file_or_of_flags() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).display().to_string();

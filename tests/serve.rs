@@ -372,6 +372,43 @@ fn status_asks_the_daemon_over_tcp_and_over_a_socket() {
     assert!(said.contains("is memtrap running?"), "{said}");
 }
 
+#[test]
+fn a_reload_that_fails_is_told_everywhere_until_one_succeeds() {
+    let svc = Svc::start(GoVersion::Newest, &[]);
+    let config = target(&svc, "threshold = \"1GiB\"");
+    let memtrap = Memtrap::start_with(LISTEN, &config);
+    let at = address(&memtrap);
+    let value = |name: &str| -> f64 {
+        let metrics = get(&at, "/metrics").text();
+        metrics.lines().find_map(|l| l.strip_prefix(name)?.trim().parse().ok()).unwrap_or_else(|| panic!("{name} in\n{metrics}"))
+    };
+    let successful = || value("memtrap_config_last_reload_successful ");
+    let since = || value("memtrap_config_last_reload_success_timestamp_seconds ");
+    let (started, reload) = (since(), |keys: &str, config: &str| {
+        memtrap.configure(keys, config);
+        memtrap.signal(Signal::HUP);
+    });
+    assert_eq!((successful(), started > 1.7e9), (1.0, true));
+    let status = || String::from_utf8_lossy(&run(&["status", "--url", &format!("http://{at}")]).stdout).into_owned();
+    let told = "the running configuration is not the file";
+    assert!(!status().contains(told) && !get(&at, "/").text().contains(told));
+
+    reload(LISTEN, &target(&svc, "threshold = 7"));
+    memtrap.wait_until(10, "a file with mistakes is told of", |_| successful() == 0.0);
+    let (table, page) = (status(), get(&at, "/").text());
+    assert!(table.starts_with(told) && table.contains("memtrap.toml:"), "{table}");
+    assert!(page.contains(told) && page.contains("memtrap.toml:"), "{page}");
+    assert_eq!((since(), get(&at, "/healthz").status), (started, 200), "it watches as before");
+
+    reload(LISTEN, &config);
+    memtrap.wait_until(10, "it is mended", |_| successful() == 1.0);
+    assert!(since() > started && !status().contains(told) && !get(&at, "/").text().contains(told));
+
+    reload(&format!("listen = \"unix:{}/none/memtrap.sock\"\n", memtrap.dir().display()), &config);
+    memtrap.wait_until(10, "an address that cannot be had is told of", |_| successful() == 0.0);
+    assert!(status().contains("/none/memtrap.sock"), "{}", status());
+}
+
 /// Names of memtrap's metrics in a text, without the endings of a histogram's parts.
 fn metric_names(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
@@ -383,7 +420,8 @@ fn metric_names(text: &str) -> BTreeSet<String> {
 #[test]
 fn the_shipped_alerts_and_dashboard_name_metrics_that_there_are() {
     let svc = Svc::start(GoVersion::Newest, &["-grow", "10485760"]);
-    let memtrap = Memtrap::start_with(LISTEN, &target(&svc, "threshold = \"5MiB\"\nfor = \"0s\""));
+    let receiver = "[[notify]]\nkind = \"exec\"\ncommand = [\"/bin/true\"]\n";
+    let memtrap = Memtrap::start_with(LISTEN, &(receiver.to_owned() + &target(&svc, "threshold = \"5MiB\"\nfor = \"0s\"")));
     let at = address(&memtrap);
     memtrap.wait_for_bundles(40, 1);
     // a counter of what has not happened yet is not there yet

@@ -216,18 +216,22 @@ fn understood(text: &str) -> Result<Targets, Failure> {
 
 /// For people: a row for each instance, and below it why.
 fn table(targets: &Targets) -> String {
-    if targets.instances.is_empty() {
-        return "the daemon watches no target\n".into();
-    }
-    let mut rows = vec![["TARGET", "INSTANCE", "STATE", "RSS", "LIMIT", "SLOPE", "TO LIMIT"].map(String::from).to_vec()];
-    rows.extend(targets.instances.iter().map(row));
-    let text = columns(&rows);
-    let mut lines = text.lines();
     let mut out = String::new();
     let mut push = |line: &str| {
         out.push_str(line);
         out.push('\n');
     };
+    if let Some(failed) = &targets.not_reloaded {
+        push(&wrapped(&failed.words(Lang::En), WIDTH, ""));
+    }
+    if targets.instances.is_empty() {
+        push("the daemon watches no target");
+        return out;
+    }
+    let mut rows = vec![["TARGET", "INSTANCE", "STATE", "RSS", "LIMIT", "SLOPE", "TO LIMIT"].map(String::from).to_vec()];
+    rows.extend(targets.instances.iter().map(row));
+    let text = columns(&rows);
+    let mut lines = text.lines();
     lines.next().into_iter().for_each(&mut push);
     for (line, instance) in lines.zip(&targets.instances) {
         push(line);
@@ -272,7 +276,7 @@ mod tests {
     use super::*;
     use crate::incident::State;
     use crate::poll::InstanceStatus;
-    use crate::serve::Answer;
+    use crate::serve::{Answer, NotReloaded};
     use crate::verdict::{Cause, Confidence, Explains};
 
     fn instance(target: &str, label: &str) -> Instance {
@@ -300,7 +304,11 @@ mod tests {
     }
 
     fn shown(instances: Vec<Instance>) -> String {
-        table(&Targets { schema: 1, memtrap_version: "0".into(), host: "h".into(), time: "t".into(), instances })
+        shown_after(None, instances)
+    }
+
+    fn shown_after(not_reloaded: Option<NotReloaded>, instances: Vec<Instance>) -> String {
+        table(&Targets { schema: 1, memtrap_version: "0".into(), host: "h".into(), time: "t".into(), not_reloaded, instances })
     }
 
     #[test]
@@ -312,6 +320,18 @@ mod tests {
             next capture: running; limit: memory.max of /system.slice/checkout.service
             last bundle: checkout/20261123T081336Z-threshold-1.52GiB (small_objects, high confidence)
         ");
+    }
+
+    #[test]
+    fn a_failed_reload_is_told_before_all_else() {
+        let failed = NotReloaded { time: "2026-11-23T08:13:36Z".into(), why: "memtrap.toml:9:1: \x1b[2J".into() };
+        let text = shown_after(Some(failed.clone()), vec![instance("checkout", "pid 4821")]);
+        let first = text.split("TARGET").next().unwrap().replace('\n', " ");
+        assert!(
+            first.starts_with("the running configuration is not the file's: its reload failed at 2026-11-23T08:13:36Z: memtrap.toml:9:1:")
+        );
+        assert!(!text.contains('\x1b'), "{text}");
+        assert!(shown_after(Some(failed), Vec::new()).ends_with("\nthe daemon watches no target\n"));
     }
 
     #[test]

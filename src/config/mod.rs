@@ -25,7 +25,7 @@ use std::time::Duration;
 pub use document::parse;
 pub use endpoint::{Invalid, parse_listen, parse_name, parse_regex};
 pub use listen::Listen;
-pub use notify::{Channel, Message, Notify, OWN_LABELS, Receiver, ReceiverUrl, parse_url};
+pub use notify::{Channel, Message, Notify, OWN_LABELS, Receiver, ReceiverUrl, UPLOAD, parse_url};
 pub use problem::{Errors, Place, Problem, Warning};
 pub use source::{MetricLimit, Metrics, Prometheus, QueryLimit, Source};
 pub use template::{Template, Unfilled};

@@ -10,6 +10,9 @@ use super::auth::{self, Uses};
 use super::reader::{Read, Table, Value, duration, fault, list, secret_file, text};
 use super::{Auth, Invalid, endpoint};
 
+/// What `/metrics` calls the receiver of uploads, and so nobody else's name.
+pub const UPLOAD: &str = "upload";
+
 /// Someone who is told of each bundle.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Notify {
@@ -212,7 +215,7 @@ fn name_in<'t>(entries: &'t DeTable<'t>) -> Option<&'t str> {
 }
 
 fn read_one(t: &mut Table<'_, '_>, targets: &[String]) -> Option<Notify> {
-    let name = t.take("name", |v| endpoint::parse_name(text(v, "a name such as \"oncall\"")?).or_else(|e| fault(v, e.to_string())));
+    let name = t.take("name", name);
     let kind = t.take("kind", kind);
     if !t.has("kind") {
         t.missing(format_args!("kind: missing; {KIND_HELP}"));
@@ -267,6 +270,14 @@ fn read_one(t: &mut Table<'_, '_>, targets: &[String]) -> Option<Notify> {
         }
     };
     Some(Notify { name: name?, how, targets: wanted, message: message.unwrap_or_default(), timeout })
+}
+
+fn name(value: &Value<'_>) -> Read<String> {
+    match endpoint::parse_name(text(value, "a name such as \"oncall\"")?) {
+        Ok(name) if name == UPLOAD => fault(value, "taken: in /metrics it is the receiver of uploads; choose another"),
+        Ok(name) => Ok(name),
+        Err(error) => fault(value, error.to_string()),
+    }
 }
 
 fn kind(value: &Value<'_>) -> Read<&'static str> {

@@ -575,6 +575,7 @@ fn a_receiver_that_cannot_be_told_is_a_mistake() {
     };
     says("url = \"http://h\"", "f:5:1: notify #1: kind: missing; one of \"webhook\", \"slack\"");
     says("kind = \"pager\"", "notify #1: kind: expected one of \"webhook\"");
+    says("name = \"upload\"\nkind = \"slack\"", "name: taken: in /metrics it is the receiver of uploads");
     says("kind = \"slack\"", "url: missing; or url_file");
     says("kind = \"slack\"\nurl = \"ftp://h\"", "url: not an http or https URL");
     says("kind = \"slack\"\nurl = \"https://a:s3cret@h/\"", "use auth = { basic");

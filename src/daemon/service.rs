@@ -59,10 +59,13 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), DaemonError> {
             },
             _ = look.tick() => line.tell(&engine).await,
             _ = hangup.recv() => {
-                line.note = reload(&mut engine, &file, &mut running).to_owned();
-                if let Err(error) = server.configure(&running).await {
-                    tracing::error!(error = chain(&error), "memtrap listens as before");
+                let (note, mistakes) = reload(&mut engine, &file, &mut running);
+                line.note = note.to_owned();
+                let listens = server.configure(&running).await.map_err(|error| chain(&error));
+                if let Err(error) = &listens {
+                    tracing::error!(error, "memtrap listens as before");
                 }
+                server.reloaded(mistakes.and(listens));
             }
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
@@ -96,8 +99,8 @@ impl StatusLine {
     }
 }
 
-/// A file with mistakes changes nothing but the log. Returns what became of it, in a few words.
-fn reload(engine: &mut Engine, file: &Path, running: &mut config::Daemon) -> &'static str {
+/// A file with mistakes changes nothing but the log. Returns what became of it, in a few words, and the mistakes.
+fn reload(engine: &mut Engine, file: &Path, running: &mut config::Daemon) -> (&'static str, Result<(), String>) {
     systemd::reloading();
     match config::load(file) {
         Ok((config, warnings)) => {
@@ -112,13 +115,13 @@ fn reload(engine: &mut Engine, file: &Path, running: &mut config::Daemon) -> &'s
             engine.reload(config);
             let note = "configuration reloaded";
             systemd::ready(note);
-            note
+            (note, Ok(()))
         }
         Err(errors) => {
             tracing::error!(%errors, "the new configuration has mistakes; the old one stays in force");
             let note = "running the old configuration: the new one has mistakes";
             systemd::ready(note);
-            note
+            (note, Err(errors.to_string()))
         }
     }
 }

@@ -54,6 +54,7 @@ use crate::capture::Request;
 use crate::config::{self, Config};
 use crate::digest;
 use crate::error::chain;
+use crate::meters::Meters;
 use crate::target::{Identity, InstanceId, SeriesId};
 use arbiter::{Claimant, Claimed, Theirs};
 use claim::Sighting;
@@ -88,6 +89,7 @@ pub struct Egress {
     state_dir: PathBuf,
     bundle_dir: PathBuf,
     host: String,
+    meters: Meters,
     running: Option<Running>,
 }
 
@@ -104,8 +106,8 @@ struct Running {
 
 impl Egress {
     /// Nothing is made or started before [`Egress::configure`] says that bundles are to be uploaded, or someone is to be told.
-    pub fn new(state_dir: PathBuf, bundle_dir: PathBuf, host: String) -> Egress {
-        Egress { state_dir, bundle_dir, host, running: None }
+    pub fn new(state_dir: PathBuf, bundle_dir: PathBuf, host: String, meters: Meters) -> Egress {
+        Egress { state_dir, bundle_dir, host, meters, running: None }
     }
 
     /// Goes on as the configuration says. A failure to start is logged: captures matter more.
@@ -136,9 +138,9 @@ impl Egress {
         let (stop, stopped) = watch::channel(false);
         let notify_dir = dir.join("notify");
         let to_tell = Queue::open(&notify_dir, MOST_JOBS)?;
-        let notifier = Notifier::new(self.bundle_dir.clone(), &notify_dir, &holder, to_tell, news, stopped.clone());
+        let notifier = Notifier::new(self.bundle_dir.clone(), &notify_dir, &holder, to_tell, news, stopped.clone(), self.meters.clone());
         let me = Claimant { holder, host: self.host.clone() };
-        let worker = Worker::new(self.bundle_dir.clone(), me, queue, receiver, stopped);
+        let worker = Worker::new(self.bundle_dir.clone(), me, queue, receiver, stopped, self.meters.clone());
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(3)

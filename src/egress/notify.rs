@@ -22,6 +22,7 @@ use crate::client::Clients;
 use crate::clock::{self, Mono};
 use crate::config::{Config, Notify};
 use crate::error::chain;
+use crate::meters::Meters;
 
 /// The clock may be set while nothing happens.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
@@ -77,6 +78,7 @@ pub(super) struct Notifier {
     running: HashMap<Id, (String, String)>,
     commands: mpsc::UnboundedReceiver<Command>,
     stop: watch::Receiver<bool>,
+    meters: Meters,
 }
 
 impl Notifier {
@@ -88,6 +90,7 @@ impl Notifier {
         queue: Queue<Delivery>,
         commands: mpsc::UnboundedReceiver<Command>,
         stop: watch::Receiver<bool>,
+        meters: Meters,
     ) -> Notifier {
         let since_file = dir.join("receivers.json");
         // without it, everyone is new: nobody is told of old bundles
@@ -104,6 +107,7 @@ impl Notifier {
             running: HashMap::new(),
             commands,
             stop,
+            meters,
         }
     }
 
@@ -112,6 +116,7 @@ impl Notifier {
         let mut deliveries: JoinSet<Result<(), String>> = JoinSet::new();
         let mut stop = self.stop.clone();
         loop {
+            self.count_waiting();
             self.begin_what_is_due(&mut deliveries);
             let pause = self.pause().min(LONGEST_SLEEP);
             tokio::select! {
@@ -128,6 +133,12 @@ impl Notifier {
                 Some(ended) = deliveries.join_next_with_id() => self.ended(ended),
                 () = tokio::time::sleep(pause) => {}
             }
+        }
+    }
+
+    fn count_waiting(&self) {
+        for receiver in self.settings.iter().flat_map(|settings| &settings.receivers) {
+            self.meters.waiting(&receiver.name, Some(self.queue.len_among(|delivery| delivery.receiver == receiver.name)));
         }
     }
 
@@ -242,6 +253,9 @@ impl Notifier {
         let now_ms = unix_ms(now);
         self.since = settings.receivers.iter().map(|r| (r.name.clone(), known.get(&r.name).copied().unwrap_or(now_ms))).collect();
         self.settings = Some(settings);
+        for gone in known.keys().filter(|name| !self.since.contains_key(*name)) {
+            self.meters.waiting(gone, None);
+        }
         if self.since != known
             && let Err(error) = self.keep_since()
         {

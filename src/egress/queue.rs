@@ -145,6 +145,11 @@ impl<T: Clone + Serialize + DeserializeOwned> Queue<T> {
         self.jobs.len()
     }
 
+    /// The same of some of them.
+    pub fn len_among(&self, wanted: impl Fn(&T) -> bool) -> usize {
+        self.jobs.values().filter(|job| wanted(&job.payload)).count()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.jobs.is_empty()
     }

@@ -11,6 +11,8 @@ use object_store::memory::InMemory;
 use object_store::path::Path as Key;
 use object_store::throttle::{ThrottleConfig, ThrottledStore};
 use object_store::{ObjectStore, ObjectStoreExt};
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
 use tokio::sync::watch;
 
 use super::arbiter::{self, Claimant, Claimed, Theirs};
@@ -19,7 +21,7 @@ use super::store::Store;
 use super::upload::{self, UploadError, Uploaded};
 use super::*;
 use crate::bundle::{self, Bundle, Hash};
-use crate::config::{Destination, StoreSecrets, Target, Upload};
+use crate::config::{Channel, Destination, Notify, StoreSecrets, Target, Upload};
 use crate::trigger::{Fired, Trigger};
 
 fn run<T>(job: impl Future<Output = T>) -> T {
@@ -388,7 +390,7 @@ fn bundles_of_a_killed_run_are_found_and_one_that_was_deleted_blocks_none() {
     let lost = publish(1);
     let dir = share.path().join("mount");
     let config = config(Destination::Directory(dir.clone()), None);
-    let new = || Egress::new(state.path().into(), bundles.path().into(), "host-a".into());
+    let new = || Egress::new(state.path().into(), bundles.path().into(), "host-a".into(), Meters::default());
     let mut egress = new();
     egress.configure(&config);
     wait_until("it is queued", || jobs(state.path(), "job") == 1);
@@ -417,11 +419,48 @@ fn bundles_of_a_killed_run_are_found_and_one_that_was_deleted_blocks_none() {
 #[test]
 fn nothing_is_started_or_written_without_an_upload() {
     let (state, bundles) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let mut egress = Egress::new(state.path().into(), bundles.path().into(), "h".into());
+    let mut egress = Egress::new(state.path().into(), bundles.path().into(), "h".into(), Meters::default());
     egress.configure(&Config { upload: None, ..config(Destination::Directory("/".into()), None) });
     egress.bundle_saved("checkout/x");
     run(egress.stop());
     assert_eq!(fs::read_dir(state.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn the_metrics_tell_what_waits_for_whom() {
+    let (state, bundles, share) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let receiver = |name: &str, program: &str| Notify {
+        name: name.into(),
+        how: Channel::Exec(vec![program.into()]),
+        targets: None,
+        message: Default::default(),
+        timeout: Duration::from_secs(10),
+    };
+    let dir = share.path().join("mount");
+    let mut config = config(Destination::Directory(dir.clone()), None);
+    config.notify = vec![receiver("well", "/bin/true"), receiver("down", "/bin/false")];
+    let meters = Meters::default();
+    let told = || {
+        let (mut registry, mut text) = (Registry::default(), String::new());
+        meters.register(&mut registry);
+        encode(&mut text, &registry).unwrap();
+        let mut series: Vec<String> = text.lines().filter_map(|l| l.strip_prefix("memtrap_egress_waiting")).map(str::to_owned).collect();
+        series.sort();
+        series
+    };
+    let mut egress = Egress::new(state.path().into(), bundles.path().into(), "h".into(), meters.clone());
+    assert!(told().is_empty(), "nobody is to be told of anything");
+    egress.configure(&config);
+    let id = bundle::tests::publish(bundles.path(), "checkout", at(1)).id;
+    egress.bundle_saved(&id);
+    let all = [r#"{receiver="down"} 1"#, r#"{receiver="upload"} 1"#, r#"{receiver="well"} 0"#];
+    wait_until("one waits for whoever takes nothing", || told() == all);
+
+    config.notify.pop();
+    fs::create_dir(&dir).unwrap();
+    egress.configure(&config);
+    wait_until("who is gone is no series", || told() == [r#"{receiver="upload"} 0"#, r#"{receiver="well"} 0"#]);
+    run(egress.stop());
 }
 
 /// A capture that is about to begin.
@@ -451,7 +490,7 @@ fn request(trigger: Trigger) -> Request {
 fn two_daemons_ask_the_store_and_a_person_asks_nobody() {
     let share = tempfile::tempdir().unwrap();
     let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-    let mut pair = dirs.each_ref().map(|d| Egress::new(d.path().into(), d.path().into(), "one-host".into()));
+    let mut pair = dirs.each_ref().map(|d| Egress::new(d.path().into(), d.path().into(), "one-host".into(), Meters::default()));
     let config = config(Destination::Directory(share.path().into()), None);
     pair.iter_mut().for_each(|e| e.configure(&config));
     let ask = |e: &Egress| run(e.claim(&request(Trigger::Threshold), "boot").unwrap());
@@ -460,7 +499,7 @@ fn two_daemons_ask_the_store_and_a_person_asks_nobody() {
     assert!(pair[1].claim(&request(Trigger::Manual), "boot").is_none());
     let [first, second] = pair;
     run(first.stop());
-    let mut again = Egress::new(dirs[0].path().into(), dirs[0].path().into(), "one-host".into());
+    let mut again = Egress::new(dirs[0].path().into(), dirs[0].path().into(), "one-host".into(), Meters::default());
     again.configure(&config);
     assert_eq!(ask(&again), None, "a restart keeps its name, and so its claim");
     run(again.stop());
@@ -475,7 +514,7 @@ fn a_store_that_never_answers_does_not_hold_a_capture() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", silent.local_addr().unwrap());
     let config = s3_config(endpoint, dir.path());
-    let mut egress = Egress::new(dir.path().into(), dir.path().into(), "h".into());
+    let mut egress = Egress::new(dir.path().into(), dir.path().into(), "h".into(), Meters::default());
     egress.configure(&config);
     let before = crate::clock::Mono::now();
     assert_eq!(run(egress.claim(&request(Trigger::Slope), "boot").unwrap()), None);

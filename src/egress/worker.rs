@@ -21,6 +21,7 @@ use crate::bundle::{self, Bundle, BundleError};
 use crate::clock::{self, Mono};
 use crate::config;
 use crate::error::chain;
+use crate::meters::Meters;
 use crate::units::ByteSize;
 
 /// The clock may be set while nothing happens.
@@ -53,6 +54,7 @@ pub(super) struct Worker {
     pub commands: mpsc::UnboundedReceiver<Command>,
     pub stop: watch::Receiver<bool>,
     trouble: Trouble,
+    meters: Meters,
 }
 
 /// How an attempt ended.
@@ -82,8 +84,9 @@ impl Worker {
         queue: Queue<()>,
         commands: mpsc::UnboundedReceiver<Command>,
         stop: watch::Receiver<bool>,
+        meters: Meters,
     ) -> Worker {
-        Worker { bundle_dir, me, queue, settings: None, commands, stop, trouble: Trouble::default() }
+        Worker { bundle_dir, me, queue, settings: None, commands, stop, trouble: Trouble::default(), meters }
     }
 
     /// Until told to stop. A job that runs then ends early and stays queued.
@@ -92,6 +95,7 @@ impl Worker {
         let mut current = String::new();
         let mut stop = self.stop.clone();
         loop {
+            self.meters.waiting(config::UPLOAD, self.settings.as_ref().map(|_| self.queue.len()));
             if jobs.is_empty()
                 && self.pause().is_some_and(|pause| pause.is_zero())
                 && let Some((settings, job)) = self.settings.clone().zip(self.queue.due(clock::wall_now()))

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
@@ -17,6 +18,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::index::Caught;
 use super::own::Own;
+use super::view::Reloads;
 use crate::meters::Meters;
 use crate::poll::InstanceStatus;
 
@@ -27,6 +29,7 @@ pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0
 pub(super) struct Scrape {
     pub instances: Arc<Vec<InstanceStatus>>,
     pub bundles: Arc<Vec<Caught>>,
+    pub reloads: Reloads,
     pub own: Own,
 }
 
@@ -81,7 +84,18 @@ impl Collector for Scrape {
         let help = "What the bundles that are kept occupy";
         page.gauge("memtrap_bundle", help, Some(Unit::Bytes), kept().map(|(l, (_, bytes))| (l, bytes as f64)))?;
         page.gauge("memtrap_build_info", "1; which memtrap this is", None, [([("version", env!("CARGO_PKG_VERSION"))], 1.0)].into_iter())?;
+        self.reloads.encode(&mut page)?;
         self.own.encode(&mut page)
+    }
+}
+
+impl Reloads {
+    fn encode(&self, page: &mut Page<'_, '_>) -> fmt::Result {
+        let help = "1 if the configuration in force is the file's as it was read last";
+        page.one("memtrap_config_last_reload_successful", help, None, Some(f64::from(u8::from(self.failed.is_none()))))?;
+        let help = "When the file's configuration came into force, in seconds since 1970";
+        let at = self.succeeded.duration_since(UNIX_EPOCH).ok().map(|d| d.as_secs_f64());
+        page.one("memtrap_config_last_reload_success_timestamp", help, Some(Unit::Seconds), at)
     }
 }
 
@@ -149,8 +163,10 @@ mod tests {
         meters.captured("checkout", Trigger::Threshold, "complete", Duration::from_secs(31));
         meters.skipped("cooldown");
         meters.polled(Duration::from_micros(80));
+        meters.waiting("oncall", Some(3));
         let own = Own { cpu_seconds: Some(1.5), ..Own::default() };
-        text(&meters, Scrape { instances: Arc::new(instances), bundles: Arc::default(), own }).unwrap()
+        let reloads = Reloads { succeeded: UNIX_EPOCH + Duration::from_secs(1_795_500_000), failed: None };
+        text(&meters, Scrape { instances: Arc::new(instances), bundles: Arc::default(), reloads, own }).unwrap()
     }
 
     #[test]
@@ -164,6 +180,9 @@ mod tests {
             "memtrap_capture_skipped_total{reason=\"cooldown\"} 1",
             "memtrap_capture_duration_seconds_count 1",
             "memtrap_poll_duration_seconds_bucket{le=\"0.0001\"} 1",
+            "memtrap_config_last_reload_successful 1.0",
+            "memtrap_config_last_reload_success_timestamp_seconds 1795500000.0",
+            "memtrap_egress_waiting{receiver=\"oncall\"} 3",
             "process_cpu_seconds_total 1.5",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} in\n{text}");

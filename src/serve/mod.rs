@@ -46,7 +46,7 @@ use crate::config::{self, Listen};
 pub use index::{Answer, Caught};
 pub(crate) use page::{word, words_of_eta, words_of_slope};
 pub use routes::{Instance, Targets};
-pub use view::Seen;
+pub use view::{NotReloaded, Seen};
 
 const MAX_TOKEN_FILE: u64 = 4096;
 /// Shorter ones can be guessed.
@@ -111,6 +111,11 @@ impl Server {
         let task = tokio::spawn(connections::answer(bound, app.clone()));
         self.running = Some(Running { listen: listen.clone(), app, task });
         Ok(())
+    }
+
+    /// Tells of a reload; `Err` says why the configuration in force is not the file's.
+    pub fn reloaded(&self, result: Result<(), String>) {
+        self.view.reloaded(result);
     }
 
     /// Before the old socket is closed, unless that is what stands in the way: then it is opened again if the new one cannot be.

@@ -100,7 +100,7 @@ pub(super) struct Live {
     place: String,
     bundles: Vec<Row>,
     more_bundles: usize,
-    trouble: Option<String>,
+    troubles: Vec<String>,
 }
 
 struct Chip {
@@ -183,10 +183,11 @@ fn is_over(i: &InstanceStatus) -> bool {
 async fn fill(view: &Arc<View>, wanted: Wanted) -> Result<Live, Unavailable> {
     let lang = view.lang();
     let instances = view.instances().await?;
-    let (bundles, trouble) = match view.bundles().await {
-        Ok(bundles) => (bundles, None),
-        Err(why) => (Arc::default(), Some(why.to_string())),
-    };
+    let mut troubles: Vec<String> = view.reloads().failed.iter().map(|failed| failed.words(lang)).collect();
+    let bundles = view.bundles().await.unwrap_or_else(|why| {
+        troubles.push(why.to_string());
+        Arc::default()
+    });
     let mut shown: Vec<&InstanceStatus> = instances
         .iter()
         .filter(|i| wanted.target.as_ref().is_none_or(|t| i.target == *t) && wanted.state.is_none_or(|s| i.state == s))
@@ -239,7 +240,7 @@ async fn fill(view: &Arc<View>, wanted: Wanted) -> Result<Live, Unavailable> {
         },
         more_bundles: of_target.len().saturating_sub(BUNDLES),
         bundles: of_target.into_iter().take(BUNDLES).map(|b| row(b, lang)).collect(),
-        trouble,
+        troubles,
     })
 }
 

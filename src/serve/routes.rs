@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::index::{Answer, Caught};
 use super::own::Own;
-use super::view::{Unavailable, View};
+use super::view::{NotReloaded, Unavailable, View};
 use super::{files, hook, metrics, page};
 use crate::clock::{self, Mono, human};
 use crate::incident::Denied;
@@ -84,6 +84,9 @@ pub struct Targets {
     pub host: String,
     /// RFC 3339.
     pub time: String,
+    /// Absent while the configuration in force is the file's.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub not_reloaded: Option<NotReloaded>,
     /// In the order of the configuration.
     pub instances: Vec<Instance>,
 }
@@ -136,6 +139,7 @@ async fn targets(State(view): Shared, Query(of): Query<Of>) -> Result<Response, 
         memtrap_version: env!("CARGO_PKG_VERSION").into(),
         host: view.seen.host.clone(),
         time: clock::rfc3339_millis(clock::wall_now()),
+        not_reloaded: view.reloads().failed,
         instances: wanted.map(|i| Instance::join(i, alone.contains(i.target.as_str()), &bundles)).collect(),
     };
     Ok(json(StatusCode::OK, &body))
@@ -163,6 +167,7 @@ async fn exposition(State(view): Shared) -> Result<Response, Unavailable> {
     let scrape = metrics::Scrape {
         instances: view.instances().await.unwrap_or_default(),
         bundles: view.bundles().await.unwrap_or_default(),
+        reloads: view.reloads(),
         own: Own::read(&view.seen.procfs),
     };
     Ok(match metrics::text(&view.seen.meters, scrape) {

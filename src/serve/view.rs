@@ -4,13 +4,15 @@
 
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, Semaphore, oneshot};
 
 use super::index::{Caught, Index};
-use crate::clock::Mono;
-use crate::lang::Lang;
+use crate::bundle::one_line;
+use crate::clock::{self, Mono};
+use crate::lang::{Lang, say};
 use crate::meters::Meters;
 use crate::poll::{Ask, Command, Granted, History, InstanceStatus, NotGranted};
 use crate::roster::SlotNumber;
@@ -22,6 +24,9 @@ const FRESH: Duration = Duration::from_millis(500);
 const DISK_THREADS: usize = 2;
 /// The loop turns at least every ten seconds, with nothing due.
 const STUCK: Duration = Duration::from_secs(30);
+
+/// Of what was wrong with a configuration; its log has all of it.
+const MAX_WHY: usize = 300;
 
 /// There is no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,6 +49,34 @@ pub struct Seen {
     pub host: String,
 }
 
+/// How the configuration that is in force came to be.
+#[derive(Clone, Debug)]
+pub(super) struct Reloads {
+    /// The last one that the file replaced whole; the start is one.
+    pub succeeded: SystemTime,
+    /// What came after that.
+    pub failed: Option<NotReloaded>,
+}
+
+/// Why the configuration in force is not the file's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotReloaded {
+    /// RFC 3339.
+    pub time: String,
+    pub why: String,
+}
+
+impl NotReloaded {
+    /// For people.
+    pub fn words(&self, lang: Lang) -> String {
+        let (time, why) = (one_line(&self.time, 40), one_line(&self.why, MAX_WHY));
+        say!(lang;
+            "the running configuration is not the file's: its reload failed at {time}: {why}";
+            "正在运行的配置不是文件里的：{time} 重新加载失败：{why}"
+        )
+    }
+}
+
 /// When they were asked for, and what the answer was.
 type Kept = Option<(Mono, Result<Arc<Vec<InstanceStatus>>, Unavailable>)>;
 
@@ -54,13 +87,16 @@ pub(super) struct View {
     instances: Mutex<Kept>,
     index: Mutex<Index>,
     lang: RwLock<Lang>,
+    reloads: RwLock<Reloads>,
     disk: Arc<Semaphore>,
 }
 
 impl View {
     pub fn new(seen: Seen) -> View {
         let index = Mutex::new(Index::new(seen.bundle_dir.clone()));
-        View { seen, instances: Mutex::default(), index, lang: RwLock::default(), disk: Arc::new(Semaphore::new(DISK_THREADS)) }
+        let reloads = RwLock::new(Reloads { succeeded: clock::wall_now(), failed: None });
+        let disk = Arc::new(Semaphore::new(DISK_THREADS));
+        View { seen, instances: Mutex::default(), index, lang: RwLock::default(), reloads, disk }
     }
 
     /// Of the page.
@@ -70,6 +106,20 @@ impl View {
 
     pub fn set_lang(&self, lang: Lang) {
         *self.lang.write().unwrap_or_else(PoisonError::into_inner) = lang;
+    }
+
+    pub fn reloads(&self) -> Reloads {
+        self.reloads.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The file was read again; `Err` says what of it is not in force.
+    pub fn reloaded(&self, result: Result<(), String>) {
+        let now = clock::wall_now();
+        let mut reloads = self.reloads.write().unwrap_or_else(PoisonError::into_inner);
+        match result {
+            Ok(()) => *reloads = Reloads { succeeded: now, failed: None },
+            Err(why) => reloads.failed = Some(NotReloaded { time: clock::rfc3339_millis(now), why: one_line(&why, MAX_WHY) }),
+        }
     }
 
     /// Every instance, at most half a second old.
