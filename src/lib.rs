@@ -45,6 +45,8 @@
 //! | [`cli`] | what each command takes and prints |
 
 #![forbid(unsafe_code)]
+// they panic where the reader is gone or the disk is full: `cli::print` and `cli::tell` do not
+#![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod clock;
 mod digest;

@@ -5,9 +5,12 @@ mod common;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
-use common::{GoVersion, Svc, repo, run};
+use common::faulty::{Fault, Faulty};
+use common::{GoVersion, Idle, Svc, bundles_in, manifest, repo, run};
+use rustix::process::{Pid, Signal, kill_process};
 
 fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
@@ -44,11 +47,11 @@ fn the_daemon_may_open_as_many_descriptors_as_the_system_allows() {
     let at = dir.path().display();
     let target = "[[target]]\nname = \"t\"\nprocess = { pid = 1 }\nthreshold = \"1TiB\"\n";
     std::fs::write(&file, format!("[daemon]\nstate_dir = \"{at}/state\"\nbundle_dir = \"{at}/bundles\"\n{target}")).unwrap();
-    let mut command = std::process::Command::new("sh");
+    let mut command = Command::new("sh");
     command.args(["-c", "ulimit -Sn 256; exec \"$0\" run -c \"$1\"", env!("CARGO_BIN_EXE_memtrap")]).arg(&file);
     let mut child = command.stderr(fs::File::create(&log).unwrap()).spawn().unwrap();
     let log = || std::fs::read_to_string(&log).unwrap();
-    common::wait_until(std::time::Duration::from_secs(10), "memtrap watches", || log().contains("memtrap watches"));
+    common::wait_until(Duration::from_secs(10), "memtrap watches", || log().contains("memtrap watches"));
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", child.id())).unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
@@ -120,6 +123,107 @@ fn a_probe_tells_what_could_not_be_captured() {
     assert!(said.contains("pprof") && said.contains("t4000000: no process"), "{said}");
 }
 
+/// A memtrap that runs beside the test, and no longer than it.
+struct Beside(Option<Child>);
+
+impl Beside {
+    /// With these arguments and this stdout; `env` is told how it treats signals.
+    fn start(env: &[&str], args: &[&str], stdout: Stdio) -> Beside {
+        let mut command = Command::new("env");
+        command.args(env).arg(env!("CARGO_BIN_EXE_memtrap")).args(args);
+        Beside(Some(command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped()).spawn().unwrap()))
+    }
+
+    fn send(&self, signal: Signal) {
+        kill_process(Pid::from_child(self.0.as_ref().unwrap()), signal).unwrap();
+    }
+
+    fn end(mut self) -> Output {
+        self.0.take().unwrap().wait_with_output().unwrap()
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// A pipe that nobody reads any more.
+fn unread() -> Stdio {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    writer.into()
+}
+
+#[test]
+fn a_reader_that_is_gone_is_no_failure_and_a_full_disk_is_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let idle = Idle::start(1);
+    let (config, pid) = (repo().join("config/minimal.toml"), idle.pid().to_string());
+    let capture = ["capture", "--pid", &pid, "--cpu-seconds", "0", "-o", dir.path().to_str().unwrap()];
+    for args in [&["check", "-c", config.to_str().unwrap()][..], &capture] {
+        let gone = Beside::start(&[], args, unread()).end();
+        assert!(gone.status.success(), "{args:?}: {}", stderr(&gone));
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let full = Beside::start(&[], args, full.into()).end();
+        assert_eq!(full.status.code(), Some(1), "{args:?}: {}", stderr(&full));
+        assert!(stderr(&full).contains("stdout: No space left"), "{args:?}: {}", stderr(&full));
+    }
+}
+
+#[test]
+fn watch_goes_on_when_nobody_reads_what_it_prints() {
+    let dir = tempfile::tempdir().unwrap();
+    let (pattern, out) = (Idle::pattern(2), dir.path().to_str().unwrap());
+    let args = ["watch", "--cmdline", &pattern, "--threshold", "1MiB", "--for", "0s", "--cpu-seconds", "0", "-o", out];
+    let _first = Idle::start(2);
+    let _watch = Beside::start(&[], &args, unread());
+    common::wait_until(Duration::from_secs(20), "a bundle", || bundles_in(dir.path()).len() == 1);
+    let _second = Idle::start(2);
+    common::wait_until(Duration::from_secs(20), "one more", || bundles_in(dir.path()).len() == 2);
+}
+
+#[test]
+fn a_signal_ends_a_capture_with_a_bundle_and_its_own_code() {
+    for (signal, code) in [(Signal::HUP, 129), (Signal::INT, 130), (Signal::TERM, 143)] {
+        let (dir, idle, server) = (tempfile::tempdir().unwrap(), Idle::start(3), Faulty::start(Fault::Hang, &[]));
+        let (pid, out) = (idle.pid().to_string(), dir.path().to_str().unwrap());
+        let args = ["capture", "--pid", &pid, "--pprof", &server.pprof(), "-o", out];
+        let capture = Beside::start(&["--default-signal=HUP"], &args, Stdio::piped());
+        common::wait_until(Duration::from_secs(10), "pprof is asked", || !server.seen().is_empty());
+        capture.send(signal);
+        let done = capture.end();
+        assert_eq!(done.status.code(), Some(code), "{}", stderr(&done));
+        let bundle = bundles_in(dir.path()).remove(0);
+        assert_eq!(stdout(&done).trim(), bundle.to_str().unwrap());
+        assert_eq!(manifest(&bundle)["outcome"], "interrupted");
+    }
+}
+
+#[test]
+fn a_lost_session_ends_watch_with_a_bundle_unless_nohup_started_it() {
+    for (starter, stays) in [("--default-signal=HUP", false), ("--ignore-signal=HUP", true)] {
+        let (dir, idle, server) = (tempfile::tempdir().unwrap(), Idle::start(4), Faulty::start(Fault::Hang, &[]));
+        let (pid, out) = (idle.pid().to_string(), dir.path().to_str().unwrap());
+        let args = ["watch", "--pid", &pid, "--threshold", "1MiB", "--for", "0s", "--pprof", &server.pprof(), "--once", "-o", out];
+        let watch = Beside::start(&[starter], &args, Stdio::null());
+        common::wait_until(Duration::from_secs(10), "pprof is asked", || !server.seen().is_empty());
+        watch.send(Signal::HUP);
+        if stays {
+            std::thread::sleep(Duration::from_millis(500));
+            assert!(bundles_in(dir.path()).is_empty(), "the capture goes on");
+            watch.send(Signal::TERM);
+        }
+        let done = watch.end();
+        assert_eq!(done.status.code(), Some(if stays { 143 } else { 129 }), "{}", stderr(&done));
+        assert_eq!(manifest(&bundles_in(dir.path())[0])["outcome"], "interrupted");
+    }
+}
+
 #[test]
 fn usage_mistakes_exit_with_2_and_teach() {
     for (args, word) in [
@@ -177,7 +281,7 @@ fn a_bundle_is_exported_as_one_archive_and_deleted_when_asked() {
 
     // a person's tar makes a bundle directory of it again
     std::fs::create_dir(&elsewhere).unwrap();
-    let tar = std::process::Command::new("tar").args(["xzf", file.to_str().unwrap(), "-C", there]).status().unwrap();
+    let tar = Command::new("tar").args(["xzf", file.to_str().unwrap(), "-C", there]).status().unwrap();
     assert!(tar.success());
     let shown = run(&["bundles", "show", id, "--dir", there]);
     assert!(shown.status.success(), "{}", stderr(&shown));
@@ -204,7 +308,7 @@ fn systemd_analyze(args: &[&str], drop_in: Option<&std::path::Path>) -> Option<O
         std::fs::create_dir(&drop_ins).unwrap();
         std::fs::copy(file, drop_ins.join(file.file_name().unwrap())).unwrap();
     }
-    let done = std::process::Command::new("systemd-analyze").args(args).arg(unit).output();
+    let done = Command::new("systemd-analyze").args(args).arg(unit).output();
     if done.is_err() {
         common::not_checked("systemd/: no systemd-analyze on this machine");
     }

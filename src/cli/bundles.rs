@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
-use super::{Failure, print};
+use super::{Failure, print, tell};
 use crate::analysis;
 use crate::bundle::{self, Bundle, one_line};
 use crate::config;
@@ -81,7 +81,7 @@ fn list(dir: &Path, json: bool) -> Result<(), Failure> {
         return print(&(serde_json::to_string_pretty(&rows)? + "\n"));
     }
     if bundles.is_empty() {
-        eprintln!("no bundles in {}", dir.display());
+        tell(format_args!("no bundles in {}", dir.display()));
         return Ok(());
     }
     let mut rows = vec![["ID", "TRIGGER", "RSS", "CAUSE", "OUTCOME", "SIZE", "INSTANCE"].map(String::from).to_vec()];

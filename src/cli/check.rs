@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::Failure;
+use super::{Failure, print, tell};
 use crate::bundle;
 use crate::capture;
 use crate::clock;
@@ -38,10 +38,10 @@ pub struct Args {
 pub async fn run(args: Args) -> Result<(), Failure> {
     let (config, warnings) = config::load(&args.config).map_err(|e| Failure::config(e, 2))?;
     for warning in warnings {
-        eprintln!("{warning}");
+        tell(warning);
     }
     let names: Vec<&str> = config.targets.iter().map(|t| t.name.as_str()).collect();
-    println!("{}: no mistakes; targets: {}", args.config.display(), names.join(", "));
+    print(&format!("{}: no mistakes; targets: {}\n", args.config.display(), names.join(", ")))?;
     if args.test_notify {
         test_notify(&config).await?;
     }
@@ -61,7 +61,7 @@ async fn test_notify(config: &Config) -> Result<(), Failure> {
         let told = result.map_or_else(|why| format!("no: {why}"), |()| "yes".into());
         rows.push(vec![receiver.name.clone(), receiver.how.name().into(), told]);
     }
-    print!("\n{}", columns(&rows));
+    print(&format!("\n{}", columns(&rows)))?;
     match failed {
         0 => Ok(()),
         n => Err(Failure::job(format_args!("{n} of {} receivers could not be told", config.notify.len()))),
@@ -90,7 +90,7 @@ async fn probe(config: &Config) -> Result<(), Failure> {
     for target in config.targets.iter().filter(|t| t.source.selector().is_none()) {
         probe_source(target, &env, &mut rows, &mut problems).await;
     }
-    print!("\n{}", columns(&rows));
+    print(&format!("\n{}", columns(&rows)))?;
     if let Err(e) = serve::check_token(&config.daemon) {
         problems.push(chain(&e));
     }
@@ -99,7 +99,7 @@ async fn probe(config: &Config) -> Result<(), Failure> {
         (Err(e), _) => problems.push(chain(&e)),
         (Ok(()), free) => {
             let free = free.unwrap_or(u64::MAX);
-            println!("\nbundles: {}, {} free", dir.display(), ByteSize(free));
+            print(&format!("\nbundles: {}, {} free\n", dir.display(), ByteSize(free)))?;
             if free < config.retention.min_free_disk.0 {
                 problems.push(format!(
                     "{}: less than min_free_disk {} free: captures leave big parts out",
@@ -111,7 +111,7 @@ async fn probe(config: &Config) -> Result<(), Failure> {
     }
     if let Some(upload) = &config.upload {
         match egress::probe(upload).await {
-            Ok(place) => println!("uploads: {place}"),
+            Ok(place) => print(&format!("uploads: {place}\n"))?,
             Err(e) => problems.push(format!("uploads: {e}")),
         }
     }
