@@ -3,7 +3,7 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -296,6 +296,47 @@ fn a_bundle_is_exported_as_one_archive_and_deleted_when_asked() {
     let removed = run(&["bundles", "rm", id, "--dir", out]);
     assert!(removed.status.success(), "{}", stderr(&removed));
     assert!(!bundles.join(id).exists());
+}
+
+#[test]
+fn an_export_is_written_to_a_pipe_and_through_a_link_and_replaces_neither() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, idle) = (|name: &str| dir.path().join(name).display().to_string(), Idle::start(5));
+    let out = path("bundles");
+    assert!(run(&["capture", "--pid", &idle.pid().to_string(), "--cpu-seconds", "0", "-o", &out]).status.success());
+    let export = |to: &str| run(&["bundles", "export", "manual", "-o", to, "--dir", &out]);
+    let archive = export("-").stdout;
+    assert!(!archive.is_empty());
+
+    let fifo = path("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let reader = std::thread::spawn({
+        let fifo = fifo.clone();
+        move || fs::read(fifo).unwrap()
+    });
+    let piped = export(&fifo);
+    assert!(piped.status.success() && piped.stdout.is_empty(), "{}", stderr(&piped));
+    assert!(fs::symlink_metadata(&fifo).unwrap().file_type().is_fifo(), "it is what it was");
+    assert_eq!(reader.join().unwrap(), archive);
+
+    // what /dev/stdout is
+    symlink("/proc/self/fd/1", path("stdout")).unwrap();
+    assert_eq!(export(&path("stdout")).stdout, archive);
+    assert!(fs::symlink_metadata(path("stdout")).unwrap().is_symlink());
+
+    fs::create_dir(path("there")).unwrap();
+    fs::write(path("there/old.tar.gz"), "old").unwrap();
+    symlink("there/old.tar.gz", path("link")).unwrap();
+    assert!(export(&path("link")).status.success());
+    assert!(fs::symlink_metadata(path("link")).unwrap().is_symlink());
+    assert_eq!(fs::read(path("there/old.tar.gz")).unwrap(), archive);
+
+    symlink("nowhere", path("broken")).unwrap();
+    for to in ["there", "broken"] {
+        let refused = export(&path(to));
+        assert_eq!(refused.status.code(), Some(1), "{to}");
+        assert!(stderr(&refused).contains("name another file with -o"), "{}", stderr(&refused));
+    }
 }
 
 /// `systemd-analyze` with these arguments about the unit with one of the drop-ins, or none.

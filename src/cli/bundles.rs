@@ -1,7 +1,8 @@
 //! `memtrap bundles`: what has been caught.
 
-use std::fmt::Write;
-use std::io::{self, IsTerminal};
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
@@ -39,11 +40,11 @@ enum Action {
         /// As `list` prints it, or an unambiguous part of it
         id: String,
     },
-    /// One bundle as one .tar.gz; prints the file's path
+    /// One bundle as one .tar.gz; prints the path of the file that it makes
     Export {
         /// As `list` prints it, or an unambiguous part of it
         id: String,
-        /// Where to; `-` is stdout [default: TARGET-NAME.tar.gz in this directory]
+        /// Where to; `-` is stdout; a pipe or device is written to, a file replaced [default: TARGET-NAME.tar.gz in this directory]
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
@@ -165,22 +166,33 @@ fn show(dir: &Path, id: &str, json: bool) -> Result<(), Failure> {
 fn export(dir: &Path, id: &str, output: Option<&Path>) -> Result<(), Failure> {
     let bundle = find(dir, id)?;
     if output == Some(Path::new("-")) {
-        let stdout = io::stdout();
-        if stdout.is_terminal() {
-            return Err(Failure::usage("an archive is nothing for a terminal; redirect it, or name a file with -o"));
-        }
-        let mut out = archive::write(&bundle, io::BufWriter::new(stdout.lock()))?;
-        return Ok(io::Write::flush(&mut out)?);
+        return stream(&bundle, io::stdout().lock());
     }
     let path = output.map_or_else(|| format!("{}.tar.gz", bundle.id.replace('/', "-")).into(), Path::to_path_buf);
-    let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let cannot = |e: io::Error| Failure::job(format_args!("cannot write {}: {e}; name another file with -o", path.display()));
+    // of a link, what it leads to
+    let file = match fs::metadata(&path) {
+        // a pipe or a device is written to, not replaced
+        Ok(there) if !there.is_file() => return stream(&bundle, File::options().write(true).open(&path).map_err(cannot)?),
+        Ok(_) => path.canonicalize().map_err(cannot)?,
+        Err(e) if path.is_symlink() => return Err(cannot(e)),
+        Err(_) => path.clone(),
+    };
+    let dir = file.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // 0600 like the bundle's own files, and under its name only when it is whole
-    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(cannot)?;
-    archive::write(&bundle, io::BufWriter::new(&mut file))?.into_inner().map_err(|e| cannot(e.into_error()))?;
-    file.as_file().sync_all().map_err(cannot)?;
-    file.persist(&path).map_err(|e| cannot(e.error))?;
+    let mut fresh = tempfile::NamedTempFile::new_in(dir).map_err(cannot)?;
+    archive::write(&bundle, io::BufWriter::new(&mut fresh))?.into_inner().map_err(|e| cannot(e.into_error()))?;
+    fresh.as_file().sync_all().map_err(cannot)?;
+    fresh.persist(&file).map_err(|e| cannot(e.error))?;
     print(&format!("{}\n", path.display()))
+}
+
+/// The archive as a stream of bytes, which may end in the middle if something fails.
+fn stream(bundle: &Bundle, out: impl Write + IsTerminal) -> Result<(), Failure> {
+    if out.is_terminal() {
+        return Err(Failure::usage("an archive is nothing for a terminal; redirect it, or name a file with -o"));
+    }
+    Ok(archive::write(bundle, io::BufWriter::new(out))?.flush()?)
 }
 
 /// All are looked up before the first is deleted; a part of an id is too little to delete by.
