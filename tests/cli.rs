@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -296,6 +296,84 @@ fn a_bundle_is_exported_as_one_archive_and_deleted_when_asked() {
     let removed = run(&["bundles", "rm", id, "--dir", out]);
     assert!(removed.status.success(), "{}", stderr(&removed));
     assert!(!bundles.join(id).exists());
+}
+
+/// Runs a memtrap command as a user whom permissions bind. `None`, said aloud: this machine cannot.
+fn run_unprivileged(args: &[&str], what: &str) -> Option<Output> {
+    if !rustix::process::geteuid().is_root() {
+        return Some(run(args));
+    }
+    // the build may lie where only root may look
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("memtrap");
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_memtrap"), &program).unwrap();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).arg(&program).args(args);
+    let done = command.stdin(Stdio::null()).output();
+    if done.is_err() {
+        common::not_checked(&format!("{what}: this is root, and there is no setpriv"));
+    }
+    done.ok()
+}
+
+#[test]
+fn bundles_that_cannot_be_looked_at_are_no_absence_of_bundles() {
+    let dir = tempfile::tempdir().unwrap();
+    let (bundles, idle) = (dir.path().join("bundles"), Idle::start(6));
+    let out = bundles.to_str().unwrap();
+    assert!(run(&["capture", "--pid", &idle.pid().to_string(), "--cpu-seconds", "0", "-o", out]).status.success());
+    let bundle = bundles_in(&bundles).remove(0);
+    let id = bundle.strip_prefix(&bundles).unwrap().to_str().unwrap();
+    let target = bundle.parent().unwrap();
+
+    let mode = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    mode(dir.path(), 0o755);
+    for (of_bundles, of_target, closed) in [(0o000, 0o755, &*bundles), (0o755, 0o000, target)] {
+        mode(target, of_target);
+        mode(&bundles, of_bundles);
+        for args in [&["bundles", "list"][..], &["bundles", "show", "manual"], &["bundles", "show", id], &["bundles", "rm", id]] {
+            let Some(done) = run_unprivileged(&[args, &["--dir", out]].concat(), "bundles that are closed to a user") else { return };
+            let said = stderr(&done);
+            assert_eq!(done.status.code(), Some(1), "{args:?}: {said}");
+            assert!(said.contains(closed.to_str().unwrap()) && said.contains("Permission denied") && said.contains("or as root"), "{said}");
+        }
+        mode(&bundles, 0o755);
+        mode(target, 0o755);
+    }
+
+    let nowhere = dir.path().join("nowhere").display().to_string();
+    let missing = run(&["bundles", "--dir", &nowhere]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(stderr(&missing).contains(&format!("there is no directory {nowhere}")), "{}", stderr(&missing));
+    let config = dir.path().join("memtrap.toml");
+    fs::write(&config, format!("target = []\n[daemon]\nbundle_dir = \"{nowhere}\"\n")).unwrap();
+    let not_yet = run(&["bundles", "-c", config.to_str().unwrap()]);
+    assert!(not_yet.status.success() && stderr(&not_yet).contains("no bundles"), "{}", stderr(&not_yet));
+}
+
+#[test]
+fn a_bundle_with_a_damaged_manifest_is_said_to_be_damaged() {
+    let (dir, idle) = (tempfile::tempdir().unwrap(), Idle::start(7));
+    let out = dir.path().to_str().unwrap();
+    assert!(run(&["capture", "--pid", &idle.pid().to_string(), "--cpu-seconds", "0", "-o", out]).status.success());
+    let bundle = bundles_in(dir.path()).remove(0);
+    let id = bundle.strip_prefix(dir.path()).unwrap().to_str().unwrap();
+    fs::write(bundle.join("manifest.json"), "{ \"schema\"").unwrap();
+
+    let listed = run(&["bundles", "--dir", out]);
+    assert!(listed.status.success() && listed.stdout.is_empty(), "{}", stderr(&listed));
+    assert!(stderr(&listed).contains(&format!("{id} is damaged")), "{}", stderr(&listed));
+    for args in [["show", id], ["show", "manual"], ["export", id], ["rm", id]] {
+        let refused = run(&[&["bundles", "--dir", out], &args[..]].concat());
+        assert_eq!(refused.status.code(), Some(1), "{args:?}");
+        assert!(
+            stderr(&refused).contains("manifest.json is no manifest that this memtrap can read: EOF"),
+            "{args:?}: {}",
+            stderr(&refused)
+        );
+    }
+    assert!(bundle.exists());
 }
 
 #[test]

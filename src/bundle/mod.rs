@@ -32,7 +32,7 @@ pub use files::{BundleFile, Files, Hash, MAX_REJECTED, Sum, open_file};
 pub use manifest::{FileEntry, Instance, MANIFEST, Manifest, Outcome, SCHEMA, Status};
 pub use partial::{Note, Partial, Published};
 pub(crate) use read::subdirectories;
-pub use read::{Bundle, Problem, Verified, each, ids, list, list_of, list_since, open, verify};
+pub use read::{Bundle, Problem, Survey, Verified, each, ids, list, list_of, list_since, open, survey, verify};
 pub use remove::remove;
 
 /// Why a bundle could not be written or read.
@@ -48,7 +48,7 @@ pub enum BundleError {
     BadId { id: String },
     #[error("there is no bundle at {path}; see `memtrap bundles list`")]
     NotFound { path: PathBuf },
-    #[error("{path} is no manifest that this memtrap can read: {why}")]
+    #[error("{path} is no manifest that this memtrap can read: {why}; the files beside it may be good, and memtrap deletes none of them")]
     BadManifest { path: PathBuf, why: String },
 }
 
@@ -56,6 +56,7 @@ impl BundleError {
     fn io(action: &'static str, path: impl Into<PathBuf>, source: io::Error) -> BundleError {
         let remedy = match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some space there, or set bundle_dir to a larger disk",
+            io::ErrorKind::PermissionDenied if action == "read" => "run memtrap as the user that owns it, or as root",
             io::ErrorKind::PermissionDenied => "give memtrap's user write access there, or set bundle_dir elsewhere",
             io::ErrorKind::ReadOnlyFilesystem => "the file system is read-only: remount it, or set bundle_dir elsewhere",
             _ => "see that bundle_dir is a healthy local disk that memtrap may write to",

@@ -9,9 +9,10 @@ use clap::Subcommand;
 
 use super::{Failure, print, tell};
 use crate::analysis;
-use crate::bundle::{self, Bundle, one_line};
+use crate::bundle::{self, Bundle, BundleError, Survey, one_line};
 use crate::config;
 use crate::egress::archive;
+use crate::error::chain;
 use crate::layout::{columns, wrapped};
 use crate::units::ByteSize;
 
@@ -58,6 +59,10 @@ enum Action {
 
 pub fn run(args: Args) -> Result<(), Failure> {
     let dir = match &args.dir {
+        Some(dir) if matches!(fs::metadata(dir), Err(e) if e.kind() == io::ErrorKind::NotFound) => {
+            let dir = dir.display();
+            return Err(Failure::job(format_args!("there is no directory {dir}; with --dir, name the one that holds TARGET/BUNDLE")));
+        }
         Some(dir) => dir.clone(),
         None => {
             config::load(&args.config)
@@ -76,15 +81,26 @@ pub fn run(args: Args) -> Result<(), Failure> {
 }
 
 fn list(dir: &Path, json: bool) -> Result<(), Failure> {
-    let bundles = bundle::list(dir)?;
+    let Survey { bundles, damaged, closed } = bundle::survey(dir)?;
     if json {
         let rows: Vec<_> = bundles.iter().map(summary).collect();
-        return print(&(serde_json::to_string_pretty(&rows)? + "\n"));
-    }
-    if bundles.is_empty() {
+        print(&(serde_json::to_string_pretty(&rows)? + "\n"))?;
+    } else if !bundles.is_empty() {
+        print(&table(&bundles))?;
+    } else if damaged.is_empty() && closed.is_empty() {
         tell(format_args!("no bundles in {}", dir.display()));
+    }
+    for (id, why) in &damaged {
+        tell(format_args!("{id} is damaged: {}", chain(why)));
+    }
+    if closed.is_empty() {
         return Ok(());
     }
+    let closed: Vec<String> = closed.iter().map(|why| chain(why)).collect();
+    Err(Failure::job(format_args!("there may be more bundles: {}", closed.join("; "))))
+}
+
+fn table(bundles: &[Bundle]) -> String {
     let mut rows = vec![["ID", "TRIGGER", "RSS", "CAUSE", "OUTCOME", "SIZE", "INSTANCE"].map(String::from).to_vec()];
     rows.extend(bundles.iter().map(|b| {
         let m = &b.manifest;
@@ -99,7 +115,7 @@ fn list(dir: &Path, json: bool) -> Result<(), Failure> {
             m.instance.label.clone(),
         ]
     }));
-    print(&columns(&rows))
+    columns(&rows)
 }
 
 fn summary(b: &Bundle) -> serde_json::Value {
@@ -211,12 +227,17 @@ fn rm(dir: &Path, ids: &[String]) -> Result<(), Failure> {
 
 /// The bundle of this id, or the only one whose id contains it.
 fn find(dir: &Path, id: &str) -> Result<Bundle, Failure> {
-    if let Ok(bundle) = bundle::open(dir, id) {
-        return Ok(bundle);
+    match bundle::open(dir, id) {
+        Err(BundleError::NotFound { .. } | BundleError::BadId { .. }) => {}
+        opened => return Ok(opened?),
     }
-    let mut fitting: Vec<Bundle> = bundle::list(dir)?.into_iter().filter(|b| b.id.contains(id)).collect();
+    let Survey { bundles, damaged, mut closed } = bundle::survey(dir)?;
+    let whole = bundles.into_iter().map(|b| (b.id.clone(), Ok(b)));
+    let mut fitting: Vec<_> =
+        whole.chain(damaged.into_iter().map(|(id, why)| (id, Err(why)))).filter(|(full, _)| full.contains(id)).collect();
     match (fitting.pop(), fitting.len()) {
-        (Some(one), 0) => Ok(one),
+        (Some((_, one)), 0) => Ok(one?),
+        (None, _) if !closed.is_empty() => Err(closed.swap_remove(0).into()),
         (None, _) => Err(Failure::job(format_args!("no bundle `{id}` in {}; see `memtrap bundles list`", dir.display()))),
         (Some(_), more) => Err(Failure::usage(format_args!("`{id}` fits {} bundles; write more of the id", more + 1))),
     }
