@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 use std::path::Path;
@@ -9,7 +10,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use common::faulty::{Fault, Faulty};
-use common::{GoVersion, Idle, Svc, bundles_in, manifest, repo, run};
+use common::{GoVersion, Idle, Memtrap, Svc, bundles_in, manifest, repo, run};
 use rustix::process::{Pid, Signal, kill_process};
 
 fn stderr(output: &Output) -> String {
@@ -121,6 +122,62 @@ fn a_probe_tells_what_could_not_be_captured() {
     assert_eq!(bad.status.code(), Some(1));
     let said = stderr(&bad);
     assert!(said.contains("pprof") && said.contains("t4000000: no process"), "{said}");
+}
+
+/// A target of an idle process, for which all is well.
+fn idle_target(idle: &Idle) -> String {
+    format!("[retention]\nmin_free_disk = \"1MiB\"\n[[target]]\nname = \"t\"\nprocess = {{ pid = {} }}\nthreshold = \"1GiB\"\n", idle.pid())
+}
+
+#[test]
+fn a_probe_says_where_run_could_not_start_and_leaves_nothing_behind() {
+    let (dir, idle) = (tempfile::tempdir().unwrap(), Idle::start(9));
+    let (file, at) = (dir.path().join("memtrap.toml"), dir.path().display());
+    fs::create_dir(dir.path().join("store")).unwrap();
+    fs::write(dir.path().join("plain"), "").unwrap();
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+    let configure = |state: &str, listen: &str| {
+        let daemon = format!("[daemon]\nstate_dir = \"{at}/{state}\"\nbundle_dir = \"{at}/new/bundles\"\nlisten = \"{listen}\"\n");
+        let upload = format!("[upload]\nurl = \"file://{at}/store\"\n");
+        fs::write(&file, daemon + &upload + &idle_target(&idle)).unwrap();
+    };
+    let args = ["check", "--probe", "-c", file.to_str().unwrap()];
+    configure("new/state", &format!("unix:{at}/socket"));
+    let good = run(&args);
+    assert!(good.status.success(), "{}", stderr(&good));
+    assert!(stdout(&good).contains("/new/state (not there yet"), "{}", stdout(&good));
+    let left: BTreeSet<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["memtrap.toml", "plain", "store"].map(Into::into).into());
+    assert_eq!(fs::read_dir(dir.path().join("store")).unwrap().count(), 0);
+    if let Some(closed) = run_unprivileged(&args, "a probe by another user") {
+        assert_eq!(closed.status.code(), Some(1));
+        let said = stderr(&closed);
+        assert!(said.contains("cannot use state_dir") && said.contains("cannot listen") && said.contains("cannot write in"), "{said}");
+    }
+
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    configure("plain", &taken.local_addr().unwrap().to_string());
+    let bad = run(&args);
+    assert_eq!(bad.status.code(), Some(1));
+    assert!(stderr(&bad).contains("cannot use state_dir") && stderr(&bad).contains("cannot listen"), "{}", stderr(&bad));
+}
+
+#[test]
+fn a_probe_beside_the_daemon_takes_its_address_for_its_own() {
+    let (dir, idle) = (tempfile::tempdir().unwrap(), Idle::start(10));
+    let listen = format!("listen = \"unix:{}/socket\"", dir.path().display());
+    let mut memtrap = Memtrap::start_with(&listen, &idle_target(&idle));
+    let file = memtrap.config_path();
+    let probe = || run(&["check", "--probe", "-c", file.to_str().unwrap()]);
+    let beside = probe();
+    assert!(beside.status.success(), "{}", stderr(&beside));
+    assert_eq!(stdout(&beside).matches(", in use by the memtrap that runs").count(), 2, "{}", stdout(&beside));
+    // a socket that it left is no obstacle
+    memtrap.stop(Signal::KILL);
+    assert!(dir.path().join("socket").exists() && probe().status.success());
+    let _other = Memtrap::start_with(&listen, &idle_target(&idle));
+    let theirs = probe();
+    assert!(!theirs.status.success() && stderr(&theirs).contains("cannot listen"), "another memtrap's: {}", stderr(&theirs));
 }
 
 /// A memtrap that runs beside the test, and no longer than it.

@@ -27,6 +27,8 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use crate::writable;
+
 pub(crate) use escape::one_line;
 pub use files::{BundleFile, Files, Hash, MAX_REJECTED, Sum, open_file};
 pub use manifest::{FileEntry, Instance, MANIFEST, Manifest, Outcome, SCHEMA, Status};
@@ -76,6 +78,11 @@ pub fn try_dir(dir: &Path) -> Result<(), BundleError> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| BundleError::io("make", dir, e))?;
     let probe = dir.join(format!(".memtrap-probe-{}", std::process::id()));
     fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe)).map_err(|e| BundleError::io("write in", dir, e))
+}
+
+/// Whether [`try_dir`] would succeed. Makes nothing that stays.
+pub fn probe_dir(dir: &Path) -> Result<(), BundleError> {
+    writable::try_dir(dir).map_err(|e| BundleError::io("write in", dir, e))
 }
 
 /// Whether this is a single, plain path component of the kind that memtrap itself makes.
