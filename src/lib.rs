@@ -20,7 +20,7 @@
 //!
 //! | room | one purpose |
 //! | --- | --- |
-//! | [`clock`], [`units`], `digest`, [`error`], [`lang`], [`layout`] | the words that all rooms share |
+//! | [`clock`], [`units`], `digest`, `writable`, [`error`], [`lang`], [`layout`] | the words that all rooms share |
 //! | [`config`] | TOML to a valid [`config::Config`], every mistake at once; touches nothing but the text |
 //! | [`client`] | HTTP clients and credentials, for captures and sources |
 //! | [`target`] | selectors to processes; their limits, sockets, cgroups, Go build; reads /proc below a root that tests replace |
@@ -45,6 +45,8 @@
 //! | [`cli`] | what each command takes and prints |
 
 #![forbid(unsafe_code)]
+// they panic where the reader is gone or the disk is full: `cli::print` and `cli::tell` do not
+#![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod clock;
 mod digest;
@@ -52,6 +54,7 @@ pub mod error;
 pub mod lang;
 pub mod layout;
 pub mod units;
+mod writable;
 
 pub mod config;
 pub mod client;

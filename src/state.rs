@@ -14,8 +14,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Mono;
 use crate::incident::SavedSlot;
+use crate::writable;
 
 const SCHEMA: u32 = 1;
+/// Held by the memtrap that runs.
+const LOCK: &str = "lock";
 /// 10,000 open incidents are some 5 MB.
 const MAX_BYTES: u64 = 64 << 20;
 
@@ -83,10 +86,25 @@ impl Store {
     pub fn open(dir: &Path) -> Result<Store, StateError> {
         let in_dir = |source| StateError::Dir { path: dir.to_owned(), source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(in_dir)?;
-        let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(dir.join("lock")).map_err(in_dir)?;
+        let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(dir.join(LOCK)).map_err(in_dir)?;
         match lock.try_lock() {
             Ok(()) => Ok(Store { dir: dir.to_owned(), _lock: lock }),
             Err(fs::TryLockError::WouldBlock) => Err(StateError::Locked { path: dir.to_owned() }),
+            Err(fs::TryLockError::Error(e)) => Err(in_dir(e)),
+        }
+    }
+
+    /// Whether a memtrap runs with this directory; an error if [`Store::open`] would fail even if none did. Makes nothing that stays.
+    pub fn probe(dir: &Path) -> Result<bool, StateError> {
+        let in_dir = |source| StateError::Dir { path: dir.to_owned(), source };
+        writable::try_dir(dir).map_err(in_dir)?;
+        let lock = match OpenOptions::new().write(true).open(dir.join(LOCK)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            opened => opened.map_err(in_dir)?,
+        };
+        match lock.try_lock() {
+            Ok(()) => Ok(false),
+            Err(fs::TryLockError::WouldBlock) => Ok(true),
             Err(fs::TryLockError::Error(e)) => Err(in_dir(e)),
         }
     }

@@ -2,12 +2,16 @@
 
 mod common;
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::collections::BTreeSet;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 use std::path::Path;
-use std::process::Output;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
-use common::{GoVersion, Svc, repo, run};
+use common::faulty::{Fault, Faulty};
+use common::{GoVersion, Idle, Memtrap, Svc, bundles_in, manifest, repo, run};
+use rustix::process::{Pid, Signal, kill_process};
 
 fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
@@ -44,11 +48,11 @@ fn the_daemon_may_open_as_many_descriptors_as_the_system_allows() {
     let at = dir.path().display();
     let target = "[[target]]\nname = \"t\"\nprocess = { pid = 1 }\nthreshold = \"1TiB\"\n";
     std::fs::write(&file, format!("[daemon]\nstate_dir = \"{at}/state\"\nbundle_dir = \"{at}/bundles\"\n{target}")).unwrap();
-    let mut command = std::process::Command::new("sh");
+    let mut command = Command::new("sh");
     command.args(["-c", "ulimit -Sn 256; exec \"$0\" run -c \"$1\"", env!("CARGO_BIN_EXE_memtrap")]).arg(&file);
     let mut child = command.stderr(fs::File::create(&log).unwrap()).spawn().unwrap();
     let log = || std::fs::read_to_string(&log).unwrap();
-    common::wait_until(std::time::Duration::from_secs(10), "memtrap watches", || log().contains("memtrap watches"));
+    common::wait_until(Duration::from_secs(10), "memtrap watches", || log().contains("memtrap watches"));
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", child.id())).unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
@@ -120,12 +124,176 @@ fn a_probe_tells_what_could_not_be_captured() {
     assert!(said.contains("pprof") && said.contains("t4000000: no process"), "{said}");
 }
 
+/// A target of an idle process, for which all is well.
+fn idle_target(idle: &Idle) -> String {
+    format!("[retention]\nmin_free_disk = \"1MiB\"\n[[target]]\nname = \"t\"\nprocess = {{ pid = {} }}\nthreshold = \"1GiB\"\n", idle.pid())
+}
+
+#[test]
+fn a_probe_says_where_run_could_not_start_and_leaves_nothing_behind() {
+    let (dir, idle) = (tempfile::tempdir().unwrap(), Idle::start(9));
+    let (file, at) = (dir.path().join("memtrap.toml"), dir.path().display());
+    fs::create_dir(dir.path().join("store")).unwrap();
+    fs::write(dir.path().join("plain"), "").unwrap();
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+    let configure = |state: &str, listen: &str| {
+        let daemon = format!("[daemon]\nstate_dir = \"{at}/{state}\"\nbundle_dir = \"{at}/new/bundles\"\nlisten = \"{listen}\"\n");
+        let upload = format!("[upload]\nurl = \"file://{at}/store\"\n");
+        fs::write(&file, daemon + &upload + &idle_target(&idle)).unwrap();
+    };
+    let args = ["check", "--probe", "-c", file.to_str().unwrap()];
+    configure("new/state", &format!("unix:{at}/socket"));
+    let good = run(&args);
+    assert!(good.status.success(), "{}", stderr(&good));
+    assert!(stdout(&good).contains("/new/state (not there yet"), "{}", stdout(&good));
+    let left: BTreeSet<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["memtrap.toml", "plain", "store"].map(Into::into).into());
+    assert_eq!(fs::read_dir(dir.path().join("store")).unwrap().count(), 0);
+    if let Some(closed) = run_unprivileged(&args, "a probe by another user") {
+        assert_eq!(closed.status.code(), Some(1));
+        let said = stderr(&closed);
+        assert!(said.contains("cannot use state_dir") && said.contains("cannot listen") && said.contains("cannot write in"), "{said}");
+    }
+
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    configure("plain", &taken.local_addr().unwrap().to_string());
+    let bad = run(&args);
+    assert_eq!(bad.status.code(), Some(1));
+    assert!(stderr(&bad).contains("cannot use state_dir") && stderr(&bad).contains("cannot listen"), "{}", stderr(&bad));
+}
+
+#[test]
+fn a_probe_beside_the_daemon_takes_its_address_for_its_own() {
+    let (dir, idle) = (tempfile::tempdir().unwrap(), Idle::start(10));
+    let listen = format!("listen = \"unix:{}/socket\"", dir.path().display());
+    let mut memtrap = Memtrap::start_with(&listen, &idle_target(&idle));
+    let file = memtrap.config_path();
+    let probe = || run(&["check", "--probe", "-c", file.to_str().unwrap()]);
+    let beside = probe();
+    assert!(beside.status.success(), "{}", stderr(&beside));
+    assert_eq!(stdout(&beside).matches(", in use by the memtrap that runs").count(), 2, "{}", stdout(&beside));
+    // a socket that it left is no obstacle
+    memtrap.stop(Signal::KILL);
+    assert!(dir.path().join("socket").exists() && probe().status.success());
+    let _other = Memtrap::start_with(&listen, &idle_target(&idle));
+    let theirs = probe();
+    assert!(!theirs.status.success() && stderr(&theirs).contains("cannot listen"), "another memtrap's: {}", stderr(&theirs));
+}
+
+/// A memtrap that runs beside the test, and no longer than it.
+struct Beside(Option<Child>);
+
+impl Beside {
+    /// With these arguments and this stdout; `env` is told how it treats signals.
+    fn start(env: &[&str], args: &[&str], stdout: Stdio) -> Beside {
+        let mut command = Command::new("env");
+        command.args(env).arg(env!("CARGO_BIN_EXE_memtrap")).args(args);
+        Beside(Some(command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped()).spawn().unwrap()))
+    }
+
+    fn send(&self, signal: Signal) {
+        kill_process(Pid::from_child(self.0.as_ref().unwrap()), signal).unwrap();
+    }
+
+    fn end(mut self) -> Output {
+        self.0.take().unwrap().wait_with_output().unwrap()
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// A pipe that nobody reads any more.
+fn unread() -> Stdio {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    writer.into()
+}
+
+#[test]
+fn a_reader_that_is_gone_is_no_failure_and_a_full_disk_is_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let idle = Idle::start(1);
+    let (config, pid) = (repo().join("config/minimal.toml"), idle.pid().to_string());
+    let capture = ["capture", "--pid", &pid, "--cpu-seconds", "0", "-o", dir.path().to_str().unwrap()];
+    for args in [&["check", "-c", config.to_str().unwrap()][..], &capture] {
+        let gone = Beside::start(&[], args, unread()).end();
+        assert!(gone.status.success(), "{args:?}: {}", stderr(&gone));
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let full = Beside::start(&[], args, full.into()).end();
+        assert_eq!(full.status.code(), Some(1), "{args:?}: {}", stderr(&full));
+        assert!(stderr(&full).contains("stdout: No space left"), "{args:?}: {}", stderr(&full));
+    }
+}
+
+#[test]
+fn watch_goes_on_when_nobody_reads_what_it_prints() {
+    let dir = tempfile::tempdir().unwrap();
+    let (pattern, out) = (Idle::pattern(2), dir.path().to_str().unwrap());
+    let args = ["watch", "--cmdline", &pattern, "--threshold", "1MiB", "--for", "0s", "--cpu-seconds", "0", "-o", out];
+    let _first = Idle::start(2);
+    let _watch = Beside::start(&[], &args, unread());
+    common::wait_until(Duration::from_secs(20), "a bundle", || bundles_in(dir.path()).len() == 1);
+    let _second = Idle::start(2);
+    common::wait_until(Duration::from_secs(20), "one more", || bundles_in(dir.path()).len() == 2);
+}
+
+#[test]
+fn a_signal_ends_a_capture_with_a_bundle_and_its_own_code() {
+    for (signal, code) in [(Signal::HUP, 129), (Signal::INT, 130), (Signal::TERM, 143)] {
+        let (dir, idle, server) = (tempfile::tempdir().unwrap(), Idle::start(3), Faulty::start(Fault::Hang, &[]));
+        let (pid, out) = (idle.pid().to_string(), dir.path().to_str().unwrap());
+        let args = ["capture", "--pid", &pid, "--pprof", &server.pprof(), "-o", out];
+        let capture = Beside::start(&["--default-signal=HUP"], &args, Stdio::piped());
+        common::wait_until(Duration::from_secs(10), "pprof is asked", || !server.seen().is_empty());
+        capture.send(signal);
+        let done = capture.end();
+        assert_eq!(done.status.code(), Some(code), "{}", stderr(&done));
+        let bundle = bundles_in(dir.path()).remove(0);
+        assert_eq!(stdout(&done).trim(), bundle.to_str().unwrap());
+        assert_eq!(manifest(&bundle)["outcome"], "interrupted");
+    }
+}
+
+#[test]
+fn a_lost_session_ends_watch_with_a_bundle_unless_nohup_started_it() {
+    for (starter, stays) in [("--default-signal=HUP", false), ("--ignore-signal=HUP", true)] {
+        let (dir, idle, server) = (tempfile::tempdir().unwrap(), Idle::start(4), Faulty::start(Fault::Hang, &[]));
+        let (pid, out) = (idle.pid().to_string(), dir.path().to_str().unwrap());
+        let args = ["watch", "--pid", &pid, "--threshold", "1MiB", "--for", "0s", "--pprof", &server.pprof(), "--once", "-o", out];
+        let watch = Beside::start(&[starter], &args, Stdio::null());
+        common::wait_until(Duration::from_secs(10), "pprof is asked", || !server.seen().is_empty());
+        watch.send(Signal::HUP);
+        if stays {
+            std::thread::sleep(Duration::from_millis(500));
+            assert!(bundles_in(dir.path()).is_empty(), "the capture goes on");
+            watch.send(Signal::TERM);
+        }
+        let done = watch.end();
+        assert_eq!(done.status.code(), Some(if stays { 143 } else { 129 }), "{}", stderr(&done));
+        assert_eq!(manifest(&bundles_in(dir.path())[0])["outcome"], "interrupted");
+    }
+}
+
 #[test]
 fn usage_mistakes_exit_with_2_and_teach() {
     for (args, word) in [
         (&["watch", "--pid", "1"][..], "--threshold"),
         (&["watch", "--threshold", "1GiB"], "--pid"),
         (&["capture", "--listen", "nonsense"], "nonsense"),
+        // the mistakes of a configuration file are mistakes here too
+        (&["watch", "--pid", "1", "--threshold", "80"], "80B is below 1.00MiB"),
+        (&["replay", "rss.csv", "--threshold", "20"], "20B is below 1.00MiB"),
+        (&["watch", "--pid", "1", "--slope", "10KiB/10m"], "within the kernel's own inexactness"),
+        (&["watch", "--pid", "1", "--slope", "1GiB/30d"], "is too long: at most 1day"),
+        (&["watch", "--pid", "1", "--threshold", "1GiB", "--interval", "1ms"], "out of range: 100ms to 1h"),
+        (&["watch", "--pid", "1", "--threshold", "1GiB", "--cooldown", "1year"], "out of range: 0s to 30days"),
         (&["bundles", "show"], "<ID>"),
     ] {
         let output = run(args);
@@ -177,7 +345,7 @@ fn a_bundle_is_exported_as_one_archive_and_deleted_when_asked() {
 
     // a person's tar makes a bundle directory of it again
     std::fs::create_dir(&elsewhere).unwrap();
-    let tar = std::process::Command::new("tar").args(["xzf", file.to_str().unwrap(), "-C", there]).status().unwrap();
+    let tar = Command::new("tar").args(["xzf", file.to_str().unwrap(), "-C", there]).status().unwrap();
     assert!(tar.success());
     let shown = run(&["bundles", "show", id, "--dir", there]);
     assert!(shown.status.success(), "{}", stderr(&shown));
@@ -194,6 +362,125 @@ fn a_bundle_is_exported_as_one_archive_and_deleted_when_asked() {
     assert!(!bundles.join(id).exists());
 }
 
+/// Runs a memtrap command as a user whom permissions bind. `None`, said aloud: this machine cannot.
+fn run_unprivileged(args: &[&str], what: &str) -> Option<Output> {
+    if !rustix::process::geteuid().is_root() {
+        return Some(run(args));
+    }
+    // the build may lie where only root may look
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("memtrap");
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_memtrap"), &program).unwrap();
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).arg(&program).args(args);
+    let done = command.stdin(Stdio::null()).output();
+    if done.is_err() {
+        common::not_checked(&format!("{what}: this is root, and there is no setpriv"));
+    }
+    done.ok()
+}
+
+#[test]
+fn bundles_that_cannot_be_looked_at_are_no_absence_of_bundles() {
+    let dir = tempfile::tempdir().unwrap();
+    let (bundles, idle) = (dir.path().join("bundles"), Idle::start(6));
+    let out = bundles.to_str().unwrap();
+    assert!(run(&["capture", "--pid", &idle.pid().to_string(), "--cpu-seconds", "0", "-o", out]).status.success());
+    let bundle = bundles_in(&bundles).remove(0);
+    let id = bundle.strip_prefix(&bundles).unwrap().to_str().unwrap();
+    let target = bundle.parent().unwrap();
+
+    let mode = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    mode(dir.path(), 0o755);
+    for (of_bundles, of_target, closed) in [(0o000, 0o755, &*bundles), (0o755, 0o000, target)] {
+        mode(target, of_target);
+        mode(&bundles, of_bundles);
+        for args in [&["bundles", "list"][..], &["bundles", "show", "manual"], &["bundles", "show", id], &["bundles", "rm", id]] {
+            let Some(done) = run_unprivileged(&[args, &["--dir", out]].concat(), "bundles that are closed to a user") else { return };
+            let said = stderr(&done);
+            assert_eq!(done.status.code(), Some(1), "{args:?}: {said}");
+            assert!(said.contains(closed.to_str().unwrap()) && said.contains("Permission denied") && said.contains("or as root"), "{said}");
+        }
+        mode(&bundles, 0o755);
+        mode(target, 0o755);
+    }
+
+    let nowhere = dir.path().join("nowhere").display().to_string();
+    let missing = run(&["bundles", "--dir", &nowhere]);
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(stderr(&missing).contains(&format!("there is no directory {nowhere}")), "{}", stderr(&missing));
+    let config = dir.path().join("memtrap.toml");
+    fs::write(&config, format!("target = []\n[daemon]\nbundle_dir = \"{nowhere}\"\n")).unwrap();
+    let not_yet = run(&["bundles", "-c", config.to_str().unwrap()]);
+    assert!(not_yet.status.success() && stderr(&not_yet).contains("no bundles"), "{}", stderr(&not_yet));
+}
+
+#[test]
+fn a_bundle_with_a_damaged_manifest_is_said_to_be_damaged() {
+    let (dir, idle) = (tempfile::tempdir().unwrap(), Idle::start(7));
+    let out = dir.path().to_str().unwrap();
+    assert!(run(&["capture", "--pid", &idle.pid().to_string(), "--cpu-seconds", "0", "-o", out]).status.success());
+    let bundle = bundles_in(dir.path()).remove(0);
+    let id = bundle.strip_prefix(dir.path()).unwrap().to_str().unwrap();
+    fs::write(bundle.join("manifest.json"), "{ \"schema\"").unwrap();
+
+    let listed = run(&["bundles", "--dir", out]);
+    assert!(listed.status.success() && listed.stdout.is_empty(), "{}", stderr(&listed));
+    assert!(stderr(&listed).contains(&format!("{id} is damaged")), "{}", stderr(&listed));
+    for args in [["show", id], ["show", "manual"], ["export", id], ["rm", id]] {
+        let refused = run(&[&["bundles", "--dir", out], &args[..]].concat());
+        assert_eq!(refused.status.code(), Some(1), "{args:?}");
+        assert!(
+            stderr(&refused).contains("manifest.json is no manifest that this memtrap can read: EOF"),
+            "{args:?}: {}",
+            stderr(&refused)
+        );
+    }
+    assert!(bundle.exists());
+}
+
+#[test]
+fn an_export_is_written_to_a_pipe_and_through_a_link_and_replaces_neither() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, idle) = (|name: &str| dir.path().join(name).display().to_string(), Idle::start(5));
+    let out = path("bundles");
+    assert!(run(&["capture", "--pid", &idle.pid().to_string(), "--cpu-seconds", "0", "-o", &out]).status.success());
+    let export = |to: &str| run(&["bundles", "export", "manual", "-o", to, "--dir", &out]);
+    let archive = export("-").stdout;
+    assert!(!archive.is_empty());
+
+    let fifo = path("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let reader = std::thread::spawn({
+        let fifo = fifo.clone();
+        move || fs::read(fifo).unwrap()
+    });
+    let piped = export(&fifo);
+    assert!(piped.status.success() && piped.stdout.is_empty(), "{}", stderr(&piped));
+    assert!(fs::symlink_metadata(&fifo).unwrap().file_type().is_fifo(), "it is what it was");
+    assert_eq!(reader.join().unwrap(), archive);
+
+    // what /dev/stdout is
+    symlink("/proc/self/fd/1", path("stdout")).unwrap();
+    assert_eq!(export(&path("stdout")).stdout, archive);
+    assert!(fs::symlink_metadata(path("stdout")).unwrap().is_symlink());
+
+    fs::create_dir(path("there")).unwrap();
+    fs::write(path("there/old.tar.gz"), "old").unwrap();
+    symlink("there/old.tar.gz", path("link")).unwrap();
+    assert!(export(&path("link")).status.success());
+    assert!(fs::symlink_metadata(path("link")).unwrap().is_symlink());
+    assert_eq!(fs::read(path("there/old.tar.gz")).unwrap(), archive);
+
+    symlink("nowhere", path("broken")).unwrap();
+    for to in ["there", "broken"] {
+        let refused = export(&path(to));
+        assert_eq!(refused.status.code(), Some(1), "{to}");
+        assert!(stderr(&refused).contains("name another file with -o"), "{}", stderr(&refused));
+    }
+}
+
 /// `systemd-analyze` with these arguments about the unit with one of the drop-ins, or none.
 fn systemd_analyze(args: &[&str], drop_in: Option<&std::path::Path>) -> Option<Output> {
     let dir = tempfile::tempdir().unwrap();
@@ -204,7 +491,7 @@ fn systemd_analyze(args: &[&str], drop_in: Option<&std::path::Path>) -> Option<O
         std::fs::create_dir(&drop_ins).unwrap();
         std::fs::copy(file, drop_ins.join(file.file_name().unwrap())).unwrap();
     }
-    let done = std::process::Command::new("systemd-analyze").args(args).arg(unit).output();
+    let done = Command::new("systemd-analyze").args(args).arg(unit).output();
     if done.is_err() {
         common::not_checked("systemd/: no systemd-analyze on this machine");
     }

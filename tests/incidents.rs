@@ -9,7 +9,7 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
-use common::{GoVersion, MIB, Memtrap, Svc, bundles_in, entry, go_binary, manifest, not_checked};
+use common::{GoVersion, Idle, MIB, Memtrap, Svc, bundles_in, entry, go_binary, manifest, not_checked};
 use rustix::process::Signal;
 
 /// A target of this process, with what a test sets of it.
@@ -277,6 +277,21 @@ fn a_reload_takes_a_good_file_and_refuses_a_bad_one() {
     memtrap.configure("", &target(&svc, "threshold = \"80MiB\"\nfor = \"0s\"\nskip = [\"profile\"]"));
     memtrap.signal(Signal::HUP);
     assert_eq!(memtrap.wait_for_bundles(20, 1).len(), 1);
+}
+
+#[test]
+fn every_reload_says_that_the_directories_stay_what_they_are() {
+    let target = format!("[[target]]\nname = \"none\"\nprocess = {}\nthreshold = \"1GiB\"\n", Idle::selector(8));
+    let memtrap = Memtrap::start(&target);
+    let count = |what: &str| memtrap.log().matches(what).count();
+    let before = fs::read_to_string(memtrap.config_path()).unwrap();
+    let moved = before.replace("/bundles\"", "/elsewhere\"");
+    for (reloads, (text, warnings)) in [(&moved, 1), (&moved, 2), (&before, 2)].into_iter().enumerate() {
+        fs::write(memtrap.config_path(), text).unwrap();
+        memtrap.signal(Signal::HUP);
+        memtrap.wait_until(5, "a reload", |_| count("configuration reloaded") > reloads);
+        assert_eq!(count("change only with a restart"), warnings);
+    }
 }
 
 #[test]

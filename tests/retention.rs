@@ -61,6 +61,9 @@ fn left_in(dir: &Path, retention: &str) -> Vec<usize> {
     let foreign = dir.join("svc/20200101T000000Z-threshold-1.00GiB");
     fs::create_dir(&foreign).unwrap();
     fs::write(foreign.join("thesis.txt"), "mine").unwrap();
+    let damaged = dir.join("svc/20200102T000000Z-threshold-1.00GiB");
+    fs::create_dir(&damaged).unwrap();
+    fs::write(damaged.join("manifest.json"), "{").unwrap();
     let memtrap = Memtrap::start_in(dir, &format!("[retention]\n{retention}\n{target}"));
     memtrap.wait_until(10, "it has deleted", |m| m.log().contains("bundle deleted"));
     let mut before = usize::MAX;
@@ -70,6 +73,7 @@ fn left_in(dir: &Path, retention: &str) -> Vec<usize> {
         std::mem::replace(&mut before, now) == now
     });
     assert!(foreign.join("thesis.txt").exists(), "what carries no manifest of memtrap's own is not touched");
+    assert!(damaged.exists() && memtrap.log().contains("a damaged bundle is passed over"), "what cannot be read may be evidence");
     let place = |path: &Path| path.file_name().unwrap().to_str().unwrap().strip_prefix("2026010")?.get(..1)?.parse().ok();
     bundles_in(dir).iter().filter_map(|path| place(path)).collect()
 }

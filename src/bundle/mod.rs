@@ -27,12 +27,14 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use crate::writable;
+
 pub(crate) use escape::one_line;
 pub use files::{BundleFile, Files, Hash, MAX_REJECTED, Sum, open_file};
 pub use manifest::{ANOTHERS, FileEntry, Instance, MANIFEST, Manifest, Outcome, SCHEMA, Status};
 pub use partial::{Note, Partial, Published};
 pub(crate) use read::subdirectories;
-pub use read::{Bundle, Problem, Verified, each, ids, list, list_of, list_since, open, verify};
+pub use read::{Bundle, Problem, Survey, Verified, each, ids, list, list_of, list_since, open, survey, verify};
 pub use remove::remove;
 
 /// Why a bundle could not be written or read.
@@ -48,7 +50,7 @@ pub enum BundleError {
     BadId { id: String },
     #[error("there is no bundle at {path}; see `memtrap bundles list`")]
     NotFound { path: PathBuf },
-    #[error("{path} is no manifest that this memtrap can read: {why}")]
+    #[error("{path} is no manifest that this memtrap can read: {why}; the files beside it may be good, and memtrap deletes none of them")]
     BadManifest { path: PathBuf, why: String },
 }
 
@@ -56,6 +58,7 @@ impl BundleError {
     fn io(action: &'static str, path: impl Into<PathBuf>, source: io::Error) -> BundleError {
         let remedy = match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some space there, or set bundle_dir to a larger disk",
+            io::ErrorKind::PermissionDenied if action == "read" => "run memtrap as the user that owns it, or as root",
             io::ErrorKind::PermissionDenied => "give memtrap's user write access there, or set bundle_dir elsewhere",
             io::ErrorKind::ReadOnlyFilesystem => "the file system is read-only: remount it, or set bundle_dir elsewhere",
             _ => "see that bundle_dir is a healthy local disk that memtrap may write to",
@@ -75,6 +78,11 @@ pub fn try_dir(dir: &Path) -> Result<(), BundleError> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| BundleError::io("make", dir, e))?;
     let probe = dir.join(format!(".memtrap-probe-{}", std::process::id()));
     fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe)).map_err(|e| BundleError::io("write in", dir, e))
+}
+
+/// Whether [`try_dir`] would succeed. Makes nothing that stays.
+pub fn probe_dir(dir: &Path) -> Result<(), BundleError> {
+    writable::try_dir(dir).map_err(|e| BundleError::io("write in", dir, e))
 }
 
 /// Whether this is a single, plain path component of the kind that memtrap itself makes.

@@ -12,6 +12,7 @@ use super::manifest::{MANIFEST, Manifest};
 use super::partial::SUFFIX;
 use super::remove::REMOVED;
 use super::{BundleError, is_plain_name};
+use crate::error::chain;
 
 /// Some hundred entries of some hundred bytes are usual.
 const MAX_MANIFEST: u64 = 4 << 20;
@@ -59,11 +60,52 @@ pub fn list(bundle_dir: &Path) -> Result<Vec<Bundle>, BundleError> {
     each(bundle_dir).map(Iterator::collect)
 }
 
+/// All that lies in a bundle directory, for a person who asks: also what is wrong with it.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// As [`list`] lists them.
+    pub bundles: Vec<Bundle>,
+    /// The ids of bundles whose manifests cannot be read, and why.
+    pub damaged: Vec<(String, BundleError)>,
+    /// Directories of targets that cannot be looked into.
+    pub closed: Vec<BundleError>,
+}
+
+/// Looks at everything; a directory that is not there is empty. What has no manifest is none of memtrap's, and passed over.
+pub fn survey(bundle_dir: &Path) -> Result<Survey, BundleError> {
+    let look = |dir: &Path| match read_subdirectories(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        looked => looked.map_err(|e| BundleError::io("read", dir, e)),
+    };
+    let mut survey = Survey::default();
+    for target in look(bundle_dir)? {
+        let Some(target_name) = plain_name(&target) else { continue };
+        let bundles = look(&target).unwrap_or_else(|why| {
+            survey.closed.push(why);
+            Vec::new()
+        });
+        for id in bundles.iter().filter_map(|path| Some(format!("{target_name}/{}", published_name(path)?))) {
+            match open(bundle_dir, &id) {
+                Ok(bundle) => survey.bundles.push(bundle),
+                Err(BundleError::NotFound { .. }) => {}
+                Err(why) => survey.damaged.push((id, why)),
+            }
+        }
+    }
+    Ok(survey)
+}
+
 /// What [`list`] lists, with one manifest in memory at a time: there may be thousands.
 pub fn each(bundle_dir: &Path) -> Result<impl Iterator<Item = Bundle> + '_, BundleError> {
     let mut ids = ids(bundle_dir)?;
     ids.sort();
-    Ok(ids.into_iter().filter_map(move |id| open(bundle_dir, &id).ok()))
+    Ok(ids.into_iter().filter_map(move |id| match open(bundle_dir, &id) {
+        Err(error @ BundleError::BadManifest { .. }) => {
+            tracing::warn!(bundle = id, error = chain(&error), "a damaged bundle is passed over");
+            None
+        }
+        opened => opened.ok(),
+    }))
 }
 
 /// The ids of all published bundles, without looking into them; each target's oldest first.
@@ -174,9 +216,12 @@ pub(super) fn read_manifest(path: &Path) -> Result<Manifest, BundleError> {
 
 /// Directories in `dir`, by name; links are not followed, what cannot be read is passed over.
 pub(crate) fn subdirectories(dir: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+    read_subdirectories(dir).unwrap_or_default()
+}
+
+fn read_subdirectories(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let is_dir = |e: &fs::DirEntry| e.file_type().is_ok_and(|t| t.is_dir());
-    let mut dirs: Vec<PathBuf> = entries.take(MAX_ENTRIES).flatten().filter(is_dir).map(|e| e.path()).collect();
+    let mut dirs: Vec<PathBuf> = fs::read_dir(dir)?.take(MAX_ENTRIES).flatten().filter(is_dir).map(|e| e.path()).collect();
     dirs.sort();
-    dirs
+    Ok(dirs)
 }

@@ -1,16 +1,18 @@
 //! `memtrap bundles`: what has been caught.
 
-use std::fmt::Write;
-use std::io::{self, IsTerminal};
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
-use super::{Failure, print};
+use super::{Failure, print, tell};
 use crate::analysis;
-use crate::bundle::{self, Bundle, one_line};
+use crate::bundle::{self, Bundle, BundleError, Survey, one_line};
 use crate::config;
 use crate::egress::archive;
+use crate::error::chain;
 use crate::layout::{columns, wrapped};
 use crate::units::ByteSize;
 
@@ -39,11 +41,11 @@ enum Action {
         /// As `list` prints it, or an unambiguous part of it
         id: String,
     },
-    /// One bundle as one .tar.gz; prints the file's path
+    /// One bundle as one .tar.gz; prints the path of the file that it makes
     Export {
         /// As `list` prints it, or an unambiguous part of it
         id: String,
-        /// Where to; `-` is stdout [default: TARGET-NAME.tar.gz in this directory]
+        /// Where to; `-` is stdout; a pipe or device is written to, a file replaced [default: TARGET-NAME.tar.gz in this directory]
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
@@ -57,6 +59,10 @@ enum Action {
 
 pub fn run(args: Args) -> Result<(), Failure> {
     let dir = match &args.dir {
+        Some(dir) if matches!(fs::metadata(dir), Err(e) if e.kind() == io::ErrorKind::NotFound) => {
+            let dir = dir.display();
+            return Err(Failure::job(format_args!("there is no directory {dir}; with --dir, name the one that holds TARGET/BUNDLE")));
+        }
         Some(dir) => dir.clone(),
         None => {
             config::load(&args.config)
@@ -75,15 +81,26 @@ pub fn run(args: Args) -> Result<(), Failure> {
 }
 
 fn list(dir: &Path, json: bool) -> Result<(), Failure> {
-    let bundles = bundle::list(dir)?;
+    let Survey { bundles, damaged, closed } = bundle::survey(dir)?;
     if json {
         let rows: Vec<_> = bundles.iter().map(summary).collect();
-        return print(&(serde_json::to_string_pretty(&rows)? + "\n"));
+        print(&(serde_json::to_string_pretty(&rows)? + "\n"))?;
+    } else if !bundles.is_empty() {
+        print(&table(&bundles))?;
+    } else if damaged.is_empty() && closed.is_empty() {
+        tell(format_args!("no bundles in {}", dir.display()));
     }
-    if bundles.is_empty() {
-        eprintln!("no bundles in {}", dir.display());
+    for (id, why) in &damaged {
+        tell(format_args!("{id} is damaged: {}", chain(why)));
+    }
+    if closed.is_empty() {
         return Ok(());
     }
+    let closed: Vec<String> = closed.iter().map(|why| chain(why)).collect();
+    Err(Failure::job(format_args!("there may be more bundles: {}", closed.join("; "))))
+}
+
+fn table(bundles: &[Bundle]) -> String {
     let mut rows = vec![["ID", "TRIGGER", "RSS", "CAUSE", "OUTCOME", "SIZE", "INSTANCE"].map(String::from).to_vec()];
     rows.extend(bundles.iter().map(|b| {
         let m = &b.manifest;
@@ -98,7 +115,7 @@ fn list(dir: &Path, json: bool) -> Result<(), Failure> {
             m.instance.label.clone(),
         ]
     }));
-    print(&columns(&rows))
+    columns(&rows)
 }
 
 fn summary(b: &Bundle) -> serde_json::Value {
@@ -165,22 +182,33 @@ fn show(dir: &Path, id: &str, json: bool) -> Result<(), Failure> {
 fn export(dir: &Path, id: &str, output: Option<&Path>) -> Result<(), Failure> {
     let bundle = find(dir, id)?;
     if output == Some(Path::new("-")) {
-        let stdout = io::stdout();
-        if stdout.is_terminal() {
-            return Err(Failure::usage("an archive is nothing for a terminal; redirect it, or name a file with -o"));
-        }
-        let mut out = archive::write(&bundle, io::BufWriter::new(stdout.lock()))?;
-        return Ok(io::Write::flush(&mut out)?);
+        return stream(&bundle, io::stdout().lock());
     }
     let path = output.map_or_else(|| format!("{}.tar.gz", bundle.id.replace('/', "-")).into(), Path::to_path_buf);
-    let dir = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let cannot = |e: io::Error| Failure::job(format_args!("cannot write {}: {e}; name another file with -o", path.display()));
+    // of a link, what it leads to
+    let file = match fs::metadata(&path) {
+        // a pipe or a device is written to, not replaced
+        Ok(there) if !there.is_file() => return stream(&bundle, File::options().write(true).open(&path).map_err(cannot)?),
+        Ok(_) => path.canonicalize().map_err(cannot)?,
+        Err(e) if path.is_symlink() => return Err(cannot(e)),
+        Err(_) => path.clone(),
+    };
+    let dir = file.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // 0600 like the bundle's own files, and under its name only when it is whole
-    let mut file = tempfile::NamedTempFile::new_in(dir).map_err(cannot)?;
-    archive::write(&bundle, io::BufWriter::new(&mut file))?.into_inner().map_err(|e| cannot(e.into_error()))?;
-    file.as_file().sync_all().map_err(cannot)?;
-    file.persist(&path).map_err(|e| cannot(e.error))?;
+    let mut fresh = tempfile::NamedTempFile::new_in(dir).map_err(cannot)?;
+    archive::write(&bundle, io::BufWriter::new(&mut fresh))?.into_inner().map_err(|e| cannot(e.into_error()))?;
+    fresh.as_file().sync_all().map_err(cannot)?;
+    fresh.persist(&file).map_err(|e| cannot(e.error))?;
     print(&format!("{}\n", path.display()))
+}
+
+/// The archive as a stream of bytes, which may end in the middle if something fails.
+fn stream(bundle: &Bundle, out: impl Write + IsTerminal) -> Result<(), Failure> {
+    if out.is_terminal() {
+        return Err(Failure::usage("an archive is nothing for a terminal; redirect it, or name a file with -o"));
+    }
+    Ok(archive::write(bundle, io::BufWriter::new(out))?.flush()?)
 }
 
 /// All are looked up before the first is deleted; a part of an id is too little to delete by.
@@ -199,12 +227,17 @@ fn rm(dir: &Path, ids: &[String]) -> Result<(), Failure> {
 
 /// The bundle of this id, or the only one whose id contains it.
 fn find(dir: &Path, id: &str) -> Result<Bundle, Failure> {
-    if let Ok(bundle) = bundle::open(dir, id) {
-        return Ok(bundle);
+    match bundle::open(dir, id) {
+        Err(BundleError::NotFound { .. } | BundleError::BadId { .. }) => {}
+        opened => return Ok(opened?),
     }
-    let mut fitting: Vec<Bundle> = bundle::list(dir)?.into_iter().filter(|b| b.id.contains(id)).collect();
+    let Survey { bundles, damaged, mut closed } = bundle::survey(dir)?;
+    let whole = bundles.into_iter().map(|b| (b.id.clone(), Ok(b)));
+    let mut fitting: Vec<_> =
+        whole.chain(damaged.into_iter().map(|(id, why)| (id, Err(why)))).filter(|(full, _)| full.contains(id)).collect();
     match (fitting.pop(), fitting.len()) {
-        (Some(one), 0) => Ok(one),
+        (Some((_, one)), 0) => Ok(one?),
+        (None, _) if !closed.is_empty() => Err(closed.swap_remove(0).into()),
         (None, _) => Err(Failure::job(format_args!("no bundle `{id}` in {}; see `memtrap bundles list`", dir.display()))),
         (Some(_), more) => Err(Failure::usage(format_args!("`{id}` fits {} bundles; write more of the id", more + 1))),
     }

@@ -2,12 +2,13 @@
 
 use std::sync::{Arc, Mutex};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::SignalKind;
 use tokio::sync::watch;
 
-use super::Failure;
 use super::live::Screen;
+use super::signals::Signals;
 use super::target::{TargetArgs, the_one};
+use super::{Failure, print};
 use crate::capture::{self, Captured, Progress};
 use crate::clock::{self, Mono};
 use crate::poll::{Reading, Statm};
@@ -20,7 +21,10 @@ use crate::units::ByteSize;
 #[command(after_help = "Examples:
   memtrap capture --pid 4821
   memtrap capture --unit checkout.service --pprof http://127.0.0.1:6060/debug/pprof -o /var/tmp/bundles
-  less \"$(memtrap capture --listen :6060 --cpu-seconds 0)\"/README.md")]
+  less \"$(memtrap capture --listen :6060 --cpu-seconds 0)\"/README.md
+
+Exit status: 0 if a bundle with evidence was saved, even if only the kernel's side (its manifest.json says what is missing and why); 1 if none
+was; 2 for bad arguments; 128 + N if signal N (Ctrl-C: 130) ended it early, and the bundle holds what was captured until then.")]
 pub struct Args {
     #[command(flatten)]
     target: TargetArgs,
@@ -57,8 +61,8 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     };
 
     let (stop_tx, stop) = watch::channel(false);
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+    let mut signals = Signals::listen()?;
+    let mut ended_by = None;
     let mut screen = Screen::new();
     screen.line(&format!("capturing pid {} at RSS {}", instance.pid, ByteSize(rss)));
     let mut show = |progress: Progress| screen.step(&progress);
@@ -66,14 +70,25 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let done: Captured = loop {
         tokio::select! {
             result = &mut running => break result?,
-            // what is there becomes a bundle; a second one ends it the hard way
-            _ = interrupt.recv(), if !*stop_tx.borrow() => { stop_tx.send_replace(true); }
-            _ = terminate.recv(), if !*stop_tx.borrow() => { stop_tx.send_replace(true); }
+            by = signals.recv() => {
+                // a lost session may send several others
+                if ended_by.is_some() && by == SignalKind::interrupt() {
+                    return Err(Failure::signalled(by, "interrupted twice; what was captured is in the directory that ends in .partial"));
+                }
+                // what is there becomes a bundle
+                ended_by.get_or_insert(by);
+                stop_tx.send_replace(true);
+            }
         }
     };
+    drop(running);
     if let Some(verdict) = &done.verdict {
-        eprintln!("{verdict}");
+        screen.line(verdict);
     }
-    println!("{}", done.path.display());
+    let printed = print(&format!("{}\n", done.path.display()));
+    if let Some(by) = ended_by {
+        return Err(Failure::signalled(by, "ended early by a signal; the bundle holds what was captured until then"));
+    }
+    printed?;
     if done.evidence { Ok(()) } else { Err(Failure::job("nothing could be captured; the bundle's manifest.json says why")) }
 }

@@ -1,9 +1,10 @@
 //! `memtrap check`: is the configuration right, and with `--probe`: could every target be captured now?
 
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::Failure;
+use super::{Failure, print, status, tell};
 use crate::bundle;
 use crate::capture;
 use crate::clock;
@@ -13,8 +14,9 @@ use crate::egress::notice::Notice;
 use crate::error::chain;
 use crate::layout::columns;
 use crate::poll::Remote;
-use crate::serve;
+use crate::serve::{self, ServeError};
 use crate::source;
+use crate::state::Store;
 use crate::target::{InstanceId, ProcFs, limit};
 use crate::units::ByteSize;
 
@@ -27,7 +29,7 @@ pub struct Args {
     #[arg(short, long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
     config: PathBuf,
     /// Also find every target, read its RSS and limit (asking expositions and Prometheus servers where those tell), and try
-    /// permissions, disk, pprof and the store of uploads; exit 1 if something could not be captured now
+    /// permissions, disk, pprof, the store of uploads, and whether `run` could start here, as the user who asks; leaves nothing behind; exit 1 if something could not be captured now
     #[arg(long)]
     probe: bool,
     /// Also send every [[notify]] receiver a message that says that it is a test; exit 1 if one cannot be reached
@@ -38,10 +40,10 @@ pub struct Args {
 pub async fn run(args: Args) -> Result<(), Failure> {
     let (config, warnings) = config::load(&args.config).map_err(|e| Failure::config(e, 2))?;
     for warning in warnings {
-        eprintln!("{warning}");
+        tell(warning);
     }
     let names: Vec<&str> = config.targets.iter().map(|t| t.name.as_str()).collect();
-    println!("{}: no mistakes; targets: {}", args.config.display(), names.join(", "));
+    print(&format!("{}: no mistakes; targets: {}\n", args.config.display(), names.join(", ")))?;
     if args.test_notify {
         test_notify(&config).await?;
     }
@@ -61,7 +63,7 @@ async fn test_notify(config: &Config) -> Result<(), Failure> {
         let told = result.map_or_else(|why| format!("no: {why}"), |()| "yes".into());
         rows.push(vec![receiver.name.clone(), receiver.how.name().into(), told]);
     }
-    print!("\n{}", columns(&rows));
+    print(&format!("\n{}", columns(&rows)))?;
     match failed {
         0 => Ok(()),
         n => Err(Failure::job(format_args!("{n} of {} receivers could not be told", config.notify.len()))),
@@ -90,16 +92,14 @@ async fn probe(config: &Config) -> Result<(), Failure> {
     for target in config.targets.iter().filter(|t| t.source.selector().is_none()) {
         probe_source(target, &env, &mut rows, &mut problems).await;
     }
-    print!("\n{}", columns(&rows));
-    if let Err(e) = serve::check_token(&config.daemon) {
-        problems.push(chain(&e));
-    }
+    print(&format!("\n{}", columns(&rows)))?;
+    probe_start(&config.daemon, &mut problems).await?;
     let dir = &config.daemon.bundle_dir;
-    match (bundle::try_dir(dir), bundle::free_disk(dir)) {
+    match (bundle::probe_dir(dir), bundle::free_disk(dir)) {
         (Err(e), _) => problems.push(chain(&e)),
         (Ok(()), free) => {
             let free = free.unwrap_or(u64::MAX);
-            println!("\nbundles: {}, {} free", dir.display(), ByteSize(free));
+            print(&format!("bundles: {}, {} free{}\n", dir.display(), ByteSize(free), not_yet(dir)))?;
             if free < config.retention.min_free_disk.0 {
                 problems.push(format!(
                     "{}: less than min_free_disk {} free: captures leave big parts out",
@@ -111,7 +111,7 @@ async fn probe(config: &Config) -> Result<(), Failure> {
     }
     if let Some(upload) = &config.upload {
         match egress::probe(upload).await {
-            Ok(place) => println!("uploads: {place}"),
+            Ok(place) => print(&format!("uploads: {place}\n"))?,
             Err(e) => problems.push(format!("uploads: {e}")),
         }
     }
@@ -119,6 +119,44 @@ async fn probe(config: &Config) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::job(format_args!("could not capture everything now:\n  {}", problems.join("\n  "))))
+}
+
+/// What `run` needs before it can watch anything.
+async fn probe_start(daemon: &config::Daemon, problems: &mut Vec<String>) -> Result<(), Failure> {
+    if let Err(e) = serve::check_token(daemon) {
+        problems.push(chain(&e));
+    }
+    let dir = &daemon.state_dir;
+    let runs = match Store::probe(dir) {
+        Ok(runs) => {
+            let now = if runs { OWN } else { not_yet(dir) };
+            print(&format!("\nstate:   {}{now}\n", dir.display()))?;
+            runs
+        }
+        Err(e) => {
+            problems.push(chain(&e));
+            false
+        }
+    };
+    let Some(listen) = &daemon.listen else { return Ok(()) };
+    match serve::probe(listen).await {
+        Ok(()) => print(&format!("listen:  {listen}\n")),
+        // another program may have taken the address since
+        Err(ServeError::Bind { source, .. }) if source.kind() == ErrorKind::AddrInUse && runs && status::answers(daemon).await => {
+            print(&format!("listen:  {listen}{OWN}\n"))
+        }
+        Err(e) => {
+            problems.push(chain(&e));
+            Ok(())
+        }
+    }
+}
+
+/// What is said of a place that the daemon of this very configuration has.
+const OWN: &str = ", in use by the memtrap that runs";
+
+fn not_yet(dir: &Path) -> &'static str {
+    if dir.exists() { "" } else { " (not there yet: made at the start)" }
 }
 
 async fn probe_instance(

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
-use tokio::signal::unix::{SignalKind, signal};
 
-use super::Failure;
 use super::live::{Screen, instance_line};
+use super::signals::Signals;
 use super::watch::one_target;
+use super::{Failure, print};
 use crate::bundle;
 use crate::capture::Captured;
 use crate::config::{self, Pprof, Selector};
@@ -51,8 +51,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let _ = service.kill().await;
     let done = result?;
     explain(&mut screen, &done)?;
-    println!("{}", done.path.display());
-    Ok(())
+    print(&format!("{}\n", done.path.display()))
 }
 
 async fn build(go: &Path, work: &Path) -> Result<PathBuf, Failure> {
@@ -122,7 +121,7 @@ async fn watch(args: &Args, screen: &mut Screen, service: &Child, address: &str)
 }
 
 async fn follow(engine: &mut Engine, screen: &mut Screen) -> Result<Captured, Failure> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut signals = Signals::listen()?;
     let mut tick = tokio::time::interval(Duration::from_millis(250));
     let mut capturing = false;
     loop {
@@ -141,7 +140,7 @@ async fn follow(engine: &mut Engine, screen: &mut Screen) -> Result<Captured, Fa
                     screen.live(&instance_line(&status));
                 }
             }
-            _ = interrupt.recv() => return Err(Failure::job("interrupted")),
+            by = signals.recv() => return Err(Failure::signalled(by, "interrupted")),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The command line: what each command takes, and one small file per command.
 //!
 //! Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 the job failed, 2 usage or configuration (78 for `run`, so that
-//! systemd does not restart a typo in a loop).
+//! systemd does not restart a typo in a loop), 128 + N signal N ended it before it was done.
 
 mod analyze;
 mod bundles;
@@ -14,6 +14,7 @@ mod log;
 mod replay;
 mod rules;
 mod run;
+mod signals;
 mod status;
 mod target;
 mod top;
@@ -26,6 +27,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use tokio::signal::unix::SignalKind;
 
 /// Captures one pprof evidence bundle per memory incident of a Go service.
 #[derive(Debug, Parser)]
@@ -84,6 +86,11 @@ impl Failure {
         Failure { code: 1, message: format!("memtrap: {why}") }
     }
 
+    /// A signal ended it before it was done; the code is the one that a shell gives.
+    fn signalled(by: SignalKind, why: impl fmt::Display) -> Failure {
+        Failure { code: 128_u8.saturating_add(by.as_raw_value() as u8), message: format!("memtrap: {why}") }
+    }
+
     /// The command line asks for something that cannot be.
     fn usage(why: impl fmt::Display) -> Failure {
         Failure { code: 2, message: format!("memtrap: {why}") }
@@ -112,7 +119,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let quiet_by_default = !matches!(cli.command, Command::Run(_));
     if let Err(why) = cli.log.start(quiet_by_default) {
-        eprintln!("memtrap: {why}");
+        tell(format_args!("memtrap: {why}"));
         return ExitCode::from(2);
     }
     let result = match cli.command {
@@ -130,10 +137,15 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{}", failure.message.trim_end());
+            tell(failure.message.trim_end());
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// A line for stderr. If nobody can read it, there is nobody to be told.
+fn tell(line: impl fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Data for stdout. A reader that has seen enough, such as `head`, is no failure.

@@ -1,32 +1,36 @@
 //! The rules of a target as flags, for commands that take none from a file.
 
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
 use std::time::Duration;
 
+use crate::clock::human;
 use crate::config::{self, Rules};
 use crate::units::{Rate, SizeOrPercent};
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct RuleArgs {
     /// Capture when RSS reaches this: a size, or a percentage of the limit
-    #[arg(long, value_name = "SIZE", help_heading = "When")]
+    #[arg(long, value_name = "SIZE", help_heading = "When", value_parser = checked(config::check_threshold))]
     pub threshold: Vec<SizeOrPercent>,
     /// Capture when RSS rises this much over this window
-    #[arg(long, value_name = "SIZE/TIME", help_heading = "When")]
+    #[arg(long, value_name = "SIZE/TIME", help_heading = "When", value_parser = checked(config::check_rate))]
     pub slope: Option<Rate>,
     /// Capture when the limit would be reached within this time
-    #[arg(long, help_heading = "When", value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, help_heading = "When", value_name = "TIME", value_parser = within(config::ETAS))]
     pub eta: Option<Duration>,
     /// How long a rule must hold
-    #[arg(long = "for", help_heading = "When", value_name = "TIME", value_parser = humantime::parse_duration, default_value = "3s")]
+    #[arg(long = "for", help_heading = "When", value_name = "TIME", value_parser = within(config::HOLDS), default_value = "3s")]
     pub hold: Duration,
     /// Slopes are ignored this long after the process started
-    #[arg(long, help_heading = "When", value_name = "TIME", value_parser = humantime::parse_duration, default_value = "60s")]
+    #[arg(long, help_heading = "When", value_name = "TIME", value_parser = within(config::WARMUPS), default_value = "60s")]
     pub warmup: Duration,
     /// No further bundle for this long
-    #[arg(long, help_heading = "When", value_name = "TIME", value_parser = humantime::parse_duration, default_value = "15m")]
+    #[arg(long, help_heading = "When", value_name = "TIME", value_parser = within(config::COOLDOWNS), default_value = "15m")]
     pub cooldown: Duration,
     /// How often RSS is read
-    #[arg(long, help_heading = "When", value_name = "TIME", value_parser = humantime::parse_duration, default_value = "1s")]
+    #[arg(long, help_heading = "When", value_name = "TIME", value_parser = within(config::INTERVALS), default_value = "1s")]
     pub interval: Duration,
 }
 
@@ -35,15 +39,12 @@ impl RuleArgs {
         self.threshold.is_empty() && self.slope.is_none() && self.eta.is_none()
     }
 
-    /// The rules, and what a configuration file's validation would say of them.
+    /// The rules, if they fit together.
     pub fn rules(&self) -> Result<Rules, &'static str> {
         if self.is_none() {
             return Err("nothing to watch for: give --threshold, --slope or --eta");
         }
-        if !config::INTERVALS.contains(&self.interval) {
-            return Err("--interval: allowed are 100ms to 1h");
-        }
-        if self.slope.is_some_and(|rate| rate.window < self.interval * 5) {
+        if self.slope.is_some_and(|rate| rate.window < self.interval * config::MIN_READINGS) {
             return Err("--slope: the window must be at least five --interval long");
         }
         Ok(Rules {
@@ -55,5 +56,21 @@ impl RuleArgs {
             cooldown: self.cooldown,
             ..Rules::default()
         })
+    }
+}
+
+/// Reads what the configuration would take.
+fn checked<T: FromStr<Err: Display>>(check: fn(&T) -> Result<(), String>) -> impl Fn(&str) -> Result<T, String> + Clone {
+    move |text| {
+        let value = text.parse().map_err(|e: T::Err| e.to_string())?;
+        check(&value).map(|()| value)
+    }
+}
+
+fn within(allowed: RangeInclusive<Duration>) -> impl Fn(&str) -> Result<Duration, String> + Clone {
+    move |text| match humantime::parse_duration(text) {
+        Ok(duration) if allowed.contains(&duration) => Ok(duration),
+        Ok(_) => Err(format!("out of range: {} to {}", human(*allowed.start()), human(*allowed.end()))),
+        Err(e) => Err(e.to_string()),
     }
 }

@@ -63,6 +63,17 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     print(&table(&understood(&text)?))
 }
 
+/// Whether a memtrap answers where this configuration says.
+pub async fn answers(daemon: &config::Daemon) -> bool {
+    let Some(Ok(at)) = daemon.listen.as_ref().map(|listen| Daemon::at(listen, daemon.token_file.clone())) else { return false };
+    at.ask().await.and_then(|text| understood(&text)).is_ok()
+}
+
+fn plain(address: &str) -> Option<Url> {
+    let url = Url::parse(&format!("{}/api/targets", address.trim_end_matches('/')));
+    url.ok().filter(|u| matches!(u.scheme(), "http" | "https"))
+}
+
 /// Where to ask.
 struct Daemon {
     url: Url,
@@ -72,18 +83,10 @@ struct Daemon {
 
 impl Daemon {
     fn of(args: &Args) -> Result<Daemon, Failure> {
-        let plain = |address: &str| {
-            let url = Url::parse(&format!("{}/api/targets", address.trim_end_matches('/')));
-            url.ok().filter(|u| matches!(u.scheme(), "http" | "https"))
-        };
-        let at_socket = |socket, token_file| {
-            let url = plain("http://localhost").ok_or_else(|| Failure::job("no URL for a socket"))?;
-            Ok(Daemon { url, socket: Some(socket), token_file })
-        };
         if let Some(given) = &args.url {
             if given.starts_with("unix:") {
                 return match Listen::parse(given) {
-                    Ok(Listen::Unix(path)) => at_socket(path, args.token_file.clone()),
+                    Ok(listen @ Listen::Unix(_)) => Daemon::at(&listen, args.token_file.clone()),
                     Ok(Listen::Tcp(_)) => Err(Failure::usage("--url: write http://HOST:PORT or unix:/PATH")),
                     Err(why) => Err(Failure::usage(format_args!("--url: {why}"))),
                 };
@@ -97,8 +100,22 @@ impl Daemon {
         })?;
         let token_file = args.token_file.clone().or(config.daemon.token_file);
         match config.daemon.listen {
-            Some(Listen::Unix(path)) => at_socket(path, token_file),
-            Some(Listen::Tcp(mut address)) => {
+            Some(listen) => Daemon::at(&listen, token_file),
+            None => Err(Failure::job(format_args!(
+                "{}: the daemon does not listen anywhere; add listen = \"127.0.0.1:9709\" to [daemon] and reload memtrap",
+                args.config.display()
+            ))),
+        }
+    }
+
+    /// The one that listens there.
+    fn at(listen: &Listen, token_file: Option<PathBuf>) -> Result<Daemon, Failure> {
+        match listen.clone() {
+            Listen::Unix(path) => {
+                let url = plain("http://localhost").ok_or_else(|| Failure::job("no URL for a socket"))?;
+                Ok(Daemon { url, socket: Some(path), token_file })
+            }
+            Listen::Tcp(mut address) => {
                 // what listens on any address is reached on loopback too
                 match address.ip() {
                     std::net::IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(std::net::Ipv4Addr::LOCALHOST.into()),
@@ -108,10 +125,6 @@ impl Daemon {
                 let url = plain(&format!("http://{address}")).ok_or_else(|| Failure::job(format_args!("{address}: no URL")))?;
                 Ok(Daemon { url, socket: None, token_file })
             }
-            None => Err(Failure::job(format_args!(
-                "{}: the daemon does not listen anywhere; add listen = \"127.0.0.1:9709\" to [daemon] and reload memtrap",
-                args.config.display()
-            ))),
         }
     }
 

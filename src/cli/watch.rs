@@ -4,12 +4,11 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
-
-use super::Failure;
 use super::live::{Screen, instance_line};
 use super::rules::RuleArgs;
+use super::signals::Signals;
 use super::target::TargetArgs;
+use super::{Failure, print};
 use crate::config::{self, Config};
 use crate::daemon::{DaemonError, Engine, Event};
 use crate::incident::State;
@@ -19,7 +18,10 @@ use crate::target::ProcFs;
 #[command(after_help = "Examples:
   memtrap watch --pid 4821 --threshold 1.5GiB
   memtrap watch --unit checkout.service --threshold 80% --slope 200MiB/10m --once
-  memtrap watch --listen :6060 --eta 5m --pprof http://127.0.0.1:6060/debug/pprof")]
+  memtrap watch --listen :6060 --eta 5m --pprof http://127.0.0.1:6060/debug/pprof
+
+Ends with SIGINT (Ctrl-C), SIGTERM or SIGHUP, which also end a running capture: its bundle holds what was captured until then.
+Exit status: 0; 1 if it cannot watch; 2 for bad arguments; with --once, 128 + N if signal N (Ctrl-C: 130) came before the first bundle.")]
 pub struct Args {
     #[command(flatten)]
     target: TargetArgs,
@@ -51,8 +53,7 @@ pub fn one_target(target: config::Target, bundle_dir: PathBuf) -> Config {
 
 /// Shows what happens until interrupted, or until the first bundle.
 async fn follow(engine: &mut Engine, once: bool) -> Result<(), Failure> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+    let mut signals = Signals::listen()?;
     let mut screen = Screen::new();
     let mut second = tokio::time::interval(Duration::from_secs(1));
     let mut shown: HashMap<Option<u32>, State> = HashMap::new();
@@ -65,9 +66,13 @@ async fn follow(engine: &mut Engine, once: bool) -> Result<(), Failure> {
                     if let Some(verdict) = &done.verdict {
                         screen.line(verdict);
                     }
-                    println!("{}", done.path.display());
+                    let printed = print(&format!("{}\n", done.path.display()));
                     if once {
-                        return Ok(());
+                        return printed;
+                    }
+                    // the next incident is wanted all the same
+                    if let Err(why) = printed {
+                        screen.line(&why.message);
                     }
                 }
                 Event::CaptureEnded { result: Err(why), .. } => screen.line(&format!("nothing saved: {why}")),
@@ -82,8 +87,9 @@ async fn follow(engine: &mut Engine, once: bool) -> Result<(), Failure> {
                     }
                 }
             }
-            _ = interrupt.recv() => return Ok(()),
-            _ = terminate.recv() => return Ok(()),
+            by = signals.recv() => {
+                return if once { Err(Failure::signalled(by, "ended by a signal before the first bundle")) } else { Ok(()) };
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
+use super::bounds::{COOLDOWNS, ETAS, HOLDS, INTERVALS, MIN_READINGS, WARMUPS, check_rate, check_threshold};
 use super::problem::{Errors, Report, Warning};
 use super::reader::{Read, Table, Value, boolean, checked, duration, fault, integer, list, or_off, parsed, path, secret_file, text};
 use super::{
@@ -21,18 +22,11 @@ use crate::units::{ByteSize, Percent, Rate, SizeOrPercent};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(86_400);
 /// As humantime counts it.
 const YEAR: Duration = Duration::from_secs(31_557_600);
 
 const PROCESS_EXAMPLE: &str = r#"{ unit = "checkout.service" }"#;
-/// Fewer readings than this make no slope.
-const MIN_READINGS: u32 = 5;
-/// No Go process is smaller than this.
-const MIN_THRESHOLD: ByteSize = ByteSize::mib(1);
-/// RSS counters lag by a few pages per CPU: a smaller rise cannot be told from that.
-const MIN_RISE: ByteSize = ByteSize::kib(64);
 const MAX_STAGES: usize = 8;
 const MAX_EXTRA_PROFILES: usize = 16;
 /// What a bundle holds besides [`STEPS`]; an extra profile's name must not meet any of it.
@@ -203,15 +197,15 @@ impl Default for Settings {
 
 impl Settings {
     fn read(&mut self, t: &mut Table<'_, '_>) {
-        t.set("interval", &mut self.interval, duration(super::INTERVALS));
-        t.set("max_interval", &mut self.max_interval, duration(super::INTERVALS));
+        t.set("interval", &mut self.interval, duration(INTERVALS));
+        t.set("max_interval", &mut self.max_interval, duration(INTERVALS));
         let rules = &mut self.rules;
         t.set("threshold", &mut rules.threshold, thresholds);
         t.set("slope", &mut rules.slope, or_off(checked(parsed::<Rate>("a rise per window such as \"200MiB/10m\""), check_rate)));
-        t.set("eta", &mut rules.eta, or_off(duration(SECOND..=30 * DAY)));
-        t.set("for", &mut rules.hold, duration(Duration::ZERO..=HOUR));
-        t.set("warmup", &mut rules.warmup, duration(Duration::ZERO..=DAY));
-        t.set("cooldown", &mut rules.cooldown, duration(Duration::ZERO..=30 * DAY));
+        t.set("eta", &mut rules.eta, or_off(duration(ETAS)));
+        t.set("for", &mut rules.hold, duration(HOLDS));
+        t.set("warmup", &mut rules.warmup, duration(WARMUPS));
+        t.set("cooldown", &mut rules.cooldown, duration(COOLDOWNS));
         t.set("rearm", &mut rules.rearm, parsed::<Percent>("a percentage such as \"90%\""));
         t.set("escalate", &mut rules.escalate, boolean);
         t.set("baseline", &mut self.baseline, or_off(duration(MINUTE..=30 * DAY)));
@@ -351,12 +345,7 @@ fn at_least(least: ByteSize) -> impl Fn(&Value<'_>) -> Read<ByteSize> {
 }
 
 fn thresholds(value: &Value<'_>) -> Read<Vec<SizeOrPercent>> {
-    let one = checked(parsed("a size such as \"1.5GiB\", or a percentage of the limit such as \"80%\""), |level| match level {
-        SizeOrPercent::Size(size) if *size < MIN_THRESHOLD => {
-            Err(format!("{size} is below {MIN_THRESHOLD} and would always fire; write a unit, or % for a share of the limit"))
-        }
-        _ => Ok(()),
-    });
+    let one = checked(parsed("a size such as \"1.5GiB\", or a percentage of the limit such as \"80%\""), check_threshold);
     if !matches!(value.get_ref(), DeValue::Array(_)) {
         return or_off(one)(value).map(|level| level.into_iter().collect());
     }
@@ -366,16 +355,6 @@ fn thresholds(value: &Value<'_>) -> Read<Vec<SizeOrPercent>> {
         [] => fault(value, "an empty list; to switch an inherited threshold off, write threshold = \"off\""),
         _ if repeated => fault(value, "the same stage twice"),
         _ => Ok(levels),
-    }
-}
-
-fn check_rate(rate: &Rate) -> Result<(), String> {
-    match rate.rise {
-        SizeOrPercent::Size(rise) if rise < MIN_RISE => {
-            Err(format!("a rise of {rise} is within the kernel's own inexactness: at least {MIN_RISE}, with its unit"))
-        }
-        _ if rate.window > DAY => Err(format!("its window, {}, is too long: at most {}", human(rate.window), human(DAY))),
-        _ => Ok(()),
     }
 }
 

@@ -4,6 +4,7 @@
 //! that the configuration names exists, or a port answers, is `check --probe`'s business.
 
 mod auth;
+mod bounds;
 mod document;
 mod endpoint;
 mod listen;
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use bounds::{COOLDOWNS, ETAS, HOLDS, INTERVALS, MIN_READINGS, WARMUPS, check_rate, check_threshold};
 pub use document::parse;
 pub use endpoint::{Invalid, parse_listen, parse_name, parse_regex};
 pub use listen::Listen;
@@ -81,9 +83,6 @@ pub fn load(path: &Path) -> Result<(Config, Vec<Warning>), Errors> {
         }
     }
 }
-
-/// What `interval` may be.
-pub const INTERVALS: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(3600);
 
 /// A whole, valid configuration: every default filled in, every value within its bounds.
 #[derive(Clone, Debug, PartialEq)]

@@ -107,10 +107,12 @@ fn reload(engine: &mut Engine, file: &Path, running: &mut config::Daemon) -> (&'
             for warning in warnings {
                 tracing::warn!(%warning, "configuration");
             }
-            if (&config.daemon.state_dir, &config.daemon.bundle_dir) != (&running.state_dir, &running.bundle_dir) {
-                tracing::warn!("state_dir and bundle_dir change only with a restart of memtrap");
+            let (state_dir, bundle_dir) = (running.state_dir.clone(), running.bundle_dir.clone());
+            if (&config.daemon.state_dir, &config.daemon.bundle_dir) != (&state_dir, &bundle_dir) {
+                let (state, bundles) = (state_dir.display(), bundle_dir.display());
+                tracing::warn!(state_dir = %state, bundle_dir = %bundles, "state_dir and bundle_dir change only with a restart of memtrap");
             }
-            *running = config.daemon.clone();
+            *running = config::Daemon { state_dir, bundle_dir, ..config.daemon.clone() };
             tracing::info!(targets = config.targets.len(), "configuration reloaded");
             engine.reload(config);
             let note = "configuration reloaded";

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use object_store::{ObjectStoreExt, PutMode, PutOptions};
 
-use super::claim::{Claim, GENERATIONS, Sighting, Standing};
+use super::claim::{CLAIMS, Claim, GENERATIONS, Sighting, Standing};
 use super::store::{Store, StoreError, reason};
 
 /// A claim is some hundred bytes.
@@ -72,7 +72,7 @@ pub async fn fulfil(store: &Store, held: &Held, bundle: &str) -> Result<(), Stor
 /// Tries what uploads and, with `claims`, claims need of the store: writing, reading, and creating only what is not there.
 /// Leaves nothing behind, unless it may not delete.
 pub async fn probe(store: &Store, claims: bool, me: &str) -> Result<(), StoreError> {
-    let path = store.path(&format!(".claims/probe-{me}"));
+    let path = store.path(&format!("{CLAIMS}/probe-{me}"));
     let create = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
     store.objects.put(&path, "memtrap".into()).await.map_err(said)?;
     let read = store.objects.get_range(&path, 0..7).await;

@@ -33,6 +33,8 @@ use serde::{Deserialize, Serialize};
 use crate::digest;
 
 const SCHEMA: u32 = 1;
+/// Where claims lie in the store.
+pub const CLAIMS: &str = ".claims";
 /// Half of what clocks and polling of two memtraps may differ.
 const SKEW: Duration = Duration::from_secs(30);
 /// How long a holder has for capture and upload before others may take over.
@@ -107,7 +109,7 @@ impl Sighting {
     /// The claim's name below the prefix; plain path segments.
     pub fn key(&self, epoch: u64, generation: u32) -> String {
         let hash = digest::short(format!("{}\0{}\0{}", self.target, self.instance, self.window_ms), 12);
-        format!(".claims/{}/{hash}-{epoch}-{}.{generation}.json", self.target, self.part)
+        format!("{CLAIMS}/{}/{hash}-{epoch}-{}.{generation}.json", self.target, self.part)
     }
 
     /// A new claim on it.

@@ -56,6 +56,7 @@ use crate::digest;
 use crate::error::chain;
 use crate::meters::Meters;
 use crate::target::{Identity, InstanceId, SeriesId};
+use crate::writable;
 use arbiter::{Claimant, Claimed, Theirs};
 use claim::Sighting;
 use notify::Notifier;
@@ -225,6 +226,17 @@ impl Running {
 
 /// Tries whether the store takes and gives back objects now, as whoever runs this; says where they would go.
 pub async fn probe(upload: &config::Upload) -> Result<String, StoreError> {
+    let made = match &upload.to {
+        config::Destination::Directory(dir) => writable::missing(&dir.join(&upload.prefix).join(claim::CLAIMS)),
+        _ => Vec::new(),
+    };
+    let tried = try_store(upload).await;
+    // otherwise they would be those of whoever probes
+    writable::remove_empty(&made);
+    tried
+}
+
+async fn try_store(upload: &config::Upload) -> Result<String, StoreError> {
     let settings = upload.clone();
     let opened = tokio::task::spawn_blocking(move || Store::open(&settings)).await;
     let store = opened.unwrap_or_else(|e| Err(StoreError(e.to_string())))?;

@@ -23,6 +23,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::App;
 use crate::config::Listen;
+use crate::writable;
 
 /// At a time; more are turned away at once, so that those who come after are not kept waiting behind slow ones.
 const MAX_CONNECTIONS: usize = 64;
@@ -69,6 +70,17 @@ impl Listener {
         }
     }
 
+    /// Binds and lets go. A stale socket stays what it is: the daemon replaces it.
+    pub async fn probe(listen: &Listen) -> io::Result<()> {
+        match listen {
+            Listen::Unix(path) if std::fs::symlink_metadata(path).is_ok() => match is_stale(path) {
+                true => writable::try_dir(path.parent().unwrap_or(path)),
+                false => Err(io::ErrorKind::AddrInUse.into()),
+            },
+            _ => Listener::bind(listen).await.map(drop),
+        }
+    }
+
     /// Where it really listens: `None` for a socket.
     pub fn address(&self) -> Option<std::net::SocketAddr> {
         match self {
@@ -89,12 +101,14 @@ impl Listener {
     }
 }
 
-/// A socket that nobody listens on any more, and nothing else.
 fn remove_stale(path: &Path) -> io::Result<()> {
-    match std::fs::symlink_metadata(path) {
-        Ok(found) if found.file_type().is_socket() && std::os::unix::net::UnixStream::connect(path).is_err() => std::fs::remove_file(path),
-        _ => Ok(()),
-    }
+    if is_stale(path) { std::fs::remove_file(path) } else { Ok(()) }
+}
+
+/// A socket that nobody listens on any more, and nothing else.
+fn is_stale(path: &Path) -> bool {
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    is_socket && std::os::unix::net::UnixStream::connect(path).is_err()
 }
 
 enum Stream {

@@ -137,6 +137,11 @@ impl Server {
     }
 }
 
+/// Whether memtrap could listen there now; `AddrInUse` if somebody does. Leaves nothing behind.
+pub async fn probe(listen: &Listen) -> Result<(), ServeError> {
+    Listener::probe(listen).await.map_err(|source| ServeError::Bind { listen: listen.clone(), source })
+}
+
 /// Whether the token that `daemon` wants can be read now. Blocks on the disk.
 pub fn check_token(daemon: &config::Daemon) -> Result<(), ServeError> {
     daemon.token_file.as_deref().map_or(Ok(()), |path| read_token(path).map(drop))

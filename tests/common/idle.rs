@@ -15,7 +15,12 @@ impl Idle {
 
     /// All processes of this mark.
     pub fn selector(mark: u32) -> String {
-        format!("{{ cmdline = '^sleep {}$' }}", argument(mark).replace('.', r"\."))
+        format!("{{ cmdline = '{}' }}", Idle::pattern(mark))
+    }
+
+    /// What [`Idle::selector`] matches their command lines with.
+    pub fn pattern(mark: u32) -> String {
+        format!("^sleep {}$", argument(mark).replace('.', r"\."))
     }
 
     pub fn pid(&self) -> u32 {

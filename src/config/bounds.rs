@@ -1,0 +1,42 @@
+//! What the values of rules may be, in the file and on the command line.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use crate::clock::human;
+use crate::units::{ByteSize, Rate, SizeOrPercent};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+const DAY: Duration = Duration::from_secs(86_400);
+const MONTH: Duration = Duration::from_secs(30 * 86_400);
+
+pub const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(100)..=HOUR;
+pub const ETAS: RangeInclusive<Duration> = Duration::from_secs(1)..=MONTH;
+pub const HOLDS: RangeInclusive<Duration> = Duration::ZERO..=HOUR;
+pub const WARMUPS: RangeInclusive<Duration> = Duration::ZERO..=DAY;
+pub const COOLDOWNS: RangeInclusive<Duration> = Duration::ZERO..=MONTH;
+/// Fewer readings than this make no slope.
+pub const MIN_READINGS: u32 = 5;
+/// No Go process is smaller than this.
+const MIN_THRESHOLD: ByteSize = ByteSize::mib(1);
+/// RSS counters lag by a few pages per CPU: a smaller rise cannot be told from that.
+const MIN_RISE: ByteSize = ByteSize::kib(64);
+
+pub fn check_threshold(level: &SizeOrPercent) -> Result<(), String> {
+    match level {
+        SizeOrPercent::Size(size) if *size < MIN_THRESHOLD => {
+            Err(format!("{size} is below {MIN_THRESHOLD} and would always fire; write a unit, or % for a share of the limit"))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub fn check_rate(rate: &Rate) -> Result<(), String> {
+    match rate.rise {
+        SizeOrPercent::Size(rise) if rise < MIN_RISE => {
+            Err(format!("a rise of {rise} is within the kernel's own inexactness: at least {MIN_RISE}, with its unit"))
+        }
+        _ if rate.window > DAY => Err(format!("its window, {}, is too long: at most {}", human(rate.window), human(DAY))),
+        _ => Ok(()),
+    }
+}
