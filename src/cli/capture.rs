@@ -82,6 +82,9 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         }
     };
     drop(running);
+    for warning in &done.warnings {
+        screen.line(&format!("warning: {warning}"));
+    }
     if let Some(verdict) = &done.verdict {
         screen.line(verdict);
     }
