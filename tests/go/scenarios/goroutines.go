@@ -255,11 +255,12 @@ func evaluateAmongIdle(bytes int64) {
 	evaluateDeepRule(bytes)
 }
 
-// thumbnails is what the workers of a pool have rendered; all of it is kept.
-var thumbnails struct {
+// thumbnails is what the workers of a pool have rendered; all of it is kept. Jobs may come at any time.
+var thumbnails = struct {
 	sync.Mutex
 	images [][]byte
-}
+	jobs   chan int
+}{jobs: make(chan int)}
 
 func render(jobs chan int) {
 	for range jobs {
@@ -273,11 +274,10 @@ func render(jobs chan int) {
 
 // renderThumbnails is done by a pool of fixed size, whose workers then wait for more, where they have allocated all of it.
 func renderThumbnails(bytes int64) {
-	jobs := make(chan int)
 	for i := 0; i < 500; i++ {
-		go render(jobs)
+		go render(thumbnails.jobs)
 	}
-	growResident(bytes, func() { jobs <- 0 })
+	growResident(bytes, func() { thumbnails.jobs <- 0 })
 }
 
 // keepUploadsAndForgetReplies has a small leak of goroutines beside a cache that is the reason for the growth.
