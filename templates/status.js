@@ -4,33 +4,49 @@
   const EVERY = 3000;
   const said = document.getElementById("said");
   let lost = false;
+  let asking = false;
+  let renewed = new Date();
 
   function say(words) {
     said.textContent = words;
     said.hidden = !words;
   }
 
-  // What has not changed is left alone, so that nothing flickers and no focus is lost.
+  // Makes `old` like `fresh` and touches only what differs, so that nothing flickers and focus, selection and scrolling stay.
   function renew(old, fresh) {
-    const ids = (part) => [...part.children].map((child) => child.id).join(" ");
-    if (old.outerHTML === fresh.outerHTML) return;
-    const known = new Map([...old.children].filter((child) => child.id).map((child) => [child.id, child]));
-    if (known.size && ids(old) === ids(fresh)) {
-      for (const next of [...fresh.children]) {
-        const child = known.get(next.id);
-        if (child.outerHTML === next.outerHTML || child.contains(document.activeElement)) continue;
-        child.replaceWith(document.adoptNode(next));
+    if (old.isEqualNode(fresh)) return;
+    if (old.nodeType !== Node.ELEMENT_NODE) {
+      old.data = fresh.data;
+      return;
+    }
+    for (const { name } of [...old.attributes]) if (!fresh.hasAttribute(name)) old.removeAttribute(name);
+    for (const { name, value } of fresh.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+    const named = new Map([...old.children].filter((child) => child.id).map((child) => [child.id, child]));
+    let at = old.firstChild;
+    for (const next of [...fresh.childNodes]) {
+      // one with an id stays itself wherever it goes; others are told by their place
+      const twin = next.id ? named.get(next.id) : at && !at.id && at.nodeName === next.nodeName ? at : undefined;
+      if (!twin) {
+        old.insertBefore(document.adoptNode(next), at);
+        continue;
       }
-    } else if (!old.contains(document.activeElement)) {
-      const same = (next) => known.get(next.id)?.outerHTML === next.outerHTML;
-      old.replaceChildren(...[...fresh.childNodes].map((next) => (same(next) ? known.get(next.id) : document.adoptNode(next))));
+      if (twin === at) at = at.nextSibling;
+      else old.insertBefore(twin, at);
+      renew(twin, next);
+    }
+    while (at) {
+      const gone = at;
+      at = at.nextSibling;
+      gone.remove();
     }
   }
 
   const words = (en, zh) => (document.documentElement.lang.startsWith("zh") ? zh : en);
 
   async function tick() {
-    if (document.hidden) return;
+    // an answer that is late must not come after a later one
+    if (document.hidden || asking) return;
+    asking = true;
     try {
       const answer = await fetch("/live" + location.search, { cache: "no-store", signal: AbortSignal.timeout(10000) });
       if (!answer.ok) throw new Error(answer.status);
@@ -41,9 +57,12 @@
       }
       if (lost) say("");
       lost = false;
+      renewed = new Date();
     } catch {
-      if (!lost) say(words("memtrap does not answer; what is shown is of ", "memtrap 没有应答；所示内容截至 ") + new Date().toLocaleTimeString());
+      if (!lost) say(words("memtrap does not answer; what is shown is of ", "memtrap 没有应答；所示内容截至 ") + renewed.toLocaleTimeString());
       lost = true;
+    } finally {
+      asking = false;
     }
   }
 

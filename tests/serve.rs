@@ -20,13 +20,6 @@ fn target(svc: &Svc, keys: &str) -> String {
     format!("[[target]]\nname = \"svc\"\nprocess = {{ pid = {} }}\npprof = \"{}\"\nskip = [\"profile\"]\n{keys}\n", svc.pid(), svc.pprof())
 }
 
-/// Where it listens, as its log says last.
-fn address(memtrap: &Memtrap) -> String {
-    let log = memtrap.log();
-    let line = log.lines().rev().find(|l| l.contains("listening:")).unwrap_or_else(|| panic!("it does not listen:\n{log}"));
-    line.split("address=").nth(1).unwrap().split_whitespace().next().unwrap().to_owned()
-}
-
 fn instance(address: &str) -> serde_json::Value {
     get(address, "/api/targets").json()["instances"][0].clone()
 }
@@ -54,7 +47,7 @@ fn promtool_complains(exposition: &[u8]) -> Option<String> {
 fn an_incident_is_seen_on_the_page_in_the_api_and_in_the_metrics() {
     let svc = Svc::start(GoVersion::Newest, &["-leak", "20971520", "-max", "209715200"]);
     let memtrap = Memtrap::start_with(LISTEN, &target(&svc, "threshold = \"100MiB\"\nfor = \"0s\""));
-    let at = address(&memtrap);
+    let at = memtrap.address();
     let bundle = memtrap.wait_for_bundles(40, 1).remove(0);
     let id = format!("svc/{}", bundle.file_name().unwrap().to_str().unwrap());
     wait_for_state(&memtrap, &at, "open");
@@ -104,7 +97,7 @@ fn an_incident_is_seen_on_the_page_in_the_api_and_in_the_metrics() {
 fn a_bundles_files_are_served_and_nothing_else() {
     let svc = Svc::start(GoVersion::Newest, &["-grow", "10485760"]);
     let memtrap = Memtrap::start_with(LISTEN, &target(&svc, "threshold = \"5MiB\"\nfor = \"0s\""));
-    let at = address(&memtrap);
+    let at = memtrap.address();
     let bundle = memtrap.wait_for_bundles(40, 1).remove(0);
     let base = format!("/bundles/svc/{}", bundle.file_name().unwrap().to_str().unwrap());
     let file = |name: &str| get(&at, &format!("{base}/{name}"));
@@ -145,7 +138,7 @@ fn a_capture_can_be_asked_for_and_the_rules_stay_armed() {
     let svc = Svc::start(GoVersion::Newest, &["-grow", "10485760"]);
     let config = target(&svc, "threshold = \"80MiB\"\nfor = \"0s\"\n").replace("skip = [\"profile\"]", "cpu_seconds = 4");
     let memtrap = Memtrap::start_with(&format!("{LISTEN}max_captures_per_hour = 2\n"), &config);
-    let at = address(&memtrap);
+    let at = memtrap.address();
     wait_for_state(&memtrap, &at, "armed");
 
     assert_eq!(post(&at, "/api/capture/nobody", "").status, 404);
@@ -176,13 +169,13 @@ fn a_manual_capture_that_was_killed_with_memtrap_opens_no_incident() {
     let svc = Svc::start(GoVersion::Newest, &["-grow", "10485760"]);
     let config = target(&svc, "threshold = \"80MiB\"\nfor = \"0s\"\n").replace("skip = [\"profile\"]", "cpu_seconds = 30");
     let mut memtrap = Memtrap::start_with(LISTEN, &config);
-    let at = address(&memtrap);
+    let at = memtrap.address();
     wait_for_state(&memtrap, &at, "armed");
     assert_eq!(post(&at, "/api/capture/svc", "").status, 202);
     memtrap.wait_until(20, "the capture is on its way", |m| m.log().contains("heap_gc.pb.gz"));
     memtrap.stop(Signal::KILL);
     memtrap.start_again();
-    let at = address(&memtrap);
+    let at = memtrap.address();
     wait_for_state(&memtrap, &at, "armed");
     assert_eq!(manifest(&memtrap.wait_for_bundles(10, 1)[0])["outcome"], "interrupted");
 }
@@ -191,7 +184,7 @@ fn a_manual_capture_that_was_killed_with_memtrap_opens_no_incident() {
 fn a_firing_alert_captures_its_target_once() {
     let svc = Svc::start(GoVersion::Newest, &["-grow", "10485760"]);
     let memtrap = Memtrap::start_with(LISTEN, &target(&svc, "threshold = \"1GiB\""));
-    let at = address(&memtrap);
+    let at = memtrap.address();
     wait_for_state(&memtrap, &at, "armed");
     let payload = serde_json::json!({
         "version": "4", "groupKey": "{}:{}", "status": "firing", "receiver": "memtrap", "externalURL": "http://am",
@@ -240,7 +233,7 @@ fn beyond_loopback_nothing_starts_without_a_token_and_nothing_is_told_without_it
     fs::write(dir.path().join("token"), "s3cr3t-token-of-16\n").unwrap();
     let keys = format!("listen = \"0.0.0.0:0\"\ntoken_file = \"{}/token\"\n", dir.path().display());
     let memtrap = Memtrap::start_with(&keys, rest);
-    let at = address(&memtrap).replace("0.0.0.0", "127.0.0.1");
+    let at = memtrap.address().replace("0.0.0.0", "127.0.0.1");
     let with = |token: &str, path: &str| ask(&at, "GET", path, &[("Authorization", token), ("Host", "memtrap.internal")], "");
     for path in ["/", "/api/targets", "/api/bundles", "/metrics", "/live", "/bundles/a/b/c"] {
         let refused = get(&at, path);
@@ -264,7 +257,7 @@ fn beyond_loopback_nothing_starts_without_a_token_and_nothing_is_told_without_it
 fn a_page_of_another_site_can_neither_read_nor_trigger() {
     let svc = Svc::start(GoVersion::Newest, &[]);
     let memtrap = Memtrap::start_with(LISTEN, &target(&svc, "threshold = \"1GiB\""));
-    let at = address(&memtrap);
+    let at = memtrap.address();
     wait_for_state(&memtrap, &at, "armed");
     let rebound = ask(&at, "GET", "/api/targets", &[("Host", "evil.example")], "");
     assert!(rebound.status == 421 && !rebound.text().contains("svc"), "{rebound:?}");
@@ -286,7 +279,7 @@ fn a_page_of_another_site_can_neither_read_nor_trigger() {
 fn slow_and_idle_clients_are_bounded_and_delay_nothing() {
     let svc = Svc::start(GoVersion::Newest, &["-grow", "10485760"]);
     let memtrap = Memtrap::start_with(LISTEN, &target(&svc, "threshold = \"80MiB\"\nfor = \"0s\""));
-    let at = address(&memtrap);
+    let at = memtrap.address();
     let slow: Vec<TcpStream> = (0..100)
         .map(|_| {
             let mut stream = TcpStream::connect(&at).unwrap();
@@ -320,7 +313,7 @@ fn hostile_labels_stay_text() {
             pages.url("")
         ),
     );
-    let at = address(&memtrap);
+    let at = memtrap.address();
     memtrap.wait_until(20, "it is watched", |_| instance(&at)["rss_bytes"] == 100 * MIB);
     let page = get(&at, "/").text();
     assert!(!page.contains("<script>alert") && page.contains("script"), "{page}");
@@ -358,7 +351,7 @@ fn status_asks_the_daemon_over_tcp_and_over_a_socket() {
     memtrap.signal(Signal::HUP);
     memtrap.wait_until(10, "it listens elsewhere", |m| m.log().contains("address=127.0.0.1:"));
     assert!(!socket.exists());
-    let url = format!("http://{}", address(&memtrap));
+    let url = format!("http://{}", memtrap.address());
     let output = run(&["status", "--url", &url]);
     assert!(output.status.success() && String::from_utf8_lossy(&output.stdout).contains("svc"), "{output:?}");
 
@@ -377,7 +370,7 @@ fn a_reload_that_fails_is_told_everywhere_until_one_succeeds() {
     let svc = Svc::start(GoVersion::Newest, &[]);
     let config = target(&svc, "threshold = \"1GiB\"");
     let memtrap = Memtrap::start_with(LISTEN, &config);
-    let at = address(&memtrap);
+    let at = memtrap.address();
     let value = |name: &str| -> f64 {
         let metrics = get(&at, "/metrics").text();
         metrics.lines().find_map(|l| l.strip_prefix(name)?.trim().parse().ok()).unwrap_or_else(|| panic!("{name} in\n{metrics}"))
@@ -422,7 +415,7 @@ fn the_shipped_alerts_and_dashboard_name_metrics_that_there_are() {
     let svc = Svc::start(GoVersion::Newest, &["-grow", "10485760"]);
     let receiver = "[[notify]]\nkind = \"exec\"\ncommand = [\"/bin/true\"]\n";
     let memtrap = Memtrap::start_with(LISTEN, &(receiver.to_owned() + &target(&svc, "threshold = \"5MiB\"\nfor = \"0s\"")));
-    let at = address(&memtrap);
+    let at = memtrap.address();
     memtrap.wait_for_bundles(40, 1);
     // a counter of what has not happened yet is not there yet
     assert_eq!(post(&at, "/api/capture/nobody", "").status, 404);

@@ -137,6 +137,7 @@ struct Last {
 }
 
 struct Row {
+    id: String,
     when: String,
     target: String,
     instance: String,
@@ -395,6 +396,7 @@ fn row(b: &Caught, lang: Lang) -> Row {
         Explains::Unknown => "unknown",
     });
     Row {
+        id: b.id.clone(),
         when,
         target: b.target.clone(),
         instance: b.instance.clone(),

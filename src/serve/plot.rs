@@ -16,6 +16,8 @@ const ROOM: f64 = 1.5;
 /// A line of less time is drawn at the right edge of this.
 const SHORTEST: Duration = Duration::from_secs(120);
 const MAX_POINTS: usize = 300;
+/// Words take so much of the smallest picture's height, in percent.
+const NARROW: f64 = 18.0;
 
 /// Percentages from the left and from the top; `points` in thousandths.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -36,8 +38,10 @@ pub(super) struct Plot {
 pub(super) struct Level {
     pub class: &'static str,
     pub at: f64,
-    /// Where its words stand: below the line, where there is no place above.
-    pub words_at: f64,
+    /// Its words stand below the line: there is no place above.
+    pub is_below: bool,
+    /// Its words stand at the right edge: those of the level next to it are at the left.
+    pub is_right: bool,
     pub label: String,
 }
 
@@ -85,21 +89,23 @@ pub(super) fn draw(samples: &[Sample], beside: &Beside<'_>, now: Mono) -> Option
     };
     let points = points.trim_end().to_owned();
     let last = points.rsplit([' ', ',']).nth(1).unwrap_or("1000").to_owned();
+    let mut levels: Vec<Level> = levels()
+        .filter(|(_, bytes)| near(bytes))
+        .map(|(class, bytes)| {
+            let at = y(bytes);
+            Level { class, at, is_below: at < NARROW, is_right: false, label: format!("{} {}", words(class), ByteSize(bytes)) }
+        })
+        .collect();
+    levels.sort_by(|a, b| b.at.total_cmp(&a.at));
+    let mut before: Option<(f64, bool)> = None;
+    for level in &mut levels {
+        level.is_right = before.is_some_and(|(at, is_right)| at - level.at < NARROW && !is_right);
+        before = Some((level.at, level.is_right));
+    }
     Some(Plot {
         area: format!("{:.1},1000 {points} {last},1000", x(first.at) * 10.0),
         points,
-        levels: levels()
-            .filter(|(_, bytes)| near(bytes))
-            .map(|(class, bytes)| {
-                let at = y(bytes);
-                Level {
-                    class,
-                    at,
-                    words_at: if at < 12.0 { at + 9.0 } else { at - 2.0 },
-                    label: format!("{} {}", words(class), ByteSize(bytes)),
-                }
-            })
-            .collect(),
+        levels,
         marks: beside
             .bundles
             .iter()
@@ -134,6 +140,14 @@ mod tests {
         assert!(line[0] < 5.0 && line[line.len() - 2] == 1000.0);
         assert_eq!(plot.levels.iter().map(|l| l.label.as_str()).collect::<Vec<_>>(), ["threshold 500MiB"], "the limit is far above");
         assert_eq!((plot.from.as_str(), plot.top.as_str()), ("−10m", "700MiB"));
+    }
+
+    #[test]
+    fn the_words_of_levels_stand_on_no_line_and_not_on_each_other() {
+        let beside = Beside { thresholds: &[600 * MIB, 620 * MIB, 900 * MIB], ..Beside::default() };
+        let plot = draw(&ramp(600), &beside, Mono::from_secs(1_600)).unwrap();
+        let told: Vec<(bool, bool)> = plot.levels.iter().map(|l| (l.is_below, l.is_right)).collect();
+        assert_eq!(told, [(false, false), (false, true), (true, false)], "{:?}", plot.levels);
     }
 
     #[test]

@@ -53,19 +53,41 @@ pub fn try_ask(address: &str, method: &str, path: &str, headers: &[(&str, &str)]
         head.push_str(&format!("{name}: {value}\r\n"));
     }
     write!(stream, "{head}\r\n{body}")?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
+    let answer = read_answer(&mut stream)?;
     let end = answer.windows(4).position(|w| w == b"\r\n\r\n").ok_or(std::io::ErrorKind::UnexpectedEof)?;
     let head = String::from_utf8_lossy(&answer[..end]).into_owned();
     let mut lines = head.lines();
     let status = lines.next().and_then(|l| l.split(' ').nth(1)).and_then(|s| s.parse().ok()).ok_or(std::io::ErrorKind::InvalidData)?;
     let headers: BTreeMap<String, String> =
-        lines.filter_map(|l| l.split_once(": ")).map(|(n, v)| (n.to_ascii_lowercase(), v.to_owned())).collect();
+        lines.filter_map(|l| l.split_once(':')).map(|(n, v)| (n.to_ascii_lowercase(), v.trim().to_owned())).collect();
     let mut body = answer[end + 4..].to_vec();
     if headers.get("transfer-encoding").is_some_and(|t| t == "chunked") {
         body = unchunked(&body)?;
     }
     Ok(Answer { status, headers, body })
+}
+
+/// Up to the length that the head names, where it names one: not every server hangs up when it is asked to.
+fn read_answer(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+    let (mut answer, mut piece) = (Vec::new(), [0; 64 << 10]);
+    let mut length = None;
+    loop {
+        match stream.read(&mut piece) {
+            Ok(0) => return Ok(answer),
+            Ok(n) => answer.extend_from_slice(&piece[..n]),
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(e),
+        }
+        length = length.or_else(|| {
+            let end = answer.windows(4).position(|w| w == b"\r\n\r\n")?;
+            let head = String::from_utf8_lossy(&answer[..end]).to_ascii_lowercase();
+            let named = head.lines().find_map(|l| l.strip_prefix("content-length:")?.trim().parse::<usize>().ok())?;
+            Some(end + 4 + named)
+        });
+        if length.is_some_and(|length| answer.len() >= length) {
+            return Ok(answer);
+        }
+    }
 }
 
 fn unchunked(mut rest: &[u8]) -> std::io::Result<Vec<u8>> {

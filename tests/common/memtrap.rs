@@ -70,6 +70,13 @@ impl Memtrap {
         fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
+    /// Where it listens, as its log says last.
+    pub fn address(&self) -> String {
+        let log = self.log();
+        let line = log.lines().rev().find(|l| l.contains("listening:")).unwrap_or_else(|| panic!("it does not listen:\n{log}"));
+        line.split("address=").nth(1).unwrap().split_whitespace().next().unwrap().to_owned()
+    }
+
     fn spawn(&mut self) {
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
         let before = self.log().matches("memtrap watches").count();

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
 
+pub mod browser;
 mod debian_server;
 pub mod faulty;
 pub mod http;
