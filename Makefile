@@ -4,11 +4,12 @@ CARGO ?= cargo
 # The same as in tests/common/go.rs.
 TEST_GO = 1.21.13 1.27.3
 
-.PHONY: help demo test lint bench soak package nspawn deny
+.PHONY: help demo test corpus lint bench soak package nspawn deny
 
 help:
 	@echo "make demo    catch a real leak, in under a minute"
 	@echo "make test    all tests, on real services built with Go $(TEST_GO)"
+	@echo "make corpus  verdicts on all programs that grow for a known reason, as a table: an hour; ONLY, MIB, AT_ONCE, AGAIN: see Makefile"
 	@echo "make bench   what memtrap costs, against references and budgets, as a table"
 	@echo "make soak    half an hour of random incidents in two hundred services"
 	@echo "make package builds the Debian package"
@@ -26,6 +27,11 @@ test:
 	@rm -f target/not-checked
 	$(CARGO) test --locked
 	@if [ -s target/not-checked ]; then echo "NOT CHECKED on this machine: $$(wc -l < target/not-checked)"; cat target/not-checked; fi
+
+# Bundles and table.txt stay in target/corpus. ONLY="1.27 /baseline/ http": runs whose path (1.27.3/baseline/http_lock/) has all of these;
+# MIB=160 is how far each grows; AT_ONCE=4 run beside each other; AGAIN=1 decides the bundles of the last time anew, in seconds.
+corpus:
+	$(CARGO) test --locked --test verdicts -- --ignored --nocapture the_whole_corpus
 
 lint:
 	$(CARGO) fmt --check

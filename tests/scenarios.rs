@@ -6,19 +6,20 @@ use std::collections::BTreeSet;
 use std::process::Command;
 
 use common::scenarios::{SCENARIOS, named};
-use common::{GoVersion, MIB, go_program};
+use common::{Build, GoVersion, MIB, go_program};
 
-fn listed(version: GoVersion, cgo: bool) -> BTreeSet<String> {
-    let output = Command::new(go_program(version, "scenarios", cgo)).arg("-list").output().unwrap();
+fn listed(version: GoVersion, build: Build) -> BTreeSet<String> {
+    let output = Command::new(go_program(version, "scenarios", build)).arg("-list").output().unwrap();
     String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
 }
 
 #[test]
 fn every_scenario_of_the_programs_has_its_line_in_the_table() {
     for version in GoVersion::BOTH {
-        for cgo in [false, true] {
-            let table = SCENARIOS.iter().filter(|s| s.is_for(version) && (cgo || !s.cgo));
-            assert_eq!(listed(version, cgo), table.map(|s| s.name.to_owned()).collect(), "{version:?}, cgo {cgo}");
+        for builds in [&[Build::Plain][..], &[Build::Plain, Build::Cgo]] {
+            let table = SCENARIOS.iter().filter(|s| s.is_for(version) && builds.contains(&s.build));
+            let build = *builds.last().unwrap();
+            assert_eq!(listed(version, build), table.map(|s| s.name.to_owned()).collect(), "{version:?}, {build:?}");
         }
     }
 }
@@ -40,9 +41,10 @@ fn every_expected_cause_is_one_that_a_verdict_can_name() {
         "mixed",
         "unknown",
     ];
-    for s in SCENARIOS {
-        assert!(!s.expect.is_empty() && s.expect.iter().all(|c| CAUSES.contains(c)), "{s:?}");
-        assert!(!s.go_heap_explains.is_empty() && s.go_heap_explains.iter().all(|e| ["yes", "partly", "no"].contains(e)), "{s:?}");
+    for (s, answers) in SCENARIOS.iter().flat_map(|s| [false, true].map(|baseline| (s, s.answers(baseline)))) {
+        assert!(!answers.causes.is_empty() && answers.causes.iter().chain(answers.doubtful).all(|c| CAUSES.contains(c)), "{s:?}");
+        let explains = answers.go_heap_explains;
+        assert!(!explains.is_empty() && explains.iter().all(|e| ["yes", "partly", "no", "unknown"].contains(e)), "{s:?}");
     }
 }
 

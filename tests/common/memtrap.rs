@@ -40,11 +40,16 @@ impl Memtrap {
     /// With its bundles in this directory.
     pub fn start_in(bundle_dir: &Path, config: &str) -> Memtrap {
         let mut memtrap = Memtrap { dir: TempDir::new().unwrap(), child: None };
-        let (dir, bundles) = (memtrap.dir.path().display(), bundle_dir.display());
-        let text = format!("[daemon]\nstate_dir = \"{dir}/state\"\nbundle_dir = \"{bundles}\"\n{config}");
-        fs::write(memtrap.config_path(), text).unwrap();
+        memtrap.configure_in(bundle_dir, config);
         memtrap.spawn();
         memtrap
+    }
+
+    /// Writes the configuration with its bundles in this directory.
+    pub fn configure_in(&self, bundle_dir: &Path, config: &str) {
+        let (dir, bundles) = (self.dir.path().display(), bundle_dir.display());
+        let text = format!("[daemon]\nstate_dir = \"{dir}/state\"\nbundle_dir = \"{bundles}\"\n{config}");
+        fs::write(self.config_path(), text).unwrap();
     }
 
     /// Writes the configuration; takes effect at a start or reload.

@@ -5,6 +5,7 @@
 pub mod browser;
 mod debian_server;
 pub mod faulty;
+pub mod corpus;
 pub mod http;
 mod go;
 mod idle;
@@ -23,7 +24,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 pub use debian_server::DebianServer;
-pub use go::{GoVersion, Svc, go_binary, go_program, go_svc};
+pub use go::{Build, GoVersion, Svc, go_binary, go_program, go_svc};
 pub use idle::Idle;
 pub use memtrap::{Memtrap, run};
 

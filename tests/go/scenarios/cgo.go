@@ -7,7 +7,10 @@ package main
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
+
+static void *kept;
 
 static void *decode_frame(size_t size) {
 	void *frame = malloc(size);
@@ -20,6 +23,39 @@ static void *transcode(void *unused) {
 	for (size_t i = 0; i < sizeof work; i += 4096) work[i] = 1;
 	for (;;) pause();
 	return NULL;
+}
+
+// a frame on the stack of whatever thread the caller is on
+static void transcode_here(void) {
+	volatile char work[768 << 10];
+	for (size_t i = 0; i < sizeof work; i += 4096) work[i] = 1;
+	pause();
+}
+
+// every second block is freed: what is left keeps the pages
+static void decode_and_thin(size_t bytes) {
+	size_t size = 3000, count = bytes / size;
+	char **blocks = malloc(count * sizeof *blocks);
+	if (!blocks) return;
+	for (size_t i = 0; i < count; i++) {
+		blocks[i] = malloc(size);
+		if (blocks[i]) memset(blocks[i], 1, size);
+	}
+	for (size_t i = 0; i < count; i += 2) free(blocks[i]);
+	kept = blocks;
+}
+
+// an allocator of its own, with arenas of 64 MiB that are aligned as Go's are
+static int map_arena(size_t used) {
+	size_t arena = 64 << 20;
+	char *whole = mmap(NULL, 2 * arena, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (whole == MAP_FAILED) return 1;
+	char *start = (char *)(((size_t)whole + arena - 1) & ~(arena - 1));
+	if (start > whole) munmap(whole, start - whole);
+	if (start < whole + arena) munmap(start + arena, whole + arena - start);
+	if (mprotect(start, arena, PROT_READ | PROT_WRITE)) return 1;
+	memset(start, 1, used);
+	return 0;
 }
 
 static int start_transcoder(void) {
@@ -41,6 +77,10 @@ func cgoScenarios() []scenario {
 		{name: "cgo_malloc_big", grow: decodeFilms},
 		{name: "cgo_and_churn", grow: decodeFramesUnderLoad},
 		{name: "threads_c", grow: startTranscoders},
+		{name: "cgo_fragmented", grow: decodeAndThin},
+		{name: "cgo_own_arenas", grow: mapArenas},
+		{name: "cgo_calls_that_block", grow: transcodeInCalls},
+		{name: "cgo_beside_subscribers", healthy: fewSubscribers, grow: decodeFrames},
 	}
 }
 
@@ -89,6 +129,25 @@ func startTranscoders(bytes int64) {
 		if C.start_transcoder() != 0 {
 			log.Fatal("pthread_create: no thread")
 		}
+	}
+	reachResident(bytes)
+}
+
+func decodeAndThin(bytes int64) { C.decode_and_thin(C.size_t(bytes)) }
+
+// mapArenas has each arena in use by three quarters.
+func mapArenas(bytes int64) {
+	growResident(bytes, func() {
+		if C.map_arena(48<<20) != 0 {
+			log.Fatal("mmap: no memory")
+		}
+	})
+}
+
+// transcodeInCalls has calls into C that do not return: each keeps a thread, and what it uses of its stack.
+func transcodeInCalls(bytes int64) {
+	for i := int64(0); i < bytes/(768<<10); i++ {
+		go C.transcode_here()
 	}
 	reachResident(bytes)
 }

@@ -33,6 +33,8 @@ var (
 // A scenario is one reason for which RSS grows.
 type scenario struct {
 	name string
+	// healthy is what it has from its start on, and no reason for its growth; a small catalog, if a baseline is wanted and this is nil.
+	healthy func(bytes int64)
 	// grow returns when RSS has grown by about this many bytes, and stays there.
 	grow func(bytes int64)
 	// env is what the process needs in its environment, if anything; it is what a profiler can see.
@@ -74,6 +76,64 @@ func scenarios() []scenario {
 		{name: "threads_go", grow: readBlocking},
 		{name: "mixed", grow: keepUploadsAndOffHeapCache},
 		{name: "stacks_and_native", grow: walkTreesAndGrowOffHeapCache},
+		{name: "http_lock", grow: reserveUnderLock},
+		{name: "http_backend", grow: quotePrices},
+		{name: "http_pool", grow: renderInvoices},
+		{name: "http_database", grow: countStocks},
+		{name: "http_objects", grow: acceptOrders},
+		{name: "http_few_large", grow: storeUploads},
+		{name: "http_bodies_unclosed", grow: fetchFeeds},
+		{name: "rows_unclosed", grow: listStocks},
+		{name: "idle_and_cache", healthy: fewSubscribers, grow: keepPages},
+		{name: "idle_many_and_sessions", healthy: manySubscribers, grow: openSessions},
+		{name: "cache_and_idle", grow: keepPagesAndSubscribe},
+		{name: "idle_and_burst", healthy: fewSubscribers, grow: rebuildIndex},
+		{name: "idle_and_mmap", healthy: manySubscribers, grow: growOffHeapCache},
+		{name: "ingest_workers", grow: ingestFilms},
+		{name: "ticker_goroutines", grow: pollSessions},
+		{name: "sleeping_goroutines", grow: retryJobs},
+		{name: "context_goroutines", grow: traceCalls},
+		{name: "waitgroup_goroutines", grow: awaitQuorums},
+		{name: "parser_pool", grow: parseInPool},
+		{name: "deep_several", grow: resolveSeveral},
+		{name: "ended_goroutines", grow: endManyGoroutines},
+		{name: "burst_then_idle", grow: rebuildIndexThenIdle},
+		{name: "burst_then_serve", grow: rebuildIndexThenServe},
+		{name: "gc_percent_set", grow: raiseTarget},
+		{name: "memory_limit_set", grow: raiseLimit},
+		{name: "memory_limit_tight", grow: fillUpToTheLimit},
+		{name: "churn_fast", grow: churnFast},
+		{name: "pool_left", grow: encodeBurst},
+		{name: "freed_lazily", grow: rebuildIndexAndReturnLazily, env: lazily},
+		{name: "huge_again", grow: becomeHuge},
+		{name: "titles", grow: indexTitles},
+		{name: "interned", grow: internNames},
+		{name: "map_emptied", grow: forgetVisitors},
+		{name: "map_of_numbers", grow: keepScores},
+		{name: "ring_buffers", grow: keepTails},
+		{name: "channel_buffers", grow: openFeeds},
+		{name: "channel_backlog", grow: enqueueMessages},
+		{name: "closures", grow: deferJobs},
+		{name: "timers_with_records", grow: auditAllLater},
+		{name: "tickers", grow: startHeartbeats},
+		{name: "contexts", grow: handleAllTraced},
+		{name: "templates", grow: parseLayouts},
+		{name: "json_kept", grow: rememberAnswers},
+		{name: "log_kept", grow: keepLog},
+		{name: "finalizer_chain", grow: buildChain},
+		{name: "tree", grow: growTrees},
+		{name: "many_sites", grow: keepShards},
+		{name: "slab_and_sessions", healthy: reserveSlab, grow: openSessions},
+		{name: "slab_and_mmap", healthy: reserveSlab, grow: growOffHeapCache},
+		{name: "slab_and_burst", healthy: reserveSlab, grow: rebuildIndex},
+		{name: "slab_and_goroutines", healthy: reserveSlab, grow: pollSessions},
+		{name: "index_and_pages", healthy: reserveIndex, grow: keepPages},
+		{name: "guard_pages", grow: startInstances},
+		{name: "guard_pages_small", grow: startSmallInstances},
+		{name: "file_private", grow: patchTable},
+		{name: "file_store", grow: openStore},
+		{name: "shared_anonymous", grow: shareAnonymously},
+		{name: "mmap_huge", grow: mapHuge},
 	}
 	all = append(all, oldTimerScenarios()...)
 	return append(all, cgoScenarios()...)
@@ -211,8 +271,13 @@ func main() {
 	})
 	go func() { log.Fatal(http.Serve(listener, mux)) }()
 
-	if *baseline {
+	switch {
+	case chosen.healthy != nil:
+		chosen.healthy(bytes)
+	case *baseline:
 		loadCatalog(bytes / 10)
+	}
+	if *baseline {
 		runtime.GC()
 	} else {
 		once.Do(func() { chosen.grow(bytes) })
