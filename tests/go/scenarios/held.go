@@ -108,7 +108,7 @@ func openFeed() {
 func openFeeds(bytes int64) { growResident(bytes, openFeed) }
 
 // backlog is a queue whose consumer has stopped.
-var backlog = make(chan []byte, 1<<20)
+var backlog chan []byte
 
 func enqueue(size int) {
 	message := make([]byte, size)
@@ -116,7 +116,10 @@ func enqueue(size int) {
 	backlog <- message
 }
 
-func enqueueMessages(bytes int64) { growResident(bytes, func() { enqueue(40 << 10) }) }
+func enqueueMessages(bytes int64) {
+	backlog = make(chan []byte, bytes>>10)
+	growResident(bytes, func() { enqueue(40 << 10) })
+}
 
 // jobs are closures over the request that they are about.
 var jobs []func() int
