@@ -132,7 +132,7 @@ pub fn of_directory(
     let goroutines = total.map(|total| Goroutines {
         total,
         baseline_total: base_goroutines.as_ref().map(profiles::first_total),
-        leaked: files.profile("goroutineleak.pb.gz").as_ref().map(profiles::first_total),
+        leaked: files.profile("goroutineleak.pb.gz").as_ref().map(profiles::leaked),
         groups: stated.or(counted.as_ref().map(profiles::groups)).or(dump.as_ref().map(goroutines::groups)).unwrap_or_default(),
     });
     // what counts allocations is as of the last collection: the forced one, where there was one

@@ -25,6 +25,17 @@ pub fn first_total(profile: &Profile) -> u64 {
     sum(profile, 0)
 }
 
+/// How many the collector found to be blocked for ever, those in `select {}` left out: many a service ends its `main` in one, and that is
+/// no leak. Go 1.27 has no frames of such a goroutine.
+pub fn leaked(profile: &Profile) -> u64 {
+    let waits_for_nothing = |sample: &Sample<'_>| {
+        let mut stack = stack_of(profile, sample.locations).skip_while(|f| *f == "runtime.gopark");
+        matches!(stack.next(), None | Some("runtime.block"))
+    };
+    let counts = profile.samples().filter(|sample| !waits_for_nothing(sample)).map(|s| s.values.first().copied().unwrap_or(0));
+    counts.map(|count| count.max(0).unsigned_abs()).fold(0, u64::saturating_add)
+}
+
 fn sum(profile: &Profile, index: usize) -> u64 {
     profile.samples().map(|s| s.values.get(index).copied().unwrap_or(0).max(0).unsigned_abs()).fold(0, u64::saturating_add)
 }
@@ -167,6 +178,24 @@ pub fn shown(name: &str) -> String {
 
 /// Function names, the innermost first.
 pub fn stack<'a>(profile: &'a Profile, locations: &[u32]) -> Vec<&'a str> {
+    stack_of(profile, locations).take(MAX_FRAMES).collect()
+}
+
+fn stack_of<'a>(profile: &'a Profile, locations: &[u32]) -> impl Iterator<Item = &'a str> {
     let lines = locations.iter().filter_map(|l| profile.locations.get(*l as usize)).flat_map(|l| profile.lines(l));
-    lines.filter_map(|line| profile.functions.get(line.function as usize)).map(|f| profile.str(f.name)).take(MAX_FRAMES).collect()
+    lines.filter_map(|line| profile.functions.get(line.function as usize)).map(|f| profile.str(f.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pprof::Limits;
+
+    #[test]
+    fn main_in_an_empty_select_is_not_called_leaked() {
+        // of a program whose `main` ends in `select {}`, beside three goroutines that nothing can wake
+        let bytes = include_bytes!("../../tests/data/goroutineleak_select.pb.gz");
+        let profile = Profile::parse(bytes, &Limits::default()).unwrap();
+        assert_eq!((first_total(&profile), leaked(&profile)), (4, 3));
+    }
 }

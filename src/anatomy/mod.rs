@@ -117,6 +117,13 @@ pub struct Native {
     pub mappings: u64,
 }
 
+/// What HeapAlloc was made of by the runtime's own count, untouched pages among it; bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Collected {
+    pub live: u64,
+    pub garbage: u64,
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Anatomy {
     pub rss_bytes: u64,
@@ -138,6 +145,8 @@ pub struct Anatomy {
     pub swap: u64,
     /// What the runtime said of itself before the forced collection, else after it.
     pub go: Option<GoMemory>,
+    /// What the forced collection told apart; `None` without one, or without MemStats before it.
+    pub collected: Option<Collected>,
     /// What was allocated between the two MemStats.
     pub allocated_between: Option<u64>,
     /// Nothing told live objects from garbage: all is in `heap_live`.
@@ -277,6 +286,7 @@ fn build_as(evidence: &Evidence, untouched: Option<u64>) -> Anatomy {
     let mut missing = Vec::new();
     let claims = Claims::of(evidence, &mut missing);
     let live_has_garbage = missing.contains(&Missing::MemstatsGc) && profiled(evidence).is_none();
+    let told_apart = !missing.contains(&Missing::MemstatsGc) && !missing.contains(&Missing::MemstatsBefore);
     let go = evidence.memstats.or(evidence.memstats_gc);
     let split = kernel::split(evidence);
     let rss_bytes = plausible(evidence.rss_bytes);
@@ -303,6 +313,7 @@ fn build_as(evidence: &Evidence, untouched: Option<u64>) -> Anatomy {
         swap: evidence.status.and_then(|s| s.swap).or(evidence.rollup.map(|r| r.swap)).unwrap_or(0),
         go,
         live_has_garbage,
+        collected: claims.filter(|_| told_apart).map(|c| Collected { live: c.live, garbage: c.garbage }),
         allocated_between: evidence.memstats.zip(evidence.memstats_gc).map(|(a, b)| b.total_alloc.saturating_sub(a.total_alloc)),
     };
     match split {

@@ -40,11 +40,25 @@ const TURNOVERS: u64 = 8;
 /// The runtime itself needs one per core and a few; blocking calls need one each.
 const MANY_THREADS: u64 = 100;
 
+/// What is explained.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Basis {
+    /// What came since the baseline.
+    Growth,
+    /// All: too little came since the baseline.
+    #[default]
+    Little,
+    /// All: one of the two witnesses has said at one time what it has not at the other.
+    Unlike,
+}
+
 /// Bytes for each cause, and what they rest on.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Weighed {
     /// What is explained: the growth since the baseline, or all.
     pub growth: bool,
+    /// Why, where there is a baseline.
+    pub basis: Basis,
     pub parts: Parts,
     candidates: Vec<(Cause, i64)>,
     /// Bytes per second.
@@ -123,8 +137,9 @@ impl Weighed {
 }
 
 pub(super) fn weigh(anatomy: &Anatomy, facts: &Facts) -> Weighed {
-    let growth = facts.baseline.as_ref().filter(|base| tells(anatomy, base)).map(|base| anatomy.growth(base));
-    let mut weighed = Weighed { growth: growth.is_some(), parts: growth.unwrap_or(anatomy.parts), ..Weighed::default() };
+    let basis = facts.baseline.as_ref().map_or(Basis::Little, |base| basis(anatomy, base));
+    let growth = facts.baseline.as_ref().filter(|_| basis == Basis::Growth).map(|base| anatomy.growth(base));
+    let mut weighed = Weighed { growth: growth.is_some(), basis, parts: growth.unwrap_or(anatomy.parts), ..Weighed::default() };
     let part = |bucket| weighed.parts.get(bucket).max(0);
 
     // with GOGC=100 the heap grows to twice what is live, in each cycle: that garbage belongs to the live heap. Where there is
@@ -204,11 +219,14 @@ pub(super) fn weigh(anatomy: &Anatomy, facts: &Facts) -> Weighed {
 }
 
 /// Whether the growth since the baseline says more than the whole.
-fn tells(now: &Anatomy, base: &Anatomy) -> bool {
+fn basis(now: &Anatomy, base: &Anatomy) -> Basis {
     let growth = now.rss_bytes.saturating_sub(base.rss_bytes);
     let same = |missing| now.lacks(missing) == base.lacks(missing);
     let told_alike = now.live_has_garbage == base.live_has_garbage;
-    growth >= MIN_GROWTH.max(now.rss_bytes / 20) && same(Missing::Memstats) && same(Missing::Kernel) && told_alike
+    if growth < MIN_GROWTH.max(now.rss_bytes / 20) {
+        return Basis::Little;
+    }
+    if same(Missing::Memstats) && same(Missing::Kernel) && told_alike { Basis::Growth } else { Basis::Unlike }
 }
 
 fn object_size(now: &GoMemory, base: Option<GoMemory>) -> Option<u64> {

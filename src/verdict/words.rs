@@ -1,6 +1,8 @@
 //! The verdict in sentences: numbers first, one thought each.
 
 mod evidence;
+#[cfg(test)]
+mod tests;
 
 use super::facts::{Facts, TopFunction};
 use super::weigh::Weighed;
@@ -14,6 +16,8 @@ pub(super) use evidence::evidence;
 /// Names come from the process: its sentences must fit a ticket.
 const MAX_NAME: usize = 160;
 const MAX_SENTENCE: usize = 600;
+/// Of a whole, a smaller part than one in so many is not worth its words.
+const WORTH_ONE_IN: i64 = 100;
 
 fn size(bytes: i64) -> String {
     let sign = if bytes < 0 { "-" } else { "" };
@@ -184,11 +188,12 @@ fn because(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause: Cause, la
     }
 }
 
-/// Live objects, and what belongs to them: the garbage that GOGC allows beside them, and the gaps between them.
+/// Live objects, and what belongs to them: the garbage that may pile up beside them, and the gaps between them. Each number is said for
+/// what it counts, so that the table below has the same.
 fn live(facts: &Facts, weighed: &Weighed, cause: Cause, lang: Lang) -> String {
-    let (amount, share) = (size(weighed.bytes(cause)), percent(weighed.share(cause)));
-    let beside = weighed.normal_garbage;
-    let objects = size(weighed.parts.get(Bucket::HeapLive));
+    let (whole, share) = (weighed.bytes(cause), percent(weighed.share(cause)));
+    let (objects, garbage) = (weighed.parts.get(Bucket::HeapLive).max(0), weighed.normal_garbage);
+    let gaps = whole.saturating_sub(objects).saturating_sub(garbage);
     let small = match (cause, weighed.object_size.map(bytes)) {
         (Cause::SmallObjects, None) => lang.pick(", many and small", "，多而小").to_owned(),
         (Cause::SmallObjects, Some(each)) => say!(lang; ", many and small of {each} on average"; "，多而小，平均每个 {each}"),
@@ -202,13 +207,18 @@ fn live(facts: &Facts, weighed: &Weighed, cause: Cause, lang: Lang) -> String {
         }
         None => String::new(),
     };
-    if beside < weighed.bytes(cause) / 10 {
+    let (amount, live) = (size(whole), size(objects));
+    if live == amount {
         return say!(lang; "{amount} ({share}) are live objects{small}{from}"; "{amount}（{share}）是存活对象{small}{from}");
     }
-    let beside = size(beside);
+    let beside = [
+        (garbage, say!(lang; ", {} of garbage until the next collection"; "，等待下次 GC 的垃圾 {}", size(garbage))),
+        (gaps, say!(lang; ", {} of gaps between them"; "，对象之间的空隙 {}", size(gaps))),
+    ];
+    let beside: String = beside.into_iter().filter(|(part, _)| *part >= whole / WORTH_ONE_IN).map(|(_, said)| said).collect();
     say!(lang;
-        "{amount} ({share}) are live objects and the garbage beside them: {objects} live{small}{from}, and {beside} of garbage until the next collection";
-        "{amount}（{share}）是存活对象及其旁边的垃圾：存活 {objects}{small}{from}，另有 {beside} 垃圾等待下次 GC"
+        "{amount} ({share}) are the live heap: {live} of live objects{small}{from}{beside}";
+        "{amount}（{share}）是存活的堆：存活对象 {live}{small}{from}{beside}"
     )
 }
 
@@ -242,8 +252,8 @@ fn standing(facts: &Facts, weighed: &Weighed, lang: Lang) -> Option<String> {
 /// A cause as a part of a whole.
 fn part(cause: Cause, lang: Lang) -> &'static str {
     let (en, zh) = match cause {
-        Cause::LiveHeap => ("live objects", "存活对象"),
-        Cause::SmallObjects => ("small live objects", "存活的小对象"),
+        Cause::LiveHeap => ("live heap", "存活的堆"),
+        Cause::SmallObjects => ("live heap of small objects", "小对象的存活堆"),
         Cause::AllocationChurn => ("garbage", "垃圾"),
         Cause::UnreleasedHeap => ("freed but not returned", "已释放未归还"),
         Cause::GoroutinePileup | Cause::DeepStacks => ("goroutines", "goroutine"),

@@ -149,7 +149,8 @@ pub const SCENARIOS: &[Scenario] = &[
     // the goroutines have a quarter of it
     scenario("idle_and_mmap", &["native_memory"], NO),
     scenario("ingest_workers", &["live_heap"], YES).daily(),
-    scenario("ticker_goroutines", &["goroutine_pileup"], YES_OR_PARTLY),
+    // what each session needs, the compiler has put on the stack
+    scenario("ticker_goroutines", &["goroutine_pileup"], NO_OR_PARTLY),
     scenario("sleeping_goroutines", &["goroutine_pileup"], NO_OR_PARTLY),
     scenario("context_goroutines", &["goroutine_pileup"], ANY),
     scenario("waitgroup_goroutines", &["goroutine_pileup"], YES_OR_PARTLY),
@@ -196,7 +197,7 @@ pub const SCENARIOS: &[Scenario] = &[
         .daily(),
     scenario("slab_and_goroutines", &["goroutine_pileup"], ANY)
         .doubtful(&["live_heap", "mixed", "unknown"])
-        .grown(&["goroutine_pileup"], YES_OR_PARTLY),
+        .grown(&["goroutine_pileup"], NO_OR_PARTLY),
     // both are few and large
     scenario("index_and_pages", &["live_heap"], YES),
     scenario("guard_pages", &["native_memory"], NO).daily(),

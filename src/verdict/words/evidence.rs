@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::super::facts::{Facts, Gogc};
-use super::super::weigh::Weighed;
+use super::super::weigh::{Basis, Weighed};
 use super::super::{Cause, TopFunction};
 use super::{bytes, name, part, percent, size};
-use crate::anatomy::{Anatomy, Bucket, Found};
+use crate::anatomy::{Anatomy, Bucket, Collected, Found};
 use crate::lang::{Lang, say};
 
 /// Parts below this are not worth a sentence.
@@ -25,10 +25,13 @@ fn count(n: u64, lang: Lang) -> String {
 pub(in crate::verdict) fn evidence(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause: Cause, lang: Lang) -> Vec<String> {
     let mut said = Vec::new();
     if let Some(base) = &facts.baseline {
-        let basis = if weighed.growth {
-            lang.pick("the growth decides", "以增长量判断")
-        } else {
-            lang.pick("too little to decide on: the whole RSS does", "增长太少，以整个 RSS 判断")
+        let basis = match weighed.basis {
+            Basis::Growth => lang.pick("the growth decides", "以增长量判断"),
+            Basis::Little => lang.pick("too little to decide on: the whole RSS does", "增长太少，以整个 RSS 判断"),
+            Basis::Unlike => lang.pick(
+                "what was read then and now cannot be compared part by part: the whole RSS decides",
+                "当时与现在读到的内容无法逐项比较，以整个 RSS 判断",
+            ),
         };
         let grown = i64::try_from(anatomy.rss_bytes).unwrap_or(i64::MAX).saturating_sub(i64::try_from(base.rss_bytes).unwrap_or(i64::MAX));
         let (then, now) = (bytes(base.rss_bytes), bytes(anatomy.rss_bytes));
@@ -79,7 +82,7 @@ fn go_says(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, weighed: &W
         "MemStats: HeapAlloc {alloc} in {objects} objects, HeapInuse {inuse}, HeapIdle {idle} of which {released} released, StackInuse {stacks}.";
         "MemStats：HeapAlloc {alloc}，共 {objects} 个对象；HeapInuse {inuse}；HeapIdle {idle}，其中已归还 {released}；StackInuse {stacks}。"
     ));
-    collected(said, anatomy, facts, cause, lang);
+    collected(said, anatomy, cause, lang);
     match facts.gogc {
         Some(Gogc::Off) => said.push(
             lang.pick(
@@ -148,26 +151,18 @@ fn go_says(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, weighed: &W
     }
 }
 
-/// What the forced collection tells.
-fn collected(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, cause: Cause, lang: Lang) {
-    let (live, garbage) = (anatomy.get(Bucket::HeapLive), anatomy.get(Bucket::HeapGarbage));
-    if garbage <= 0 {
-        return;
-    }
-    // a little garbage needs no excuse
-    let is_normal = garbage.unsigned_abs() > WORTH && garbage <= live.saturating_add(live / 5) && cause != Cause::AllocationChurn;
-    let excuse = match facts.gogc {
-        _ if !is_normal => "",
-        Some(Gogc::Percent(100)) => lang
-            .pick("; GOGC=100 lets the heap grow to twice what is live: that is normal", "；GOGC=100 允许堆长到存活对象的两倍，属于正常"),
-        None => lang.pick("; that much is normal if GOGC is 100, as by default", "；若 GOGC 为默认的 100，这么多垃圾属正常"),
-        Some(Gogc::Percent(0..100)) => "",
-        Some(Gogc::Percent(_) | Gogc::Off) => lang.pick("; that much is normal even with GOGC=100", "；即使 GOGC=100，这么多垃圾也属正常"),
-    };
-    let (live, garbage) = (size(live), size(garbage));
+/// What the forced collection tells, in the runtime's own numbers: untouched pages count in them.
+fn collected(said: &mut Vec<String>, anatomy: &Anatomy, cause: Cause, lang: Lang) {
+    let Some(Collected { live, garbage }) = anatomy.collected.filter(|c| c.garbage > 0) else { return };
+    // a little garbage needs no excuse, and where garbage is the cause, the goal is none
+    let goal = anatomy.go.filter(|_| garbage > WORTH && cause != Cause::AllocationChurn).and_then(|go| go.next_gc);
+    let goal = goal.filter(|goal| live.saturating_add(garbage) <= *goal).map(bytes);
+    let excuse =
+        goal.map(|goal| say!(lang; "; the collector lets the heap grow to {goal}"; "；回收器允许堆长到 {goal}")).unwrap_or_default();
+    let (live, garbage) = (bytes(live), bytes(garbage));
     said.push(say!(lang;
-        "A forced collection separates {live} live from {garbage} garbage{excuse}.";
-        "强制 GC 后，存活 {live}，垃圾 {garbage}{excuse}。"
+        "A forced collection separates {live} live from {garbage} garbage, as MemStats counts them{excuse}.";
+        "强制 GC 后，按 MemStats 计，存活 {live}，垃圾 {garbage}{excuse}。"
     ));
 }
 
@@ -190,8 +185,7 @@ fn goroutines_say(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, weig
             group.count
         ));
     }
-    // one alone is most often `main` itself, in `select {}`
-    if let Some(leaked) = goroutines.leaked.filter(|l| *l > 1) {
+    if let Some(leaked) = goroutines.leaked.filter(|l| *l > 0) {
         said.push(say!(lang;
             "The garbage collector finds {leaked} goroutines blocked for ever: nothing that could wake them is reachable.";
             "GC 判定有 {leaked} 个 goroutine 永久阻塞：能唤醒它们的对象已不可达。"
@@ -242,6 +236,7 @@ fn kernel_says(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, lang: L
     let how = match anatomy.found {
         Some(Found::Named) => lang.pick("named by the kernel", "内核给出了名字"),
         Some(Found::KnownBase) => lang.pick("found at their usual address", "按惯常地址找到"),
+        Some(Found::Shape) if anatomy.go.is_none() => lang.pick("found by shape and place", "按形状和位置找到"),
         Some(Found::Shape) => {
             lang.pick("found by shape and place, in agreement with what the runtime says", "按形状和位置找到，与 runtime 的说法一致")
         }

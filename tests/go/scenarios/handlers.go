@@ -28,13 +28,25 @@ func serveRequests(handle func(w http.ResponseWriter, r *http.Request, arrived f
 	return served
 }
 
+var xs = []byte(strings.Repeat("x", 16<<10))
+
+func min(a, b int) int {
+	if a < b {
+		return a
+	}
+	return b
+}
+
 // send makes a connection and one request with a body of this length, and returns when its handler waits.
 func (served *requests) send(path string, body int) {
 	client, err := net.Dial("tcp", served.listener.Addr().String())
 	must(err)
 	client.(*net.TCPConn).SetLinger(0)
 	devices = append(devices, client)
-	fmt.Fprintf(client, "POST %s HTTP/1.1\r\nHost: shop\r\nContent-Length: %d\r\n\r\n%s", path, body, strings.Repeat("x", body))
+	fmt.Fprintf(client, "POST %s HTTP/1.1\r\nHost: shop\r\nContent-Length: %d\r\n\r\n", path, body)
+	for sent := 0; sent < body; sent += len(xs) {
+		client.Write(xs[:min(len(xs), body-sent)])
+	}
 	<-served.arrived
 }
 

@@ -44,7 +44,7 @@ func internNames(bytes int64) {
 	growResident(bytes, func() {
 		for i := 0; i < 1000; i++ {
 			n++
-			intern([]byte(fmt.Sprintf("metric_name_with_labels{series=%012d}", n)))
+			intern([]byte(fmt.Sprintf("http_request_duration_seconds_bucket{service=\"checkout\",instance=\"10.0.0.7:9090\",le=\"0.5\",series=\"%012d\"}", n)))
 		}
 	})
 }
