@@ -5,9 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use memtrap::lang::Lang;
 use rustix::process::Signal;
 use serde_json::Value;
 
+use super::numbers::{deviations, differences};
 use super::scenarios::Scenario;
 use super::{GoVersion, Memtrap, bundles_in, run};
 
@@ -65,18 +67,18 @@ impl Run {
         fs::rename(bundles_in(dir.path()).remove(0), to).unwrap();
     }
 
-    /// What its verdict is worth. Panics where the buckets do not add up: that is no question of judgement.
-    pub fn judge(&self, verdict: &Value) -> Row {
+    /// What the verdict on its bundle is worth.
+    pub fn judge(&self, bundle: &Path) -> Row {
+        let verdict = verdict_of(bundle, Lang::En);
+        let deviations = [deviations(bundle, &verdict), differences(&verdict, &verdict_of(bundle, Lang::Zh))].concat();
         let word = |key: &str| verdict[key].as_str().unwrap().to_owned();
-        let parts: Vec<i64> = verdict["anatomy"].as_array().unwrap().iter().map(|b| b["bytes"].as_i64().unwrap()).collect();
-        let rss = verdict["rss_bytes"].as_i64().unwrap();
-        assert_eq!(parts.iter().sum::<i64>(), rss, "{}: the buckets add up", self.path());
-        let unexplained = parts.last().unwrap().abs() as f64 / rss as f64;
+        let unexplained = verdict["anatomy"].as_array().unwrap().last().unwrap()["bytes"].as_i64().unwrap();
+        let unexplained = unexplained.abs() as f64 / verdict["rss_bytes"].as_f64().unwrap();
         let answers = self.scenario.answers(self.baseline);
         let (cause, confidence, explains) = (word("cause"), word("confidence"), word("go_heap_explains"));
         let named = answers.causes.contains(&cause.as_str()) || confidence != "high" && answers.doubtful.contains(&cause.as_str());
         let right = named && answers.go_heap_explains.contains(&explains.as_str()) && unexplained < UNEXPLAINED;
-        Row { run: *self, cause, confidence, explains, unexplained, summary: word("summary"), right }
+        Row { run: *self, cause, confidence, explains, unexplained, summary: word("summary"), deviations, right }
     }
 }
 
@@ -90,9 +92,13 @@ fn beside(to: &Path) -> tempfile::TempDir {
     tempfile::tempdir_in(parent).unwrap()
 }
 
-/// The verdict of a bundle, as it is now: decided anew.
-pub fn verdict_of(bundle: &Path) -> Value {
-    let done = run(&["analyze", bundle.to_str().unwrap(), "--format", "json"]);
+/// The verdict of a bundle, as it is now: decided anew, in this language.
+pub fn verdict_of(bundle: &Path, lang: Lang) -> Value {
+    let lang = match lang {
+        Lang::En => "en",
+        Lang::Zh => "zh",
+    };
+    let done = run(&["analyze", bundle.to_str().unwrap(), "--format", "json", "--lang", lang]);
     assert!(done.status.success(), "{}: {}", bundle.display(), String::from_utf8_lossy(&done.stderr));
     serde_json::from_slice(&done.stdout).unwrap()
 }
@@ -106,6 +112,8 @@ pub struct Row {
     pub explains: String,
     pub unexplained: f64,
     pub summary: String,
+    /// Numbers that are not in the bundle.
+    pub deviations: Vec<String>,
     pub right: bool,
 }
 
@@ -126,6 +134,9 @@ impl fmt::Display for Row {
             (_, true) => "WRONG AND SURE",
         };
         write!(f, "{:<42} {expected:<44} {got:<28} {:<6} {judged}", self.run.path(), self.confidence)?;
+        for why in &self.deviations {
+            write!(f, "\n    NUMBERS: {why}")?;
+        }
         if self.right { Ok(()) } else { write!(f, "\n    {:.0}% unexplained; {}", self.unexplained * 100.0, self.summary) }
     }
 }
@@ -136,7 +147,16 @@ impl Run {
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| judged(self))).unwrap_or_else(|why| {
             let why = why.downcast_ref::<String>().cloned().unwrap_or_else(|| "it panicked".into());
             let none = || "-".to_owned();
-            Row { run: self, cause: none(), confidence: none(), explains: none(), unexplained: 0.0, summary: why, right: false }
+            Row {
+                run: self,
+                cause: none(),
+                confidence: none(),
+                explains: none(),
+                unexplained: 0.0,
+                summary: why,
+                deviations: Vec::new(),
+                right: false,
+            }
         })
     }
 }

@@ -11,10 +11,12 @@ mod go;
 mod idle;
 pub mod inbox;
 mod memtrap;
+pub mod numbers;
 pub mod pages;
 #[cfg(feature = "s3")]
 pub mod s3;
 pub mod scenarios;
+pub mod witness;
 
 use std::fs::File;
 use std::io::Write;
