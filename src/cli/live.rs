@@ -4,7 +4,9 @@ use std::io::{self, IsTerminal, Write};
 
 use crate::capture::Progress;
 use crate::clock;
+use crate::lang::Lang;
 use crate::poll::InstanceStatus;
+use crate::serve::words_of_slope;
 use crate::units::ByteSize;
 
 /// Stderr, as a terminal or not.
@@ -51,17 +53,14 @@ impl Screen {
     }
 }
 
-/// An instance on one line: `pid 4821  RSS 312MiB of 512MiB  +2.1MiB/s  armed: …`.
+/// An instance on one line: `pid 4821  RSS 312MiB of 512MiB  +126MiB/min  armed: …`.
 pub fn instance_line(s: &InstanceStatus) -> String {
     let mut words = vec![s.instance.clone().unwrap_or_else(|| s.target.clone())];
     if let Some(rss) = s.rss_bytes {
         let of = s.limit_bytes.map_or(String::new(), |l| format!(" of {}", ByteSize(l)));
         words.push(format!("RSS {}{of}", ByteSize(rss)));
     }
-    if let Some(slope) = s.slope_bytes_per_second.filter(|v| v.abs() >= 1024.0) {
-        let sign = if slope < 0.0 { '-' } else { '+' };
-        words.push(format!("{sign}{}/s", ByteSize(slope.abs() as u64)));
-    }
+    words.extend(s.slope_bytes_per_second.filter(|v| v.abs() >= 1024.0).map(|slope| words_of_slope(slope, Lang::En)));
     if let Some(left) = s.seconds_to_limit.filter(|t| *t < 86_400.0) {
         words.push(format!("limit in {}", clock::human(std::time::Duration::from_secs_f64(left))));
     }
@@ -96,7 +95,7 @@ mod tests {
         };
         assert_eq!(
             instance_line(&status),
-            "pid 4821  RSS 312MiB of 1.00GiB  +2.00MiB/s  limit in 5m 56s  armed: RSS is 61% of the threshold of 512MiB"
+            "pid 4821  RSS 312MiB of 1.00GiB  +120MiB/min  limit in 5m 56s  armed: RSS is 61% of the threshold of 512MiB"
         );
     }
 }

@@ -258,8 +258,12 @@ impl Wanted {
 fn headline(instances: &[InstanceStatus], lang: Lang) -> (String, &'static str) {
     let live = instances.iter().filter(|i| i.instance.is_some()).count();
     let targets = instances.iter().map(|i| i.target.as_str()).collect::<std::collections::HashSet<_>>().len();
-    let alarming =
-        instances.iter().filter(|i| matches!(i.state, Stand::Capturing | Stand::Throttled | Stand::Pending | Stand::Open)).count();
+    // a capture that a person asked for is no incident
+    let alarms = |i: &&InstanceStatus| match i.state {
+        Stand::Capturing => i.incident.is_some(),
+        state => matches!(state, Stand::Throttled | Stand::Pending | Stand::Open),
+    };
+    let alarming = instances.iter().filter(alarms).count();
     let blind = instances.iter().filter(|i| i.state == Stand::Blind).count();
     let counted = |n: usize, one: &str| format!("{n} {one}{}", if n == 1 { "" } else { "s" });
     let (of_instances, of_targets) = (counted(live, "instance"), counted(targets, "target"));

@@ -117,6 +117,18 @@ async fn the_page_is_chinese_where_that_is_configured_and_names_stay() {
 }
 
 #[tokio::test]
+async fn a_capture_that_a_person_asked_for_is_no_incident() {
+    let by_hand = status("shop", State::Capturing);
+    let by_rule = InstanceStatus { incident: Some("cart-1".into()), ..status("cart", State::Capturing) };
+    let (app_by_hand, _dir, _) = app(vec![by_hand.clone()]);
+    let (_, page) = ask(&app_by_hand, Method::GET, "/").await;
+    assert!(page.contains("Watching 1 instance of 1 target; nothing is wrong"), "{page}");
+    let (both, _dir, _) = app(vec![by_hand, by_rule]);
+    let (_, page) = ask(&both, Method::GET, "/").await;
+    assert!(page.contains("Watching 2 instances of 2 targets; 1 incident<"), "{page}");
+}
+
+#[tokio::test]
 async fn nothing_from_outside_becomes_markup() {
     let evil = "<script>alert(1)</script>\"'";
     let mut hostile = status("t", State::Blind);

@@ -241,7 +241,8 @@ impl Case<'_> {
             "freed but not returned" => (0.0, self.parts(&["heap_unreleased", "heap_fragmentation", "heap_garbage"])),
             "goroutines" => (0.0, self.parts(&["goroutine_stacks", "heap_unreleased", "heap_live", "heap_garbage", "heap_fragmentation"])),
             "native memory" => (0.0, self.part("native_anon")),
-            "OS threads" => (0.0, self.parts(&["native_anon", "goroutine_stacks", "heap_unreleased"])),
+            // with their goroutines, where each blocks one
+            "OS threads" => (0.0, self.explained() - self.parts(&["file_mapped", "shmem", "runtime_metadata"])),
             "mapped files" => (self.part("file_mapped"), self.part("file_mapped")),
             "shared memory" => (self.part("shmem"), self.part("shmem")),
             "runtime metadata" => (self.part("runtime_metadata"), self.part("runtime_metadata")),
