@@ -82,7 +82,7 @@ impl Budget {
 
     pub fn restore(&mut self, ages: &[Duration], elapsed: Duration, now: Mono) {
         // a saturated subtraction on a freshly booted host makes a capture look younger: the safe side
-        self.started = ages.iter().map(|age| *age + elapsed).filter(|age| *age < HOUR).map(|age| now - age).collect();
+        self.started = ages.iter().map(|age| age.saturating_add(elapsed)).filter(|age| *age < HOUR).map(|age| now - age).collect();
     }
 }
 

@@ -26,11 +26,11 @@ impl Mono {
     }
 
     pub const fn from_millis(millis: u64) -> Mono {
-        Mono(millis * 1_000_000)
+        Mono(millis.saturating_mul(1_000_000))
     }
 
     pub const fn from_secs(secs: u64) -> Mono {
-        Mono(secs * 1_000_000_000)
+        Mono(secs.saturating_mul(1_000_000_000))
     }
 
     pub const fn as_nanos(self) -> u64 {
@@ -68,14 +68,33 @@ impl std::ops::Sub<Duration> for Mono {
     }
 }
 
+/// The end of what these formats can show, in seconds since 1970: that of the year 9999.
+const LAST: u64 = 253_402_300_799;
+
+/// So many seconds since 1970; `None` of a number that is no time up to the year 9999.
+pub fn unix(seconds: f64) -> Option<SystemTime> {
+    let since = Duration::try_from_secs_f64(seconds).ok().filter(|since| since.as_secs() <= LAST)?;
+    SystemTime::UNIX_EPOCH.checked_add(since)
+}
+
+/// The nearest time that can be shown: a clock can be set to anything, and a number from outside be any.
+fn shown(t: SystemTime) -> SystemTime {
+    t.clamp(SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH + Duration::from_secs(LAST))
+}
+
 /// `20261123T081336Z`: UTC to the second, sortable, fit for a file name.
 pub fn compact_utc(t: SystemTime) -> String {
-    humantime::format_rfc3339_seconds(t).to_string().replace(['-', ':'], "")
+    rfc3339_seconds(t).replace(['-', ':'], "")
+}
+
+/// `2026-11-23T08:13:36Z`.
+pub fn rfc3339_seconds(t: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(shown(t)).to_string()
 }
 
 /// `2026-11-23T08:13:36.123Z`.
 pub fn rfc3339_millis(t: SystemTime) -> String {
-    humantime::format_rfc3339_millis(t).to_string()
+    humantime::format_rfc3339_millis(shown(t)).to_string()
 }
 
 /// A duration as a person writes it, to two units: `1h 5m`, `3s`, `250ms`, `0s`.
@@ -105,6 +124,22 @@ mod tests {
         let anchor = (Mono::from_secs(50), wall);
         assert_eq!(Mono::from_secs(40).to_wall(anchor), wall - Duration::from_secs(10));
         assert_eq!(Mono::from_secs(55).to_wall(anchor), wall + Duration::from_secs(5));
+    }
+
+    #[test]
+    fn every_time_and_every_length_can_be_shown() {
+        let (before, after) = (SystemTime::UNIX_EPOCH - Duration::from_secs(9), SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 60));
+        assert_eq!((rfc3339_seconds(before), compact_utc(after)), ("1970-01-01T00:00:00Z".into(), "99991231T235959Z".into()));
+        assert!(rfc3339_millis(after).starts_with("9999-"));
+        for no_time in [-1.0, f64::NAN, f64::INFINITY, 1e12, 1e19, 1e300] {
+            assert_eq!(unix(no_time), None, "{no_time}");
+        }
+        assert_eq!(unix(9.0), Some(SystemTime::UNIX_EPOCH + Duration::from_secs(9)));
+        assert!(human(Duration::MAX).contains("years"));
+        assert_eq!(
+            (Mono::from_secs(u64::MAX) + Duration::MAX, Mono::from_secs(1) - Duration::MAX),
+            (Mono::from_nanos(u64::MAX), Mono::default())
+        );
     }
 
     #[test]

@@ -35,7 +35,7 @@ use crate::error::chain;
 use crate::incident::Captured;
 use crate::lang::Lang;
 use crate::meters::Meters;
-use crate::poll::{Command, Handles, InstanceStatus, Job, JobDone, Past, Pulse, Task, Watcher};
+use crate::poll::{Command, Handles, InstanceStatus, Job, JobDone, Past, Pulse, Task, Watcher, descriptors};
 use crate::retention;
 use crate::serve::{self, ServeError};
 use crate::source::Sources;
@@ -123,14 +123,28 @@ impl Engine {
     /// stands alone. Finishes the partial bundles of a run that was killed.
     pub fn start(config: &Config, procfs: ProcFs, store: Option<Store>) -> Result<Engine, DaemonError> {
         let boot_id = procfs.boot_id()?;
+        descriptors::raise();
+        if store.is_some() {
+            // in the foreground the directory is the user's business
+            for doubt in bundle::settle_dir(&config.daemon.bundle_dir)? {
+                tracing::warn!(doubt, "who else may change bundle_dir");
+            }
+        }
         bundle::try_dir(&config.daemon.bundle_dir)?;
+        for target in &config.targets {
+            if let Err(error) = bundle::try_target(&config.daemon.bundle_dir, &target.name) {
+                tracing::error!(target_name = target.name, error = chain(&error), "nothing can be captured of this target");
+            }
+        }
         let env = capture::Env::new(procfs.clone(), config.daemon.bundle_dir.clone(), boot_id.clone());
         let saved = store.as_ref().and_then(Store::load);
-        let mut interrupted = past::finish_partials(&config.daemon.bundle_dir);
+        let partials = past::finish_partials(&config.daemon.bundle_dir);
+        let mut interrupted: Vec<_> = partials.into_iter().filter_map(|manifest| past::slot_of(manifest, &boot_id)).collect();
         if store.is_some() {
-            interrupted.extend(past::published_unseen(&config.daemon.bundle_dir, saved.as_ref()));
+            past::published_unseen(&config.daemon.bundle_dir, saved.as_ref(), |manifest| {
+                interrupted.extend(past::slot_of(manifest, &boot_id))
+            });
         }
-        let interrupted = interrupted.into_iter().filter_map(|manifest| past::slot_of(manifest, &boot_id)).collect();
         let watchdog = systemd::watchdog_period();
         let mut fed = Mono::default();
         let beat = Box::new(move |now: Mono| {

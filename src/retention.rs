@@ -57,8 +57,8 @@ pub fn plan(bundles: &[Kept], policy: &Retention, free: u64, now: SystemTime) ->
         protected.extend(ranked.iter().take(3).map(|b| b.id.as_str()));
         rest.extend(young);
     }
-    let mut total: u64 = rest.iter().map(|b| b.bytes).sum();
-    let mut free = free.saturating_add(removals.iter().map(|r| r.bytes).sum());
+    let mut total: u64 = rest.iter().fold(0, |sum, b| sum.saturating_add(b.bytes));
+    let mut free = removals.iter().fold(free, |sum, r| sum.saturating_add(r.bytes));
     rest.retain(|b| !protected.contains(b.id.as_str()));
     rest.sort_by_key(|b| (b.started, &b.id));
     for bundle in rest {
@@ -69,7 +69,7 @@ pub fn plan(bundles: &[Kept], policy: &Retention, free: u64, now: SystemTime) ->
         } else {
             break;
         };
-        total -= bundle.bytes;
+        total = total.saturating_sub(bundle.bytes);
         free = free.saturating_add(bundle.bytes);
         removals.push(bundle.removed(why));
     }
@@ -114,7 +114,7 @@ pub fn apply(bundle_dir: &Path, policy: &Retention, now: SystemTime) -> Result<A
             Ok(()) => {
                 tracing::info!(bundle = removal.id, why = removal.why, size = %ByteSize(removal.bytes), "bundle deleted");
                 applied.bundles += 1;
-                applied.bytes += removal.bytes;
+                applied.bytes = applied.bytes.saturating_add(removal.bytes);
             }
             Err(error) => tracing::warn!(bundle = removal.id, error = chain(&error), "a bundle due for deletion could not be deleted"),
         }

@@ -4,23 +4,25 @@
 //! a forgotten cooldown, not a daemon that does not start.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{File, TryLockError};
+use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Mono;
+use crate::disk::{Dir, trust};
 use crate::incident::SavedSlot;
+use crate::units::ByteSize;
 use crate::writable;
 
 const SCHEMA: u32 = 1;
 /// Held by the memtrap that runs.
 const LOCK: &str = "lock";
-/// 10,000 open incidents are some 5 MB.
-const MAX_BYTES: u64 = 64 << 20;
+const STATE: &str = "state.json";
+/// 10,000 open incidents are some 5 MB. What was made to fill memory takes ten times the bytes once it is parsed, and the unit has 256 MiB.
+const MAX_BYTES: u64 = 8 << 20;
 
 /// Everything that is stored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -68,49 +70,53 @@ impl Saved {
 pub enum StateError {
     #[error("cannot use state_dir {path}: {source}; it must be a directory that memtrap's user may write to")]
     Dir { path: PathBuf, source: io::Error },
+    #[error("cannot trust state_dir {path}: {why}")]
+    Untrusted { path: PathBuf, why: String },
     #[error("another memtrap runs with state_dir {path}; stop it, or give this one a state_dir of its own")]
     Locked { path: PathBuf },
     #[error("writing {path}: {source}")]
     Write { path: PathBuf, source: io::Error },
 }
 
-/// The state directory, locked for this process.
+/// The state directory, locked for this process, and held open: whatever becomes of its name, the state stays in it.
 #[derive(Debug)]
 pub struct Store {
-    dir: PathBuf,
+    dir: Dir,
+    path: PathBuf,
     _lock: File,
 }
 
 impl Store {
-    /// Creates the directory (0700) if needed and locks it.
-    pub fn open(dir: &Path) -> Result<Store, StateError> {
-        let in_dir = |source| StateError::Dir { path: dir.to_owned(), source };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(in_dir)?;
-        let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(dir.join(LOCK)).map_err(in_dir)?;
+    /// Creates the directory (0700) if needed and locks it. One that someone else could change is refused.
+    pub fn open(path: &Path) -> Result<Store, StateError> {
+        let in_dir = |source| StateError::Dir { path: path.to_owned(), source };
+        for doubt in judged(path, trust::settle(path, false))? {
+            tracing::warn!(doubt, "who else may change state_dir");
+        }
+        let dir = Dir::make(path).map_err(in_dir)?;
+        let lock = dir.lock_file(LOCK).map_err(in_dir)?;
         match lock.try_lock() {
-            Ok(()) => Ok(Store { dir: dir.to_owned(), _lock: lock }),
-            Err(fs::TryLockError::WouldBlock) => Err(StateError::Locked { path: dir.to_owned() }),
-            Err(fs::TryLockError::Error(e)) => Err(in_dir(e)),
+            Ok(()) => Ok(Store { dir, path: path.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(StateError::Locked { path: path.to_owned() }),
+            Err(TryLockError::Error(e)) => Err(in_dir(e)),
         }
     }
 
-    /// Whether a memtrap runs with this directory; an error if [`Store::open`] would fail even if none did. Makes nothing that stays.
-    pub fn probe(dir: &Path) -> Result<bool, StateError> {
-        let in_dir = |source| StateError::Dir { path: dir.to_owned(), source };
-        writable::try_dir(dir).map_err(in_dir)?;
-        let lock = match OpenOptions::new().write(true).open(dir.join(LOCK)) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+    /// Whether a memtrap runs with this directory, and what should be known of it; an error if [`Store::open`] would fail even if none did.
+    /// Makes nothing that stays.
+    pub fn probe(path: &Path) -> Result<(bool, Vec<String>), StateError> {
+        let in_dir = |source| StateError::Dir { path: path.to_owned(), source };
+        let notes = judged(path, trust::foresee(path, false))?;
+        writable::try_dir(path).map_err(in_dir)?;
+        let lock = match Dir::open(path).and_then(|dir| dir.file(LOCK)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((false, notes)),
             opened => opened.map_err(in_dir)?,
         };
         match lock.try_lock() {
-            Ok(()) => Ok(false),
-            Err(fs::TryLockError::WouldBlock) => Ok(true),
-            Err(fs::TryLockError::Error(e)) => Err(in_dir(e)),
+            Ok(()) => Ok((false, notes)),
+            Err(TryLockError::WouldBlock) => Ok((true, notes)),
+            Err(TryLockError::Error(e)) => Err(in_dir(e)),
         }
-    }
-
-    fn path(&self) -> PathBuf {
-        self.dir.join("state.json")
     }
 
     /// What was stored last; `None` if nothing, or nothing that can be used (which is logged and set aside).
@@ -118,44 +124,75 @@ impl Store {
         match self.read() {
             Ok(saved) => saved,
             Err(why) => {
-                let aside = self.dir.join("state.json.unreadable");
-                tracing::warn!(path = %self.path().display(), why, kept = %aside.display(), "stored state is unusable; starting without it");
-                let _ = fs::rename(self.path(), aside);
+                let aside = format!("{STATE}.unreadable");
+                let kept = self.path.join(&aside);
+                tracing::warn!(path = %self.path.join(STATE).display(), why, kept = %kept.display(), "stored state is unusable; starting without it");
+                if let Err(error) = self.dir.rename(STATE.as_ref(), aside.as_ref()) {
+                    tracing::warn!(%error, "it could not be set aside");
+                }
                 None
             }
         }
     }
 
     fn read(&self) -> Result<Option<Saved>, String> {
-        let file = match File::open(self.path()) {
+        let file = match self.dir.own_file(STATE) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             opened => opened.map_err(|e| e.to_string())?,
         };
-        let mut text = Vec::new();
-        file.take(MAX_BYTES).read_to_end(&mut text).map_err(|e| e.to_string())?;
-        let saved: Saved = serde_json::from_slice(&text).map_err(|e| e.to_string())?;
+        let bytes = file.metadata().map_err(|e| e.to_string())?.len();
+        if bytes > MAX_BYTES {
+            return Err(format!("it has {}, more than any state that memtrap stores ({})", ByteSize(bytes), ByteSize(MAX_BYTES)));
+        }
+        // parsed as it is read: never whole in memory as a text
+        let saved: Saved = serde_json::from_reader(BufReader::new(file.take(MAX_BYTES))).map_err(|e| e.to_string())?;
         if saved.schema == SCHEMA { Ok(Some(saved)) } else { Err(format!("schema {} is not {SCHEMA}", saved.schema)) }
     }
 
     /// Replaces the stored state. Blocks on the disk. After a crash at any moment the old or the new one is there, whole.
     pub fn save(&self, saved: &Saved) -> Result<(), StateError> {
-        let path = self.path();
-        self.replace(&path, saved).map_err(|source| StateError::Write { path, source })
+        let write = |file: &mut File| {
+            let mut out = BufWriter::new(Bounded { out: file, left: MAX_BYTES });
+            serde_json::to_writer(&mut out, saved)?;
+            out.flush()
+        };
+        self.dir.replace(STATE, write).map_err(|source| StateError::Write { path: self.path.join(STATE), source })
+    }
+}
+
+fn judged(path: &Path, judged: io::Result<Result<Vec<String>, String>>) -> Result<Vec<String>, StateError> {
+    let judged = judged.map_err(|source| StateError::Dir { path: path.to_owned(), source })?;
+    judged.map_err(|why| StateError::Untrusted { path: path.to_owned(), why })
+}
+
+/// Takes so many bytes: what would not be read again must not be stored.
+struct Bounded<'f> {
+    out: &'f mut File,
+    left: u64,
+}
+
+impl Write for Bounded<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.len() as u64 > self.left {
+            return Err(io::Error::other(format!("it would be larger than {}", ByteSize(MAX_BYTES))));
+        }
+        let written = self.out.write(bytes)?;
+        self.left = self.left.saturating_sub(written as u64);
+        Ok(written)
     }
 
-    fn replace(&self, path: &Path, saved: &Saved) -> io::Result<()> {
-        let fresh = self.dir.join("state.json.new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-        file.write_all(&serde_json::to_vec(saved)?)?;
-        file.sync_all()?;
-        fs::rename(&fresh, path)?;
-        File::open(&self.dir)?.sync_all()
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
     use super::*;
+    use crate::budget::Budget;
 
     fn wall(seconds: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
@@ -183,10 +220,96 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         for garbage in ["", "{", "[]", r#"{"schema":99,"boot_id":"","mono":0,"unix_ms":0,"budget":[],"targets":{}}"#] {
-            fs::write(store.path(), garbage).unwrap();
+            fs::write(dir.path().join(STATE), garbage).unwrap();
             assert_eq!(store.load(), None, "{garbage}");
-            assert!(!store.path().exists());
+            assert!(!dir.path().join(STATE).exists());
         }
+    }
+
+    #[test]
+    fn more_than_any_state_is_set_aside_unread_and_never_stored() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        // sparse: to read it would take hours
+        File::create(dir.path().join(STATE)).unwrap().set_len(1 << 40).unwrap();
+        assert_eq!(store.load(), None);
+        assert_eq!(fs::metadata(dir.path().join("state.json.unreadable")).unwrap().len(), 1 << 40);
+        store.save(&saved()).unwrap();
+        let mut large = saved();
+        large.targets.insert("x".repeat(MAX_BYTES as usize), Vec::new());
+        assert!(store.save(&large).is_err());
+        assert_eq!(store.load(), Some(saved()), "the one before stays");
+    }
+
+    #[test]
+    fn absurd_times_in_the_state_are_taken_for_what_they_can_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let mut absurd = Saved::new("boot-1", Mono::from_nanos(u64::MAX), wall(u64::MAX / 2_000_000_000));
+        absurd.budget = vec![Duration::MAX, Duration::from_secs(1)];
+        let slot = SavedSlot { cooldown_left: Some(Duration::MAX), ..saved().targets["checkout"][0].clone() };
+        absurd.targets.insert("checkout".into(), vec![slot]);
+        absurd.unix_ms = u64::MAX;
+        store.save(&absurd).unwrap();
+        let loaded = store.load().unwrap();
+        assert_eq!(loaded, absurd);
+        let now = Mono::from_secs(100);
+        for boot in ["boot-1", "boot-2"] {
+            let elapsed = loaded.elapsed(boot, now, wall(5_000));
+            let mut budget = Budget::new(1, 2);
+            budget.restore(&loaded.budget, elapsed, now);
+            budget.restore(&loaded.budget, Duration::MAX, now);
+            let rules = crate::config::Rules::default();
+            let slot = crate::incident::Slot::restore(loaded.targets["checkout"][0].clone(), elapsed, &rules, Duration::from_secs(1), now);
+            let until = slot.cooldown_until(now).unwrap().since(now);
+            assert!(until <= *crate::config::COOLDOWNS.end(), "{until:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_planted_in_the_state_directory_is_neither_followed_nor_waited_for() {
+        let (home, victim) = (tempfile::tempdir().unwrap(), tempfile::NamedTempFile::new().unwrap());
+        let dir = home.path().join("state");
+        fs::create_dir(&dir).unwrap();
+        let fifo = |name: &str| rustix::fs::mknodat(rustix::fs::CWD, dir.join(name), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        fs::write(victim.path(), "precious").unwrap();
+        fifo(LOCK);
+        assert!(matches!(Store::open(&dir), Err(StateError::Dir { .. })));
+        assert!(Store::probe(&dir).is_err());
+        fs::remove_file(dir.join(LOCK)).unwrap();
+        symlink(victim.path(), dir.join(LOCK)).unwrap();
+        assert!(matches!(Store::open(&dir), Err(StateError::Dir { .. })));
+        fs::remove_file(dir.join(LOCK)).unwrap();
+        let store = Store::open(&dir).unwrap();
+        fifo(STATE);
+        assert_eq!(store.load(), None);
+        symlink(victim.path(), dir.join("state.json.new")).unwrap();
+        store.save(&saved()).unwrap();
+        assert_eq!(store.load(), Some(saved()));
+        fs::rename(dir.join(STATE), dir.join("elsewhere")).unwrap();
+        symlink("elsewhere", dir.join(STATE)).unwrap();
+        assert_eq!(store.load(), None, "not even over a link to a state of its own");
+        assert_eq!(fs::read_to_string(victim.path()).unwrap(), "precious");
+    }
+
+    #[test]
+    fn a_state_directory_that_others_may_write_is_taken_back_or_refused() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path().join("state");
+        fs::create_dir(&dir).unwrap();
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(Store::probe(&dir).unwrap().1[0].contains("0777"), "a probe says so");
+        let mode = || fs::metadata(&dir).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode(), 0o777, "and changes nothing");
+        Store::open(&dir).unwrap();
+        assert_eq!(mode(), 0o755);
+        if !rustix::process::geteuid().is_root() {
+            return; // gives nothing to another
+        }
+        std::os::unix::fs::chown(&dir, Some(12_345), None).unwrap();
+        let refused = Store::open(&dir).unwrap_err().to_string();
+        assert!(refused.contains("user 12345") && refused.contains("chown"), "{refused}");
+        assert!(Store::probe(&dir).unwrap().1[0].contains("user 12345"), "it may be right for who runs memtrap");
     }
 
     #[test]

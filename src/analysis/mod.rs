@@ -9,15 +9,14 @@ mod profiles;
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
 use serde::Deserialize;
 
 use crate::anatomy::{self, Anatomy, Evidence, memstats, smaps};
-use crate::bundle::{ANOTHERS, FileEntry, Manifest};
+use crate::bundle::{ANOTHERS, Bundle, FileEntry, Manifest};
 use crate::capture::{End, RemoteInstance, kernel::ProcessFacts};
+use crate::disk::Dir;
 use crate::error::chain;
 use crate::lang::{Lang, say};
 use crate::pprof::{self, Profile, goroutine};
@@ -51,9 +50,14 @@ pub enum AnalysisError {
     #[error("{path} cannot be read")]
     Read { path: PathBuf, source: io::Error },
     #[error(
-        "{path} holds nothing that could be analysed: no heap.pb.gz, heap_gc.pb.gz, memstats.txt, goroutine.pb.gz, goroutine.txt or proc/status"
+        "{path} holds nothing that could be analysed: no heap.pb.gz, heap_gc.pb.gz, memstats.txt, goroutine.pb.gz, goroutine.txt or proc/status{}",
+        problems.iter().map(|problem| format!("; {problem}")).collect::<String>()
     )]
-    Nothing { path: PathBuf },
+    Nothing {
+        path: PathBuf,
+        /// What is there and cannot be used.
+        problems: Vec<String>,
+    },
 }
 
 /// A verdict, and what a report shows beside it.
@@ -168,7 +172,7 @@ pub fn of_directory(
         end: files.json::<End>("end.json").map(|end| Ending { gone: end.gone, oom_killed: end.oom_killed }),
     };
     if live.is_none() && allocs.is_none() && facts.goroutines.is_none() && evidence.memstats.is_none() && evidence.status.is_none() {
-        return Err(AnalysisError::Nothing { path: dir.to_owned() });
+        return Err(AnalysisError::Nothing { path: dir.to_owned(), problems: files.problems });
     }
     let mut verdict = verdict::decide(&anatomy, &facts, lang);
     if let Some(live) = live {
@@ -191,8 +195,8 @@ pub fn of_directory(
 }
 
 /// The verdict that a bundle holds; `None` without one that can be read. Blocks on the disk.
-pub fn verdict_in(bundle: &Path) -> Option<Verdict> {
-    Files { dir: bundle.to_owned(), lang: Lang::En, problems: Vec::new(), profiles: 0 }.json("verdict.json")
+pub fn verdict_in(bundle: &Bundle) -> Option<Verdict> {
+    Files { dir: Some(bundle.dir().ok()?), lang: Lang::En, problems: Vec::new(), profiles: 0 }.json("verdict.json")
 }
 
 /// The same process while it was healthy.
@@ -230,7 +234,7 @@ fn gap(manifest: &Manifest) -> Option<f64> {
     let at = |step: &str| manifest.files.iter().position(|f| f.step == step && f.has_file());
     let (first, second) = (at("memstats")?, at("memstats_gc")?);
     let between: &[FileEntry] = manifest.files.get(first + 1..=second)?;
-    Some(between.iter().map(|f| f.milliseconds).sum::<u64>() as f64 / 1000.0)
+    Some(between.iter().map(|f| f.milliseconds as f64).sum::<f64>() / 1000.0)
 }
 
 /// What to run next, in reading order, of what is there: what the cause is about comes first.
@@ -255,11 +259,11 @@ fn next_commands(shown: &Path, files: &Files, cause: Cause) -> Vec<String> {
         Cause::RuntimeMetadata => [RUNTIME, KERNEL, HEAP, ALLOCS, GOROUTINES],
         _ => [HEAP, ALLOCS, GOROUTINES, RUNTIME, KERNEL],
     };
-    let there = order.into_iter().flatten().filter(|(file, _)| files.dir.join(file).is_file());
+    let there = order.into_iter().flatten().filter(|(file, _)| files.has(file));
     let mut commands: Vec<String> = there.map(|(file, command)| format!("{command} {}", quoted(&shown.join(file)))).collect();
     let heaps = ["heap_gc.pb.gz", "heap.pb.gz"];
-    if files.dir.join("baseline/heap.pb.gz").is_file()
-        && let Some(heap) = heaps.into_iter().find(|heap| files.dir.join(heap).is_file())
+    if files.has("baseline/heap.pb.gz")
+        && let Some(heap) = heaps.into_iter().find(|heap| files.has(heap))
     {
         let (now, then) = (quoted(&shown.join(heap)), quoted(&shown.join("baseline/heap.pb.gz")));
         commands.push(format!("go tool pprof -top -sample_index=inuse_space -diff_base={then} {now}"));
@@ -274,7 +278,8 @@ fn quoted(path: &Path) -> String {
 
 /// A directory of evidence; remembers what of it could not be used.
 struct Files {
-    dir: PathBuf,
+    /// `None`: it is not there, and neither is anything in it.
+    dir: Option<Dir>,
     lang: Lang,
     problems: Vec<String>,
     /// Bytes of the profiles that were decoded, here and in the baseline.
@@ -283,31 +288,39 @@ struct Files {
 
 impl Files {
     fn open(dir: &Path, lang: Lang) -> Result<Files, AnalysisError> {
-        match std::fs::read_dir(dir) {
-            Ok(_) => Ok(Files { dir: dir.to_owned(), lang, problems: Vec::new(), profiles: 0 }),
+        match Dir::open(dir) {
+            Ok(dir) => Ok(Files { dir: Some(dir), lang, problems: Vec::new(), profiles: 0 }),
             Err(source) => Err(AnalysisError::Read { path: dir.to_owned(), source }),
         }
     }
 
     fn below(&self, name: &str) -> Files {
-        Files { dir: self.dir.join(name), lang: self.lang, problems: Vec::new(), profiles: 0 }
+        let mut files = Files { dir: None, lang: self.lang, problems: Vec::new(), profiles: 0 };
+        match self.dir.as_ref().map(|dir| dir.dir(name)) {
+            Some(Ok(dir)) => files.dir = Some(dir),
+            Some(Err(e)) if e.kind() != io::ErrorKind::NotFound => files.say_useless(name, &e.to_string()),
+            _ => {}
+        }
+        files
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.dir.as_ref().is_some_and(|dir| dir.has_file(name))
+    }
+
+    fn say_useless(&mut self, name: &str, why: &str) {
+        self.problems.push(say!(self.lang; "{name} cannot be used: {why}"; "{name} 无法使用：{why}"));
     }
 
     /// Parses a file, if it is there. One that is there and no good is a problem.
     fn parse<T>(&mut self, name: &str, max: u64, parse: impl FnOnce(io::Take<File>) -> Result<T, String>) -> Option<T> {
-        let path = self.dir.join(name);
-        // a directory of someone else's may hold a pipe, and opening one must not wait
-        let opened = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(&path);
-        let result = match opened {
+        let result = match self.dir.as_ref()?.file(name).and_then(|file| Ok((file.metadata()?.len(), file))) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
             Err(e) => Err(e.to_string()),
-            Ok(file) => match file.metadata() {
-                Ok(m) if !m.is_file() => Err("it is no regular file".to_owned()),
-                Ok(m) if m.len() > max => Err(format!("it is larger than {}", ByteSize(max))),
-                _ => parse(file.take(max)),
-            },
+            Ok((bytes, _)) if bytes > max => Err(format!("it is larger than {}", ByteSize(max))),
+            Ok((_, file)) => parse(file.take(max)),
         };
-        result.map_err(|why| self.problems.push(say!(self.lang; "{name} cannot be used: {why}"; "{name} 无法使用：{why}"))).ok()
+        result.map_err(|why| self.say_useless(name, &why)).ok()
     }
 
     fn profile(&mut self, name: &str) -> Option<Profile> {

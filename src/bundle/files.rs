@@ -1,13 +1,17 @@
 //! The files of a bundle that is being written: private modes, and sums that are known when the last byte is.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Component, Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use ring::digest::{Context, SHA256};
+use rustix::fs::FileType;
 
+use crate::disk::Dir;
+
+/// Far more than any bundle holds.
+const MOST_FILES: usize = 4096;
 /// What is kept of a body that turned out to be something else, in bytes.
 pub const MAX_REJECTED: u64 = 64 << 10;
 
@@ -21,7 +25,7 @@ pub struct Sum {
 /// Makes files in one bundle directory. Cheap to clone and to hand to a blocking thread.
 #[derive(Clone, Debug)]
 pub struct Files {
-    dir: Arc<PathBuf>,
+    dir: Arc<Dir>,
 }
 
 /// A file that counts and hashes what is written to it.
@@ -85,23 +89,30 @@ impl BundleFile {
 }
 
 impl Files {
-    pub(crate) fn at(dir: PathBuf) -> Files {
+    pub(super) fn of(dir: Dir) -> Files {
         Files { dir: Arc::new(dir) }
     }
 
-    /// Creates `name` anew, and the directory that it names. `name` is relative, without `..`.
+    #[cfg(test)]
+    pub(crate) fn at(path: &Path) -> Files {
+        Files::of(Dir::open(path).unwrap())
+    }
+
+    pub(super) fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
+    /// Creates `name` anew, and the directory that it names. `name` is relative, without `..`. What was of that name is gone, also for who
+    /// still writes it.
     pub fn create(&self, name: &str) -> io::Result<BundleFile> {
-        let path = self.path(name)?;
-        if let Some(parent) = path.parent()
-            && parent != self.dir.as_path()
-        {
-            match DirBuilder::new().mode(0o700).create(parent) {
+        if let Some(parent) = Path::new(name).parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            match self.dir.make_dir(parent) {
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
                 _ => {}
             }
         }
-        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-        Ok(BundleFile { file, hash: Hash::default() })
+        self.dir.clear(name)?;
+        Ok(BundleFile { file: self.dir.create(name)?, hash: Hash::default() })
     }
 
     /// Writes a whole small file.
@@ -112,7 +123,7 @@ impl Files {
     }
 
     pub fn read(&self, name: &str) -> io::Result<File> {
-        File::open(self.path(name)?)
+        self.dir.file(name)
     }
 
     /// Turns `name` into `name.rejected`: its beginning, as `clean` leaves it, cut to [`MAX_REJECTED`].
@@ -130,44 +141,13 @@ impl Files {
 
     /// Removes `name`, if it is there.
     pub fn remove(&self, name: &str) -> io::Result<()> {
-        match fs::remove_file(self.path(name)?) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-            _ => Ok(()),
-        }
-    }
-
-    fn path(&self, name: &str) -> io::Result<PathBuf> {
-        match inside(&self.dir, name) {
-            Some(path) => Ok(path),
-            None => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a plain relative path")),
-        }
+        self.dir.clear(name)
     }
 }
 
-/// `dir/name`, if that is below `dir`.
-pub(super) fn inside(dir: &Path, name: &str) -> Option<PathBuf> {
-    let plain = !name.is_empty() && Path::new(name).components().all(|c| matches!(c, Component::Normal(_)));
-    plain.then(|| dir.join(name))
-}
-
-/// Opens a bundle's file for reading. A symbolic link is not followed, and whatever is there does not make the open wait.
-/// `InvalidInput` if the name leads out of the bundle.
-pub fn open_file(bundle: &Path, name: &str) -> io::Result<File> {
-    let Some(path) = inside(bundle, name) else {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a plain relative path"));
-    };
-    let file = open_plain(&path)?;
-    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")) }
-}
-
-fn open_plain(path: &Path) -> io::Result<File> {
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-    OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path)
-}
-
-/// Reads a file once; constant memory. A symbolic link is not followed.
-pub(super) fn sum(path: &Path) -> io::Result<Sum> {
-    let mut file = open_plain(path)?;
+/// Reads so many bytes of a file once; constant memory. A sum of fewer bytes: it has no more.
+pub(super) fn sum(file: File, bytes: u64) -> io::Result<Sum> {
+    let mut file = file.take(bytes);
     let mut hash = Hash::default();
     let mut buffer = vec![0; 128 << 10];
     loop {
@@ -181,22 +161,24 @@ pub(super) fn sum(path: &Path) -> io::Result<Sum> {
 }
 
 /// Regular files below `dir`, as relative names, sorted: two levels, at most 4096. Links and devices are no part of a bundle.
-pub(super) fn walk(dir: &Path) -> io::Result<Vec<String>> {
+pub(super) fn walk(dir: &Dir) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
-    let mut todo = vec![(dir.to_path_buf(), String::new())];
-    while let Some((path, prefix)) = todo.pop() {
-        for entry in fs::read_dir(&path)? {
-            let entry = entry?;
-            let Ok(name) = entry.file_name().into_string() else { continue };
-            let kind = entry.file_type()?;
-            if kind.is_dir() && prefix.is_empty() {
-                todo.push((entry.path(), format!("{name}/")));
-            } else if kind.is_file() && names.len() < 4096 {
-                names.push(format!("{prefix}{name}"));
+    for entry in dir.entries(MOST_FILES)? {
+        let Ok(name) = entry.name.into_string() else { continue };
+        match entry.kind {
+            FileType::RegularFile => names.push(name),
+            FileType::Directory => {
+                let files = dir.dir(&name)?.entries(MOST_FILES)?.into_iter().filter(|entry| entry.kind == FileType::RegularFile);
+                names.extend(files.filter_map(|entry| Some(format!("{name}/{}", entry.name.to_str()?))));
             }
+            _ => {}
+        }
+        if names.len() > MOST_FILES {
+            break;
         }
     }
     names.sort();
+    names.truncate(MOST_FILES);
     Ok(names)
 }
 
@@ -207,15 +189,16 @@ mod tests {
     #[test]
     fn a_file_knows_its_sum_when_the_last_byte_is_written() {
         let dir = tempfile::tempdir().unwrap();
-        let sum = Files::at(dir.path().into()).write("proc/status", b"abc").unwrap();
+        let files = Files::at(dir.path());
+        let sum = files.write("proc/status", b"abc").unwrap();
         assert_eq!(sum.sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-        assert_eq!(super::sum(&dir.path().join("proc/status")).unwrap(), sum);
+        assert_eq!(super::sum(files.read("proc/status").unwrap(), 100).unwrap(), sum);
     }
 
     #[test]
     fn no_name_leads_out_of_the_bundle() {
         let dir = tempfile::tempdir().unwrap();
-        let files = Files::at(dir.path().into());
+        let files = Files::at(dir.path());
         for name in ["../x", "/etc/x", "", "a/../../x", "."] {
             assert!(files.create(name).is_err(), "{name}");
         }
@@ -224,10 +207,10 @@ mod tests {
     #[test]
     fn a_rejected_body_is_kept_only_in_part() {
         let dir = tempfile::tempdir().unwrap();
-        let files = Files::at(dir.path().into());
+        let files = Files::at(dir.path());
         files.write("heap.pb.gz", &vec![7; 100_000]).unwrap();
         let (name, sum) = files.reject("heap.pb.gz", |bytes| bytes).unwrap();
         assert_eq!((name.as_str(), sum.bytes), ("heap.pb.gz.rejected", MAX_REJECTED));
-        assert_eq!(walk(dir.path()).unwrap(), ["heap.pb.gz.rejected"]);
+        assert_eq!(walk(files.dir()).unwrap(), ["heap.pb.gz.rejected"]);
     }
 }

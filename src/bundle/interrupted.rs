@@ -1,73 +1,79 @@
 //! Partials that a killed memtrap left behind are finished as `interrupted`.
 
-use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::SystemTime;
 
 use rustix::fs::FlockOperation;
 
 use super::files::{self, Files};
 use super::manifest::{FileEntry, MANIFEST, Outcome, Status};
-use super::partial::{DRAFT, JOURNAL, Journal, Line, Partial, Published, SUFFIX};
-use super::read::{read_manifest, subdirectories};
+use super::partial::{DRAFT, JOURNAL, Journal, Line, Partial, Place, Published, SUFFIX};
+use super::read::{MAX_ENTRIES, read_manifest};
 use super::{BundleError, is_plain_name, remove};
 use crate::clock;
+use crate::disk::Dir;
+use crate::disk::trust::User;
 
 const MAX_JOURNAL: u64 = 4 << 20;
+/// Far above any `max_file_size` that makes sense.
+const MAX_FILE: u64 = 64 << 30;
 
-/// Finishes every partial below `bundle_dir` that memtrap made and that no living memtrap is writing. Blocks on the disk.
+/// Finishes every partial below `bundle_dir` that memtrap made, as this user, and that no living memtrap is writing. Blocks on the disk.
 ///
 /// A directory is memtrap's own if it holds the draft that is written first; of others only empty ones with memtrap's
 /// kind of name are removed. One that cannot be finished is left as it is, with the reason.
 pub fn finish_all(bundle_dir: &Path, now: SystemTime) -> Vec<Result<Published, BundleError>> {
     let mut done = Vec::new();
-    for target in subdirectories(bundle_dir) {
-        remove::finish(&target);
-        for partial in subdirectories(&target) {
-            let Some(name) = partial.file_name().and_then(|n| n.to_str()).filter(|n| is_plain_name(n)) else { continue };
-            let Some(stem) = name.strip_suffix(SUFFIX) else { continue };
-            let Some(id) = target.file_name().and_then(|t| t.to_str()).map(|t| format!("{t}/{stem}")) else { continue };
-            done.extend(finish(id, &partial, target.join(stem), now).transpose());
+    let Ok(bundles) = Dir::open(bundle_dir) else { return done };
+    for target in bundles.subdirectories(MAX_ENTRIES).unwrap_or_default().iter().filter(|target| is_plain_name(target)) {
+        let path = bundle_dir.join(target);
+        let Ok(within) = bundles.dir(target) else { continue };
+        remove::finish(&within, &path);
+        for name in within.subdirectories(MAX_ENTRIES).unwrap_or_default().iter().filter(|name| is_plain_name(name)) {
+            if let Some(stem) = name.strip_suffix(SUFFIX) {
+                done.extend(finish(&bundles, target, &path, stem, now).transpose());
+            }
         }
     }
     done
 }
 
-fn finish(id: String, path: &Path, published: PathBuf, now: SystemTime) -> Result<Option<Published>, BundleError> {
-    let dir = File::open(path).map_err(|e| BundleError::io("open", path, e))?;
-    if rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive).is_err() {
+fn finish(bundles: &Dir, target: &str, parent: &Path, stem: &str, now: SystemTime) -> Result<Option<Published>, BundleError> {
+    let (name, id) = (format!("{stem}{SUFFIX}"), format!("{target}/{stem}"));
+    let (path, published) = (parent.join(&name), parent.join(stem));
+    let open = || {
+        let place = Place { bundles: bundles.again()?, target: bundles.dir(target)? };
+        let dir = place.target.dir(&name)?;
+        // what another user has made would be taken for memtrap's
+        let is_own = [User::own().uid, bundles.stat()?.st_uid].contains(&dir.stat()?.st_uid);
+        Ok((dir.readable()?, is_own, place, dir))
+    };
+    let (lock, is_own, place, dir) = open().map_err(|e| BundleError::io("open", &path, e))?;
+    if !is_own || rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
         return Ok(None);
     }
-    let files = Files::at(path.into());
-    if let Ok(manifest) = read_manifest(&path.join(MANIFEST)) {
+    if let Ok(manifest) = read_manifest(&dir, MANIFEST, &path) {
         // the capture was over: only the rename is missing
-        let bytes = manifest.files.iter().map(|f| f.bytes).sum();
-        let partial = Partial {
-            id: id.clone(),
-            path: path.into(),
-            published: published.clone(),
-            files,
-            manifest,
-            journal: Journal::default(),
-            _lock: dir,
-        };
+        let (bytes, files, journal) = (manifest.bytes(), Files::of(dir), Journal::default());
+        let partial = Partial { id: id.clone(), path, published: published.clone(), place, files, manifest, journal, _lock: lock };
         partial.rename()?;
         return Ok(Some(Published { id, path: published, bytes, manifest: partial.manifest }));
     }
-    let manifest = match read_manifest(&path.join(DRAFT)) {
+    let manifest = match read_manifest(&dir, DRAFT, &path) {
         Ok(manifest) => manifest,
         Err(_) => {
             // killed before the draft was whole, or not ours; removes nothing that has another file in it
-            if files::walk(path).is_ok_and(|names| names.iter().all(|n| n == DRAFT)) && is_stamped(&id) {
-                let _ = files.remove(DRAFT);
-                let _ = fs::remove_dir(path);
+            if files::walk(&dir).is_ok_and(|names| names.iter().all(|n| n == DRAFT)) && is_stamped(&id) {
+                let _ = dir.clear(DRAFT);
+                let _ = place.target.remove_dir(&name);
             }
             return Ok(None);
         }
     };
-    let mut partial = Partial { id, path: path.into(), published, files, manifest, journal: Journal::default(), _lock: dir };
-    replay(&path.join(JOURNAL), &mut partial);
+    let (files, journal) = (Files::of(dir), Journal::default());
+    let mut partial = Partial { id, path: path.clone(), published, place, files, manifest, journal, _lock: lock };
+    replay(&mut partial);
     let at = clock::rfc3339_millis(now);
     let warning = format!("memtrap was killed or the host went down during this capture; it was finished at {at}");
     partial.manifest.warnings.push(warning);
@@ -83,8 +89,8 @@ fn is_stamped(id: &str) -> bool {
 }
 
 /// Takes over what the journal says, up to a line that was cut off.
-fn replay(journal: &Path, partial: &mut Partial) {
-    let Ok(file) = File::open(journal) else { return };
+fn replay(partial: &mut Partial) {
+    let Ok(file) = partial.files.read(JOURNAL) else { return };
     for line in BufReader::new(file.take(MAX_JOURNAL)).lines() {
         match line.ok().and_then(|line| serde_json::from_str(&line).ok()) {
             Some(Line::File(entry)) => partial.manifest.put(entry),
@@ -96,7 +102,7 @@ fn replay(journal: &Path, partial: &mut Partial) {
 
 /// Makes the entries say what is on the disk, sums included.
 fn reconcile(partial: &mut Partial) -> io::Result<()> {
-    let names = files::walk(&partial.path)?;
+    let names = files::walk(partial.files.dir())?;
     for entry in &mut partial.manifest.files {
         if entry.has_file() && !names.contains(&entry.name) {
             *entry = FileEntry {
@@ -106,7 +112,13 @@ fn reconcile(partial: &mut Partial) -> io::Result<()> {
         }
     }
     for name in names.iter().filter(|n| ![DRAFT, JOURNAL, MANIFEST].contains(&n.as_str())) {
-        let sum = files::sum(&partial.path.join(name))?;
+        let file = partial.files.read(name)?;
+        let bytes = file.metadata()?.len();
+        if bytes > MAX_FILE {
+            // no capture made it, and to hash it could take for ever
+            continue;
+        }
+        let sum = files::sum(file, bytes)?;
         let known = partial.manifest.files.iter_mut().find(|e| e.name == *name);
         let same = known.as_ref().is_some_and(|e| e.sha256.as_deref() == Some(sum.sha256.as_str()));
         if same {

@@ -155,6 +155,11 @@ impl Manifest {
         }
     }
 
+    /// What the files occupy, as far as it says.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().fold(0, |sum, f| sum.saturating_add(f.bytes))
+    }
+
     /// Whether it tells something about the process beyond its RSS series.
     pub fn has_evidence(&self) -> bool {
         const OWN: [&str; 7] = ["timeline", "end", "readme", "verdict", "report", "report_text", "metrics"];

@@ -22,19 +22,18 @@ mod remove;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use crate::disk::{Dir, trust};
 use crate::writable;
 
 pub(crate) use escape::one_line;
-pub use files::{BundleFile, Files, Hash, MAX_REJECTED, Sum, open_file};
+pub use files::{BundleFile, Files, Hash, MAX_REJECTED, Sum};
 pub use manifest::{ANOTHERS, FileEntry, Instance, MANIFEST, Manifest, Outcome, SCHEMA, Status};
 pub use partial::{Note, Partial, Published};
 pub(crate) use read::subdirectories;
-pub use read::{Bundle, Problem, Survey, Verified, each, ids, list, list_of, list_since, open, survey, verify};
+pub use read::{Bundle, MAX_MANIFEST, Problem, Survey, Verified, each, each_since, ids, list, list_of, open, open_named, survey, verify};
 pub use remove::remove;
 
 /// Why a bundle could not be written or read.
@@ -42,6 +41,13 @@ pub use remove::remove;
 pub enum BundleError {
     #[error("cannot {action} {path}; {remedy}")]
     Io { action: &'static str, path: PathBuf, remedy: &'static str, source: io::Error },
+    #[error(
+        "{path} is a symbolic link: bundles are neither written nor looked for behind it; put a directory in its place (one on another disk can be \
+         mounted there with `mount --bind`), or set bundle_dir to where it leads"
+    )]
+    Linked { path: PathBuf },
+    #[error("cannot trust {path}: {why}")]
+    Untrusted { path: PathBuf, why: String },
     #[error("`{name}` is no usable target name: only letters, digits, `.`, `_` and `-`, not starting with a dot, at most 64 long")]
     TargetName { name: String },
     #[error("{path} already has a thousand bundles of this second; remove old ones")]
@@ -60,6 +66,9 @@ impl BundleError {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some space there, or set bundle_dir to a larger disk",
             io::ErrorKind::PermissionDenied if action == "read" => "run memtrap as the user that owns it, or as root",
             io::ErrorKind::PermissionDenied => "give memtrap's user write access there, or set bundle_dir elsewhere",
+            io::ErrorKind::InvalidInput => {
+                "put a directory or a regular file there: below bundle_dir, memtrap follows no links and waits for no pipes"
+            }
             io::ErrorKind::ReadOnlyFilesystem => "the file system is read-only: remount it, or set bundle_dir elsewhere",
             _ => "see that bundle_dir is a healthy local disk that memtrap may write to",
         };
@@ -75,14 +84,37 @@ pub fn free_disk(dir: &Path) -> Option<u64> {
 
 /// Makes the bundle directory if it is not there, and tries to write in it.
 pub fn try_dir(dir: &Path) -> Result<(), BundleError> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| BundleError::io("make", dir, e))?;
-    let probe = dir.join(format!(".memtrap-probe-{}", std::process::id()));
-    fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe)).map_err(|e| BundleError::io("write in", dir, e))
+    Dir::make(dir).map_err(|e| BundleError::io("make", dir, e))?;
+    tempfile::tempfile_in(dir).map(drop).map_err(|e| BundleError::io("write in", dir, e))
 }
 
 /// Whether [`try_dir`] would succeed. Makes nothing that stays.
 pub fn probe_dir(dir: &Path) -> Result<(), BundleError> {
     writable::try_dir(dir).map_err(|e| BundleError::io("write in", dir, e))
+}
+
+/// Whether the daemon may keep its bundles in this directory, by who else could change it; one of its own is mended. Returns what should be
+/// known.
+pub fn settle_dir(dir: &Path) -> Result<Vec<String>, BundleError> {
+    judged(dir, trust::settle(dir, true))
+}
+
+/// See [`settle_dir`]; mends nothing.
+pub fn foresee_dir(dir: &Path) -> Result<Vec<String>, BundleError> {
+    judged(dir, trust::foresee(dir, true))
+}
+
+fn judged(dir: &Path, judged: io::Result<Result<Vec<String>, String>>) -> Result<Vec<String>, BundleError> {
+    let judged = judged.map_err(|e| BundleError::io("read", dir, e))?;
+    judged.map_err(|why| BundleError::Untrusted { path: dir.into(), why })
+}
+
+/// Whether bundles of this target can lie below the bundle directory: an error if there is a link in the way.
+pub fn try_target(bundle_dir: &Path, target: &str) -> Result<(), BundleError> {
+    match Dir::open(bundle_dir).and_then(|dir| dir.dir(target)) {
+        Err(e) if e.kind() == io::ErrorKind::InvalidInput => Err(BundleError::Linked { path: bundle_dir.join(target) }),
+        _ => Ok(()),
+    }
 }
 
 /// Whether this is a single, plain path component of the kind that memtrap itself makes.

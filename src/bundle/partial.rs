@@ -1,20 +1,21 @@
 //! A bundle while it is written: locked, journalled, and published in one rename.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use rustix::fs::{CWD, FlockOperation, RenameFlags};
-use rustix::io::Errno;
+use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
 use super::files::{self, Files, Sum};
 use super::manifest::{FileEntry, MANIFEST, Manifest, Outcome, Status};
 use super::{BundleError, is_plain_name, readme};
 use crate::clock;
+use crate::disk::Dir;
+use crate::disk::trust::{self, Owned, User};
 use crate::units::ByteSize;
 
 pub(super) const SUFFIX: &str = ".partial";
@@ -61,11 +62,20 @@ pub struct Partial {
     pub(super) id: String,
     pub(super) path: PathBuf,
     pub(super) published: PathBuf,
+    /// The bundle directory and the target's below it, in which the name changes.
+    pub(super) place: Place,
     pub(super) files: Files,
     pub(super) manifest: Manifest,
     pub(super) journal: Journal,
     /// The directory itself, locked for as long as this lives.
     pub(super) _lock: File,
+}
+
+/// Where bundles of one target are.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub bundles: Dir,
+    pub target: Dir,
 }
 
 /// A finished bundle.
@@ -85,43 +95,39 @@ impl Partial {
         if !is_plain_name(&target) || target.len() > 64 {
             return Err(BundleError::TargetName { name: super::one_line(&target, 80) });
         }
-        let parent = bundle_dir.join(&target);
-        DirBuilder::new().recursive(true).mode(0o700).create(&parent).map_err(|e| BundleError::io("create", &parent, e))?;
+        let place = Place::make(bundle_dir, &target)?;
         // README and manifest name this place: it must not depend on the working directory
-        let parent = parent.canonicalize().map_err(|e| BundleError::io("resolve", &parent, e))?;
+        let parent = bundle_dir.canonicalize().map_err(|e| BundleError::io("resolve", bundle_dir, e))?.join(&target);
         let stem = format!("{}-{}-{}", clock::compact_utc(started), draft.trigger.trigger.name(), ByteSize(draft.trigger.rss_bytes));
         for n in 1..=1000 {
             let name = if n == 1 { stem.clone() } else { format!("{stem}-{n}") };
-            let path = parent.join(format!("{name}{SUFFIX}"));
-            match DirBuilder::new().mode(0o700).create(&path) {
+            let partial = format!("{name}{SUFFIX}");
+            let path = parent.join(&partial);
+            match place.target.make_dir(&partial) {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
                 Err(e) => return Err(BundleError::io("create", path, e)),
                 Ok(()) => {}
             }
-            let published = parent.join(&name);
             // looked at after the partial exists: from now on nobody else can publish under this name
-            if published.symlink_metadata().is_ok() {
-                fs::remove_dir(&path).map_err(|e| BundleError::io("remove", &path, e))?;
+            if place.target.stat_of(name.as_ref()).is_ok() {
+                place.target.remove_dir(&partial).map_err(|e| BundleError::io("remove", &path, e))?;
                 continue;
             }
-            return Partial::fill(format!("{target}/{name}"), path.clone(), published, draft).inspect_err(|_| {
-                let _ = fs::remove_file(path.join(DRAFT));
-                let _ = fs::remove_dir(&path);
-            });
+            return Partial::fill(format!("{target}/{name}"), path, parent.join(&name), place, draft);
         }
         Err(BundleError::NoFreeName { path: parent.join(stem) })
     }
 
-    fn fill(id: String, path: PathBuf, published: PathBuf, manifest: Manifest) -> Result<Partial, BundleError> {
-        let dir = File::open(&path).map_err(|e| BundleError::io("open", &path, e))?;
-        rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive).map_err(|e| BundleError::io("lock", &path, e.into()))?;
-        let files = Files::at(path.clone());
-        let draft = serde_json::to_vec(&manifest).map_err(|e| BundleError::io("write", path.join(DRAFT), e.into()))?;
-        files.write(DRAFT, &draft).map_err(|e| BundleError::io("write", path.join(DRAFT), e))?;
-        let journal = path.join(JOURNAL);
-        let opened = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&journal);
-        let journal = opened.map_err(|e| BundleError::io("create", journal, e))?;
-        Ok(Partial { id, path, published, files, manifest, journal: Arc::new(Mutex::new(Some(journal))), _lock: dir })
+    fn fill(id: String, path: PathBuf, published: PathBuf, place: Place, manifest: Manifest) -> Result<Partial, BundleError> {
+        let name = path.file_name().unwrap_or_default();
+        let dir = place.target.dir(name).map_err(|e| BundleError::io("open", &path, e))?;
+        let begun = begin(&dir, &path, &manifest).inspect_err(|_| {
+            let _ = dir.clear(DRAFT);
+            let _ = place.target.remove_dir(name);
+        });
+        let (lock, journal) = begun?;
+        let journal = Arc::new(Mutex::new(Some(journal)));
+        Ok(Partial { id, path, published, place, files: Files::of(dir), manifest, journal, _lock: lock })
     }
 
     /// `TARGET/STAMP-TRIGGER-RSS`, as it will be listed.
@@ -178,11 +184,11 @@ impl Partial {
         self.record(own_entry(step, name, written));
     }
 
-    /// Copies a file of an earlier bundle into this one and notes it like [`Partial::add`].
-    pub fn add_from(&mut self, step: &str, name: &str, from: &Path) {
-        let copied = File::open(from).and_then(|mut source| {
+    /// Copies a file of an earlier bundle, of so many bytes, into this one and notes it like [`Partial::add`].
+    pub fn add_from(&mut self, step: &str, name: &str, source: io::Result<File>, bytes: u64) {
+        let copied = source.and_then(|source| {
             let mut file = self.files.create(name)?;
-            io::copy(&mut source, &mut file)?;
+            io::copy(&mut source.take(bytes), &mut file)?;
             Ok(file.finish())
         });
         self.record(own_entry(step, name, copied));
@@ -199,21 +205,25 @@ impl Partial {
         self.sync_files()?;
         let path = self.path.join(MANIFEST);
         let json = serde_json::to_vec_pretty(&self.manifest).map_err(|e| BundleError::io("write", &path, e.into()))?;
-        self.files.write(MANIFEST, &json).map_err(|e| BundleError::io("write", &path, e))?;
-        sync(&path)?;
-        let bytes = self.manifest.files.iter().map(|f| f.bytes).sum::<u64>() + json.len() as u64;
+        self.files
+            .write(MANIFEST, &json)
+            .and_then(|_| self.files.read(MANIFEST)?.sync_all())
+            .map_err(|e| BundleError::io("write", &path, e))?;
+        let bytes = self.manifest.bytes().saturating_add(json.len() as u64);
         self.rename()?;
         Ok(Published { id: self.id, path: self.published, bytes, manifest: self.manifest })
     }
 
     fn sync_files(&self) -> Result<(), BundleError> {
-        let mut dirs = std::collections::BTreeSet::new();
-        for name in files::walk(&self.path).map_err(|e| BundleError::io("list", &self.path, e))? {
-            let path = self.path.join(&name);
-            sync(&path)?;
-            dirs.extend(path.parent().filter(|d| *d != self.path).map(Path::to_path_buf));
-        }
-        dirs.iter().try_for_each(|dir| sync(dir))
+        let sync = || {
+            let mut dirs = BTreeSet::new();
+            for name in files::walk(self.files.dir())? {
+                self.files.read(&name)?.sync_all()?;
+                dirs.extend(name.rsplit_once('/').map(|(dir, _)| dir.to_owned()));
+            }
+            dirs.iter().try_for_each(|dir| self.files.dir().dir(dir)?.sync())
+        };
+        sync().map_err(|e| BundleError::io("sync", &self.path, e))
     }
 
     /// The last steps, once a manifest is safely in place.
@@ -221,11 +231,52 @@ impl Partial {
         for name in [DRAFT, JOURNAL] {
             self.files.remove(name).map_err(|e| BundleError::io("remove", self.path.join(name), e))?;
         }
-        sync(&self.path)?;
-        rename_new(&self.path, &self.published).map_err(|e| BundleError::io("rename to its final name", &self.path, e))?;
+        let name = |path: &Path| path.file_name().unwrap_or_default().to_owned();
+        let Place { bundles, target } = &self.place;
+        self.files.dir().sync().map_err(|e| BundleError::io("sync", &self.path, e))?;
+        let renamed = target.rename_new(&name(&self.path), &name(&self.published));
+        renamed.map_err(|e| BundleError::io("rename to its final name", &self.path, e))?;
         // the target's directory may be new as well
-        self.published.ancestors().skip(1).take(2).try_for_each(sync)
+        target.sync().and_then(|()| bundles.sync()).map_err(|e| BundleError::io("sync", &self.published, e))
     }
+}
+
+impl Place {
+    /// Makes both (0700) if they are not there. Whoever owns the bundle directory may own what is in it; nobody else may.
+    fn make(bundle_dir: &Path, target: &str) -> Result<Place, BundleError> {
+        let path = bundle_dir.join(target);
+        let bundles = Dir::make(bundle_dir).map_err(|e| BundleError::io("create", bundle_dir, e))?;
+        match bundles.make_dir(target) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(BundleError::io("create", path, e)),
+            _ => {}
+        }
+        let within = match bundles.dir(target) {
+            Err(e) if e.kind() == io::ErrorKind::InvalidInput => return Err(BundleError::Linked { path }),
+            opened => opened.map_err(|e| BundleError::io("open", &path, e))?,
+        };
+        let (above, owned) =
+            Owned::of(&bundles).and_then(|above| Ok((above, Owned::of(&within)?))).map_err(|e| BundleError::io("read", &path, e))?;
+        let user = User::own();
+        let user = if owned.uid == above.uid { User { uid: above.uid, ..user } } else { user };
+        match trust::wrong(owned, user, false) {
+            Some(why) => Err(BundleError::Untrusted { path, why }),
+            None => Ok(Place { bundles, target: within }),
+        }
+    }
+}
+
+/// Locks a new partial and puts the draft in it; returns the lock and the journal.
+fn begin(dir: &Dir, path: &Path, manifest: &Manifest) -> Result<(File, File), BundleError> {
+    let lock = dir.readable().map_err(|e| BundleError::io("open", path, e))?;
+    rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|e| BundleError::io("lock", path, e.into()))?;
+    let write = |name: &str, content: &[u8]| {
+        let mut file = dir.create(name)?;
+        file.write_all(content).map(|()| file)
+    };
+    let draft = serde_json::to_vec(manifest).map_err(io::Error::from).and_then(|draft| write(DRAFT, &draft));
+    draft.map_err(|e| BundleError::io("write", path.join(DRAFT), e))?;
+    let journal = write(JOURNAL, b"").map_err(|e| BundleError::io("create", path.join(JOURNAL), e))?;
+    Ok((lock, journal))
 }
 
 /// The entry of a file that memtrap made of what it knew itself.
@@ -235,17 +286,4 @@ fn own_entry(step: &str, name: &str, written: io::Result<Sum>) -> FileEntry {
         Ok(sum) => FileEntry { bytes: sum.bytes, sha256: Some(sum.sha256), status: Status::Ok, reason: None, attempts: 1, ..base },
         Err(e) => FileEntry { status: Status::Failed, reason: Some(format!("cannot write it: {e}")), attempts: 1, ..base },
     }
-}
-
-/// Renames a directory to a name that is not taken.
-fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
-    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // some network file systems know no flags
-        Err(Errno::INVAL | Errno::NOSYS) if to.symlink_metadata().is_err() => fs::rename(from, to),
-        done => Ok(done?),
-    }
-}
-
-fn sync(path: &Path) -> Result<(), BundleError> {
-    File::open(path).and_then(|f| f.sync_all()).map_err(|e| BundleError::io("sync", path, e))
 }

@@ -5,6 +5,7 @@
 //! forgotten within the hour after its end, as long as others are taken; that of an instance elsewhere, whose end is not seen here, when
 //! it was not renewed for twice as long as it should have been.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -13,6 +14,7 @@ use tokio::sync::watch::Receiver;
 use super::{CaptureError, Env, Request};
 use crate::bundle::{self, Bundle, Outcome, Partial, subdirectories};
 use crate::digest;
+use crate::disk::Dir;
 use crate::target::{Identity, InstanceId, ProcFs};
 
 /// The steps of a baseline, as the plan names them.
@@ -77,10 +79,12 @@ pub fn latest(dir: &Path, target: &str, instance: &Identity, boot_id: &str) -> O
 
 /// Puts the files of a baseline into a bundle, below `baseline/`.
 pub(super) fn copy_into(partial: &mut Partial, baseline: &Bundle) {
+    let dir = baseline.dir();
+    let open = |name: &str| dir.as_ref().map_err(|e| io::Error::new(e.kind(), e.to_string())).and_then(|dir| dir.file(name));
     for entry in baseline.manifest.files.iter().filter(|e| e.has_file() && STEPS.contains(&e.step.as_str())) {
         let plain = entry.name.rsplit('/').next().unwrap_or(&entry.name);
         let name = format!("baseline/{plain}");
-        partial.add_from(&format!("baseline_{}", entry.step), &name, &baseline.path.join(&entry.name));
+        partial.add_from(&format!("baseline_{}", entry.step), &name, open(&entry.name), entry.bytes);
     }
     let facts = serde_json::json!({
         "taken": baseline.manifest.started,
@@ -108,12 +112,12 @@ fn keep_one(own: &Path, target: &str, taken: &str, has_evidence: bool) {
 
 fn sweep_now_and_then(dir: &Path, procfs: &ProcFs, stale: Duration, now: SystemTime) {
     let marker = dir.join(SWEPT);
-    let last = marker.metadata().and_then(|m| m.modified()).ok();
+    let last = marker.symlink_metadata().and_then(|m| m.modified()).ok();
     if last.is_some_and(|last| now.duration_since(last).unwrap_or_default() < SWEEP) {
         return;
     }
     // at worst the next baseline sweeps again
-    let _ = std::fs::write(&marker, b"");
+    let _ = Dir::open(dir).and_then(|dir| dir.replace(SWEPT, |_| Ok(())));
     // the names tell, without a look into each
     for own in subdirectories(&dir.join(LOCAL)).into_iter().filter(|own| !is_of_the_living(procfs, own)) {
         sweep_one(&own, now, |_| false);
@@ -127,7 +131,7 @@ fn is_of_the_living(procfs: &ProcFs, own: &Path) -> bool {
 
 fn sweep_elsewhere(dir: &Path, stale: Duration, now: SystemTime) {
     sweep_each(&dir.join(REMOTE), now, |_, bundle| {
-        let written = bundle.path.metadata().and_then(|m| m.modified()).ok();
+        let written = bundle.path.symlink_metadata().and_then(|m| m.modified()).ok();
         written.is_some_and(|at| now.duration_since(at).unwrap_or_default() <= stale)
     });
 }

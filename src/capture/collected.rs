@@ -103,7 +103,7 @@ mod tests {
 
     fn place() -> (tempfile::TempDir, Files) {
         let dir = tempfile::tempdir().unwrap();
-        let files = Files::at(dir.path().to_owned());
+        let files = Files::at(dir.path());
         (dir, files)
     }
 

@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn a_body_without_memstats_shows_its_beginning_instead() {
         let dir = tempfile::tempdir().unwrap();
-        let files = Files::at(dir.path().into());
+        let files = Files::at(dir.path());
         let mut sink = Sink::new(files.clone(), "memstats.txt", Body::MemStats);
         sink.write(b"something else").unwrap();
         assert_eq!(sink.finish().unwrap().unwrap().bytes, 14);

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
@@ -11,6 +12,7 @@ use super::{Failure, print, tell};
 use crate::analysis;
 use crate::bundle::{self, Bundle, BundleError, Survey, one_line};
 use crate::config;
+use crate::disk::trust::User;
 use crate::egress::archive;
 use crate::error::chain;
 use crate::layout::{columns, wrapped};
@@ -109,7 +111,7 @@ fn table(bundles: &[Bundle]) -> String {
             b.id.clone(),
             format!("{}{part}", m.trigger.trigger.name()),
             ByteSize(m.trigger.rss_bytes).to_string(),
-            analysis::verdict_in(&b.path).map_or("-".into(), |v| v.cause.name().into()),
+            analysis::verdict_in(b).map_or("-".into(), |v| v.cause.name().into()),
             m.outcome.name().into(),
             ByteSize(b.bytes()).to_string(),
             m.instance.label.clone(),
@@ -132,7 +134,7 @@ fn summary(b: &Bundle) -> serde_json::Value {
         "finished": m.finished,
         "outcome": m.outcome,
         "bytes": b.bytes(),
-        "verdict": analysis::verdict_in(&b.path).map(|v| serde_json::json!({
+        "verdict": analysis::verdict_in(b).map(|v| serde_json::json!({
             "go_heap_explains": v.go_heap_explains,
             "cause": v.cause,
             "confidence": v.confidence,
@@ -157,7 +159,7 @@ fn show(dir: &Path, id: &str, json: bool) -> Result<(), Failure> {
     } else {
         let mut text = format!("{}\n{}\n\n{}\n", bundle.id, bundle.path.display(), m.trigger.reason);
         let _ = writeln!(text, "{} of {}, {} to {}, {}", m.instance.label, m.target, m.started, m.finished, m.outcome.name());
-        if let Some(verdict) = analysis::verdict_in(&bundle.path) {
+        if let Some(verdict) = analysis::verdict_in(&bundle) {
             let _ = writeln!(text, "\n{}\n", wrapped(&one_line(&verdict.summary, 2000), 100, ""));
         }
         for warning in &m.warnings {
@@ -186,10 +188,14 @@ fn export(dir: &Path, id: &str, output: Option<&Path>) -> Result<(), Failure> {
     }
     let path = output.map_or_else(|| format!("{}.tar.gz", bundle.id.replace('/', "-")).into(), Path::to_path_buf);
     let cannot = |e: io::Error| Failure::job(format_args!("cannot write {}: {e}; name another file with -o", path.display()));
-    // of a link, what it leads to
+    // of a link, what it leads to; in a directory like /tmp, others may have put links and pipes there
+    is_to_be_followed(&path).map_err(cannot)?;
     let file = match fs::metadata(&path) {
         // a pipe or a device is written to, not replaced
-        Ok(there) if !there.is_file() => return stream(&bundle, File::options().write(true).open(&path).map_err(cannot)?),
+        Ok(there) if !there.is_file() => {
+            is_ours(&there, "a pipe or device").map_err(cannot)?;
+            return stream(&bundle, File::options().write(true).open(&path).map_err(cannot)?);
+        }
         Ok(_) => path.canonicalize().map_err(cannot)?,
         Err(e) if path.is_symlink() => return Err(cannot(e)),
         Err(_) => path.clone(),
@@ -201,6 +207,21 @@ fn export(dir: &Path, id: &str, output: Option<&Path>) -> Result<(), Failure> {
     fresh.as_file().sync_all().map_err(cannot)?;
     fresh.persist(&file).map_err(|e| cannot(e.error))?;
     print(&format!("{}\n", path.display()))
+}
+
+/// An error for a link that another user made: it could lead to any file of whoever asks.
+fn is_to_be_followed(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(there) if there.is_symlink() => is_ours(&there, "a link"),
+        _ => Ok(()),
+    }
+}
+
+fn is_ours(there: &fs::Metadata, what: &str) -> io::Result<()> {
+    if User::own().is_or_root(there.uid()) {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("{what} of user {} is in its place", there.uid())))
 }
 
 /// The archive as a stream of bytes, which may end in the middle if something fails.

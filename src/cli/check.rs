@@ -95,11 +95,13 @@ async fn probe(config: &Config) -> Result<(), Failure> {
     print(&format!("\n{}", columns(&rows)))?;
     probe_start(&config.daemon, &mut problems).await?;
     let dir = &config.daemon.bundle_dir;
-    match (bundle::probe_dir(dir), bundle::free_disk(dir)) {
+    match (bundle::foresee_dir(dir).and_then(|notes| bundle::probe_dir(dir).map(|()| notes)), bundle::free_disk(dir)) {
         (Err(e), _) => problems.push(chain(&e)),
-        (Ok(()), free) => {
+        (Ok(notes), free) => {
             let free = free.unwrap_or(u64::MAX);
-            print(&format!("bundles: {}, {} free{}\n", dir.display(), ByteSize(free), not_yet(dir)))?;
+            print(&format!("bundles: {}, {} free{}\n{}", dir.display(), ByteSize(free), not_yet(dir), indented(&notes)))?;
+            let linked = config.targets.iter().filter_map(|target| bundle::try_target(dir, &target.name).err());
+            problems.extend(linked.map(|e| chain(&e)));
             if free < config.retention.min_free_disk.0 {
                 problems.push(format!(
                     "{}: less than min_free_disk {} free: captures leave big parts out",
@@ -128,9 +130,9 @@ async fn probe_start(daemon: &config::Daemon, problems: &mut Vec<String>) -> Res
     }
     let dir = &daemon.state_dir;
     let runs = match Store::probe(dir) {
-        Ok(runs) => {
+        Ok((runs, notes)) => {
             let now = if runs { OWN } else { not_yet(dir) };
-            print(&format!("\nstate:   {}{now}\n", dir.display()))?;
+            print(&format!("\nstate:   {}{now}\n{}", dir.display(), indented(&notes)))?;
             runs
         }
         Err(e) => {
@@ -154,6 +156,11 @@ async fn probe_start(daemon: &config::Daemon, problems: &mut Vec<String>) -> Res
 
 /// What is said of a place that the daemon of this very configuration has.
 const OWN: &str = ", in use by the memtrap that runs";
+
+/// Below the line that they are about.
+fn indented(notes: &[String]) -> String {
+    notes.iter().map(|note| format!("         {note}\n")).collect()
+}
 
 fn not_yet(dir: &Path) -> &'static str {
     if dir.exists() { "" } else { " (not there yet: made at the start)" }

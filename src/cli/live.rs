@@ -1,6 +1,7 @@
 //! What a person sees while something runs in the foreground: one line that is rewritten, and lines that stay.
 
 use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
 
 use crate::capture::Progress;
 use crate::clock;
@@ -61,8 +62,9 @@ pub fn instance_line(s: &InstanceStatus) -> String {
         words.push(format!("RSS {}{of}", ByteSize(rss)));
     }
     words.extend(s.slope_bytes_per_second.filter(|v| v.abs() >= 1024.0).map(|slope| words_of_slope(slope, Lang::En)));
-    if let Some(left) = s.seconds_to_limit.filter(|t| *t < 86_400.0) {
-        words.push(format!("limit in {}", clock::human(std::time::Duration::from_secs_f64(left))));
+    let left = s.seconds_to_limit.filter(|t| *t < 86_400.0).and_then(|t| Duration::try_from_secs_f64(t).ok());
+    if let Some(left) = left {
+        words.push(format!("limit in {}", clock::human(left)));
     }
     words.push(format!("{}: {}", s.state.name(), s.reason));
     words.join("  ")

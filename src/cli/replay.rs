@@ -1,6 +1,5 @@
 //! `memtrap replay`: recorded readings against the rules.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -9,7 +8,8 @@ use serde_json::{Value, json};
 
 use super::Failure;
 use super::rules::RuleArgs;
-use crate::clock::{human, rfc3339_millis};
+use crate::bundle::open_named;
+use crate::clock::{human, rfc3339_millis, rfc3339_seconds};
 use crate::config::{self, Capture};
 use crate::layout::columns;
 use crate::replay::read::{self, Recorded};
@@ -55,7 +55,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let setup = setup(&args)?;
     let name = args.series.display();
     let mut text = String::new();
-    let opened = File::open(&args.series).and_then(|file| file.take(MAX_FILE + 1).read_to_string(&mut text));
+    let opened = open_named(&args.series).and_then(|file| file.take(MAX_FILE + 1).read_to_string(&mut text));
     opened.map_err(|e| Failure::job(format_args!("{name} cannot be read: {e}")))?;
     if text.len() as u64 > MAX_FILE {
         return Err(Failure::job(format_args!("{name} is larger than {}; cut it", ByteSize(MAX_FILE))));
@@ -122,7 +122,7 @@ fn as_text(recorded: &Recorded, outcome: &Outcome, setup: &Setup) -> String {
 }
 
 fn time(at: SystemTime) -> String {
-    humantime::format_rfc3339_seconds(at).to_string()
+    rfc3339_seconds(at)
 }
 
 fn as_json(recorded: &Recorded, outcome: &Outcome) -> Value {

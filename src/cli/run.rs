@@ -2,8 +2,6 @@
 
 use std::path::PathBuf;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
 use super::Failure;
 use crate::{config, daemon};
 
@@ -22,15 +20,5 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     for warning in warnings {
         tracing::warn!(%warning, "configuration");
     }
-    raise_descriptors();
     Ok(daemon::run(config, args.config).await?)
-}
-
-/// Each process that is watched keeps one open, and services are started with 1,024.
-fn raise_descriptors() {
-    let limits = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limits.maximum, ..limits };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::warn!(%error, "no more descriptors may be opened than memtrap was started with; that bounds how many processes it watches");
-    }
 }

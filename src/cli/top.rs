@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::Failure;
+use crate::bundle::open_named;
 use crate::pprof::{Limits, Profile, Zone, top};
 
 #[derive(Debug, Clone, clap::Args)]
@@ -53,7 +54,7 @@ pub fn read(path: &Path) -> Result<Profile, Failure> {
         return Err(Failure::usage(format_args!("{name} is a directory; name a profile in it, such as {}", example.display())));
     }
     let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(limits.inflated_bytes + 1).read_to_end(&mut bytes));
+    let read = open_named(path).and_then(|file| file.take(limits.inflated_bytes + 1).read_to_end(&mut bytes));
     read.map_err(|e| Failure::job(format_args!("{name} cannot be read: {e}")))?;
     Profile::parse(&bytes, &limits).map_err(|e| Failure::job(format_args!("{name} is no profile that can be read: {e}; {}", e.advice())))
 }

@@ -33,10 +33,10 @@ pub(super) fn finish_partials(bundle_dir: &Path) -> Vec<Manifest> {
 }
 
 /// Bundles that were published after the state was last stored: the kill came between the two, and the bundle is all that tells of the
-/// incident.
-pub(super) fn published_unseen(bundle_dir: &Path, saved: Option<&Saved>) -> Vec<Manifest> {
+/// incident. Each is handed on as it is read: the clock may have been set, and there may be thousands.
+pub(super) fn published_unseen(bundle_dir: &Path, saved: Option<&Saved>, mut each: impl FnMut(Manifest)) {
     let stored = saved.map_or_else(|| clock::wall_now() - UNSEEN_WITHOUT_STATE, Saved::stored);
-    bundle::list_since(bundle_dir, stored - FILE_TIMES).into_iter().map(|found| found.manifest).collect()
+    bundle::each_since(bundle_dir, stored - FILE_TIMES, |found| each(found.manifest));
 }
 
 /// The incident that a bundle is of, as the state would have told it had it been stored in time.

@@ -12,7 +12,8 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use tar::{Builder, EntryType, Header};
 
-use crate::bundle::{self, Bundle, Hash, MANIFEST};
+use crate::bundle::{self, Bundle, Hash, MANIFEST, MAX_MANIFEST};
+use crate::disk::Dir;
 
 /// Profiles are gzip already: more effort would only heat the host.
 const LEVEL: Compression = Compression::fast();
@@ -40,11 +41,13 @@ pub fn write<W: Write>(bundle: &Bundle, out: W) -> Result<W, ArchiveError> {
     files.sort();
     files.dedup_by(|a, b| a.0 == b.0);
 
+    // one and the same directory, whatever happens to its name meanwhile
+    let opened = bundle.dir().map_err(|e| unreadable(&bundle.id, MANIFEST, e))?;
     let mut tar = Builder::new(GzEncoder::new(out, LEVEL));
     let mut made = "";
     directory(&mut tar, &bundle.id, mtime)?;
     for (name, sum) in files {
-        let source = Source::open(bundle, name, sum)?;
+        let source = Source::open(&bundle.id, &opened, name, sum)?;
         if let Some((dir, _)) = name.rsplit_once('/')
             && dir != made
         {
@@ -71,11 +74,10 @@ struct Source<'b> {
 }
 
 impl<'b> Source<'b> {
-    fn open(bundle: &'b Bundle, name: &'b str, listed: Option<(u64, &'b str)>) -> Result<Source<'b>, ArchiveError> {
-        let id = &bundle.id;
-        let file = bundle::open_file(&bundle.path, name).map_err(|e| unreadable(id, name, e))?;
+    fn open(id: &'b str, dir: &Dir, name: &'b str, listed: Option<(u64, &'b str)>) -> Result<Source<'b>, ArchiveError> {
+        let file = dir.file(name).map_err(|e| unreadable(id, name, e))?;
         let bytes = file.metadata().map_err(|e| unreadable(id, name, e))?.len();
-        if listed.is_some_and(|(listed, _)| listed != bytes) {
+        if listed.map_or(bytes > MAX_MANIFEST, |(listed, _)| listed != bytes) {
             return Err(damaged(id, name, "has another size than the manifest lists"));
         }
         Ok(Source { id, name, sha256: listed.map(|(_, sha256)| sha256), bytes, file })

@@ -40,9 +40,8 @@ mod trouble;
 pub mod upload;
 mod worker;
 
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -53,6 +52,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::capture::Request;
 use crate::config::{self, Config};
 use crate::digest;
+use crate::disk::Dir;
 use crate::error::chain;
 use crate::meters::Meters;
 use crate::target::{Identity, InstanceId, SeriesId};
@@ -68,6 +68,8 @@ use worker::{Command, Settings, Worker};
 pub const PATIENCE: Duration = Duration::from_secs(2);
 /// More than retention keeps by default, of all targets together.
 const MOST_JOBS: usize = 10_000;
+/// In the egress directory.
+const NAME: &str = "name";
 /// For all of a probe's requests.
 const PROBE: Duration = Duration::from_secs(15);
 /// For the worker to let go of what it is at.
@@ -132,8 +134,8 @@ impl Egress {
     fn start(&self) -> Result<Running, EgressError> {
         let dir = self.state_dir.join("egress");
         let queue = Queue::open(&dir.join("upload"), MOST_JOBS)?;
-        let path = dir.join("name");
-        let holder = lasting_name(&path).map_err(|source| EgressError::Name { path, source })?;
+        let holder =
+            Dir::make(&dir).and_then(|dir| lasting_name(&dir)).map_err(|source| EgressError::Name { path: dir.join(NAME), source })?;
         let (commands, receiver) = mpsc::unbounded_channel();
         let (notices, news) = mpsc::unbounded_channel();
         let (stop, stopped) = watch::channel(false);
@@ -257,16 +259,16 @@ fn name_of(boot_id: &str, instance: Option<&Identity>, label: &str) -> String {
 }
 
 /// A name of this memtrap's own, made once.
-fn lasting_name(path: &Path) -> io::Result<String> {
+fn lasting_name(dir: &Dir) -> io::Result<String> {
     let usable = |name: &String| name.len() == 32 && name.bytes().all(|b| b.is_ascii_hexdigit());
-    if let Some(name) = fs::read_to_string(path).ok().filter(usable) {
+    let mut name = String::new();
+    let read = dir.own_file(NAME).and_then(|file| file.take(64).read_to_string(&mut name));
+    if read.is_ok() && usable(&name) {
         return Ok(name);
     }
     let mut bytes = [0; 16];
     SystemRandom::new().fill(&mut bytes).map_err(|_| io::Error::other("no random numbers"))?;
     let name = digest::hex(&bytes);
-    let fresh = path.with_extension("new");
-    fs::write(&fresh, &name)?;
-    fs::rename(fresh, path)?;
+    dir.replace(NAME, |file| file.write_all(name.as_bytes()))?;
     Ok(name)
 }

@@ -189,7 +189,7 @@ impl Notice {
             "annotations": { "summary": self.summary(), "description": message, "reason": self.trigger.reason, "report": link,
                              "bundle": self.bundle },
             "startsAt": self.started,
-            "endsAt": humantime::format_rfc3339_seconds(now + ALERT_LASTS).to_string(),
+            "endsAt": crate::clock::rfc3339_seconds(now + ALERT_LASTS),
             "generatorURL": if is_url { link } else { "" },
         }])
     }

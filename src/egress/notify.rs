@@ -4,7 +4,7 @@
 //! finds at the next start which bundles are younger than a receiver and were not told of.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
+use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -21,6 +21,7 @@ use crate::bundle::{self, Bundle};
 use crate::client::Clients;
 use crate::clock::{self, Mono};
 use crate::config::{Config, Notify};
+use crate::disk::Dir;
 use crate::error::chain;
 use crate::meters::Meters;
 
@@ -29,6 +30,9 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// News of yesterday's incident may still help; later it is found in the list of bundles.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(3 * 24 * 3_600);
 const MAX_VERDICT: u64 = 16 << 20;
+/// Since when each receiver is told.
+const RECEIVERS: &str = "receivers.json";
+const MAX_RECEIVERS: u64 = 1 << 20;
 
 /// Whom to tell, as the configuration says.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -67,7 +71,7 @@ type Since = BTreeMap<String, u64>;
 
 pub(super) struct Notifier {
     bundle_dir: PathBuf,
-    since_file: PathBuf,
+    dir: PathBuf,
     since: Since,
     /// Differs between memtraps.
     spread: u64,
@@ -92,12 +96,13 @@ impl Notifier {
         stop: watch::Receiver<bool>,
         meters: Meters,
     ) -> Notifier {
-        let since_file = dir.join("receivers.json");
         // without it, everyone is new: nobody is told of old bundles
-        let since = fs::read(&since_file).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+        let read =
+            || serde_json::from_reader(BufReader::new(Dir::open(dir)?.own_file(RECEIVERS)?.take(MAX_RECEIVERS))).map_err(io::Error::from);
+        let since = read().unwrap_or_default();
         Notifier {
             bundle_dir,
-            since_file,
+            dir: dir.to_owned(),
             since,
             spread: spread(name),
             queue,
@@ -259,17 +264,16 @@ impl Notifier {
         if self.since != known
             && let Err(error) = self.keep_since()
         {
-            tracing::warn!(%error, path = %self.since_file.display(), "cannot note who is told of what; after a kill, a notification may be missed");
+            tracing::warn!(%error, path = %self.dir.join(RECEIVERS).display(), "cannot note who is told of what; after a kill, a notification may be missed");
         }
         if begins {
             self.catch_up(now).await;
         }
     }
 
-    fn keep_since(&self) -> std::io::Result<()> {
-        let fresh = self.since_file.with_extension("new");
-        fs::write(&fresh, serde_json::to_vec(&self.since)?)?;
-        fs::rename(fresh, &self.since_file)
+    fn keep_since(&self) -> io::Result<()> {
+        let text = serde_json::to_vec(&self.since)?;
+        Dir::open(&self.dir)?.replace(RECEIVERS, |file| file.write_all(&text))
     }
 
     /// Tells of bundles that a memtrap before this one had no time to tell of: a kill may have come in between, or its capture was
@@ -277,9 +281,12 @@ impl Notifier {
     async fn catch_up(&mut self, now: SystemTime) {
         let (dir, oldest) = (self.bundle_dir.clone(), self.since.values().copied().min().unwrap_or(u64::MAX));
         let recent = tokio::task::spawn_blocking(move || {
-            let all = bundle::list(&dir)?;
-            let ids: Vec<String> = all.iter().map(|b| b.id.clone()).collect();
-            let recent: Vec<Notice> = all.iter().filter(|b| finished_ms(b) >= oldest).map(notice_of).collect();
+            let (mut ids, mut recent) = (Vec::new(), Vec::new());
+            // one manifest in memory at a time
+            for bundle in bundle::each(&dir)? {
+                recent.extend((finished_ms(&bundle) >= oldest).then(|| notice_of(&bundle)));
+                ids.push(bundle.id);
+            }
             Ok::<_, bundle::BundleError>((ids, recent))
         });
         let (ids, recent) = match recent.await {
@@ -313,9 +320,8 @@ pub async fn test(settings: &Settings, notice: &Notice) -> Vec<Result<(), String
 
 /// Blocks on the disk.
 fn notice_of(bundle: &Bundle) -> Notice {
-    use std::io::Read;
     let mut text = Vec::new();
-    let read = bundle::open_file(&bundle.path, "verdict.json").and_then(|file| file.take(MAX_VERDICT).read_to_end(&mut text));
+    let read = bundle.file("verdict.json").and_then(|file| file.take(MAX_VERDICT).read_to_end(&mut text));
     let verdict = read.ok().and_then(|_| serde_json::from_slice(&text).ok());
     Notice::new(bundle, verdict.as_ref())
 }

@@ -14,9 +14,8 @@
 //! sent, to whom, and how a failure is told from success.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::ffi::OsStr;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -25,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bundle::one_line;
 use crate::digest;
+use crate::disk::Dir;
 use crate::error::chain;
 
 const SCHEMA: u32 = 1;
@@ -36,6 +36,8 @@ const MAX_JOB: usize = 64 << 10;
 const MAX_KEY: usize = 512;
 /// Files looked at when the queue is opened.
 const MAX_FILES: usize = 200_000;
+/// Of all jobs that are taken up: a job has some hundred bytes, and the rest waits on the disk for the next start.
+const MAX_BYTES: usize = 16 << 20;
 const MAX_WHY: usize = 500;
 
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
@@ -91,26 +93,34 @@ impl<T: Clone + Serialize + DeserializeOwned> Queue<T> {
     /// larger one is kept.
     pub fn open(dir: &Path, most: usize) -> Result<Queue<T>, QueueError> {
         let failed = |action, source| QueueError::Io { action, path: dir.to_owned(), source };
-        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| failed("make", e))?;
+        let opened = Dir::make(dir).map_err(|e| failed("make", e))?;
         let mut queue = Queue { dir: dir.to_owned(), most, jobs: BTreeMap::new(), done: BTreeSet::new() };
-        for entry in fs::read_dir(dir).map_err(|e| failed("list", e))?.take(MAX_FILES) {
-            let path = entry.map_err(|e| failed("list", e))?.path();
-            match path.extension().and_then(|e| e.to_str()) {
-                Some(JOB) => match read(&path) {
-                    Ok(job) => drop(queue.jobs.insert(job.key.clone(), job)),
+        let (mut bytes, mut left) = (0, 0);
+        for entry in opened.entries(MAX_FILES).map_err(|e| failed("list", e))? {
+            let name = Path::new(&entry.name);
+            match name.extension().and_then(|e| e.to_str()) {
+                Some(JOB) if bytes > MAX_BYTES => left += 1,
+                Some(JOB) => match read::<T>(&opened, name) {
+                    Ok((job, size)) => {
+                        bytes += size;
+                        queue.jobs.insert(job.key.clone(), job);
+                    }
                     Err(why) => {
-                        tracing::error!(path = %path.display(), why, "a queued delivery cannot be read; it is dropped");
-                        discard(&path);
+                        tracing::error!(path = %dir.join(name).display(), why, "a queued delivery cannot be read; it is dropped");
+                        discard(&opened, name);
                     }
                 },
-                Some(DONE) => match read::<T>(&path) {
-                    Ok(job) => drop(queue.done.insert(job.key)),
-                    Err(_) => discard(&path),
+                Some(DONE) => match read::<T>(&opened, name) {
+                    Ok((job, _)) => drop(queue.done.insert(job.key)),
+                    Err(_) => discard(&opened, name),
                 },
                 // written, but not renamed, by a memtrap that was killed
-                Some(FRESH) => discard(&path),
+                Some(FRESH) => discard(&opened, name),
                 _ => {}
             }
+        }
+        if left > 0 {
+            tracing::warn!(path = %dir.display(), left, "too many deliveries wait; these are taken up at a later start");
         }
         // killed between the arrival of a job and the removal of an older note of it
         let Queue { jobs, done, .. } = &mut queue;
@@ -195,12 +205,12 @@ impl<T: Clone + Serialize + DeserializeOwned> Queue<T> {
         // in memory first: what cannot be noted must not be delivered again and again
         let Some(job) = self.jobs.remove(key) else { return Ok(()) };
         self.done.insert(key.to_owned());
-        let (stored, done) = (self.path(key, JOB), self.path(key, DONE));
-        match fs::rename(&stored, &done) {
-            Ok(()) => self.sync(),
+        let (stored, done) = (name(key, JOB), name(key, DONE));
+        let renamed = Dir::open(&self.dir).and_then(|dir| dir.rename(OsStr::new(&stored), OsStr::new(&done)).and_then(|()| dir.sync()));
+        match renamed {
             // it was in memory only
             Err(e) if e.kind() == io::ErrorKind::NotFound => self.write(&job, DONE),
-            Err(source) => Err(QueueError::Io { action: "rename", path: stored, source }),
+            renamed => renamed.map_err(|source| QueueError::Io { action: "rename", path: self.dir.join(stored), source }),
         }
     }
 
@@ -226,14 +236,14 @@ impl<T: Clone + Serialize + DeserializeOwned> Queue<T> {
     /// It cannot arrive any more.
     pub fn abandon(&mut self, key: &str) -> Result<(), QueueError> {
         self.jobs.remove(key);
-        remove(&self.path(key, JOB))
+        self.remove(key, JOB)
     }
 
     /// Forgets that these were delivered: notes are kept only of what could be queued again.
     pub fn forget_delivered(&mut self, keep: impl Fn(&str) -> bool) -> Result<(), QueueError> {
         let stale: Vec<String> = self.done.iter().filter(|key| !keep(key)).cloned().collect();
         for key in stale {
-            remove(&self.path(&key, DONE))?;
+            self.remove(&key, DONE)?;
             self.done.remove(&key);
         }
         Ok(())
@@ -242,47 +252,47 @@ impl<T: Clone + Serialize + DeserializeOwned> Queue<T> {
     fn write(&self, job: &Job<T>, kind: &str) -> Result<(), QueueError> {
         let text = serde_json::to_vec(job).ok().filter(|text| text.len() <= MAX_JOB && job.key.len() <= MAX_KEY);
         let text = text.ok_or(QueueError::TooLarge)?;
-        let (fresh, path) = (self.path(&job.key, FRESH), self.path(&job.key, kind));
-        let write = || {
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-            file.write_all(&text)?;
-            file.sync_all()?;
-            fs::rename(&fresh, &path)
+        let name = name(&job.key, kind);
+        let written = Dir::open(&self.dir).and_then(|dir| dir.replace(&name, |file| file.write_all(&text)));
+        written.map_err(|source| QueueError::Io { action: "write", path: self.dir.join(name), source })
+    }
+
+    fn remove(&self, key: &str, kind: &str) -> Result<(), QueueError> {
+        let name = name(key, kind);
+        let removed = match Dir::open(&self.dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            opened => opened.and_then(|dir| dir.clear(&name)),
         };
-        write().map_err(|source| QueueError::Io { action: "write", path: path.clone(), source })?;
-        self.sync()
-    }
-
-    fn sync(&self) -> Result<(), QueueError> {
-        let synced = File::open(&self.dir).and_then(|dir| dir.sync_all());
-        synced.map_err(|source| QueueError::Io { action: "sync", path: self.dir.clone(), source })
-    }
-
-    /// Keys may hold anything: the file is named after a part of their hash.
-    fn path(&self, key: &str, kind: &str) -> PathBuf {
-        self.dir.join(format!("{}.{kind}", digest::short(key, 16)))
+        removed.map_err(|source| QueueError::Io { action: "remove", path: self.dir.join(name), source })
     }
 }
 
-fn read<T: DeserializeOwned>(path: &Path) -> Result<Job<T>, String> {
+/// Keys may hold anything: the file is named after a part of their hash.
+fn name(key: &str, kind: &str) -> String {
+    format!("{}.{kind}", digest::short(key, 16))
+}
+
+/// A job and its size.
+fn read<T: DeserializeOwned>(dir: &Dir, path: &Path) -> Result<(Job<T>, usize), String> {
     let mut text = Vec::new();
-    let file = File::open(path).map_err(|e| chain(&e))?;
+    let file = dir.own_file(path).map_err(|e| chain(&e))?;
     file.take(MAX_JOB as u64 + 1).read_to_end(&mut text).map_err(|e| chain(&e))?;
     let job: Job<T> = serde_json::from_slice(&text).map_err(|e| one_line(&e.to_string(), 200))?;
-    if job.schema == SCHEMA { Ok(job) } else { Err(format!("its schema is {}, not {SCHEMA}", job.schema)) }
-}
-
-fn remove(path: &Path) -> Result<(), QueueError> {
-    match fs::remove_file(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(QueueError::Io { action: "remove", path: path.to_owned(), source }),
-        _ => Ok(()),
+    if job.schema != SCHEMA {
+        return Err(format!("its schema is {}, not {SCHEMA}", job.schema));
     }
+    // under another name it would be found again once it is delivered
+    let kind = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    if job.key.len() > MAX_KEY || path != Path::new(&name(&job.key, kind)) {
+        return Err("its name is not that of its key".to_owned());
+    }
+    Ok((job, text.len()))
 }
 
 /// What stays is looked at again at the next start, and is in nobody's way.
-fn discard(path: &Path) {
-    if let Err(error) = remove(path) {
-        tracing::warn!(error = chain(&error), "a file of the queue is of no use and stays");
+fn discard(dir: &Dir, name: &Path) {
+    if let Err(error) = dir.clear(name) {
+        tracing::warn!(name = %name.display(), %error, "a file of the queue is of no use and stays");
     }
 }
 
@@ -306,10 +316,16 @@ fn unix_ms(t: SystemTime) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn at(seconds: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000 + seconds)
+    }
+
+    fn now() -> SystemTime {
+        at(0)
     }
 
     fn open(dir: &Path) -> Queue<u32> {
@@ -405,7 +421,7 @@ mod tests {
         for torn in
             [&b""[..], br#"{"schema":1,"key":"a","#, br#"{"schema":1,"key":"a","payload":1,"attempts":9,"queued_ms":0,"next_ms":0}"#]
         {
-            fs::write(queue.path("a", FRESH), torn).unwrap();
+            fs::write(dir.path().join(format!("{}.{FRESH}", name("a", JOB))), torn).unwrap();
             let again = open(dir.path());
             assert_eq!((again.due(at(0)).unwrap().attempts, files(dir.path())), (0, vec![JOB.to_owned()]));
         }
@@ -413,7 +429,7 @@ mod tests {
         queue.delivered("a").unwrap();
         assert_eq!(files(dir.path()), [DONE]);
         // a key that was forgotten and queued anew while its old note came back from a torn directory
-        fs::copy(queue.path("a", DONE), queue.path("a", JOB)).unwrap();
+        fs::copy(dir.path().join(name("a", DONE)), dir.path().join(name("a", JOB))).unwrap();
         assert_eq!(open(dir.path()).due(at(0)).unwrap().key, "a", "delivered twice rather than never");
     }
 
@@ -429,6 +445,43 @@ mod tests {
         let queue = open(dir.path());
         assert_eq!((queue.len(), queue.due(at(0)).unwrap().payload), (1, 5));
         assert_eq!(files(dir.path()), ["job", "txt"]);
+    }
+
+    #[test]
+    fn what_was_planted_in_the_queue_is_neither_followed_nor_waited_for_nor_held_in_memory() {
+        let (dir, victim) = (tempfile::tempdir().unwrap(), tempfile::NamedTempFile::new().unwrap());
+        let in_dir = |name: &str| dir.path().join(name);
+        let of = |key: &str, payload: u32| {
+            serde_json::to_vec(&Job { schema: SCHEMA, key: key.into(), payload, attempts: 0, queued_ms: 0, next_ms: u64::MAX, why: None })
+                .unwrap()
+        };
+        rustix::fs::mknodat(rustix::fs::CWD, in_dir("fifo.job"), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        fs::write(victim.path(), of("a", 9)).unwrap();
+        std::os::unix::fs::symlink(victim.path(), in_dir(&name("a", JOB))).unwrap();
+        std::os::unix::fs::symlink(victim.path(), in_dir(&format!("{}.{FRESH}", name("b", JOB)))).unwrap();
+        fs::write(in_dir("another's.job"), of("c", 9)).unwrap();
+        let mut queue = open(dir.path());
+        assert!(queue.is_empty() && files(dir.path()).is_empty(), "{queue:?}");
+        queue.push("b", 2, now()).unwrap();
+        assert_eq!(fs::read(victim.path()).unwrap(), of("a", 9));
+        fs::write(in_dir(&name("d", JOB)), of("d", 4)).unwrap();
+        assert_eq!(
+            open(dir.path()).due_among(now(), |payload| *payload == 4).map(|job| job.key.as_str()),
+            Some("d"),
+            "no pause is so long"
+        );
+
+        let (many, padding) = (in_dir("many"), "x".repeat(MAX_JOB - 1_000));
+        fs::create_dir(&many).unwrap();
+        for n in 0..MAX_BYTES / padding.len() + 10 {
+            let key = n.to_string();
+            let job = Job { schema: SCHEMA, key: key.clone(), payload: &padding, attempts: 0, queued_ms: 0, next_ms: 0, why: None };
+            fs::write(many.join(name(&key, JOB)), serde_json::to_vec(&job).unwrap()).unwrap();
+        }
+        let again: Queue<String> = Queue::open(&many, 3).unwrap();
+        let held = again.len() * padding.len();
+        assert!(held > MAX_BYTES / 2 && held < MAX_BYTES + 2 * MAX_JOB, "{held}");
+        assert_eq!(files(&many).len(), MAX_BYTES / padding.len() + 10, "the rest is still there");
     }
 
     #[test]

@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::archive::{self, ArchiveError};
 use super::store::{Store, StoreError, reason};
-use crate::bundle::{self, Bundle, Hash, Manifest, Sum};
+use crate::bundle::{Bundle, Hash, Manifest, Sum};
 use crate::digest;
 use crate::error::chain;
 
@@ -139,7 +139,7 @@ fn document(manifest: &Manifest, object: &str, sum: &Sum) -> Vec<u8> {
 fn read_document(bundle: &Bundle, name: &str) -> Option<Vec<u8>> {
     let mut text = Vec::new();
     bundle.manifest.files.iter().find(|f| f.name == name && f.has_file())?;
-    bundle::open_file(&bundle.path, name).ok()?.take(MAX_DOCUMENT).read_to_end(&mut text).ok()?;
+    bundle.file(name).ok()?.take(MAX_DOCUMENT).read_to_end(&mut text).ok()?;
     Some(text)
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Incident, Life, Muted, Phase, Slot};
 use crate::clock::Mono;
-use crate::config::Rules;
+use crate::config::{COOLDOWNS, Rules};
 use crate::target::Identity;
 use crate::trigger::Detector;
 
@@ -47,7 +47,8 @@ impl Slot {
     /// still there, so the place is taken by the process that had it: the caller confirms it or vacates it.
     pub fn restore(saved: SavedSlot, elapsed: Duration, rules: &Rules, interval: Duration, now: Mono) -> Slot {
         let life = saved.instance.map(|id| Life { id, detector: Detector::new(rules, interval), warming: false });
-        let left = saved.cooldown_left.map(|left| left.saturating_sub(elapsed));
+        // nothing longer is ever stored
+        let left = saved.cooldown_left.map(|left| left.min(*COOLDOWNS.end()).saturating_sub(elapsed));
         // interrupted while capturing: its partial bundle is what this incident got
         let cooldown = if saved.capturing && !saved.retrying { Some(rules.cooldown.saturating_sub(elapsed)) } else { left };
         let open = life.is_some() && saved.incident.is_some();

@@ -4,6 +4,7 @@
 //! writes, the looking for processes and everything else that can block run elsewhere and report, so that none of them delays a poll.
 
 mod ask;
+pub mod descriptors;
 mod lookup;
 pub mod pace;
 mod past;

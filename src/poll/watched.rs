@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::descriptors::Room;
 use super::remote::{Remotes, Seen};
 use super::task::{Baseline, Job, RemoteFacts, Subject, Task, Timeline};
 use super::{InstanceStatus, Statm};
@@ -125,7 +126,7 @@ impl Watched {
     }
 
     /// Seats the processes that have no seat yet; true if anything changed.
-    pub fn seat(&mut self, procfs: &ProcFs, mounts: &Mounts, limits: &mut Limits, found: &[Identity], now: Mono) -> bool {
+    pub fn seat(&mut self, procfs: &ProcFs, mounts: &Mounts, limits: &mut Limits, room: &mut Room, found: &[Identity], now: Mono) -> bool {
         let mut changed = false;
         for (number, id) in self.roster.seat(self.roster.newcomers(found), now) {
             if let Some(slot) = self.roster.get_mut(number) {
@@ -135,7 +136,7 @@ impl Watched {
         }
         for (number, slot) in self.roster.iter_mut() {
             let Some(id) = slot.instance().and_then(Identity::process).filter(|_| !self.seats.contains_key(&number)) else { continue };
-            match Seat::new(procfs, mounts, limits, id, &self.config, now) {
+            match room.take().and_then(|()| Seat::new(procfs, mounts, limits, id, &self.config, now)) {
                 Ok(seat) => {
                     let limit = seat.limit.as_ref().map_or("unknown".into(), |l| format!("{} ({})", ByteSize(l.bytes), l.source));
                     tracing::info!(target_name = %self.config.name, pid = id.pid, limit, "watching process");
@@ -147,6 +148,11 @@ impl Watched {
             }
         }
         changed
+    }
+
+    /// How many descriptors it keeps.
+    pub fn processes(&self) -> usize {
+        if self.is_local() { self.seats.len() } else { 0 }
     }
 
     /// What is wrong with finding its processes; told when it is new.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
+use super::descriptors::{self, Room};
 use super::lookup::{Lookup, NoAnswer, Seen};
 use super::pace::{self, Bounds};
 use super::past::{self, Past};
@@ -74,6 +75,10 @@ pub struct Watcher {
     look_patience: Duration,
     /// As of the last scan, no target waits for a process.
     is_settled: bool,
+    /// Processes that can be watched at a time.
+    most_processes: usize,
+    /// It was said that there are more.
+    was_full: bool,
     /// Of the reasons that people read.
     lang: Lang,
     changed: bool,
@@ -121,6 +126,8 @@ impl Watcher {
             lookup: Lookup::default(),
             look_patience: LOOK_PATIENCE,
             is_settled: false,
+            most_processes: descriptors::for_processes(config.daemon.max_concurrent_captures),
+            was_full: false,
             lang: config.daemon.lang,
             changed: false,
         };
@@ -274,6 +281,7 @@ impl Watcher {
         self.mounts = seen.mounts;
         self.is_settled = true;
         let mut limits = Limits::default();
+        let mut is_full = false;
         for (config, resolution) in seen.found {
             let i =
                 self.by_name.get(&config.name).copied().filter(|i| self.targets.get(*i).is_some_and(|t| Arc::ptr_eq(&t.config, &config)));
@@ -288,9 +296,24 @@ impl Watcher {
             }
             let watched = &mut self.targets[i];
             watched.say_problem(resolution.problem);
-            self.changed |= watched.seat(&self.procfs, &self.mounts, &mut limits, &instances, now);
+            let taken: usize = self.targets.iter().map(Watched::processes).sum();
+            let most = self.most_processes;
+            let mut room = Room { left: most.saturating_sub(taken), most };
+            let watched = &mut self.targets[i];
+            self.changed |= watched.seat(&self.procfs, &self.mounts, &mut limits, &mut room, &instances, now);
             self.is_settled &= !watched.seats.is_empty();
-            watched.unseated().for_each(|pid| self.lookup.forget(pid));
+            if room.left > 0 {
+                watched.unseated().for_each(|pid| self.lookup.forget(pid));
+            } else {
+                is_full |= watched.unseated().next().is_some();
+            }
+        }
+        if is_full && !std::mem::replace(&mut self.was_full, true) {
+            let most = self.most_processes;
+            tracing::warn!(
+                most,
+                "not every process can be watched: that would take more open files than memtrap may have; raise LimitNOFILE="
+            );
         }
     }
 
@@ -347,6 +370,7 @@ impl Watcher {
 
     fn reload(&mut self, config: Config, now: Mono) {
         self.dispatch.budget.change(config.daemon.max_concurrent_captures, config.daemon.max_captures_per_hour);
+        self.most_processes = descriptors::for_processes(config.daemon.max_concurrent_captures);
         self.lang = config.daemon.lang;
         let mut old = std::mem::take(&mut self.targets);
         for target in config.targets {

@@ -49,6 +49,8 @@ impl World {
         let (mut watcher, handles) = Watcher::new(config, host.procfs(), "boot".into(), past, pulse, Mono::from_secs(1_000));
         // time is made up here, and passes are not
         watcher.look_patience = Duration::from_secs(60);
+        // what this test may open is its own affair
+        watcher.most_processes = usize::MAX;
         (watcher, handles)
     }
 
@@ -113,6 +115,23 @@ impl World {
     fn status(&self) -> Vec<InstanceStatus> {
         self.watcher.status(self.now)
     }
+}
+
+#[test]
+fn processes_beyond_the_open_files_are_blind_and_take_the_place_of_one_that_ends() {
+    let mut w = World::new(vec![by_name("shop"), by_name("other")]);
+    w.watcher.most_processes = 2;
+    w.process(11, "shop", 150).process(12, "shop", 50).process(13, "shop", 50).process(14, "other", 50);
+    w.seconds(3);
+    assert_eq!(w.jobs().len(), 1, "who has a place is captured");
+    let blind =
+        |w: &World| w.status().into_iter().filter(|s| s.state == State::Blind).map(|s| (s.pid.unwrap(), s.reason)).collect::<Vec<_>>();
+    let seen = blind(&w);
+    assert_eq!(seen.iter().map(|(pid, _)| *pid).collect::<Vec<_>>(), [13, 14]);
+    assert!(seen.iter().all(|(_, why)| why.contains("2 processes are watched") && why.contains("LimitNOFILE")), "{seen:?}");
+    w.host.remove("proc/12");
+    w.seconds(15);
+    assert_eq!(blind(&w).len(), 1, "{:?}", blind(&w));
 }
 
 #[test]

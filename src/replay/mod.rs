@@ -8,7 +8,7 @@ pub mod read;
 
 use std::time::{Duration, SystemTime};
 
-use crate::clock::{Mono, human};
+use crate::clock::{Mono, human, rfc3339_seconds};
 use crate::config::{Capture, Rules};
 use crate::incident::{Captured, Slot, State};
 use crate::lang::Lang;
@@ -89,7 +89,7 @@ pub fn replay(readings: &[Reading], setup: &Setup) -> Outcome {
             slot.captured(Captured::Evidence, &setup.rules, now);
             ends = None;
         }
-        let (sample, age) = (Sample { at: now, rss: reading.rss }, setup.age + offset);
+        let (sample, age) = (Sample { at: now, rss: reading.rss }, setup.age.saturating_add(offset));
         nearest.observe(reading.at, sample, age, &setup.rules, &levels);
         let mut happened = |what| outcome.events.push(Event { at: reading.at, rss: reading.rss, what });
         if let Some(order) = slot.observe(sample, age, &levels, &setup.rules) {
@@ -162,7 +162,7 @@ impl Nearest {
 
     fn sentences(&self, levels: &Levels) -> Vec<String> {
         let mut said = Vec::new();
-        let time = |at: SystemTime| humantime::format_rfc3339_seconds(at).to_string();
+        let time = rfc3339_seconds;
         for written in &self.rules.threshold {
             let reached = self.highest.map_or(String::new(), |(at, rss)| format!("the highest RSS was {} at {}", ByteSize(rss), time(at)));
             said.push(match written.resolve(levels.limit) {

@@ -54,7 +54,7 @@ pub fn plot(readings: &[Reading], level: Option<u64>, fired: &[SystemTime]) -> S
     }
     let marked: Vec<usize> = fired.iter().map(|at| column(*at)).collect();
     let marks: String = (0..WIDTH).map(|c| if marked.contains(&c) { '▲' } else { '·' }).collect();
-    let time = |at| humantime::format_rfc3339_seconds(at).to_string();
+    let time = crate::clock::rfc3339_seconds;
     let (from, to) = (time(first.at), time(last.at));
     text.push_str(&format!("{:>12} {marks}\n{:>12} {from}{to:>width$}\n", "", "", width = WIDTH - from.len()));
     text

@@ -1,11 +1,12 @@
 //! Recorded readings: memtrap's own `timeline.csv`, any CSV with a time and an RSS, or a Prometheus range query's JSON.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use serde::Deserialize;
 
 use crate::bundle::one_line;
+use crate::clock;
 use crate::units::ByteSize;
 
 /// More than a year of one series each 15 s.
@@ -104,7 +105,7 @@ fn time(text: &str) -> Option<SystemTime> {
         return humantime::parse_rfc3339_weak(&text).ok();
     };
     let seconds = if number >= MILLISECONDS_FROM { number / 1e3 } else { number };
-    SystemTime::UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?)
+    clock::unix(seconds)
 }
 
 fn bytes(text: &str) -> Option<u64> {
@@ -154,7 +155,7 @@ fn json(text: &str) -> Result<Vec<Recorded>, Unreadable> {
         let labels: Vec<String> = series.metric.iter().filter(|(k, _)| *k != "__name__").map(|(k, v)| format!("{k}={v:?}")).collect();
         let reading = |(at, value): &(f64, String)| {
             // NaN marks a stale series
-            Some(Reading { at: SystemTime::UNIX_EPOCH + Duration::try_from_secs_f64(*at).ok()?, rss: bytes(value)? })
+            Some(Reading { at: clock::unix(*at)?, rss: bytes(value)? })
         };
         Recorded { name: one_line(&format!("{{{}}}", labels.join(",")), 200), readings: series.values.iter().filter_map(reading).collect() }
     };

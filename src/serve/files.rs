@@ -17,7 +17,7 @@ use super::index::Caught;
 use super::page;
 use super::routes::{Shared, problem};
 use super::view::View;
-use crate::bundle::{self, Bundle, BundleError, MANIFEST, one_line};
+use crate::bundle::{self, Bundle, BundleError, MANIFEST, MAX_MANIFEST, one_line};
 use crate::egress::archive;
 use crate::error::chain;
 use crate::lang::Lang;
@@ -71,12 +71,17 @@ fn busy(why: String) -> Response {
 pub(super) async fn file(State(view): Shared, Path((target, name, file)): Path<(String, String, String)>) -> Result<Response, Response> {
     let bundle = open(&view, &target, &name).await?;
     let absent = || problem(StatusCode::NOT_FOUND, "the bundle's manifest lists no such file");
-    if file != MANIFEST && !bundle.manifest.files.iter().any(|f| f.has_file() && f.name == file) {
+    let listed = bundle.manifest.files.iter().find(|f| f.has_file() && f.name == file).map(|f| f.bytes);
+    if file != MANIFEST && listed.is_none() {
         return Err(absent());
     }
     let wanted = file.clone();
-    let opened = view.on_disk(move || bundle::open_file(&bundle.path, &wanted).and_then(|f| Ok((f.metadata()?.len(), f)))).await;
+    let opened = view.on_disk(move || bundle.file(&wanted).and_then(|f| Ok((f.metadata()?.len(), f)))).await;
     let (length, opened) = match opened.map_err(IntoResponse::into_response)? {
+        Ok((length, _)) if listed.map_or(length > MAX_MANIFEST, |listed| listed != length) => {
+            let why = format_args!("{} has another size than the manifest lists; see `memtrap bundles show`", one_line(&file, 200));
+            return Err(problem(StatusCode::INTERNAL_SERVER_ERROR, why));
+        }
         Ok(found) => found,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(absent()),
         Err(e) => return Err(problem(StatusCode::INTERNAL_SERVER_ERROR, format_args!("{}: {e}", one_line(&file, 200)))),

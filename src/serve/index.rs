@@ -103,7 +103,7 @@ impl Caught {
     pub fn of(bundle: &bundle::Bundle) -> Caught {
         let m = &bundle.manifest;
         let has_report = m.files.iter().any(|f| f.name == "report.html" && f.has_file());
-        let verdict = analysis::verdict_in(&bundle.path).map(|v| Answer {
+        let verdict = analysis::verdict_in(bundle).map(|v| Answer {
             go_heap_explains: v.go_heap_explains,
             cause: v.cause,
             confidence: v.confidence,

@@ -217,7 +217,7 @@ async fn fill(view: &Arc<View>, wanted: Wanted) -> Result<Live, Unavailable> {
         host: one_line(&view.seen.host, 100),
         headline,
         mood,
-        time: humantime::format_rfc3339_seconds(now.1).to_string().replace('T', " ").replace('Z', " UTC"),
+        time: crate::clock::rfc3339_seconds(now.1).replace('T', " ").replace('Z', " UTC"),
         chips: chips(&instances, &wanted, lang),
         only: wanted
             .target

@@ -37,6 +37,14 @@ impl Memtrap {
         memtrap
     }
 
+    /// With so few files that it may have open.
+    pub fn start_with_few_files(most: u32, config: &str) -> Memtrap {
+        let mut memtrap = Memtrap { dir: TempDir::new().unwrap(), child: None };
+        memtrap.configure("", config);
+        memtrap.spawn_by(&["sh", "-c", &format!("ulimit -n {most}; exec \"$0\" \"$@\""), BINARY]);
+        memtrap
+    }
+
     /// With its bundles in this directory.
     pub fn start_in(bundle_dir: &Path, config: &str) -> Memtrap {
         let mut memtrap = Memtrap { dir: TempDir::new().unwrap(), child: None };
@@ -83,10 +91,14 @@ impl Memtrap {
     }
 
     fn spawn(&mut self) {
+        self.spawn_by(&[BINARY]);
+    }
+
+    fn spawn_by(&mut self, program: &[&str]) {
         let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
         let before = self.log().matches("memtrap watches").count();
-        let mut command = Command::new(BINARY);
-        command.args(["run", "--log-level", "debug", "-c"]).arg(self.config_path()).stdin(Stdio::null());
+        let mut command = Command::new(program[0]);
+        command.args(&program[1..]).args(["run", "--log-level", "debug", "-c"]).arg(self.config_path()).stdin(Stdio::null());
         self.child = Some(command.stdout(Stdio::null()).stderr(log).spawn().unwrap());
         self.wait_until(10, "memtrap watches", |m| m.log().matches("memtrap watches").count() > before);
     }

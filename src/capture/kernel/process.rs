@@ -110,7 +110,7 @@ impl ProcessFacts {
             pid: id.pid,
             start_ticks: id.start_ticks,
             boot_id: problems.note(procfs.boot_id()),
-            started_at: problems.note(procfs.started_at(id)).map(|t| humantime::format_rfc3339_seconds(t).to_string()),
+            started_at: problems.note(procfs.started_at(id)).map(crate::clock::rfc3339_seconds),
             age_seconds: problems.note(procfs.age(id)).map(|age| age.as_secs_f64()),
             exe: problems.note(dir.exe()).map(|path| path.to_string_lossy().into_owned()),
             comm: problems.note(dir.comm()).map(|name| String::from_utf8_lossy(&name).into_owned()),
