@@ -216,7 +216,7 @@ impl Case<'_> {
         let frame = whole(
             "RSS (?:is {s:now}|grew by {s:grown} to {s:reached}) and (?:the Go heap (?:explains it|explains it in part|does not explain it)|whether the Go heap explains it is unknown): (?P<why>.+?)\
              (?:; besides, (?P<second>[^;]+) takes {s:besides} \\({p:besides_share}\\))?\
-             (?:; the process was OOM-killed meanwhile|; the process ended meanwhile)?(?:; the profiles may be of another process)?\\.",
+             (?:; the process was OOM-killed meanwhile|; the process ended meanwhile)?(?:; the profiles may be of another process|; the profiles are of another process and were left aside)?\\.",
         );
         let m = frame.captures(said).ok_or("no rule knows this sentence")?;
         is(&m, "now", Some(self.rss()))?;
@@ -226,7 +226,7 @@ impl Case<'_> {
             self.weight(second.as_str(), &m, "besides", "besides_share")?;
         }
         let live = format!(
-            "{{s:a}} \\({{p:share}}\\) are (?:live objects|the live heap: {{s:objects}} of live objects){LIVE_FROM}(?:, {{s:garbage}} of garbage until the next collection)?(?:, {{s:gaps}} of gaps between them)?"
+            "{{s:a}} \\({{p:share}}\\) are (?:live objects|the live heap: {{s:objects}} of live objects){LIVE_FROM}(?:, {{s:garbage}} of garbage until the next collection)?(?:, {{s:gaps}} of gaps between them)?(?:, and {{s:beside}} beside them are garbage and room for it until the next collection)?"
         );
         let mut rules: Vec<(Regex, Rule)> = BECAUSE.iter().map(|(pattern, rule)| (whole(pattern), *rule)).collect();
         rules.push((whole(&live), live_heap));
@@ -236,8 +236,11 @@ impl Case<'_> {
     /// An amount of one of the parts that a verdict weighs, with its share of all.
     fn weight(&self, what: &str, m: &Captures<'_>, amount: &str, share: &str) -> Checked {
         let (least, most) = match what {
-            "live heap" | "live heap of small objects" => (0.0, self.parts(&["heap_live", "heap_garbage", "heap_fragmentation"])),
-            "garbage" => (0.0, self.parts(&["heap_garbage", "heap_unreleased", "heap_fragmentation"])),
+            "live heap" | "live heap of small objects" | "live objects" | "small live objects" => {
+                (0.0, self.parts(&["heap_live", "heap_garbage", "heap_fragmentation", "heap_unreleased"]))
+            }
+            // with the room for it, and what only a second collection frees
+            "garbage" => (0.0, self.parts(&["heap_live", "heap_garbage", "heap_unreleased", "heap_fragmentation"])),
             "freed but not returned" => (0.0, self.parts(&["heap_unreleased", "heap_fragmentation", "heap_garbage"])),
             "goroutines" => (0.0, self.parts(&["goroutine_stacks", "heap_unreleased", "heap_live", "heap_garbage", "heap_fragmentation"])),
             "native memory" => (0.0, self.part("native_anon")),
@@ -280,16 +283,16 @@ impl Case<'_> {
 
     /// What a function has in use, by itself or with what it calls, is this share of all.
     fn holds(&self, m: &Captures<'_>, function: &str, share: &str, kind: &str) -> Checked {
-        let Some(function) = m.name(function).map(|f| f.as_str()) else { return Ok(()) };
+        let Some(function) = m.name(function).map(|f| own(f.as_str())) else { return Ok(()) };
         let heap = self.now.heap().ok_or("there is no heap profile")?;
         let all = total(&heap, kind).unwrap_or(0.0);
-        let (flat, cum) = of_function(&heap, kind, if function == "an unnamed function" { "" } else { function });
+        let (flat, cum) = of_function(&heap, kind, function);
         share_is(m, share, flat, all).or_else(|_| share_is(m, share, cum, all)).map_err(|why| format!("{function}: {why}"))
     }
 
     /// Most of what is live, or of what came since the baseline.
     fn most_from(&self, function: Option<&str>) -> Checked {
-        let Some(function) = function else { return Ok(()) };
+        let Some(function) = function.map(own) else { return Ok(()) };
         let heap = self.now.heap().ok_or("there is no heap profile")?;
         let base = self.base.as_ref().filter(|_| self.growth).and_then(|base| base.profile("heap.pb.gz"));
         let cum = |profile| of_function(profile, "inuse_space", function).1;
@@ -408,12 +411,19 @@ fn grown(now: &memtrap::pprof::Profile, then: &memtrap::pprof::Profile) -> f64 {
     now.iter().map(|(stack, bytes)| bytes - then.get(stack).copied().unwrap_or(0.0)).filter(|more| *more > 0.0).sum()
 }
 
+/// The function of the service's own, of `main.keep (bytes.growSlice)`.
+fn own(function: &str) -> &str {
+    let plain = function.split_once(" (").map_or(function, |(own, _)| own);
+    if plain == "an unnamed function" { "" } else { plain }
+}
+
 fn live_heap(c: &Case<'_>, m: &Captures<'_>) -> Checked {
     c.share(m, "a", "share")?;
     let objects = c.part("heap_live");
     is(m, "objects", Some(objects))?;
     within(m, "garbage", 0.0, c.part("heap_garbage"))?;
     within(m, "gaps", 0.0, c.part("heap_fragmentation"))?;
+    within(m, "beside", 0.0, c.parts(&["heap_garbage", "heap_unreleased", "heap_fragmentation"]))?;
     if m.name("objects").is_some() {
         // a part that is not worth its words is less than a hundredth
         let said: f64 = ["objects", "garbage", "gaps"]
@@ -442,6 +452,11 @@ const BECAUSE: &[(&str, Rule)] = &[
             c.weight("garbage", m, "a", "share")?;
             rate(c, m, "rate")
         },
+    ),
+    ("{s:a} \\({p:share}\\) are garbage that it takes a second collection to free: [^;]+", |c, m| c.weight("garbage", m, "a", "share")),
+    (
+        "{s:a} \\({p:share}\\) were freed by Go and (?:returned to the kernel, and are resident nevertheless|given back with MADV_FREE): .+",
+        |c, m| c.weight("freed but not returned", m, "a", "share"),
     ),
     (
         "{s:a} \\({p:share}\\) were freed by Go and not returned to the kernel(?: yet|, {s:sparse} of it because live objects keep spans that are mostly empty)",
@@ -539,6 +554,43 @@ const EVIDENCE: &[(&str, Rule)] = &[
             within(m, "garbage", before - most, before - least)
         },
     ),
+    (
+        "(?:A forced collection|A collection between the two MemStats|The profile, which is as of the last collection,) separates {s:live} live from {s:garbage} garbage(?: of what is resident)?(?:; the runtime lets the heap grow to {s:goal} before it collects: that much is normal)?\\.",
+        |c, m| {
+            let bytes = |bucket: &str| {
+                c.verdict["anatomy"].as_array().unwrap().iter().find(|l| l["bucket"] == bucket).and_then(|l| l["bytes"].as_f64())
+            };
+            is(m, "live", bytes("heap_live"))?;
+            is(m, "garbage", bytes("heap_garbage"))?;
+            is(m, "goal", c.now.runtime("NextGC"))
+        },
+    ),
+    (
+        "Up to {s:floating} more were allocated while that collection marked, and are counted as garbage: the profile has them as in use\\.",
+        |c, m| within(m, "floating", 0.0, c.now.heap().and_then(|heap| total(&heap, "inuse_space")).unwrap_or(0.0)),
+    ),
+    ("{p:gone} of what was in use after it was gone after a later collection: .+\\.", |c, m| {
+        let (first, last) = (
+            c.now.profile("heap_gc.pb.gz").ok_or("no heap_gc.pb.gz")?,
+            c.now.profile("heap_gc_after.pb.gz").ok_or("no heap_gc_after.pb.gz")?,
+        );
+        share_is(m, "gone", grown(&first, &last), total(&first, "inuse_space").unwrap_or(0.0))
+    }),
+    (
+        "NextGC is {s:goal}, {n:above}% above what was live, not GOGC={n:set} as the environment has it: debug\\.SetGCPercent or a memory limit sets it\\.",
+        |c, m| {
+            let goal = c.now.runtime("NextGC");
+            is(m, "goal", goal)?;
+            is(m, "set", Some(c.now.env("GOGC").and_then(|v| v.parse().ok()).unwrap_or(100.0)))?;
+            // what was live at the last collection, stacks and globals with it, is at most what a later one found
+            let least = c.now.memstats("memstats_gc.txt", "HeapAlloc").zip(goal).map(|(live, goal)| (goal / live - 1.0) * 100.0);
+            within(m, "above", 0.0, least.map_or(f64::MAX, |most| most.max(0.0) * 1.2 + 10.0))
+        },
+    ),
+    ("Collections have taken {p:share} of the CPU that the process may use since it started \\(GCCPUFraction\\)\\.", |c, m| {
+        let share = c.now.runtime("GCCPUFraction").ok_or("no GCCPUFraction")?;
+        share_is(m, "share", share, 1.0)
+    }),
     ("GOGC={n:percent}: the heap may grow by {n:again}% of what is live before it is collected\\.", |c, m| {
         let set = c.now.env("GOGC").and_then(|v| v.parse().ok());
         is(m, "percent", set)?;
@@ -560,7 +612,7 @@ const EVIDENCE: &[(&str, Rule)] = &[
         },
     ),
     (
-        "Heap profile: (?:{f:bytes} holds {p:bytes_share} of the bytes in use)?(?:; )?(?:{f:objects} holds {p:objects_share} of the objects in use)?\\.",
+        "Heap profile: (?:{f:bytes} (?:holds|allocated) {p:bytes_share} of the bytes in use)?(?:; )?(?:{f:objects} (?:holds|allocated) {p:objects_share} of the objects in use)?\\.",
         |c, m| {
             c.holds(m, "bytes", "bytes_share", "inuse_space")?;
             c.holds(m, "objects", "objects_share", "inuse_objects")
@@ -572,14 +624,14 @@ const EVIDENCE: &[(&str, Rule)] = &[
         let net = total(&now, "inuse_space").unwrap_or(0.0) - total(&then, "inuse_space").unwrap_or(0.0);
         // functions that shrank are not taken off, nor is what memtrap's own requests took
         within(m, "grown", net.max(0.0) * 0.95, grown(&now, &then) * 1.001)?;
-        let of = |profile| of_function(profile, "inuse_space", &m["function"]);
+        let of = |profile| of_function(profile, "inuse_space", own(&m["function"]));
         let ((flat, cum), (flat_then, cum_then)) = (of(&now), of(&then));
         is(m, "part", Some(flat - flat_then)).or_else(|_| is(m, "part", Some(cum - cum_then)))
     }),
     ("{f:function} allocated {s:part} of {s:all} since the start\\.", |c, m| {
         let allocs = c.now.heap().or_else(|| c.now.profile("allocs.pb.gz")).ok_or("no profile of allocations")?;
         is(m, "all", total(&allocs, "alloc_space"))?;
-        let (flat, cum) = of_function(&allocs, "alloc_space", &m["function"]);
+        let (flat, cum) = of_function(&allocs, "alloc_space", own(&m["function"]));
         is(m, "part", Some(flat)).or_else(|_| is(m, "part", Some(cum)))
     }),
     ("There are {n:all} goroutines(?:, {n:then} at the baseline)?(?:; their stacks take {s:each} on average)?\\.", |c, m| {
@@ -625,7 +677,7 @@ const EVIDENCE: &[(&str, Rule)] = &[
         within(m, "count", 1.0, all)
     }),
     (
-        "{f:function} allocated most of (?:that, and most goroutines stand in it: they hold it|what is live, and many goroutines stand in it: they may hold it)\\.",
+        "{f:function} allocated most of (?:that, and most goroutines stand in it: they hold it|what is live, and (?:many goroutines stand in it|as many goroutines stand in it as would hold it): they may hold it)\\.",
         |c, m| {
             let there = Case::standing(&c.now, &m["function"]);
             if there >= 50.0 { Ok(()) } else { Err(format!("{there} stand in it")) }
@@ -656,14 +708,21 @@ const EVIDENCE: &[(&str, Rule)] = &[
         if found { Ok(()) } else { within(m, "more", 0.0, claimed) }
     }),
     (
-        "Native memory: (?:malloc in C {s:malloc})?(?:, )?(?:stacks of threads {s:stacks})?(?:, )?(?:global variables {s:globals})?(?:, )?(?:other anonymous mappings {s:mappings})?\\.",
+        "Native memory: (?:malloc in C {s:malloc})?(?:, )?(?:stacks of threads {s:stacks})?(?:, )?(?:global variables {s:globals})?(?:, )?(?:private copies of pages of files {s:copies})?(?:, )?(?:other anonymous mappings {s:mappings})?\\.",
         |c, m| c.native(m),
     ),
     ("There are {n:threads} OS threads(?:, {n:then} at the baseline)?\\.", |c, m| {
         is(m, "threads", c.now.fact("threads").or(c.now.status("Threads")))?;
         is(m, "then", c.base.as_ref().and_then(|b| b.status("Threads")))
     }),
-    ("{s:lazy} of the freed heap are MADV_FREE pages: .+\\.", |c, m| {
+    ("{s:returned} of the freed heap were returned by the runtime \\(HeapReleased\\) and are resident nevertheless\\.", |c, m| {
+        within(m, "returned", 0.0, c.now.runtime("HeapReleased").unwrap_or(0.0))
+    }),
+    ("RSS fell by {s:fell} between the trigger and the reading, and HeapReleased is at least as much: .+\\.", |c, m| {
+        let fell = c.kernel_rss().map_or(0.0, |rss| c.rss() - rss);
+        within(m, "fell", 0.0, fell.max(0.0).min(c.now.runtime("HeapReleased").unwrap_or(0.0)))
+    }),
+    ("{s:lazy} (?:of the freed heap|outside of Go's arenas) are MADV_FREE pages: .+\\.", |c, m| {
         let lazy: u64 = c.now.smaps().iter().map(|mapping| mapping.lazy_free).sum();
         within(m, "lazy", 0.0, lazy as f64)
     }),
@@ -673,7 +732,9 @@ const EVIDENCE: &[(&str, Rule)] = &[
     }),
     ("{s:swap} more are swapped out: they are not in RSS\\.", |c, m| is(m, "swap", c.now.status("VmSwap"))),
     ("RSS differed by {s:moved} from the trigger's when the evidence was read; the parts are scaled to it\\.", |c, m| {
-        is(m, "moved", c.kernel_rss().map(|rss| rss - c.rss()))
+        // what Go was returning meanwhile is told apart
+        let moved = c.kernel_rss().map_or(0.0, |rss| rss - c.rss());
+        is(m, "moved", Some(moved)).or_else(|_| within(m, "moved", moved.min(0.0), 0.0))
     }),
     (
         "The process (?:was killed by the kernel for lack of memory \\(oom_kill\\) during the capture|ended during the capture; .+)\\.",
