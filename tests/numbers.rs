@@ -30,15 +30,24 @@ fn recorded() -> Vec<(String, tempfile::TempDir)> {
     all
 }
 
+fn wrong_numbers(name: &str, bundle: &Path) -> Vec<String> {
+    let english = verdict_of(bundle, Lang::En);
+    let deviating = deviations(bundle, &english).into_iter().map(|why| format!("{name}: {why}"));
+    let differing = differences(&english, &verdict_of(bundle, Lang::Zh)).into_iter().map(|why| format!("{name}, in Chinese: {why}"));
+    deviating.chain(differing).collect()
+}
+
 #[test]
 fn every_number_about_a_recorded_process_is_in_its_files() {
-    let mut wrong = Vec::new();
-    for (name, dir) in recorded() {
-        let english = verdict_of(dir.path(), Lang::En);
-        wrong.extend(deviations(dir.path(), &english).into_iter().map(|why| format!("{name}: {why}")));
-        let chinese = verdict_of(dir.path(), Lang::Zh);
-        wrong.extend(differences(&english, &chinese).into_iter().map(|why| format!("{name}, in Chinese: {why}")));
-    }
+    let wrong: Vec<String> = recorded().iter().flat_map(|(name, dir)| wrong_numbers(name, dir.path())).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+#[ignore = "of whatever bundles BUNDLES names"]
+fn every_number_about_bundles_from_elsewhere_is_in_their_files() {
+    let bundles = std::env::var("BUNDLES").expect("BUNDLES=\"DIR DIR\"");
+    let wrong: Vec<String> = bundles.split_whitespace().flat_map(|bundle| wrong_numbers(bundle, Path::new(bundle))).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
@@ -55,6 +64,12 @@ fn with_another_number(text: &str, n: usize) -> Option<String> {
 fn a_number_that_is_not_in_the_files_is_found() {
     let (_, dir) = recorded().into_iter().find(|(name, _)| name == "1.27.3/churn").unwrap();
     let verdict = verdict_of(dir.path(), Lang::En);
+    let summary = verdict["summary"].as_str().unwrap();
+    for other in (0..).map_while(|n| with_another_number(summary, n)) {
+        let mut forged = verdict.clone();
+        forged["summary"] = Value::String(other.clone());
+        assert!(!deviations(dir.path(), &forged).is_empty(), "{summary}\n{other}");
+    }
     let mut tried = 0;
     for sentence in 0..verdict["evidence"].as_array().unwrap().len() {
         let text = verdict["evidence"][sentence].as_str().unwrap();

@@ -149,7 +149,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("idle_and_burst", &["unreleased_heap"], NO).daily(),
     // the goroutines have a quarter of it
     scenario("idle_and_mmap", &["native_memory"], NO),
-    scenario("ingest_workers", &["live_heap"], YES).daily(),
+    scenario("ingest_workers", &["live_heap"], YES),
     // what each session needs, the compiler has put on the stack
     scenario("ticker_goroutines", &["goroutine_pileup"], NO_OR_PARTLY),
     scenario("sleeping_goroutines", &["goroutine_pileup"], NO_OR_PARTLY),
@@ -215,8 +215,8 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("cgo_beside_subscribers", &["native_memory"], NO).cgo(),
     scenario("narrow_cache", &["live_heap"], YES).narrow("heap_few_big"),
     scenario("narrow_sessions", &["small_objects"], YES).narrow("heap_small_objects"),
-    scenario("narrow_unreleased", &["unreleased_heap"], NO).narrow("unreleased"),
-    scenario("narrow_freed_lazily", &["unreleased_heap"], NO).narrow("freed_lazily").daily(),
+    scenario("narrow_unreleased", &["unreleased_heap"], NO).narrow("unreleased").daily(),
+    scenario("narrow_freed_lazily", &["unreleased_heap"], NO).narrow("freed_lazily"),
     scenario("narrow_goroutines", &["goroutine_pileup"], NO_OR_PARTLY).narrow("goroutine_chan"),
     scenario("narrow_mmap", &["native_memory"], NO).narrow("mmap_anon"),
 ];
