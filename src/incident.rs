@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Mono;
 use crate::config::Rules;
-use crate::series::{Sample, Series};
+use crate::series::{Rise, Sample, Series};
 use crate::target::Identity;
 use crate::trigger::{Detector, Fired, Levels, Trigger};
 
@@ -182,9 +182,9 @@ impl Slot {
         self.life.as_ref().and_then(|l| l.detector.slope())
     }
 
-    /// Slope of the last few readings, bytes per second.
-    pub fn recent_slope(&self) -> Option<f64> {
-        self.series()?.recent_slope()
+    /// How RSS rises at the last reading.
+    pub fn rise(&self) -> Option<Rise> {
+        self.series()?.rise()
     }
 
     pub fn incident(&self) -> Option<&Incident> {

@@ -35,6 +35,15 @@ pub struct Line {
     pub bytes_per_second: f64,
 }
 
+/// How RSS rises right now, bytes per second; negative where it falls.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Rise {
+    /// What one outlier does not make: by the last few readings, or by each of the last two, whichever is steeper.
+    pub confirmed: f64,
+    /// Between the last two readings: the first to see a jump, and as easily an outlier.
+    pub seen: f64,
+}
+
 /// Why there is no line over a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooFew {
@@ -110,6 +119,11 @@ fn pairwise<'a>(points: impl Iterator<Item = &'a Sample> + Clone) -> impl Iterat
     })
 }
 
+/// The slopes from each point to the next.
+fn pairwise_in_turn<'a>(points: impl Iterator<Item = &'a Sample> + Clone) -> impl Iterator<Item = f64> {
+    points.clone().zip(points.skip(1)).flat_map(|(a, b)| pairwise([a, b].into_iter()))
+}
+
 /// 0 of none.
 fn median(numbers: &mut [f64]) -> f64 {
     if numbers.is_empty() {
@@ -162,6 +176,14 @@ impl Series {
         let mut slopes = [0.0; FEW * (FEW - 1) / 2];
         let count = slopes.iter_mut().zip(pairwise(few())).map(|(place, slope)| *place = slope).count();
         Some(median(slopes.get_mut(..count)?))
+    }
+
+    /// The rise at the last reading; `None` with fewer than two.
+    pub fn rise(&self) -> Option<Rise> {
+        let few = self.recent_slope()?;
+        let mut last = pairwise_in_turn(self.recent.range(self.recent.len().saturating_sub(3)..));
+        let (Some(before), seen) = (last.next(), last.next()) else { return Some(Rise { confirmed: few, seen: few }) };
+        Some(seen.map_or(Rise { confirmed: few, seen: before }, |seen| Rise { confirmed: few.max(before.min(seen)), seen }))
     }
 
     /// The last hour, oldest first: thinned, then the recent readings as they were.
@@ -387,6 +409,21 @@ mod tests {
         }
         (0..5).for_each(|n| series.push(Sample { at: Mono::from_secs(200 + n), rss: 7 }));
         assert_eq!(series.recent_slope(), Some(0.0));
+    }
+
+    #[test]
+    fn a_jump_is_seen_by_the_first_reading_and_confirmed_by_the_second() {
+        let mut s = Series::new();
+        (0..5).for_each(|t| s.push(at(f64::from(t), 100.0)));
+        assert_eq!(s.rise(), Some(Rise::default()));
+        let mib = |n: f64| n * MIB as f64;
+        s.push(at(5.0, 600.0));
+        assert_eq!(s.rise(), Some(Rise { confirmed: 0.0, seen: mib(500.0) }), "one reading may be an outlier");
+        let mut flat = s.clone();
+        flat.push(at(5.5, 600.0));
+        assert_eq!(flat.rise(), Some(Rise::default()), "a step, and no more");
+        s.push(at(5.5, 900.0));
+        assert_eq!(s.rise(), Some(Rise { confirmed: mib(500.0), seen: mib(600.0) }));
     }
 
     #[test]

@@ -264,12 +264,12 @@ impl Detector {
         self.pick(last, levels, |_| true, || "when the process ended".into())
     }
 
-    /// `for` must not outlast the process: at the slope of the last readings, would the limit come first?
+    /// `for` must not outlast the process: if RSS goes on to rise as it does now, would the limit come first?
     fn cut_short(&self, last: Sample, levels: &Levels) -> Option<Fired> {
         let since = self.pending_since()?;
         // the next reading, and with it the next chance, is an interval away
         let left = levels.hold.saturating_sub(last.at.since(since)) + levels.interval;
-        let reached = time_to(levels.limit?, last.rss, self.series.recent_slope()?).filter(|t| *t <= left)?;
+        let reached = time_to(levels.limit?, last.rss, self.series.rise()?.confirmed).filter(|t| *t <= left)?;
         let why = || format!("not waiting {}: the limit would be reached in {}", clock::human(levels.hold), clock::human(reached));
         self.pick(last, levels, |_| true, why)
     }

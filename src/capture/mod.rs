@@ -76,6 +76,8 @@ pub struct Request {
     /// For people: `pid 4821`.
     pub instance_label: String,
     pub fired: Fired,
+    /// The process may reach its limit within seconds: what dies with it comes first.
+    pub hurry: bool,
     /// What the bundle is named after.
     pub started: SystemTime,
     pub timeline: TimelineHandle,
@@ -200,6 +202,7 @@ pub async fn run(
         remote: request.remote.is_some(),
         no_pprof: request.no_pprof.as_deref(),
         low_disk: request.low_disk,
+        hurry: request.hurry,
         scope: request.scope,
     };
     let plan = plan::of(&request.target, conditions);

@@ -56,6 +56,8 @@ pub(super) struct Conditions<'a> {
     /// Why pprof is not asked, though there is an address.
     pub no_pprof: Option<&'a str>,
     pub low_disk: bool,
+    /// The process may be killed before the plan ends.
+    pub hurry: bool,
     pub scope: Scope,
 }
 
@@ -63,6 +65,10 @@ const KERNEL: [KernelStep; 7] = KernelStep::ALL;
 
 /// Not taken where the disk is nearly full: large, and not needed for the first answer.
 const BIG: [&str; 6] = ["smaps", "allocs", "goroutine_text", "profile", "heap_gc_after", "trace"];
+
+/// In a hurry these are taken first: no other step answers the first question, and what the kernel and the rest of pprof tell is worth less
+/// without them. `status` takes no lock of the process, and says how its RSS was split at the moment.
+const CORE: [&str; 4] = ["status", "heap", "goroutine", "memstats"];
 
 /// All steps, in order.
 pub(super) fn of(target: &Target, conditions: Conditions<'_>) -> Vec<Step> {
@@ -97,6 +103,9 @@ pub(super) fn of(target: &Target, conditions: Conditions<'_>) -> Vec<Step> {
     }
     if conditions.scope == Scope::Baseline {
         plan.retain(|step| baseline::STEPS.contains(&step.name.as_str()));
+    }
+    if conditions.hurry {
+        plan.sort_by_key(|step| CORE.iter().position(|name| *name == step.name).unwrap_or(CORE.len()));
     }
     for step in &mut plan {
         step.left_out = left_out(step, target, conditions);
@@ -175,7 +184,7 @@ mod tests {
         Target { pprof: Some(Pprof::Http("http://127.0.0.1:1/debug/pprof".into())), ..target() }
     }
 
-    const HERE: Conditions<'static> = Conditions { local: true, remote: false, no_pprof: None, low_disk: false, scope: Scope::Full };
+    const HERE: Conditions<'static> = Conditions { local: true, remote: false, no_pprof: None, low_disk: false, hurry: false, scope: Scope::Full };
 
     #[test]
     fn the_order_is_cheap_and_perishable_first_disruptive_last() {
@@ -183,6 +192,14 @@ mod tests {
         let expected = "cmdline heap memstats goroutine threadcreate allocs heap_gc memstats_gc goroutine_text goroutineleak mutex block \
                         profile heap_gc_after status_after smaps_rollup_after";
         assert_eq!(names.join(" "), expected);
+    }
+
+    #[test]
+    fn in_a_hurry_what_dies_with_the_process_comes_first_and_the_rest_as_ever() {
+        let names = |hurry| of(&with_pprof(), Conditions { hurry, ..HERE }).into_iter().map(|s| s.name).collect::<Vec<_>>();
+        let (hurried, calm) = (names(true), names(false));
+        assert_eq!(hurried[..4], ["status", "heap", "goroutine", "memstats"]);
+        assert_eq!(hurried[4..], calm.into_iter().filter(|name| !CORE.contains(&name.as_str())).collect::<Vec<_>>());
     }
 
     #[test]

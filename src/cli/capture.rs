@@ -56,6 +56,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         timeline: Arc::new(Mutex::new(vec![Sample { at: Mono::now(), rss }])),
         oom: None,
         low_disk: false,
+        hurry: false,
         baselines: None,
         lang: args.target.lang,
     };

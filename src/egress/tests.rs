@@ -481,6 +481,7 @@ fn request(trigger: Trigger) -> Request {
         timeline: Arc::default(),
         oom: None,
         low_disk: false,
+        hurry: false,
         baselines: None,
         lang: crate::lang::Lang::En,
     }

@@ -2,22 +2,31 @@
 //!
 //! ```text
 //!   RSS   level ───────────────────────────────────
-//!         rising: four readings before the level   ┊  100 ms at most often
+//!         rising: four readings before the level   ┊  100 ms at most often, or so that little of the time from the level to the limit passes
+//!         jumped, or new: one more at once         ┊  25 ms
 //!         flat: as long as the steepest rise needs ┊  `max_interval` at most seldom
 //! ```
 //!
 //! What polling each `interval` catches is caught: a longer pause ends before the steepest rise that is reckoned with could reach a
 //! level, it never leaves a rule's window with too few readings, and once a rule is met readings come each `interval` again, so that a dip that
-//! the fixed poll would not see does not end a hold. Shorter pauses only add readings.
+//! the fixed poll would not see does not end a hold; but for a rise that may reach the limit first. Shorter pauses only add readings.
 
 use std::time::Duration;
 
 use crate::incident::State;
-use crate::series::Sample;
+use crate::series::{Rise, Sample};
 use crate::trigger::{Levels, time_to};
 
-/// Reading more often tells no more: the kernel's counters lag.
+/// Reading more often tells no more, unless the rise is steep: the kernel's counters lag.
 pub const MOST_OFTEN: Duration = Duration::from_millis(100);
+/// Where a process has little time between the level and its limit.
+const OFTENER: Duration = Duration::from_millis(10);
+/// So little of that time may pass before a reading.
+const SHARE_BEYOND: u32 = 16;
+/// After a reading that may be an outlier.
+const CONFIRM: Duration = Duration::from_millis(25);
+/// A jump is confirmed at once if the level is so many intervals away. A rise that began just before the reading is steeper than it looks.
+const NEAR: u32 = 4;
 /// Bytes per second that a process is reckoned to grow by at most. One thread that touches new memory was measured at 2 to 4 GiB/s.
 pub const STEEPEST: u64 = 4 << 30;
 /// Readings between now and the level, if the rise goes on.
@@ -32,19 +41,36 @@ pub struct Bounds {
     pub max_interval: Duration,
 }
 
-/// The pause after a reading. `slope` is that of the last few readings, bytes per second.
-pub fn pause(state: State, last: Sample, slope: Option<f64>, levels: &Levels, bounds: Bounds) -> Duration {
+/// The pause after a reading, with how RSS rises as of it.
+pub fn pause(state: State, last: Sample, rise: Option<Rise>, levels: &Levels, bounds: Bounds) -> Duration {
     let Bounds { interval, max_interval } = bounds;
-    let (State::Armed, Some(level)) = (state, levels.next_above(last.rss)) else { return interval };
-    if let Some(slope) = slope.filter(|slope| *slope >= noise(level)) {
-        let left = time_to(level, last.rss, slope);
-        return left.map_or(interval, |left| (left / AHEAD).clamp(MOST_OFTEN.min(interval), interval));
+    let Some(level) = levels.next_above(last.rss) else { return interval };
+    if !matches!(state, State::Armed | State::Warming | State::Pending) {
+        return interval;
+    }
+    let left = |slope: f64| time_to(level, last.rss, slope).filter(|_| slope >= noise(level));
+    // of a process that has just come nothing is known: it may be rising already
+    let Some(rise) = rise else { return CONFIRM.min(interval) };
+    if let Some(left) = left(rise.confirmed) {
+        return (left / AHEAD).clamp(most_often(level, rise.confirmed, levels).min(interval), interval);
+    }
+    if left(rise.seen).is_some_and(|left| left <= interval * NEAR) {
+        return CONFIRM.min(interval);
+    }
+    if state != State::Armed {
+        return interval;
     }
     let safe = Duration::from_secs_f64(level.saturating_sub(last.rss) as f64 / STEEPEST as f64);
     let longest = levels.narrowest_bucket().map_or(max_interval, |bucket| max_interval.min(bucket / 2));
     // whole intervals, so that what is due together stays together
     let intervals = safe.min(longest).as_nanos() / interval.as_nanos().max(1);
     interval * u32::try_from(intervals).unwrap_or(1).max(1)
+}
+
+/// The shortest pause on the way to a level: what is seen late there is time that a capture lacks before the limit.
+fn most_often(level: u64, slope: f64, levels: &Levels) -> Duration {
+    let beyond = levels.limit.filter(|limit| *limit > level).and_then(|limit| time_to(limit, level, slope));
+    beyond.map_or(MOST_OFTEN, |beyond| (beyond / SHARE_BEYOND).clamp(OFTENER, MOST_OFTEN))
 }
 
 /// A rise below this is none: the kernel's counters lag by some hundred KiB per CPU.
@@ -75,7 +101,7 @@ mod tests {
     }
 
     fn after(state: State, rss: u64, slope: f64, levels: &Levels) -> Duration {
-        pause(state, Sample { at: Mono::from_secs(9), rss }, Some(slope), levels, BOUNDS)
+        pause(state, Sample { at: Mono::from_secs(9), rss }, Some(Rise { confirmed: slope, seen: slope }), levels, BOUNDS)
     }
 
     #[test]
@@ -98,11 +124,64 @@ mod tests {
     }
 
     #[test]
+    fn the_less_time_a_limit_leaves_beyond_the_level_the_less_of_it_passes_unseen() {
+        let levels = levels(&threshold(1200 * MIB), 1500 * MIB);
+        let at = |mib: u64| after(State::Armed, 1195 * MIB, (mib * MIB) as f64, &levels);
+        assert_eq!(at(100), MOST_OFTEN, "3 s are left beyond");
+        assert_eq!(at(500), Duration::from_micros(37_500), "0.6 s");
+        assert_eq!(at(2_000), Duration::from_millis(10).max(Duration::from_secs_f64(300.0 / 2000.0 / 16.0)));
+    }
+
+    #[test]
+    fn a_jump_that_could_reach_the_level_soon_is_read_again_at_once() {
+        let levels = levels(&threshold(1200 * MIB), 1500 * MIB);
+        let jumped = |state, rss: u64, by: u64| {
+            let rise = Rise { confirmed: 0.0, seen: (by * MIB) as f64 };
+            pause(state, Sample { at: Mono::from_secs(9), rss: rss * MIB }, Some(rise), &levels, BOUNDS)
+        };
+        assert_eq!(jumped(State::Armed, 530, 500), CONFIRM);
+        assert_eq!(jumped(State::Warming, 530, 500), CONFIRM, "a threshold fires while slopes warm up");
+        assert_eq!(jumped(State::Pending, 1300, 800), CONFIRM, "over the line at once, and on the way to the limit");
+        assert_eq!(jumped(State::Armed, 80, 50), SECOND, "22 s away");
+        assert_eq!(jumped(State::Cooldown, 530, 500), SECOND, "nothing would come of it");
+        let new = pause(State::Armed, Sample { at: Mono::from_secs(9), rss: 9 * MIB }, None, &levels, BOUNDS);
+        assert_eq!(new, CONFIRM, "a process may be rising when it is first seen");
+    }
+
+    /// What of the limit is left when the rule fires, for a leak that begins `phase` after a poll.
+    fn left_of(rate: u64, phase: f64) -> u64 {
+        let (rules, limit, healthy) = (threshold(1_229 * MIB), 1_536 * MIB, 30 * MIB);
+        let levels = levels(&rules, limit);
+        let mut slot = Slot::default();
+        slot.arrive(InstanceId { pid: 1, start_ticks: 1 }, &rules, SECOND);
+        let (start, mut now) = (Mono::from_secs(1_000), Mono::from_secs(1_000));
+        loop {
+            let leaking = now.since(start).as_secs_f64() - 10.0 - phase;
+            let rss = healthy + (leaking.max(0.0) * (rate * MIB) as f64) as u64;
+            let sample = Sample { at: now, rss };
+            if rss >= limit || slot.observe(sample, Duration::from_secs(600), &levels, &rules).is_some() {
+                return limit.saturating_sub(rss);
+            }
+            now = crate::poll::next_multiple(now, pause(slot.state(now), sample, slot.rise(), &levels, BOUNDS));
+        }
+    }
+
+    #[test]
+    fn a_leak_of_a_limit_in_three_seconds_fires_while_five_sixths_of_what_is_beyond_the_level_are_left() {
+        for (rate, least_mib) in [(50, 250), (200, 250), (500, 250), (1_000, 200)] {
+            let worst = (0..100).map(|n| left_of(rate, f64::from(n) / 100.0)).min().unwrap();
+            assert!(worst >= least_mib * MIB, "{rate} MiB/s: {} MiB are left of 307", worst / MIB);
+        }
+    }
+
+    #[test]
     fn a_hold_is_read_each_interval() {
         let levels = levels(&threshold(GIB), 2 * GIB);
-        for state in [State::Pending, State::Open, State::Cooldown, State::Capturing, State::Warming, State::Throttled, State::Blind] {
+        for state in [State::Open, State::Cooldown, State::Capturing, State::Throttled, State::Blind] {
             assert_eq!(after(state, GIB, GIB as f64, &levels), SECOND, "{state:?}");
         }
+        assert_eq!(after(State::Pending, GIB, 0.0, &levels), SECOND);
+        assert_eq!(after(State::Pending, GIB, (100 * MIB) as f64, &levels), SECOND, "10 s are left to the limit");
     }
 
     #[test]
@@ -174,7 +253,7 @@ mod tests {
             if slot.observe(sample, Duration::from_secs(3_600), &levels, rules).is_some() {
                 return (Some(seconds), readings);
             }
-            let wait = if adaptive { pause(slot.state(now), sample, slot.recent_slope(), &levels, BOUNDS) } else { SECOND };
+            let wait = if adaptive { pause(slot.state(now), sample, slot.rise(), &levels, BOUNDS) } else { SECOND };
             now = crate::poll::next_multiple(now, wait);
         }
         slot.captured(Captured::Evidence, rules, now);

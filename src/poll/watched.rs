@@ -31,6 +31,8 @@ pub(super) const LIMIT_REFRESH: Duration = Duration::from_secs(30);
 /// Processes are hardly ever moved to another cgroup once they run, and to look takes most of the time that a limit takes.
 /// The younger a process, the sooner it is looked at again.
 const CGROUP_REFRESH: Duration = Duration::from_secs(300);
+/// Within this time of the limit, what dies with the process is saved first.
+const HURRY: Duration = Duration::from_secs(10);
 /// Waiting or being taken.
 const MAX_BASELINES: usize = 4;
 
@@ -400,8 +402,9 @@ impl Dispatch {
         seat.timeline = Some(timeline.clone());
         let last = slot.series().and_then(|s| s.last()).map_or(order.fired.rss_bytes, |s| s.rss);
         let subject = seat.subject(target, last);
+        let hurry = time_to_limit(slot, seat).is_some_and(|left| left <= HURRY);
         let (fired, part, oom) = (order.fired, order.part, seat.oom.clone());
-        Box::new(Job { subject, slot: number, admitted: now, incident: id, part, fired, oom, timeline, warning: None })
+        Box::new(Job { subject, slot: number, admitted: now, incident: id, part, fired, oom, timeline, hurry, warning: None })
     }
 }
 
@@ -421,6 +424,12 @@ pub(super) enum Caveat {
     Doubtful(String),
     /// It is another that would answer.
     Replaced(String),
+}
+
+/// How long until the limit is reached, if RSS goes on to rise as it does now.
+fn time_to_limit(slot: &Slot, seat: &Seat) -> Option<Duration> {
+    let series = slot.series()?;
+    time_to(seat.levels.limit?, series.last()?.rss, series.rise()?.confirmed)
 }
 
 /// Tells instances apart in the ids of incidents; plain characters only.

@@ -215,7 +215,7 @@ impl Watcher {
                 Reading::Blind(why) => slot.blind(why),
             }
             let last = slot.series().and_then(|s| s.last());
-            let wait = last.map_or(bounds.interval, |last| pace::pause(slot.state(now), last, slot.recent_slope(), &seat.levels, bounds));
+            let wait = last.map_or(bounds.interval, |last| pace::pause(slot.state(now), last, slot.rise(), &seat.levels, bounds));
             seat.due = next_multiple(now, wait);
             next = next.min(seat.due);
             self.changed |= seat.log_change(&watched.config.name, slot, now);

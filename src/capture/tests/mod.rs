@@ -125,6 +125,7 @@ impl Trial {
             timeline: Arc::new(Mutex::new(vec![Sample { at: Mono::from_secs(1), rss: 1 << 30 }])),
             oom: None,
             low_disk: self.low_disk,
+            hurry: false,
         }
     }
 
