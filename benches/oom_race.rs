@@ -25,7 +25,7 @@ const LIMIT: u64 = 1536 * MIB;
 /// in every phase.
 const HEALTHY: Duration = Duration::from_secs(3);
 /// From the leak's beginning to the death, and from there to the bundle.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(180);
 /// What makes an answer: which objects, whose stacks, how much in all.
 const WANTED: [&str; 3] = ["heap", "goroutine", "memstats"];
 
@@ -119,7 +119,7 @@ fn wait(is_so: impl Fn() -> bool, what: &str) {
     }
 }
 
-/// One life: which of the wanted is in the bundle, the MiB at which it fired, and the milliseconds until each was had.
+/// One life: which of the wanted is in the bundle, and the MiB at which it fired.
 struct Life {
     had: [bool; WANTED.len()],
     fired_mib: Option<u64>,
@@ -154,7 +154,9 @@ fn is_good(manifest: &serde_json::Value, bundle: &Path, step: &str) -> bool {
 /// What was taken, in its order, with milliseconds.
 fn tell(manifest: &serde_json::Value) {
     let files = manifest["files"].as_array().unwrap().iter();
-    let steps = files.map(|f| format!("{} {} {} ms", f["step"].as_str().unwrap_or_default(), f["status"].as_str().unwrap_or_default(), f["milliseconds"]));
+    let steps = files.map(|f| {
+        format!("{} {} {} ms", f["step"].as_str().unwrap_or_default(), f["status"].as_str().unwrap_or_default(), f["milliseconds"])
+    });
     println!("  {}\n  {}", manifest["trigger"]["reason"], steps.collect::<Vec<_>>().join(", "));
 }
 

@@ -32,6 +32,7 @@ pub use ask::Denied;
 pub use saved::SavedSlot;
 use serde::{Deserialize, Serialize};
 
+use crate::budget::Refusal;
 use crate::clock::Mono;
 use crate::config::Rules;
 use crate::series::{Rise, Sample, Series};
@@ -141,7 +142,7 @@ pub struct Slot {
     phase: Phase,
     incident: Option<Incident>,
     cooldown_until: Option<Mono>,
-    throttled: Option<String>,
+    throttled: Option<Refusal>,
     blind: Option<String>,
     muted: Muted,
 }
@@ -328,9 +329,10 @@ impl Slot {
         });
     }
 
-    /// The budget said no; the order comes again while its rule holds. True if it had not said so before.
-    pub fn refused(&mut self, why: String) -> bool {
-        self.throttled.replace(why).is_none()
+    /// The budget said no; the order comes again while its rule holds. True if it had not said so before, or for another reason.
+    pub fn refused(&mut self, why: Refusal) -> bool {
+        let name = why.name();
+        self.throttled.replace(why).is_none_or(|before| before.name() != name)
     }
 
     /// The capture ended.
@@ -383,6 +385,13 @@ impl Slot {
                 self.order(fired, 0)
             }
             _ => None,
+        }
+    }
+
+    /// The process runs another program: it is no longer the one that is captured, though its identity is.
+    pub fn forget_process(&mut self) {
+        if let Phase::Capturing { of, .. } = &mut self.phase {
+            *of = None;
         }
     }
 

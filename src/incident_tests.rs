@@ -1,7 +1,7 @@
 //! The state machine by example, then by a hundred thousand random lives against an oracle that shares no code with it.
 
 use super::*;
-use crate::budget::Budget;
+use crate::budget::{Bounds, Budget, Urgency, Wish};
 use crate::config;
 use crate::lang::Lang;
 use crate::target::InstanceId;
@@ -211,11 +211,12 @@ fn a_process_replaced_during_its_capture_is_a_new_story() {
 #[test]
 fn a_refused_order_comes_again_while_the_rule_holds() {
     let mut s = Story::at_once();
-    let mut budget = Budget::new(1, 10);
-    budget.admit(true, s.now).unwrap();
+    let mut budget = Budget::new(Bounds { concurrent: 1, per_hour: 10, targets: 1 });
+    let wish = Wish { target: "a", slot: 0, trigger: Trigger::Threshold, rules: 1, urgency: Urgency::Calm };
+    budget.admit(wish, s.now).unwrap();
     let order = s.slot.observe(Sample { at: s.now, rss: 150 * MIB }, s.age, &s.levels, &s.rules);
     assert!(order.is_some());
-    assert!(s.slot.refused(budget.admit(true, s.now).unwrap_err().to_string()));
+    assert!(s.slot.refused(budget.admit(wish, s.now).unwrap_err()));
     assert_eq!(s.state(), State::Throttled);
     assert!(s.slot.reason(&s.levels, s.now, Lang::En).contains("max_concurrent_captures"));
     s.rss(150);

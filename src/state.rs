@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use crate::budget::Spending;
 use crate::clock::Mono;
 use crate::disk::{Dir, trust};
 use crate::incident::SavedSlot;
@@ -32,8 +33,8 @@ pub struct Saved {
     pub boot_id: String,
     pub mono: Mono,
     pub unix_ms: u64,
-    /// How long ago the captures of the last hour had started.
-    pub budget: Vec<Duration>,
+    /// The captures of the last hour.
+    pub budget: Vec<Spending>,
     pub targets: BTreeMap<String, Vec<SavedSlot>>,
 }
 
@@ -192,7 +193,7 @@ mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
-    use crate::budget::Budget;
+    use crate::budget::{Bounds, Budget};
 
     fn wall(seconds: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
@@ -246,7 +247,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let mut absurd = Saved::new("boot-1", Mono::from_nanos(u64::MAX), wall(u64::MAX / 2_000_000_000));
-        absurd.budget = vec![Duration::MAX, Duration::from_secs(1)];
+        absurd.budget = serde_json::from_str(&serde_json::to_string(&[Duration::MAX, Duration::from_secs(1)]).unwrap()).unwrap();
         let slot = SavedSlot { cooldown_left: Some(Duration::MAX), ..saved().targets["checkout"][0].clone() };
         absurd.targets.insert("checkout".into(), vec![slot]);
         absurd.unix_ms = u64::MAX;
@@ -256,9 +257,9 @@ mod tests {
         let now = Mono::from_secs(100);
         for boot in ["boot-1", "boot-2"] {
             let elapsed = loaded.elapsed(boot, now, wall(5_000));
-            let mut budget = Budget::new(1, 2);
-            budget.restore(&loaded.budget, elapsed, now);
-            budget.restore(&loaded.budget, Duration::MAX, now);
+            let mut budget = Budget::new(Bounds { concurrent: 1, per_hour: 2, targets: 1 });
+            budget.restore(loaded.budget.clone(), elapsed, now);
+            budget.restore(loaded.budget.clone(), Duration::MAX, now);
             let rules = crate::config::Rules::default();
             let slot = crate::incident::Slot::restore(loaded.targets["checkout"][0].clone(), elapsed, &rules, Duration::from_secs(1), now);
             let until = slot.cooldown_until(now).unwrap().since(now);

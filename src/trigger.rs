@@ -39,6 +39,11 @@ impl Trigger {
     pub const fn by_rule(self) -> bool {
         !matches!(self, Trigger::Manual)
     }
+
+    /// Whether it came from outside: a person, a program, an alert.
+    pub const fn is_asked(self) -> bool {
+        matches!(self, Trigger::Manual | Trigger::Alert)
+    }
 }
 
 /// A trigger with the numbers that fired it, as the manifest keeps them. Sizes in bytes, times in seconds.
@@ -269,7 +274,9 @@ impl Detector {
         let since = self.pending_since()?;
         // the next reading, and with it the next chance, is an interval away
         let left = levels.hold.saturating_sub(last.at.since(since)) + levels.interval;
-        let reached = time_to(levels.limit?, last.rss, self.series.rise()?.confirmed).filter(|t| *t <= left)?;
+        let rise = self.series.rise()?;
+        // a step that has ended goes on in the slope of the last few readings
+        let reached = time_to(levels.limit?, last.rss, rise.confirmed.min(rise.seen)).filter(|t| *t <= left)?;
         let why = || format!("not waiting {}: the limit would be reached in {}", clock::human(levels.hold), clock::human(reached));
         self.pick(last, levels, |_| true, why)
     }
@@ -486,6 +493,13 @@ mod tests {
         assert_eq!(when, 2, "{}", fired.reason);
         assert!(fired.reason.contains("not waiting"), "{}", fired.reason);
         assert_eq!(first(&rules, Some(200_000), 0, (0..20).map(|i| 50 + 30 * i)).unwrap().0, 12);
+    }
+
+    #[test]
+    fn a_step_over_the_line_that_ends_there_waits_as_long_as_any() {
+        let rules = config::Rules { threshold: vec![size(100)], ..Default::default() };
+        let (when, fired) = first(&rules, Some(200), 0, [50, 50, 50, 50, 50, 150, 150, 150, 150, 150]).unwrap();
+        assert_eq!(when, 8, "{}", fired.reason);
     }
 
     #[test]

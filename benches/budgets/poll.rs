@@ -45,7 +45,7 @@ pub fn poll() -> Vec<Row> {
     let bounds = Bounds { interval: second, max_interval: second * 5 };
     let mut slot = Slot::default();
     slot.arrive(InstanceId { pid: 1, start_ticks: 1 }, &rules, second);
-    let (bare, reader) = (statm(), Statm::new(statm()));
+    let (bare, mut reader) = (statm(), Statm::new(statm()));
     let mut now = Mono::from_secs(1_000_000);
     let (mut reference, mut ours) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
@@ -61,7 +61,7 @@ pub fn poll() -> Vec<Row> {
             let Reading::Rss(rss) = reader.read() else { panic!("this process is there") };
             let sample = Sample { at: now, rss };
             assert!(slot.observe(sample, Duration::from_secs(3_600), &levels, &rules).is_none());
-            std::hint::black_box(pace::pause(slot.state(now), sample, slot.recent_slope(), &levels, bounds));
+            std::hint::black_box(pace::pause(slot.state(now), sample, slot.rise(), &levels, bounds));
         }
         ours.push((thread_cpu() - start) / f64::from(READINGS));
     }

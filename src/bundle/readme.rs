@@ -34,6 +34,7 @@ fn describe(name: &str) -> &'static str {
         "proc_after/status" => "`status` at the end of the capture",
         "proc_after/smaps_rollup" => "`smaps_rollup` at the end of the capture",
         "end.json" => "how the process ended, if it did, and its last RSS",
+        "cgroup_end.txt" => "memory limits, usage and events of its cgroups, read after its end",
         "timeline.csv" => "RSS before and during the capture",
         "README.md" => "this page",
         "metrics.json" => "what the instance's metrics said last: RSS, limit, start time, `go_memstats_*`",

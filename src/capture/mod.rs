@@ -237,6 +237,11 @@ pub async fn run(
         }
         if local && full {
             let end = End::look(gone, oom.as_ref(), samples.last().copied(), anchor);
+            // the files of the plan are of a process that lives
+            let left = oom.as_ref().filter(|_| end.gone).map(|oom| kernel::cgroup_numbers(oom.cgroup())).unwrap_or_default();
+            if !left.is_empty() {
+                partial.add("cgroup_end", "cgroup_end.txt", left.as_bytes());
+            }
             partial.add("end", "end.json", serde_json::to_string_pretty(&end).unwrap_or_default().as_bytes());
         }
         partial

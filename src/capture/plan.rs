@@ -184,7 +184,8 @@ mod tests {
         Target { pprof: Some(Pprof::Http("http://127.0.0.1:1/debug/pprof".into())), ..target() }
     }
 
-    const HERE: Conditions<'static> = Conditions { local: true, remote: false, no_pprof: None, low_disk: false, hurry: false, scope: Scope::Full };
+    const HERE: Conditions<'static> =
+        Conditions { local: true, remote: false, no_pprof: None, low_disk: false, hurry: false, scope: Scope::Full };
 
     #[test]
     fn the_order_is_cheap_and_perishable_first_disruptive_last() {

@@ -36,7 +36,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let instance = the_one(&procfs, &selector)?;
     let rss = match Statm::new(procfs.statm_file(instance)?).read() {
         Reading::Rss(rss) => rss,
-        Reading::Gone => return Err(Failure::job(format_args!("pid {} has just ended", instance.pid))),
+        Reading::Gone | Reading::Another => return Err(Failure::job(format_args!("pid {} has just ended", instance.pid))),
         Reading::Blind(why) => return Err(Failure::job(format_args!("pid {}: {why}", instance.pid))),
     };
     let limit = limit::effective(&procfs, instance.pid).ok();

@@ -179,7 +179,7 @@ async fn probe_instance(
     };
     let rss = procfs.statm_file(id).map_err(|e| chain(&e)).and_then(|file| match crate::poll::Statm::new(file).read() {
         crate::poll::Reading::Rss(rss) => Ok(ByteSize(rss).to_string()),
-        crate::poll::Reading::Gone => Err("the process has just ended".into()),
+        crate::poll::Reading::Gone | crate::poll::Reading::Another => Err("the process has just ended".into()),
         crate::poll::Reading::Blind(why) => Err(why),
     });
     let rss = rss.unwrap_or_else(|why| complain("RSS", why));

@@ -287,6 +287,11 @@ impl Default for Rules {
 }
 
 impl Rules {
+    /// How many kinds of them there are.
+    pub fn kinds(&self) -> usize {
+        [!self.threshold.is_empty(), self.slope.is_some(), self.eta.is_some()].into_iter().filter(|is| *is).count()
+    }
+
     /// Whether any of them says nothing without a limit.
     pub fn need_limit(&self) -> bool {
         let share = |level: &SizeOrPercent| matches!(level, SizeOrPercent::Percent(_));

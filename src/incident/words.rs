@@ -34,7 +34,7 @@ impl Slot {
                 _ => String::new(),
             },
             State::Blind => self.blind.clone().unwrap_or_default(),
-            State::Throttled => self.throttled.clone().unwrap_or_default(),
+            State::Throttled => self.throttled.as_ref().map(|why| why.words(lang)).unwrap_or_default(),
             State::Waiting => match cooldown {
                 Some(left) => say!(lang; "no process matches; no capture for another {left}"; "没有匹配的进程；{left} 内不会抓取"),
                 None => lang.pick("no process matches", "没有匹配的进程").into(),

@@ -2,7 +2,7 @@
 
 use super::task::Task;
 use super::watched::{Dispatch, Place, Watched};
-use crate::budget::Spent;
+use crate::budget::{Refusal, Urgency, Wish};
 use crate::clock::Mono;
 use crate::incident::Denied;
 use crate::roster::SlotNumber;
@@ -51,7 +51,7 @@ pub enum NotGranted {
     #[error("{instance}: {why}")]
     Denied { instance: String, why: Denied },
     #[error("{0}")]
-    Budget(Spent),
+    Budget(Refusal),
 }
 
 impl NotGranted {
@@ -61,7 +61,7 @@ impl NotGranted {
             NotGranted::NoTarget => "no_target",
             NotGranted::NoInstance { .. } => "no_process",
             NotGranted::Denied { why, .. } => why.name(),
-            NotGranted::Budget(spent) => spent.name(),
+            NotGranted::Budget(refusal) => refusal.name(),
         }
     }
 }
@@ -77,7 +77,9 @@ impl Watched {
         let instance = seat.label();
         let order =
             slot.ask(ask.trigger, &ask.why, &seat.levels, now).map_err(|why| NotGranted::Denied { instance: instance.clone(), why })?;
-        dispatch.budget.admit(true, now).map_err(NotGranted::Budget)?;
+        let rules = config.rules.kinds();
+        let wish = Wish { target: &config.name, slot: number, trigger: ask.trigger, rules, urgency: Urgency::Calm };
+        dispatch.budget.admit(wish, now).map_err(NotGranted::Budget)?;
         let part = order.part;
         let job = dispatch.begin(Place { target: config, number, slot, seat }, order, now);
         let incident = job.incident.clone();

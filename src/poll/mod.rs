@@ -5,6 +5,7 @@
 
 mod ask;
 pub mod descriptors;
+mod kin;
 mod lookup;
 pub mod pace;
 mod past;

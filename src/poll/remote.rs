@@ -327,6 +327,7 @@ impl Seat {
         let seen = Seen { who, go: None, no_limit: None, source_is_down: false, last: now, missed: 0, round: 0 };
         Seat {
             id: Identity::Series(id),
+            birth: None,
             reader: Reader::Remote(seen),
             born,
             due: now,

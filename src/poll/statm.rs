@@ -14,6 +14,8 @@ pub enum Reading {
     Rss(u64),
     /// The process has ended, or is a zombie.
     Gone,
+    /// It runs another program than at the first reading: its memory is not the one that was watched. Told at every reading from then on.
+    Another,
     /// Why it could not be read.
     Blind(String),
 }
@@ -23,23 +25,26 @@ pub enum Reading {
 pub struct Statm {
     file: File,
     page: u64,
+    /// Pages of code at the first reading. Only `exec` changes them.
+    text: Option<u64>,
 }
 
 impl Statm {
     /// `file` is an open `/proc/PID/statm`.
     pub fn new(file: File) -> Statm {
-        Statm { file, page: rustix::param::page_size() as u64 }
+        Statm { file, page: rustix::param::page_size() as u64, text: None }
     }
 
     /// Reads it once. Allocates only when something is wrong.
-    pub fn read(&self) -> Reading {
+    pub fn read(&mut self) -> Reading {
         // seven numbers of at most 20 digits
         let mut text = [0u8; 160];
         match rustix::io::pread(&self.file, &mut text, 0) {
-            Ok(n) => match resident_pages(text.get(..n).unwrap_or_default()) {
+            Ok(n) => match pages(text.get(..n).unwrap_or_default()) {
                 // a zombie has no pages left
-                Some(0) => Reading::Gone,
-                Some(pages) => Reading::Rss(pages.saturating_mul(self.page)),
+                Some((0, _)) => Reading::Gone,
+                Some((_, text)) if *self.text.get_or_insert(text) != text => Reading::Another,
+                Some((resident, _)) => Reading::Rss(resident.saturating_mul(self.page)),
                 None => Reading::Blind(format!("statm holds no page count: `{}`", String::from_utf8_lossy(&text[..n.min(40)]).trim())),
             },
             Err(Errno::SRCH) => Reading::Gone,
@@ -48,9 +53,14 @@ impl Statm {
     }
 }
 
-/// The second number of `statm`.
-fn resident_pages(text: &[u8]) -> Option<u64> {
-    let field = text.split(|b| *b == b' ').nth(1)?;
+/// The second number of `statm`, resident, and the fourth, code.
+fn pages(text: &[u8]) -> Option<(u64, u64)> {
+    let mut fields = text.split(|b| *b == b' ');
+    let resident = number(fields.nth(1)?)?;
+    Some((resident, number(fields.nth(1)?)?))
+}
+
+fn number(field: &[u8]) -> Option<u64> {
     if field.is_empty() {
         return None;
     }
@@ -66,7 +76,7 @@ mod tests {
     #[test]
     fn a_live_process_has_rss_and_a_reaped_one_is_gone() {
         let mut child = Command::new("sleep").arg("60").stdin(Stdio::null()).spawn().unwrap();
-        let statm = Statm::new(File::open(format!("/proc/{}/statm", child.id())).unwrap());
+        let mut statm = Statm::new(File::open(format!("/proc/{}/statm", child.id())).unwrap());
         assert!(matches!(statm.read(), Reading::Rss(n) if n >= 4096));
         child.kill().unwrap();
         child.wait().unwrap();
@@ -76,7 +86,7 @@ mod tests {
     #[test]
     fn a_zombie_is_gone() {
         let mut child = Command::new("true").spawn().unwrap();
-        let statm = Statm::new(File::open(format!("/proc/{}/statm", child.id())).unwrap());
+        let mut statm = Statm::new(File::open(format!("/proc/{}/statm", child.id())).unwrap());
         let stat = format!("/proc/{}/stat", child.id());
         while !std::fs::read_to_string(&stat).unwrap().contains(") Z ") {
             std::thread::yield_now();
@@ -86,12 +96,30 @@ mod tests {
     }
 
     #[test]
+    fn a_process_that_runs_another_program_is_another() {
+        use std::io::Write;
+        let mut child = Command::new("sh").args(["-c", "read line; exec sleep 60"]).stdin(Stdio::piped()).spawn().unwrap();
+        let mut statm = Statm::new(File::open(format!("/proc/{}/statm", child.id())).unwrap());
+        while !std::fs::read_to_string(format!("/proc/{}/comm", child.id())).unwrap().starts_with("sh") {
+            std::thread::yield_now();
+        }
+        assert!(matches!(statm.read(), Reading::Rss(_)));
+        child.stdin.take().unwrap().write_all(b"\n").unwrap();
+        while !std::fs::read_to_string(format!("/proc/{}/comm", child.id())).unwrap().starts_with("sleep") {
+            std::thread::yield_now();
+        }
+        assert_eq!((statm.read(), statm.read()), (Reading::Another, Reading::Another));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
     fn what_is_no_statm_is_said_so() {
         let file = tempfile::tempfile().unwrap();
         assert!(matches!(Statm::new(file).read(), Reading::Blind(_)));
-        assert_eq!(resident_pages(b"100 25 3 1 0 9 0\n"), Some(25));
-        for bad in [&b""[..], b"100", b"100 ", b"100 x 3", b"1 99999999999999999999999 1"] {
-            assert_eq!(resident_pages(bad), None, "{bad:?}");
+        assert_eq!(pages(b"100 25 3 1 0 9 0\n"), Some((25, 1)));
+        for bad in [&b""[..], b"100", b"100 ", b"100 x 3 1", b"100 25", b"100 25 3", b"1 99999999999999999999999 1 1"] {
+            assert_eq!(pages(bad), None, "{bad:?}");
         }
     }
 }

@@ -7,10 +7,11 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::descriptors::Room;
+use super::kin::{Birth, Kinships};
 use super::remote::{Remotes, Seen};
 use super::task::{Baseline, Job, RemoteFacts, Subject, Task, Timeline};
 use super::{InstanceStatus, Statm};
-use crate::budget::Budget;
+use crate::budget::{Budget, Refusal, Urgency, Wish};
 use crate::clock::{self, Mono};
 use crate::config::{self, Pprof};
 use crate::digest;
@@ -21,12 +22,12 @@ use crate::meters::Meters;
 use crate::roster::{Roster, SlotNumber};
 use crate::series::Sample;
 use crate::target::cgroup::{CgroupRef, Mounts};
-use crate::target::limit::{Limits, OomCounter};
+use crate::target::limit::{Changed, Limits, OomCounter};
 use crate::target::{Identity, InstanceId, Limit, ProcFs};
 use crate::trigger::{Levels, time_to};
 use crate::units::ByteSize;
 
-/// Limits are changed by people and orchestrators while a process runs.
+/// What is looked at of a limit beside the files that are kept open: the host's memory, ancestors out of sight, another cgroup.
 pub(super) const LIMIT_REFRESH: Duration = Duration::from_secs(30);
 /// Processes are hardly ever moved to another cgroup once they run, and to look takes most of the time that a limit takes.
 /// The younger a process, the sooner it is looked at again.
@@ -44,6 +45,8 @@ pub(super) struct Watched {
     pub due: Mono,
     /// Why no, or not every, process was found.
     pub problem: Option<String>,
+    /// Processes that have become another program since the last lookup, and when.
+    pub execs: Vec<(InstanceId, Mono)>,
     /// What a source elsewhere tells; unused by targets of this host.
     pub remotes: Remotes,
     /// Rules without a limit, for slots that nobody sits in.
@@ -61,6 +64,8 @@ pub(super) enum Reader {
 /// A live instance in a slot.
 pub(super) struct Seat {
     pub id: Identity,
+    /// Where it came from, of a process of this host.
+    pub birth: Option<Birth>,
     pub reader: Reader,
     /// When the next reading is; unused where a source tells.
     pub due: Mono,
@@ -83,7 +88,8 @@ pub(super) struct Seat {
 impl Watched {
     pub fn new(config: Arc<config::Target>, roster: Roster) -> Watched {
         let empty = Levels::resolve(&config.rules, config.interval, None);
-        Watched { config, roster, seats: BTreeMap::new(), due: Mono::default(), problem: None, remotes: Remotes::default(), empty }
+        let (seats, remotes) = (BTreeMap::new(), Remotes::default());
+        Watched { config, roster, seats, due: Mono::default(), problem: None, execs: Vec::new(), remotes, empty }
     }
 
     /// Its processes are looked for on this host; else a source tells of them.
@@ -130,6 +136,7 @@ impl Watched {
     /// Seats the processes that have no seat yet; true if anything changed.
     pub fn seat(&mut self, procfs: &ProcFs, mounts: &Mounts, limits: &mut Limits, room: &mut Room, found: &[Identity], now: Mono) -> bool {
         let mut changed = false;
+        let execs = std::mem::take(&mut self.execs);
         for (number, id) in self.roster.seat(self.roster.newcomers(found), now) {
             if let Some(slot) = self.roster.get_mut(number) {
                 slot.arrive(id, &self.config.rules, self.config.interval);
@@ -139,7 +146,11 @@ impl Watched {
         for (number, slot) in self.roster.iter_mut() {
             let Some(id) = slot.instance().and_then(Identity::process).filter(|_| !self.seats.contains_key(&number)) else { continue };
             match room.take().and_then(|()| Seat::new(procfs, mounts, limits, id, &self.config, now)) {
-                Ok(seat) => {
+                Ok(mut seat) => {
+                    if let Some((_, at)) = execs.iter().find(|(of, _)| *of == id) {
+                        seat.born = *at;
+                        seat.baseline_due = *at + self.config.rules.warmup;
+                    }
                     let limit = seat.limit.as_ref().map_or("unknown".into(), |l| format!("{} ({})", ByteSize(l.bytes), l.source));
                     tracing::info!(target_name = %self.config.name, pid = id.pid, limit, "watching process");
                     self.seats.insert(number, Box::new(seat));
@@ -155,6 +166,17 @@ impl Watched {
     /// How many descriptors it keeps.
     pub fn processes(&self) -> usize {
         if self.is_local() { self.seats.len() } else { 0 }
+    }
+
+    /// Incidents that an earlier memtrap has left, or that went on under another configuration, stand for their family too.
+    pub fn remember_kin(&self, kin: &mut Kinships) {
+        for (number, slot) in self.roster.iter() {
+            if let Some((incident, seat)) = slot.incident().zip(self.seats.get(&number))
+                && !incident.fired.trigger.is_asked()
+            {
+                kin.remember(&self.config, number, seat, incident.fired.rss_bytes);
+            }
+        }
     }
 
     /// What is wrong with finding its processes; told when it is new.
@@ -215,10 +237,13 @@ impl Seat {
         config: &config::Target,
         now: Mono,
     ) -> Result<Seat, String> {
-        let file = procfs.statm_file(id).map_err(|e| chain(&e))?;
+        let dir = procfs.dir_of(id).map_err(|e| chain(&e))?;
+        let file = dir.open("statm").map_err(|e| chain(&e))?;
+        let birth = Birth::read(&dir).map_err(|e| chain(&e))?;
         let age = procfs.age(id).map_err(|e| chain(&e))?;
         let mut seat = Seat {
             id: id.into(),
+            birth: Some(birth),
             reader: Reader::Statm(Statm::new(file)),
             due: now,
             born: now - age,
@@ -254,9 +279,36 @@ impl Seat {
         if now.since(self.cgroup_read) >= CGROUP_REFRESH.min(now.since(self.born) * 3 / 4) {
             self.find_cgroup(procfs, mounts, now);
         }
-        if let Ok(limit) = limits.within(procfs, self.oom.as_ref().map(OomCounter::cgroup)) {
+        if let Ok(limit) = limits.within(procfs, self.oom.as_ref().map(OomCounter::cgroup), now) {
             self.set_limit(limit, config);
         }
+    }
+
+    /// A limit changed in one of these cgroups: if it is above this process, it is read, and RSS against it at once.
+    pub fn follow_limit(
+        &mut self,
+        procfs: &ProcFs,
+        mounts: &Mounts,
+        limits: &mut Limits,
+        config: &config::Target,
+        changed: &Changed,
+        now: Mono,
+    ) -> bool {
+        let Some(cgroup) = self.oom.as_ref().map(OomCounter::cgroup).filter(|cgroup| changed.touches(cgroup)) else { return false };
+        // of a process that has ended its last limit stays known
+        if !self.id.process().is_some_and(|id| procfs.is_alive(id)) {
+            return false;
+        }
+        if changed.removed(cgroup) {
+            self.find_cgroup(procfs, mounts, now);
+        }
+        let before = self.limit.clone();
+        self.read_limit(procfs, mounts, limits, config, now);
+        let is_another = self.limit != before;
+        if is_another {
+            self.due = now;
+        }
+        is_another
     }
 
     pub fn set_limit(&mut self, limit: Limit, config: &config::Target) {
@@ -334,6 +386,7 @@ impl Seat {
 /// Where orders go: past the budget, to whoever captures.
 pub(super) struct Dispatch {
     pub budget: Budget,
+    pub kin: Kinships,
     pub meters: Meters,
     pub tasks: mpsc::UnboundedSender<Task>,
     /// As many as there are of it elsewhere, so many baselines wait or are being taken.
@@ -348,19 +401,25 @@ impl Dispatch {
     }
 
     /// What a reading leads to: a capture, a baseline if `may_baseline`, or nothing.
-    pub fn read(&mut self, mut place: Place<'_>, sample: Sample, age: Duration, may_baseline: bool, now: Mono) {
-        let Place { target, slot, seat, .. } = &mut place;
+    pub fn read(&mut self, place: Place<'_>, sample: Sample, age: Duration, may_baseline: bool, now: Mono) {
+        let Place { target, number, slot, seat } = place;
         if let Some(timeline) = &seat.timeline {
             lock(timeline).push(sample);
         }
-        if let Some(order) = slot.observe(sample, age, &seat.levels, &target.rules) {
+        let was_open = slot.incident().is_some();
+        let order = slot.observe(sample, age, &seat.levels, &target.rules);
+        if was_open && slot.incident().is_none() {
+            self.kin.forget(target, number);
+        }
+        let place = Place { target, number, slot, seat };
+        if let Some(order) = order {
             self.carry_out(place, order, None, now);
-        } else if slot.take_muted() {
+        } else if place.slot.take_muted() {
             self.meters.skipped("cooldown");
         } else if let Some(every) = target.baseline
             && may_baseline
-            && now >= seat.baseline_due
-            && slot.state(now) == State::Armed
+            && now >= place.seat.baseline_due
+            && place.slot.state(now) == State::Armed
         {
             self.baseline(place, every, sample.rss, now);
         }
@@ -377,13 +436,29 @@ impl Dispatch {
 
     /// Begins the capture, if the budget admits it; else the order will come again.
     pub fn carry_out(&mut self, place: Place<'_>, order: Order, caveat: Option<Caveat>, now: Mono) {
-        let can_wait = !matches!(caveat, Some(Caveat::Gone | Caveat::Replaced(_)));
-        if let Err(spent) = self.budget.admit(can_wait, now) {
-            if place.slot.refused(spent.to_string()) {
-                self.meters.skipped(spent.name());
+        let urgency = match caveat {
+            Some(Caveat::Gone | Caveat::Replaced(_)) => Urgency::Gone(place.target.rules.cooldown),
+            _ if is_near_limit(place.slot, place.seat) => Urgency::Hurry,
+            _ => Urgency::Calm,
+        };
+        let Place { target, number: slot, .. } = place;
+        let wish = Wish { target: &target.name, slot, trigger: order.fired.trigger, rules: target.rules.kinds(), urgency };
+        let admitted = match self.kin.held_by(&place, &order) {
+            Some(of) => Err(Refusal::Fork { of }),
+            None => self.budget.admit(wish, now),
+        };
+        if let Err(refusal) = admitted {
+            let (name, why) = (refusal.name(), refusal.to_string());
+            let is_gone = matches!(urgency, Urgency::Gone(_));
+            if place.slot.refused(refusal) || is_gone {
+                self.meters.skipped(name);
+            }
+            if is_gone {
+                tracing::warn!(target_name = %target.name, pid = place.seat.id.pid(), why, "a process that ended over the line leaves no bundle");
             }
             return;
         }
+        self.kin.note(&place, &order);
         let mut job = self.begin(place, order, now);
         match caveat {
             None | Some(Caveat::Gone) => {}
@@ -402,7 +477,7 @@ impl Dispatch {
         seat.timeline = Some(timeline.clone());
         let last = slot.series().and_then(|s| s.last()).map_or(order.fired.rss_bytes, |s| s.rss);
         let subject = seat.subject(target, last);
-        let hurry = time_to_limit(slot, seat).is_some_and(|left| left <= HURRY);
+        let hurry = is_near_limit(slot, seat);
         let (fired, part, oom) = (order.fired, order.part, seat.oom.clone());
         Box::new(Job { subject, slot: number, admitted: now, incident: id, part, fired, oom, timeline, hurry, warning: None })
     }
@@ -426,10 +501,13 @@ pub(super) enum Caveat {
     Replaced(String),
 }
 
-/// How long until the limit is reached, if RSS goes on to rise as it does now.
-fn time_to_limit(slot: &Slot, seat: &Seat) -> Option<Duration> {
-    let series = slot.series()?;
-    time_to(seat.levels.limit?, series.last()?.rss, series.rise()?.confirmed)
+/// Whether the limit is reached within seconds if RSS goes on to rise as it does now.
+fn is_near_limit(slot: &Slot, seat: &Seat) -> bool {
+    let left = || {
+        let series = slot.series()?;
+        time_to(seat.levels.limit?, series.last()?.rss, series.rise()?.confirmed)
+    };
+    left().is_some_and(|left| left <= HURRY)
 }
 
 /// Tells instances apart in the ids of incidents; plain characters only.

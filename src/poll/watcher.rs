@@ -8,13 +8,14 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use super::descriptors::{self, Room};
+use super::kin::Kinships;
 use super::lookup::{Lookup, NoAnswer, Seen};
 use super::pace::{self, Bounds};
 use super::past::{self, Past};
 use super::task::{Command, Handles, JobDone, Readings};
 use super::watched::{Caveat, Dispatch, LIMIT_REFRESH, Place, Reader, Watched};
 use super::{Ask, Granted, History, InstanceStatus, NotGranted, Reading};
-use crate::budget::Budget;
+use crate::budget::{self, Budget};
 use crate::clock::{self, Mono};
 use crate::config::Config;
 use crate::incident::{Captured, SavedSlot, Slot};
@@ -24,7 +25,7 @@ use crate::roster::{Roster, SlotNumber};
 use crate::series::Sample;
 use crate::state::Saved;
 use crate::target::cgroup::Mounts;
-use crate::target::limit::Limits;
+use crate::target::limit::{FRESH, Limits};
 use crate::target::{Identity, ProcFs};
 
 /// A pass over some hundred processes takes a millisecond.
@@ -40,6 +41,11 @@ const WHOLE_WAITING: Duration = Duration::from_secs(10);
 const WHOLE_SETTLED: Duration = Duration::from_secs(60);
 /// Thousands of limits that were read together must not hold up the polls each time.
 const MAX_LIMITS_A_TURN: usize = 500;
+/// Of the files that may be open for processes, one in so many is a cgroup's instead, and its second: limits of further cgroups are read when
+/// those of their processes are due.
+const KEPT_FOR_LIMITS: usize = 8;
+/// A sweep over limits that did not come to its end goes on after this.
+const SWEEP_ON: Duration = Duration::from_millis(20);
 /// What is heard before the loop looks at what is due.
 const MAX_HEARD: usize = 1_000;
 /// After a process has ended, its successor is looked for at once, but never more often than this.
@@ -70,6 +76,9 @@ pub struct Watcher {
     pulse: Pulse,
     rescan_at: Mono,
     scanned_at: Mono,
+    limits: Limits,
+    /// When they are read again.
+    sweep_at: Mono,
     lookup: Lookup,
     /// How long the polling may wait for it.
     look_patience: Duration,
@@ -90,13 +99,13 @@ impl Watcher {
         let (command_tx, commands) = channel();
         let (tasks, tasks_rx) = mpsc::unbounded_channel();
         let (save, state) = watch::channel(None);
-        let mut budget = Budget::new(config.daemon.max_concurrent_captures, config.daemon.max_captures_per_hour);
+        let mut budget = Budget::new(bounds(config));
         let mut slots = BTreeMap::new();
         let mut elapsed = Duration::ZERO;
         if let Some(saved) = past.saved {
             elapsed = saved.elapsed(&boot_id, now, clock::wall_now());
             let saved = saved.forget_processes(&boot_id);
-            budget.restore(&saved.budget, elapsed, now);
+            budget.restore(saved.budget, elapsed, now);
             slots = saved.targets;
         }
         past::merge(&mut slots, past.interrupted);
@@ -117,12 +126,14 @@ impl Watcher {
             boot_id,
             by_name: index(&targets),
             targets,
-            dispatch: Dispatch { budget, meters: pulse.meters.clone(), tasks, baselines: Arc::default() },
+            dispatch: Dispatch { budget, kin: Kinships::default(), meters: pulse.meters.clone(), tasks, baselines: Arc::default() },
             commands,
             save,
             pulse,
             rescan_at: now,
             scanned_at: Mono::default(),
+            limits: Limits::keeping(descriptors::for_processes(config.daemon.max_concurrent_captures) / KEPT_FOR_LIMITS),
+            sweep_at: now,
             lookup: Lookup::default(),
             look_patience: LOOK_PATIENCE,
             is_settled: false,
@@ -138,7 +149,7 @@ impl Watcher {
     pub fn run(mut self) {
         loop {
             self.turn(Mono::now());
-            let wake = self.targets.iter().map(|t| t.due).chain([self.rescan_at]).min().unwrap_or(self.rescan_at);
+            let wake = self.targets.iter().map(|t| t.due).chain([self.rescan_at, self.sweep_at]).min().unwrap_or(self.rescan_at);
             let sleep = wake.since(Mono::now()).min(self.pulse.at_least_every);
             let first = match self.commands.recv_timeout(sleep) {
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -164,11 +175,14 @@ impl Watcher {
         if now >= self.rescan_at {
             self.rescan(now);
         }
+        if now >= self.sweep_at {
+            self.follow_limits(now);
+        }
         let mut polled = false;
-        let mut limits = Limits::default();
+        let mut limits_read = 0;
         for i in 0..self.targets.len() {
             if self.targets[i].due <= now {
-                self.poll(i, &mut limits, now);
+                self.poll(i, &mut limits_read, now);
                 polled = true;
             }
         }
@@ -178,8 +192,30 @@ impl Watcher {
         self.publish_state(now);
     }
 
-    fn poll(&mut self, i: usize, limits: &mut Limits, now: Mono) {
-        let Watcher { targets, dispatch, procfs, mounts, .. } = self;
+    /// Limits that were changed while processes run.
+    fn follow_limits(&mut self, now: Mono) {
+        let Watcher { targets, limits, procfs, mounts, .. } = self;
+        let changed = limits.sweep(now);
+        self.sweep_at = match (changed.is_part, limits.is_empty()) {
+            (true, _) => now + SWEEP_ON,
+            (false, false) => next_multiple(now, FRESH),
+            (false, true) => now + RESCAN_SETTLED,
+        };
+        if changed.is_empty() {
+            return;
+        }
+        for watched in targets.iter_mut().filter(|t| t.is_local()) {
+            let Watched { seats, config, due, .. } = watched;
+            for seat in seats.values_mut() {
+                if seat.follow_limit(procfs, mounts, limits, config, &changed, now) {
+                    *due = now;
+                }
+            }
+        }
+    }
+
+    fn poll(&mut self, i: usize, limits_read: &mut usize, now: Mono) {
+        let Watcher { targets, dispatch, procfs, mounts, limits, .. } = self;
         let watched = &mut targets[i];
         if !watched.is_local() {
             self.changed |= watched.expect_word(now);
@@ -194,11 +230,12 @@ impl Watcher {
                 continue;
             }
             let Some(slot) = watched.roster.get_mut(*number) else { continue };
-            let Reader::Statm(statm) = &seat.reader else { continue };
+            let Reader::Statm(statm) = &mut seat.reader else { continue };
             match statm.read() {
                 Reading::Rss(rss) => {
                     // not of a process that has ended: its cgroup may be gone, and with it the limit that it had
-                    if now.since(seat.limit_read) >= LIMIT_REFRESH && limits.asked() < MAX_LIMITS_A_TURN {
+                    if now.since(seat.limit_read) >= LIMIT_REFRESH && *limits_read < MAX_LIMITS_A_TURN {
+                        *limits_read += 1;
                         seat.read_limit(procfs, mounts, limits, &watched.config, now);
                     }
                     let age = now.since(seat.born);
@@ -210,6 +247,13 @@ impl Watcher {
                         let place = Place { target: &watched.config, number: *number, slot, seat };
                         dispatch.carry_out(place, order, Some(Caveat::Gone), now);
                     }
+                    ended.push(*number);
+                }
+                Reading::Another => {
+                    tracing::info!(target_name = %watched.config.name, pid = seat.id.pid(), "process runs another program now");
+                    // what is captured of the one before is not the next one's incident
+                    slot.forget_process();
+                    watched.execs.extend(seat.id.process().map(|id| (id, now)));
                     ended.push(*number);
                 }
                 Reading::Blind(why) => slot.blind(why),
@@ -228,8 +272,10 @@ impl Watcher {
 
     /// The process in this slot is gone; its successor may be there already.
     fn end(&mut self, i: usize, number: SlotNumber, now: Mono) {
-        let watched = &mut self.targets[i];
+        let Watcher { targets, dispatch, .. } = self;
+        let watched = &mut targets[i];
         if let Some(seat) = watched.seats.remove(&number) {
+            dispatch.kin.forget(&watched.config, number);
             tracing::info!(target_name = %watched.config.name, pid = seat.id.pid(), "process ended");
             seat.id.pid().into_iter().for_each(|pid| self.lookup.forget(pid));
         }
@@ -280,8 +326,9 @@ impl Watcher {
     fn seat_found(&mut self, seen: Seen, now: Mono) {
         self.mounts = seen.mounts;
         self.is_settled = true;
-        let mut limits = Limits::default();
+        self.sweep_at = self.sweep_at.min(next_multiple(now, FRESH));
         let mut is_full = false;
+        let kept_for_limits = self.limits.kept_files();
         for (config, resolution) in seen.found {
             let i =
                 self.by_name.get(&config.name).copied().filter(|i| self.targets.get(*i).is_some_and(|t| Arc::ptr_eq(&t.config, &config)));
@@ -296,11 +343,12 @@ impl Watcher {
             }
             let watched = &mut self.targets[i];
             watched.say_problem(resolution.problem);
-            let taken: usize = self.targets.iter().map(Watched::processes).sum();
+            let taken = self.targets.iter().map(Watched::processes).sum::<usize>() + kept_for_limits;
             let most = self.most_processes;
             let mut room = Room { left: most.saturating_sub(taken), most };
             let watched = &mut self.targets[i];
-            self.changed |= watched.seat(&self.procfs, &self.mounts, &mut limits, &mut room, &instances, now);
+            self.changed |= watched.seat(&self.procfs, &self.mounts, &mut self.limits, &mut room, &instances, now);
+            watched.remember_kin(&mut self.dispatch.kin);
             self.is_settled &= !watched.seats.is_empty();
             if room.left > 0 {
                 watched.unseated().for_each(|pid| self.lookup.forget(pid));
@@ -357,7 +405,7 @@ impl Watcher {
 
     fn done(&mut self, done: JobDone, now: Mono) {
         self.changed = true;
-        self.dispatch.budget.finished(done.admitted, done.result == Captured::Evidence);
+        self.dispatch.budget.finished(&done.target, done.slot, done.admitted, done.result == Captured::Evidence);
         let Some(watched) = self.by_name.get(&done.target).and_then(|i| self.targets.get_mut(*i)) else { return };
         if let Some(slot) = watched.roster.get_mut(done.slot) {
             slot.captured(done.result, &watched.config.rules, now);
@@ -369,7 +417,8 @@ impl Watcher {
     }
 
     fn reload(&mut self, config: Config, now: Mono) {
-        self.dispatch.budget.change(config.daemon.max_concurrent_captures, config.daemon.max_captures_per_hour);
+        self.dispatch.budget.change(bounds(&config));
+        self.dispatch.kin.clear();
         self.most_processes = descriptors::for_processes(config.daemon.max_concurrent_captures);
         self.lang = config.daemon.lang;
         let mut old = std::mem::take(&mut self.targets);
@@ -422,6 +471,11 @@ impl Watcher {
         }
         self.save.send_replace(Some(saved));
     }
+}
+
+fn bounds(config: &Config) -> budget::Bounds {
+    let daemon = &config.daemon;
+    budget::Bounds { concurrent: daemon.max_concurrent_captures, per_hour: daemon.max_captures_per_hour, targets: config.targets.len() }
 }
 
 fn index(targets: &[Watched]) -> HashMap<String, usize> {

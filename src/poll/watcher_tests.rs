@@ -322,11 +322,140 @@ fn in_a_cgroup() -> (World, impl Fn(&World) -> u64) {
 }
 
 #[test]
-fn a_cgroups_new_limit_is_seen_within_30_s() {
+fn a_cgroups_new_limit_is_seen_within_a_second_and_rss_judged_by_it_at_once() {
     let (mut w, limit) = in_a_cgroup();
     assert_eq!(limit(w.seconds(301)), 400);
     w.host.file("sys/fs/cgroup/first/memory.max", (300 * MIB).to_string());
-    assert_eq!(limit(w.seconds(30)), 300);
+    assert_eq!(limit(w.seconds(1)), 300);
+    let mut t = by_name("shop");
+    t.rules.threshold = vec!["80%".parse().unwrap()];
+    t.max_interval = Duration::from_secs(60);
+    w.watcher.obey(Command::Reload(Box::new(config(vec![t]))), w.now);
+    assert!(w.seconds(100).jobs().is_empty());
+    w.host.file("sys/fs/cgroup/first/memory.max", (60 * MIB).to_string());
+    assert_eq!(w.seconds(1).jobs().len(), 1, "50 MiB are 83 % of it");
+}
+
+#[test]
+fn a_process_whose_cgroup_is_gone_is_looked_for_in_another() {
+    let Some((cgroup, other)) = crate::target::limit::tests::RealCgroup::pair() else { return };
+    let mut child = cgroup.shell("exit 0");
+    let mut t = by_name("shop");
+    t.source = Selector::Pid(child.id()).into();
+    let pulse = Pulse { beat: Box::new(|_| {}), at_least_every: Duration::from_secs(10), meters: Meters::default() };
+    let mut now = Mono::from_secs(1_000);
+    let (mut watcher, _handles) = Watcher::new(&config(vec![t]), ProcFs::host(), "boot".into(), Past::default(), pulse, now);
+    watcher.look_patience = Duration::from_secs(60);
+    watcher.turn(now);
+    assert_eq!(watcher.status(now)[0].limit_bytes, Some(64 << 20));
+    other.take(child.id());
+    drop(cgroup);
+    now = now + Duration::from_secs(1);
+    watcher.turn(now);
+    assert_eq!(watcher.status(now)[0].limit_bytes, Some(96 << 20));
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_process_that_runs_another_program_is_another_instance_and_the_selector_is_asked_again() {
+    let mut w = World::new(vec![by_name("shop")]);
+    w.process(11, "shop", 50);
+    w.seconds(30);
+    w.rss(11, 150);
+    let job = w.seconds(1).jobs().remove(0);
+    let program = |w: &World, name: &str, mib: u64, code: u64| {
+        w.host.file("proc/11/comm", format!("{name}\n"));
+        w.host.file("proc/11/statm", format!("999999 {} 1 {code} 0 1 0\n", mib * MIB / rustix::param::page_size() as u64));
+    };
+    program(&w, "shop", 150, 77);
+    w.seconds(4);
+    assert_eq!((w.status()[0].state, w.status()[0].slope_bytes_per_second), (State::Capturing, Some(0.0)), "no line across the two");
+    w.finish(&job, Captured::Evidence);
+    assert_eq!(w.status()[0].incident, None, "the other's incident ended with it");
+    program(&w, "bash", 150, 78);
+    w.seconds(3);
+    assert_eq!((w.status()[0].state, w.status()[0].pid), (State::Waiting, None));
+}
+
+#[test]
+fn copies_that_a_fork_makes_are_one_incident_until_one_outgrows_the_others() {
+    let mut w = World::new(vec![by_name("shop")]);
+    w.process(11, "shop", 150);
+    for pid in 12..32 {
+        w.host.process(pid, "shop").cmdline(&["shop"]).forked_from(11).write();
+        w.rss(pid, 149);
+    }
+    let jobs = w.seconds(3).jobs();
+    assert_eq!(jobs.len(), 1);
+    assert_eq!(w.skipped("fork"), 20);
+    assert!(w.status().iter().filter(|s| s.state == State::Throttled).all(|s| s.reason.contains("forked from the same process")));
+    w.finish(&jobs[0], Captured::Evidence);
+    w.restart(vec![by_name("shop")]);
+    assert!(w.seconds(10).jobs().is_empty(), "nor after a restart of memtrap");
+    w.rss(20, 200);
+    let own: Vec<_> = w.seconds(2).jobs().iter().map(|job| job.subject.instance.pid()).collect();
+    assert_eq!(own, [Some(20)]);
+}
+
+#[test]
+fn workers_that_a_supervisor_starts_are_no_copies() {
+    let mut w = World::new(vec![by_name("shop")]);
+    for pid in [12, 13] {
+        w.host.process(pid, "shop").cmdline(&["shop"]).parent(11).write();
+        w.rss(pid, 150);
+    }
+    assert_eq!(w.seconds(3).jobs().len(), 2);
+}
+
+#[test]
+fn a_noisy_target_and_requests_by_the_dozen_leave_the_leak_of_another_its_capture() {
+    let mut noisy = by_name("noisy");
+    noisy.rules.cooldown = Duration::ZERO;
+    let mut w = World::new(vec![noisy, by_name("shop")]);
+    w.process(11, "noisy", 50).process(12, "shop", 50);
+    w.seconds(3);
+    let mut captured = 0;
+    for _ in 0..40 {
+        w.rss(11, 150);
+        let ordered = w.seconds(2).jobs();
+        ordered.iter().for_each(|job| w.finish(job, Captured::Evidence));
+        captured += ordered.len();
+        w.rss(11, 20);
+        w.seconds(2);
+    }
+    assert_eq!(captured, 6, "half of 12");
+    assert!(w.skipped("target_share") > 0);
+    for _ in 0..40 {
+        if w.ask(Trigger::Manual, Which::Largest).is_ok() {
+            let job = w.jobs().remove(0);
+            w.finish(&job, Captured::Evidence);
+        }
+    }
+    w.rss(12, 150);
+    assert_eq!(w.seconds(2).jobs().len(), 1);
+}
+
+#[test]
+fn a_process_that_dies_throttled_leaves_its_timeline_once_for_each_cooldown() {
+    let mut w = World::new(vec![by_name("a"), by_name("b"), by_name("shop")]);
+    w.process(11, "a", 150).process(12, "b", 150);
+    w.seconds(1).process(13, "shop", 150);
+    assert_eq!(w.seconds(4).jobs().len(), 2);
+    assert_eq!(w.status()[2].state, State::Throttled);
+    w.host.remove("proc/13");
+    let jobs = w.seconds(12).jobs();
+    assert_eq!(jobs.iter().map(|job| job.subject.target.name.as_str()).collect::<Vec<_>>(), ["shop"]);
+    // the kernel's side alone does not spend the cooldown, and a loop of crashes leaves one bundle all the same
+    w.finish(&jobs[0], Captured::Nothing("its process was gone".into()));
+    let mut more = 0;
+    for pid in 14..20 {
+        w.process(pid, "shop", 150);
+        w.seconds(4);
+        w.host.remove(&format!("proc/{pid}"));
+        more += w.seconds(12).jobs().len();
+    }
+    assert_eq!(more, 0);
 }
 
 #[test]

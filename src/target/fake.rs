@@ -44,7 +44,7 @@ impl FakeHost {
     }
 
     pub fn process<'a>(&'a self, pid: u32, comm: &'a str) -> FakeProcess<'a> {
-        FakeProcess { host: self, pid, comm, start: u64::from(pid) * 10, state: 'S', flags: 0x0040_0000 }
+        FakeProcess { host: self, pid, comm, start: u64::from(pid) * 10, state: 'S', parent: 1, flags: 0x0040_0000 }
     }
 }
 
@@ -55,6 +55,7 @@ pub(crate) struct FakeProcess<'a> {
     comm: &'a str,
     start: u64,
     state: char,
+    parent: u32,
     flags: u64,
 }
 
@@ -67,6 +68,17 @@ impl FakeProcess<'_> {
     pub fn state(mut self, state: char) -> Self {
         self.state = state;
         self
+    }
+
+    pub fn parent(mut self, pid: u32) -> Self {
+        self.parent = pid;
+        self
+    }
+
+    /// By `fork` alone, without `exec`.
+    pub fn forked_from(self, pid: u32) -> Self {
+        let flags = self.flags | 0x40;
+        FakeProcess { flags, ..self.parent(pid) }
     }
 
     pub fn kernel_thread(mut self) -> Self {
@@ -98,9 +110,10 @@ impl FakeProcess<'_> {
     }
 
     pub fn write(self) -> InstanceId {
-        let (pid, comm, state, flags, start) = (self.pid, self.comm, self.state, self.flags, self.start);
-        let stat =
-            format!("{pid} ({comm}) {state} 1 {pid} {pid} 0 -1 {flags} 9 0 0 0 1 1 0 0 20 0 3 0 {start} 4096 1 18446744073709551615 1\n");
+        let (pid, comm, state, parent, flags, start) = (self.pid, self.comm, self.state, self.parent, self.flags, self.start);
+        let stat = format!(
+            "{pid} ({comm}) {state} {parent} {pid} {pid} 0 -1 {flags} 9 0 0 0 1 1 0 0 20 0 3 0 {start} 4096 1 18446744073709551615 1\n"
+        );
         let this = self.file("stat", stat).file("comm", format!("{comm}\n"));
         InstanceId { pid: this.pid, start_ticks: this.start }
     }

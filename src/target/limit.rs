@@ -1,10 +1,17 @@
 //! How much memory a process may use, and whether the kernel has killed for it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::ops::Bound;
 use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::io::Errno;
 
 use super::cgroup::{CgroupRef, Level, Version};
+use super::proc::open_path;
 use super::{Limit, ProcError, ProcFs};
+use crate::clock::Mono;
 
 /// v1 writes "no limit" as the largest multiple of the page size; nothing real comes near.
 const NO_LIMIT: u64 = 1 << 62;
@@ -16,26 +23,90 @@ pub fn effective(procfs: &ProcFs, pid: u32) -> Result<Limit, ProcError> {
         Err(gone @ ProcError::Gone { .. }) => return Err(gone),
         found => found.ok().flatten(),
     };
-    Limits::default().within(procfs, cgroup.as_ref())
+    Limits::default().within(procfs, cgroup.as_ref(), Mono::default())
 }
 
-/// Limits as of one moment: what many processes have in common is read once.
+/// Cgroups that are read in one sweep, which takes a millisecond: polls are not to wait for more.
+const MAX_A_SWEEP: usize = 500;
+/// A cgroup that nobody has asked for in this time is not read any more.
+const UNUSED: Duration = Duration::from_secs(120);
+/// How old a reading may be that is given out.
+pub const FRESH: Duration = Duration::from_secs(1);
+
+/// Limits of cgroups and of the host. What many processes have in common is read once, and the files of cgroups are kept open.
 #[derive(Debug, Default)]
 pub struct Limits {
-    asked: usize,
-    host: Option<u64>,
+    host: Option<(u64, Mono)>,
     /// By the cgroup's directory.
-    levels: HashMap<PathBuf, Vec<(u64, &'static str)>>,
-    hidden: HashMap<PathBuf, Option<u64>>,
+    levels: BTreeMap<PathBuf, Kept>,
+    /// How far the last sweep came.
+    swept: Option<PathBuf>,
+    /// Cgroups whose files are kept open at most; those of others are read when they are asked for.
+    most_kept: usize,
+}
+
+/// One cgroup's limits.
+#[derive(Debug)]
+struct Kept {
+    files: Vec<KeptFile>,
+    /// What this cgroup knows of ancestors that cannot be seen (v1, of a process's own cgroup).
+    hidden: Option<(Option<u64>, Mono)>,
+    read: Mono,
+    asked: Mono,
+    removed: bool,
+}
+
+#[derive(Debug)]
+struct KeptFile {
+    name: &'static str,
+    /// `None` where there is no such file, or there are too many to keep.
+    file: Option<File>,
+    bytes: Option<u64>,
+}
+
+/// What a sweep saw.
+#[derive(Debug, Default)]
+pub struct Changed {
+    /// Directories of cgroups whose limits are others than before.
+    dirs: HashSet<PathBuf>,
+    /// Of those, which are not there any more.
+    removed: HashSet<PathBuf>,
+    /// Not all were read.
+    pub is_part: bool,
+}
+
+impl Changed {
+    pub fn is_empty(&self) -> bool {
+        self.dirs.is_empty()
+    }
+
+    /// Whether it concerns a process in this cgroup.
+    pub fn touches(&self, cgroup: &CgroupRef) -> bool {
+        cgroup.levels().iter().any(|level| self.dirs.contains(&level.dir))
+    }
+
+    /// A process that lives is in another one by now.
+    pub fn removed(&self, cgroup: &CgroupRef) -> bool {
+        self.removed.contains(&cgroup.own().dir)
+    }
 }
 
 impl Limits {
+    /// Keeps the files of so many cgroups open, two of each at most.
+    pub fn keeping(most_kept: usize) -> Limits {
+        Limits { most_kept, ..Limits::default() }
+    }
+
+    /// How many are open.
+    pub fn kept_files(&self) -> usize {
+        self.levels.values().flat_map(|kept| &kept.files).filter(|file| file.file.is_some()).count()
+    }
+
     /// As [`effective`] says, of a process whose memory cgroup is known; `None` is one that cannot be seen from here.
-    pub fn within(&mut self, procfs: &ProcFs, cgroup: Option<&CgroupRef>) -> Result<Limit, ProcError> {
-        self.asked += 1;
-        let least = cgroup.and_then(|cgroup| self.of_cgroup(cgroup));
+    pub fn within(&mut self, procfs: &ProcFs, cgroup: Option<&CgroupRef>, now: Mono) -> Result<Limit, ProcError> {
+        let least = cgroup.and_then(|cgroup| self.of_cgroup(cgroup, now));
         let note = if cgroup.is_none() { " (the process's memory cgroup cannot be seen from here)" } else { "" };
-        let host = self.host(procfs).map(|bytes| Limit { bytes, source: format!("host MemTotal{note}") });
+        let host = self.host(procfs, now).map(|bytes| Limit { bytes, source: format!("host MemTotal{note}") });
         match (least, host) {
             (Some(limit), Ok(host)) if limit.bytes < host.bytes => Ok(limit),
             (Some(limit), Err(_)) => Ok(limit),
@@ -43,21 +114,49 @@ impl Limits {
         }
     }
 
-    /// How many were asked for so far.
-    pub fn asked(&self) -> usize {
-        self.asked
+    /// Whether there is nothing to sweep.
+    pub fn is_empty(&self) -> bool {
+        self.levels.is_empty()
     }
 
-    fn host(&mut self, procfs: &ProcFs) -> Result<u64, ProcError> {
-        if let Some(bytes) = self.host {
+    /// Reads again what is known of cgroups, or a part of it that the next sweep goes on from. A `pread` for each of their files.
+    pub fn sweep(&mut self, now: Mono) -> Changed {
+        self.sweep_some(MAX_A_SWEEP, now)
+    }
+
+    fn sweep_some(&mut self, most: usize, now: Mono) -> Changed {
+        let mut changed = Changed::default();
+        let from = self.swept.take().map_or(Bound::Unbounded, Bound::Excluded);
+        for (n, (dir, kept)) in self.levels.range_mut((from, Bound::Unbounded)).enumerate() {
+            if n == most {
+                changed.is_part = true;
+                break;
+            }
+            if kept.read_again(None, now) {
+                changed.dirs.insert(dir.clone());
+            }
+            if kept.removed {
+                changed.removed.insert(dir.clone());
+            }
+            self.swept = Some(dir.clone());
+        }
+        if !changed.is_part {
+            self.swept = None;
+            self.levels.retain(|_, kept| !kept.removed && now.since(kept.asked) < UNUSED);
+        }
+        changed
+    }
+
+    fn host(&mut self, procfs: &ProcFs, now: Mono) -> Result<u64, ProcError> {
+        if let Some((bytes, _)) = self.host.filter(|(_, read)| now.since(*read) < FRESH) {
             return Ok(bytes);
         }
         let bytes = procfs.mem_total()?;
-        self.host = Some(bytes);
+        self.host = Some((bytes, now));
         Ok(bytes)
     }
 
-    fn of_cgroup(&mut self, cgroup: &CgroupRef) -> Option<Limit> {
+    fn of_cgroup(&mut self, cgroup: &CgroupRef, now: Mono) -> Option<Limit> {
         let mut least: Option<(u64, &Level, &'static str)> = None;
         // the nearest of equals is named
         let mut lower = |bytes, level, file| {
@@ -67,17 +166,23 @@ impl Limits {
         };
         for level in cgroup.levels() {
             if !self.levels.contains_key(&level.dir) {
-                self.levels.insert(level.dir.clone(), of_level(cgroup.version, level));
+                let is_kept = self.levels.len() < self.most_kept;
+                self.levels.insert(level.dir.clone(), Kept::open(cgroup.version, level, is_kept, now));
             }
-            self.levels.get(&level.dir)?.iter().for_each(|(bytes, file)| lower(*bytes, level, *file));
+            let kept = self.levels.get_mut(&level.dir)?;
+            kept.asked = now;
+            if now.since(kept.read) >= FRESH {
+                kept.read_again(Some(level), now);
+            }
+            kept.files.iter().filter_map(|file| Some((file.bytes?, file.name))).for_each(|(bytes, name)| lower(bytes, level, name));
         }
-        if cgroup.version == Version::V1 {
+        if cgroup.version == Version::V1
+            && let Some(kept) = self.levels.get_mut(&cgroup.own().dir)
+        {
             // a container's view ends below its host's slices; this number counts those too
             let own = cgroup.own();
-            if !self.hidden.contains_key(&own.dir) {
-                self.hidden.insert(own.dir.clone(), own.keyed("memory.stat", "hierarchical_memory_limit").filter(is_real));
-            }
-            let hidden = *self.hidden.get(&own.dir)?;
+            let read = || (own.keyed("memory.stat", "hierarchical_memory_limit").filter(is_real), now);
+            let (hidden, _) = *kept.hidden.insert(kept.hidden.filter(|(_, read)| now.since(*read) < FRESH).unwrap_or_else(read));
             hidden.into_iter().for_each(|bytes| lower(bytes, own, "memory.stat hierarchical_memory_limit"));
         }
         let (bytes, level, file) = least?;
@@ -85,15 +190,52 @@ impl Limits {
     }
 }
 
-fn of_level(version: Version, level: &Level) -> Vec<(u64, &'static str)> {
-    let files: &[&'static str] = match version {
-        Version::V1 => &["memory.limit_in_bytes"],
-        Version::V2 => &["memory.max", "memory.high"],
-    };
-    files.iter().filter_map(|file| Some((level.number(file).filter(is_real)?, *file))).collect()
+impl Kept {
+    fn open(version: Version, level: &Level, is_kept: bool, now: Mono) -> Kept {
+        let names: &[&'static str] = match version {
+            Version::V1 => &["memory.limit_in_bytes"],
+            Version::V2 => &["memory.max", "memory.high"],
+        };
+        let file = |name: &str| if is_kept { open_path(&level.dir.join(name)).ok() } else { None };
+        let files = names.iter().map(|name| KeptFile { name, file: file(name), bytes: None }).collect();
+        let mut kept = Kept { files, hidden: None, read: now, asked: now, removed: false };
+        kept.read_again(Some(level), now);
+        kept
+    }
+
+    /// True if a limit is another than before, or its cgroup is gone. What is not kept open is read if `level` says where it is.
+    fn read_again(&mut self, level: Option<&Level>, now: Mono) -> bool {
+        self.read = now;
+        let mut is_another = false;
+        for kept in &mut self.files {
+            let mut text = [0u8; 32];
+            let read = match (&kept.file, level) {
+                (Some(file), _) => match rustix::io::pread(file, &mut text, 0) {
+                    Ok(n) => number(text.get(..n).unwrap_or_default()),
+                    Err(Errno::NODEV) => {
+                        is_another |= !std::mem::replace(&mut self.removed, true);
+                        continue;
+                    }
+                    Err(_) => continue,
+                },
+                (None, Some(level)) => level.number(kept.name),
+                (None, None) => continue,
+            };
+            // 0 is written for a moment to force a reclaim, not to live with
+            if read != Some(0) {
+                let bytes = read.filter(is_real);
+                is_another |= std::mem::replace(&mut kept.bytes, bytes) != bytes;
+            }
+        }
+        is_another
+    }
 }
 
-/// 0 is written for a moment to force a reclaim, not to live with.
+/// `None` for `max`.
+fn number(text: &[u8]) -> Option<u64> {
+    std::str::from_utf8(text).ok()?.trim().parse().ok()
+}
+
 fn is_real(bytes: &u64) -> bool {
     (1..NO_LIMIT).contains(bytes)
 }
@@ -164,7 +306,7 @@ impl OomCounter {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::super::fake::FakeHost;
     use super::*;
 
@@ -252,13 +394,55 @@ mod tests {
         let procfs = host.procfs();
         let [checkout, search] = [7, 8].map(|pid| CgroupRef::of(&procfs, pid).unwrap());
         let mut limits = Limits::default();
-        assert_eq!(limits.within(&procfs, checkout.as_ref()).unwrap().bytes, 4_000_000);
+        assert_eq!(limits.within(&procfs, checkout.as_ref(), Mono::default()).unwrap().bytes, 4_000_000);
         host.file("sys/fs/cgroup/system.slice/memory.high", "1000").file("proc/meminfo", "");
         assert_eq!(
-            limits.within(&procfs, search.as_ref()).unwrap(),
+            limits.within(&procfs, search.as_ref(), Mono::default()).unwrap(),
             Limit { bytes: 5_000_000, source: "cgroup v2 /system.slice memory.high".into() }
         );
-        assert_eq!(Limits::default().within(&procfs, search.as_ref()).unwrap().bytes, 1000);
+        assert_eq!(Limits::default().within(&procfs, search.as_ref(), Mono::default()).unwrap().bytes, 1000);
+    }
+
+    #[test]
+    fn a_sweep_tells_whose_limit_changed_and_a_zero_is_none() {
+        let own = "system.slice/checkout.service/memory.max";
+        let host = v2_host(&[(own, "4000000"), ("system.slice/memory.max", "max")]);
+        let procfs = host.procfs();
+        let cgroup = CgroupRef::of(&procfs, 7).unwrap().unwrap();
+        let (mut limits, t) = (Limits::keeping(10), Mono::from_secs);
+        let limit = |limits: &mut Limits, s| limits.within(&procfs, Some(&cgroup), t(s)).unwrap().bytes;
+        assert_eq!(limit(&mut limits, 100), 4_000_000);
+        assert!(limits.sweep(t(101)).is_empty());
+        host.file(&format!("sys/fs/cgroup/{own}"), "0\n");
+        assert!(limits.sweep(t(102)).is_empty());
+        host.file(&format!("sys/fs/cgroup/{own}"), "3000000\n");
+        let changed = limits.sweep(t(103));
+        assert!(changed.touches(&cgroup) && !changed.removed(&cgroup) && !changed.is_part);
+        assert_eq!(limit(&mut limits, 103), 3_000_000);
+        host.file("sys/fs/cgroup/system.slice/memory.max", "2000000\n");
+        assert!(limits.sweep(t(104)).touches(&cgroup), "an ancestor's too");
+        assert_eq!(limit(&mut limits, 104), 2_000_000);
+        assert!(limits.sweep(t(300)).is_empty() && limits.levels.is_empty(), "nobody asks any more");
+    }
+
+    #[test]
+    fn more_cgroups_than_one_sweep_takes_are_read_in_turns() {
+        let host = v2_host(&[]);
+        let cgroups: Vec<CgroupRef> = (0..5)
+            .map(|n| {
+                host.file(&format!("sys/fs/cgroup/many/{n}/memory.max"), "5000\n");
+                host.process(7, "app").file("cgroup", format!("0::/many/{n}\n")).write();
+                CgroupRef::of(&host.procfs(), 7).unwrap().unwrap()
+            })
+            .collect();
+        let (mut limits, now) = (Limits::keeping(10), Mono::from_secs(100));
+        cgroups.iter().for_each(|cgroup| assert_eq!(limits.within(&host.procfs(), Some(cgroup), now).unwrap().bytes, 5000));
+        (0..cgroups.len()).for_each(|n| {
+            host.file(&format!("sys/fs/cgroup/many/{n}/memory.max"), "4000\n");
+        });
+        let (first, second) = (limits.sweep_some(4, now), limits.sweep_some(4, now));
+        assert!(first.is_part && !second.is_part);
+        assert!(cgroups.iter().all(|cgroup| first.touches(cgroup) != second.touches(cgroup)));
     }
 
     #[test]
@@ -286,7 +470,7 @@ mod tests {
     }
 
     /// A real v1 cgroup below this test's own; `None`, said aloud, where this machine does not let us make one.
-    struct RealCgroup(std::path::PathBuf);
+    pub(crate) struct RealCgroup(std::path::PathBuf);
 
     impl RealCgroup {
         fn with_limit(name: &str, bytes: u64) -> Option<RealCgroup> {
@@ -304,14 +488,23 @@ mod tests {
             made
         }
 
+        /// Of 64 and of 96 MiB.
+        pub(crate) fn pair() -> Option<(RealCgroup, RealCgroup)> {
+            RealCgroup::with_limit("first", 64 << 20).zip(RealCgroup::with_limit("second", 96 << 20))
+        }
+
+        pub(crate) fn take(&self, pid: u32) {
+            std::fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
+        }
+
         /// A shell that waits in the cgroup for a line, then runs `script`.
-        fn shell(&self, script: &str) -> std::process::Child {
+        pub(crate) fn shell(&self, script: &str) -> std::process::Child {
             let child = std::process::Command::new("sh")
                 .args(["-c", &format!("read line; {script}")])
                 .stdin(std::process::Stdio::piped())
                 .spawn()
                 .unwrap();
-            std::fs::write(self.0.join("cgroup.procs"), child.id().to_string()).unwrap();
+            self.take(child.id());
             child
         }
     }

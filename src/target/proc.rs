@@ -374,7 +374,7 @@ impl ProcDir {
     }
 }
 
-fn open_path(path: &Path) -> Result<File, ProcError> {
+pub(super) fn open_path(path: &Path) -> Result<File, ProcError> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     rustix::fs::openat(CWD, path, flags, Mode::empty()).map(File::from).map_err(|e| ProcError::from_io(path.to_owned(), e.into()))
 }

@@ -37,10 +37,18 @@ pub(super) fn text(procfs: &ProcFs, dir: &ProcDir) -> Result<String, KernelError
     let cgroup = CgroupRef::of(procfs, dir.pid())?.ok_or(KernelError::NoCgroup { pid: dir.pid() })?;
     // it was found by pid: make sure that it was this process's
     dir.stat()?;
+    Ok(numbers(&cgroup))
+}
+
+/// The same of a cgroup that is known already; its own process may be gone. Empty if it is gone itself.
+pub fn numbers(cgroup: &CgroupRef) -> String {
     let files: &[&str] = match cgroup.version {
         Version::V1 => &V1_FILES,
         Version::V2 => &V2_FILES,
     };
+    if !cgroup.own().dir.is_dir() {
+        return String::new();
+    }
     let mut out = format!("# memory cgroup {}, the process's own first, then its ancestors\n", cgroup.version.name());
     for level in cgroup.levels() {
         for file in files {
@@ -49,7 +57,7 @@ pub(super) fn text(procfs: &ProcFs, dir: &ProcDir) -> Result<String, KernelError
             }
         }
     }
-    Ok(out)
+    out
 }
 
 #[cfg(test)]

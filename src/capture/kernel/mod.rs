@@ -11,6 +11,7 @@ use std::io::{self, Read, Write};
 use crate::target::{InstanceId, ProcDir, ProcError, ProcFs};
 use crate::units::ByteSize;
 
+pub use cgroups::numbers as cgroup_numbers;
 pub use process::{Fds, Memory, ProcessFacts};
 
 const CHUNK: usize = 64 << 10;
