@@ -225,27 +225,30 @@ pub fn verify(path: &Path) -> Result<Verified, BundleError> {
     let mut listed = BTreeSet::from([MANIFEST.to_owned()]);
     for entry in &manifest.files {
         let Some(sha256) = &entry.sha256 else { continue };
-        let name = entry.name.clone();
+        // names come from outside, and are shown
+        let (name, shown) = (entry.name.clone(), super::one_line(&entry.name, 200));
         // a name that leads out of the bundle is none of its files
         if !disk::is_below(&name) {
-            result.problems.push(Problem::Missing { name: super::one_line(&name, 200) });
+            result.problems.push(Problem::Missing { name: shown });
             continue;
         }
         match dir.file(&name).and_then(|file| Ok((file.metadata()?.len(), file))) {
             // of another size, it need not be read: a file can be larger than any disk
-            Ok((bytes, _)) if bytes != entry.bytes => result.problems.push(Problem::Resized { name: name.clone() }),
+            Ok((bytes, _)) if bytes != entry.bytes => result.problems.push(Problem::Resized { name: shown }),
             Ok((bytes, file)) => match files::sum(file, bytes) {
                 Ok(sum) if sum.sha256 == *sha256 => result.good += 1,
-                Ok(_) => result.problems.push(Problem::Changed { name: name.clone() }),
-                Err(e) => result.problems.push(Problem::Unreadable { name: name.clone(), why: e.to_string() }),
+                Ok(_) => result.problems.push(Problem::Changed { name: shown }),
+                Err(e) => result.problems.push(Problem::Unreadable { name: shown, why: e.to_string() }),
             },
-            Err(e) if e.kind() == io::ErrorKind::NotFound => result.problems.push(Problem::Missing { name: name.clone() }),
-            Err(e) => result.problems.push(Problem::Unreadable { name: name.clone(), why: e.to_string() }),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => result.problems.push(Problem::Missing { name: shown }),
+            Err(e) => result.problems.push(Problem::Unreadable { name: shown, why: e.to_string() }),
         }
         listed.insert(name);
     }
     let present = files::walk(&dir).map_err(|e| BundleError::io("list", path, e))?;
-    result.problems.extend(present.into_iter().filter(|n| !listed.contains(n)).map(|name| Problem::Unlisted { name }));
+    result
+        .problems
+        .extend(present.into_iter().filter(|n| !listed.contains(n)).map(|name| Problem::Unlisted { name: super::one_line(&name, 200) }));
     result.problems.sort();
     Ok(result)
 }

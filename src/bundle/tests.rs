@@ -237,12 +237,14 @@ fn a_bundle_that_was_changed_does_not_verify() {
     fs::write(path.join("heap.pb.gz"), "Profile").unwrap();
     fs::remove_file(path.join("proc/status")).unwrap();
     fs::write(path.join("proc/extra"), "x").unwrap();
+    fs::write(path.join("proc/line\nof \x1b[2J"), "x").unwrap();
     let problems = verify(&path).unwrap().problems;
     let name = |n: &str| n.to_owned();
     let expected = [
         Problem::Changed { name: name("heap.pb.gz") },
         Problem::Missing { name: name("proc/status") },
         Problem::Unlisted { name: name("proc/extra") },
+        Problem::Unlisted { name: name("proc/line of \\u{1b}[2J") },
     ];
     assert_eq!(problems, expected);
 }

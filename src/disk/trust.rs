@@ -157,13 +157,14 @@ fn follow(path: &Path, user: User, judged: &mut Judged) -> io::Result<Option<Pat
         }
         let next = at.join(&name);
         let found = match fs::symlink_metadata(&next) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            found => found?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            found => Some(found?),
         };
-        let above = fs::symlink_metadata(&at)?;
-        if let Some(who) = could_replace(&above, &found, user) {
+        // what is not there yet will be the user's
+        if let Some(who) = could_replace(&fs::symlink_metadata(&at)?, found.as_ref().map_or(user.uid, MetadataExt::uid), user) {
             judged.doubts.push(format!("{who} could move {} away: {} lets them", next.display(), at.display()));
         }
+        let Some(found) = found else { return Ok(None) };
         if !found.is_symlink() {
             at = next;
             continue;
@@ -199,13 +200,13 @@ fn names(path: &Path) -> VecDeque<OsString> {
 }
 
 /// Who, besides root and the user, could give what is in a directory another name.
-fn could_replace(above: &fs::Metadata, found: &fs::Metadata, user: User) -> Option<String> {
+fn could_replace(above: &fs::Metadata, owner: u32, user: User) -> Option<String> {
     if !user.is_or_root(above.uid()) {
         return Some(format!("user {}", above.uid()));
     }
     // in a sticky directory only the owner may
     if above.mode() & STICKY != 0 {
-        return (!user.is_or_root(found.uid())).then(|| format!("user {}", found.uid()));
+        return (!user.is_or_root(owner)).then(|| format!("user {owner}"));
     }
     if above.mode() & 0o002 != 0 {
         return Some("every user".into());
@@ -279,5 +280,6 @@ mod tests {
         fs::set_permissions(home.path(), Permissions::from_mode(0o777)).unwrap();
         let judged = judge(&at("two"), User::own(), false).unwrap();
         assert!(judged.refusal.is_none() && judged.doubts.iter().any(|doubt| doubt.starts_with("every user could move")), "{judged:?}");
+        assert_eq!(judge(&at("not/there"), User::own(), false).unwrap().doubts.len(), 1, "nor what is still to be made");
     }
 }
