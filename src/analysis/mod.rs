@@ -4,8 +4,10 @@
 //! process of its own, because profiles come from outside and memory that a big one took is not given back by every allocator. Not
 //! here: what the numbers mean (`anatomy`, `verdict`), how they are shown (`report`).
 
+pub mod archive;
 mod goroutines;
 mod profiles;
+pub mod single;
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -49,13 +51,19 @@ const TOP_ROWS: usize = 20;
 pub enum AnalysisError {
     #[error("{path} cannot be read")]
     Read { path: PathBuf, source: io::Error },
+    #[error("{path} cannot be unpacked: {source}")]
+    Archive { path: PathBuf, source: io::Error },
     #[error(
-        "{path} holds nothing that could be analysed: no heap.pb.gz, heap_gc.pb.gz, memstats.txt, goroutine.pb.gz, goroutine.txt or proc/status{}",
-        problems.iter().map(|problem| format!("; {problem}")).collect::<String>()
+        "{path} holds nothing that could be analysed: {}",
+        if problems.is_empty() {
+            "no heap.pb.gz, heap_gc.pb.gz, memstats.txt, goroutine.pb.gz, goroutine.txt or proc/status".to_owned()
+        } else {
+            problems.join("; ")
+        }
     )]
     Nothing {
         path: PathBuf,
-        /// What is there and cannot be used.
+        /// What was there, and why it is of no use.
         problems: Vec<String>,
     },
 }
@@ -99,7 +107,8 @@ pub fn of_directory(
     let mut files = Files::open(dir, lang)?;
     let manifest = manifest.or_else(|| files.json("manifest.json"));
     let heap_gc = files.profile("heap_gc.pb.gz");
-    let heap = files.profile("heap.pb.gz");
+    // what other tools save is often the whole text, with the samples above the numbers
+    let heap = files.profile("heap.pb.gz").or_else(|| files.heap_text("memstats.txt"));
     let mut evidence = files.kernel("proc/");
     evidence.memstats = files.memstats("memstats.txt");
     evidence.memstats_gc = files.memstats("memstats_gc.txt");
@@ -189,7 +198,7 @@ pub fn of_directory(
     let grown_during = heap_gc.as_ref().zip(after.as_ref()).map_or_else(Vec::new, |(gc, after)| profiles::growth(after, gc, TOP_ROWS));
     verdict.missing.append(&mut files.problems);
     verdict.missing.append(&mut healthy.problems);
-    verdict.next = next_commands(shown, &files, verdict.cause);
+    verdict.next = next_commands(shown, &files, verdict.cause, has_go());
     let timeline = files.timeline();
     Ok(Analysis { path: shown.to_owned(), lang, verdict, manifest, process, timeline, heap: heap_gc.or(heap), grown_during })
 }
@@ -237,19 +246,38 @@ fn gap(manifest: &Manifest) -> Option<f64> {
     Some(between.iter().map(|f| f.milliseconds as f64).sum::<f64>() / 1000.0)
 }
 
+/// How a file is looked at.
+#[derive(Clone, Copy)]
+enum Look {
+    Top(&'static str),
+    Traces,
+    Page,
+}
+
+impl Look {
+    /// `memtrap top` prints what `go tool pprof -top` does, where there is no Go.
+    fn command(self, has_go: bool, path: &str) -> String {
+        match (self, has_go) {
+            (Look::Top(index), true) => format!("go tool pprof -top -sample_index={index} {path}"),
+            (Look::Top(index), false) => format!("memtrap top --sample-index {index} {path}"),
+            (Look::Traces, true) => format!("go tool pprof -traces {path}"),
+            (Look::Traces, false) => format!("memtrap top {path}"),
+            (Look::Page, _) => format!("less {path}"),
+        }
+    }
+}
+
+fn has_go() -> bool {
+    std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join("go").is_file()))
+}
+
 /// What to run next, in reading order, of what is there: what the cause is about comes first.
-fn next_commands(shown: &Path, files: &Files, cause: Cause) -> Vec<String> {
-    const HEAP: &[(&str, &str)] = &[
-        ("heap_gc.pb.gz", "go tool pprof -top -sample_index=inuse_space"),
-        ("heap_gc.pb.gz", "go tool pprof -top -sample_index=inuse_objects"),
-    ];
-    const ALLOCS: &[(&str, &str)] = &[
-        ("allocs.pb.gz", "go tool pprof -top -sample_index=alloc_space"),
-        ("allocs.pb.gz", "go tool pprof -top -sample_index=alloc_objects"),
-    ];
-    const GOROUTINES: &[(&str, &str)] = &[("goroutine.pb.gz", "go tool pprof -traces"), ("goroutine.txt", "less")];
-    const KERNEL: &[(&str, &str)] = &[("proc/smaps", "less")];
-    const RUNTIME: &[(&str, &str)] = &[("memstats.txt", "less")];
+fn next_commands(shown: &Path, files: &Files, cause: Cause, has_go: bool) -> Vec<String> {
+    const HEAP: &[(&str, Look)] = &[("heap_gc.pb.gz", Look::Top("inuse_space")), ("heap_gc.pb.gz", Look::Top("inuse_objects"))];
+    const ALLOCS: &[(&str, Look)] = &[("allocs.pb.gz", Look::Top("alloc_space")), ("allocs.pb.gz", Look::Top("alloc_objects"))];
+    const GOROUTINES: &[(&str, Look)] = &[("goroutine.pb.gz", Look::Traces), ("goroutine.txt", Look::Page)];
+    const KERNEL: &[(&str, Look)] = &[("proc/smaps", Look::Page)];
+    const RUNTIME: &[(&str, Look)] = &[("memstats.txt", Look::Page)];
     let order = match cause {
         Cause::AllocationChurn => [ALLOCS, HEAP, GOROUTINES, RUNTIME, KERNEL],
         Cause::UnreleasedHeap => [RUNTIME, ALLOCS, HEAP, GOROUTINES, KERNEL],
@@ -260,19 +288,22 @@ fn next_commands(shown: &Path, files: &Files, cause: Cause) -> Vec<String> {
         _ => [HEAP, ALLOCS, GOROUTINES, RUNTIME, KERNEL],
     };
     let there = order.into_iter().flatten().filter(|(file, _)| files.has(file));
-    let mut commands: Vec<String> = there.map(|(file, command)| format!("{command} {}", quoted(&shown.join(file)))).collect();
+    let mut commands: Vec<String> = there.map(|(file, look)| look.command(has_go, &quoted(&shown.join(file)))).collect();
     let heaps = ["heap_gc.pb.gz", "heap.pb.gz"];
     if files.has("baseline/heap.pb.gz")
         && let Some(heap) = heaps.into_iter().find(|heap| files.has(heap))
     {
         let (now, then) = (quoted(&shown.join(heap)), quoted(&shown.join("baseline/heap.pb.gz")));
-        commands.push(format!("go tool pprof -top -sample_index=inuse_space -diff_base={then} {now}"));
+        commands.push(match has_go {
+            true => format!("go tool pprof -top -sample_index=inuse_space -diff_base={then} {now}"),
+            false => format!("memtrap top --sample-index inuse_space --base {then} {now}"),
+        });
     }
     commands
 }
 
 /// For a shell.
-fn quoted(path: &Path) -> String {
+pub fn quoted(path: &Path) -> String {
     format!("'{}'", path.to_string_lossy().replace('\'', r"'\''"))
 }
 
@@ -337,6 +368,18 @@ impl Files {
         Some(profile)
     }
 
+    /// The samples of a `heap?debug=1`; memtrap's own memstats.txt has none.
+    fn heap_text(&mut self, name: &str) -> Option<Profile> {
+        let parsed = self.parse(name, MAX_FILE, |file| {
+            let mut bytes = Vec::new();
+            file.take(PROFILE.inflated_bytes).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+            Ok(pprof::heap_text(&bytes, &PROFILE).ok().filter(|_| pprof::is_heap_text(&bytes)))
+        });
+        let profile = parsed.flatten()?;
+        self.profiles += profile.memory();
+        Some(profile).filter(|p| p.samples().len() > 0)
+    }
+
     fn goroutines(&mut self, name: &str) -> Option<goroutine::Dump> {
         let limits = goroutine::Limits::default();
         self.parse(name, MAX_FILE, |file| goroutine::parse(BufReader::new(file), &limits).map_err(|e| chain(&e)))
@@ -396,6 +439,25 @@ mod tests {
     }
 
     #[test]
+    fn what_was_there_and_why_it_is_of_no_use_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("goroutine.txt"), "unauthorized\n").unwrap();
+        std::fs::write(dir.path().join("memstats.txt"), "heap profile: 0: 0 [0: 0] @ heap/1048576\n").unwrap();
+        let error = of_directory(dir.path(), dir.path(), None, None, Lang::En).unwrap_err().to_string();
+        assert!(error.contains("goroutine.txt cannot be used: no goroutine dump: it begins with `unauthorized`"), "{error}");
+        assert!(error.contains("memstats.txt cannot be used: it has no `# runtime.MemStats`"), "{error}");
+    }
+
+    #[test]
+    fn the_text_of_a_heap_is_a_heap_even_of_a_go_that_wrote_no_numbers_below_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = "heap profile: 1: 64 [1: 64] @ heap/2\n1: 64 [1: 64] @ 0x1\n#\t0x1\tmain.keep+0x1\t/x/main.go:9\n\n";
+        std::fs::write(dir.path().join("memstats.txt"), text).unwrap();
+        let verdict = of_directory(dir.path(), dir.path(), None, None, Lang::En).unwrap().verdict;
+        assert_eq!((verdict.top.inuse_space[0].function.as_str(), verdict.top.inuse_space[0].flat), ("main.keep", 64));
+    }
+
+    #[test]
     fn a_text_of_goroutines_alone_tells_their_number_and_stacks() {
         let states = "goroutine 7 [select]:\nmain.wait()\n\t/x/main.go:9 +0x1\n\n";
         let grouped = "goroutine profile: total 1\n1 @ 0x1\n#\t0x1\tmain.wait+0x1\t/x/main.go:9\n\n";
@@ -429,6 +491,21 @@ mod tests {
         std::fs::write(dir.path().join("proc/status"), format!("RssAnon: {kib} kB\nRssFile: {kib} kB\nRssShmem: {kib} kB\n")).unwrap();
         let verdict = of_directory(dir.path(), dir.path(), None, None, Lang::En).unwrap().verdict;
         assert_eq!(verdict.anatomy.iter().map(|line| line.bytes).sum::<i64>(), verdict.rss_bytes as i64);
+    }
+
+    #[test]
+    fn what_is_to_be_run_next_can_be_run_without_go() {
+        let dir = tempfile::tempdir().unwrap();
+        for file in ["heap_gc.pb.gz", "goroutine.pb.gz"] {
+            std::fs::write(dir.path().join(file), "").unwrap();
+        }
+        let files = Files::open(dir.path(), Lang::En).unwrap();
+        let next = |has_go| next_commands(Path::new("/b"), &files, Cause::GoroutinePileup, has_go);
+        assert_eq!(
+            next(true)[..2],
+            ["go tool pprof -traces '/b/goroutine.pb.gz'", "go tool pprof -top -sample_index=inuse_space '/b/heap_gc.pb.gz'"]
+        );
+        assert_eq!(next(false)[..2], ["memtrap top '/b/goroutine.pb.gz'", "memtrap top --sample-index inuse_space '/b/heap_gc.pb.gz'"]);
     }
 
     #[test]

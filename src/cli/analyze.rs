@@ -7,19 +7,23 @@ use clap::ValueEnum;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use super::{Failure, print, top};
-use crate::analysis;
+use crate::analysis::single::Single;
+use crate::analysis::{self, archive};
 use crate::bundle::Manifest;
 use crate::lang::Lang;
 use crate::report;
+use crate::units::ByteSize;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   memtrap analyze /var/lib/memtrap/bundles/checkout/20261123T081336Z-threshold-1.52GiB
   memtrap analyze ./pprof-20261123-0813 --format json
   memtrap analyze ./pprof-20261123-0813 --format html > report.html
+  memtrap analyze checkout.tar.gz
+  memtrap analyze goroutine.txt
   memtrap analyze NEWER --base OLDER")]
 pub struct Args {
-    /// A bundle, a directory with files of the same names, or a single profile
+    /// A bundle, one that was exported (.tar.gz), a directory with files of the same names, or a single profile or text of pprof
     #[arg(value_name = "PATH")]
     path: PathBuf,
     /// Another bundle to compare with, instead of the baseline inside
@@ -52,17 +56,24 @@ const CHILD_CPU_SECONDS: u64 = 60;
 const MAX_MANIFEST: u64 = 8 << 20;
 
 pub fn run(args: Args) -> Result<(), Failure> {
-    if args.path.is_file() {
-        return print(&single(&args.path)?);
+    let unpacked = if archive::is_archive(&args.path) { Some(archive::unpack(&args.path)?) } else { None };
+    if unpacked.is_none() && args.path.is_file() {
+        return single(&args.path, args.format, args.lang);
     }
+    let unpacked_base = args.base.as_deref().filter(|base| archive::is_archive(base)).map(archive::unpack).transpose()?;
+    let base = unpacked_base.as_ref().map(|base| base.dir.as_path()).or(args.base.as_deref());
     let mut manifest = None;
     if args.child_of.is_some() {
         confine()?;
         manifest = Some(serde_json::from_reader::<_, Manifest>(stdin().lock().take(MAX_MANIFEST))?);
     }
-    let path = std::path::absolute(&args.path)?;
-    let shown = args.child_of.as_ref().unwrap_or(&path);
-    let analysis = analysis::of_directory(&path, shown, args.base.as_deref(), manifest, args.lang)?;
+    let path = unpacked.as_ref().map_or_else(|| std::path::absolute(&args.path), |unpacked| Ok(unpacked.dir.clone()))?;
+    // what was unpacked here is gone afterwards: commands name what the reader unpacks
+    let shown = args.child_of.as_ref().or(unpacked.as_ref().map(|unpacked| &unpacked.name)).unwrap_or(&path);
+    let mut analysis = analysis::of_directory(&path, shown, base, manifest, args.lang)?;
+    if unpacked.is_some() {
+        analysis.verdict.next.insert(0, format!("tar -xf {}", analysis::quoted(&args.path)));
+    }
     if args.child_of.is_some() {
         return print(&serde_json::to_string(&report::write(analysis))?);
     }
@@ -85,15 +96,43 @@ fn confine() -> Result<(), Failure> {
 }
 
 /// One profile alone explains no RSS: its tables are what there is to say.
-fn single(path: &Path) -> Result<String, Failure> {
-    let profile = top::read(path)?;
+fn single(path: &Path, format: Format, lang: Lang) -> Result<(), Failure> {
+    let single = top::single(path)?;
+    match format {
+        Format::Text => print(&text_of(&single, path, lang)?),
+        Format::Json => print(&(serde_json::to_string_pretty(&single.told(path))? + "\n")),
+        Format::Html => Err(Failure::usage(format_args!(
+            "{}: a page is made of a bundle or a directory; of one file there is --format text or json",
+            path.display()
+        ))),
+    }
+}
+
+fn text_of(single: &Single, path: &Path, lang: Lang) -> Result<String, Failure> {
     let name = path.display();
     let mut text = format!("{name} alone cannot tell whether the Go heap explains an RSS; this is what it holds:\n");
-    let all: Vec<String> = profile.sample_type_names().map(str::to_owned).collect();
+    if let Some(m) = &single.memstats {
+        let size = ByteSize;
+        text += &format!(
+            "\nMemStats: HeapAlloc {}, HeapInuse {}, HeapIdle {} (HeapReleased {}), StackInuse {}, NextGC {}\n",
+            size(m.heap_alloc),
+            size(m.heap_inuse),
+            size(m.heap_idle),
+            size(m.heap_released),
+            size(m.stack_inuse),
+            m.next_gc.map_or_else(|| "unknown".into(), |n| size(n).to_string()),
+        );
+    }
+    if let Some((total, groups)) = &single.goroutines {
+        text += &format!("\n{total} goroutines by stack:\n{}", report::groups(groups, GROUPS, lang));
+    }
+    let all: Vec<String> = single.profile.sample_type_names().map(str::to_owned).collect();
     for sample_type in all {
         let options = crate::pprof::top::Options { sample_index: Some(sample_type), node_count: Some(10), ..Default::default() };
         text += "\n";
-        text += &crate::pprof::top::text(&profile, None, &options, &crate::pprof::Zone::utc())?;
+        text += &crate::pprof::top::text(&single.profile, None, &options, &crate::pprof::Zone::utc())?;
     }
     Ok(text)
 }
+
+const GROUPS: usize = 10;

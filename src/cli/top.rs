@@ -5,8 +5,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::Failure;
-use crate::bundle::open_named;
-use crate::pprof::{Limits, Profile, Zone, top};
+use crate::analysis::single::{self, Single, SingleError};
+use crate::pprof::{Profile, Zone, top};
 
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "Examples:
@@ -15,7 +15,7 @@ use crate::pprof::{Limits, Profile, Zone, top};
   memtrap top heap_gc.pb.gz --base baseline/heap.pb.gz
   memtrap top profile.pb.gz --cum")]
 pub struct Args {
-    /// A profile as /debug/pprof serves it without `debug=`, gzipped or not
+    /// A profile as /debug/pprof serves it, gzipped or not; heap?debug=1 and goroutines as text will do
     #[arg(value_name = "PROFILE")]
     pub profile: PathBuf,
 
@@ -45,18 +45,16 @@ pub fn run(args: Args) -> Result<(), Failure> {
     super::print(&text.map_err(|e| Failure::usage(format_args!("{}: {e}", args.profile.display())))?)
 }
 
-/// Decodes a profile, gzipped or not.
+/// Decodes a profile, gzipped or not, or its form as text.
 pub fn read(path: &Path) -> Result<Profile, Failure> {
-    let limits = Limits::default();
-    let name = path.display();
-    if path.is_dir() {
-        let example = path.join("heap_gc.pb.gz");
-        return Err(Failure::usage(format_args!("{name} is a directory; name a profile in it, such as {}", example.display())));
-    }
-    let mut bytes = Vec::new();
-    let read = open_named(path).and_then(|file| file.take(limits.inflated_bytes + 1).read_to_end(&mut bytes));
-    read.map_err(|e| Failure::job(format_args!("{name} cannot be read: {e}")))?;
-    Profile::parse(&bytes, &limits).map_err(|e| Failure::job(format_args!("{name} is no profile that can be read: {e}; {}", e.advice())))
+    Ok(single(path)?.profile)
+}
+
+pub fn single(path: &Path) -> Result<Single, Failure> {
+    single::read(path).map_err(|e| match e {
+        SingleError::Directory { .. } => Failure::usage(e),
+        e => Failure::job(e),
+    })
 }
 
 /// The zone that Go's `time.Local` would be.

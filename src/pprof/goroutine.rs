@@ -3,9 +3,12 @@
 //!
 //! Goroutines are grouped by identical stack while they are read: each distinct stack is kept once, so a dump of 100,000
 //! goroutines in three stacks is small. Arguments of functions are not kept: they are addresses.
-//! Not here: crash output mixed with logs, and dumps of other runtimes.
+//!
+//! Dumps come through logs and chats: what stands before each line (a time, a pod, a quote's mark) is told by its shape and left out, tabs may have
+//! become blanks, empty lines may be gone. In the output of a crash some goroutines stand twice: each counts once, and the scheduler's own
+//! stacks (`goroutine 0`) do not count. Not here: lines that a log has escaped, and dumps of other runtimes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, BufRead};
 
 use super::error::harmless;
@@ -210,6 +213,51 @@ struct Parser {
     frames: HashMap<Vec<u8>, u32>,
     kept: Kept,
     scratch: Vec<u8>,
+    /// Before each line.
+    prefix: Prefix,
+    /// Of those that were counted.
+    ids: HashSet<u64>,
+}
+
+/// What a log puts before a line, by its shape: runs of digits are numbers that differ, all else stays the same.
+#[derive(Default)]
+struct Prefix(Vec<Piece>);
+
+#[derive(PartialEq, Eq)]
+enum Piece {
+    Digits,
+    Byte(u8),
+}
+
+impl Prefix {
+    fn of(text: &[u8]) -> Prefix {
+        let mut pieces = Vec::new();
+        for byte in text {
+            match byte {
+                b'0'..=b'9' if pieces.last() == Some(&Piece::Digits) => {}
+                b'0'..=b'9' => pieces.push(Piece::Digits),
+                byte => pieces.push(Piece::Byte(*byte)),
+            }
+        }
+        Prefix(pieces)
+    }
+
+    /// The line without it, or as it is where it has none.
+    fn strip<'l>(&self, line: &'l [u8]) -> &'l [u8] {
+        let mut rest = line;
+        for piece in &self.0 {
+            let used = match piece {
+                Piece::Digits => rest.iter().take_while(|b| b.is_ascii_digit()).count(),
+                Piece::Byte(byte) => usize::from(rest.first() == Some(byte)),
+            };
+            // a blank at the end of an empty line may have been cut
+            if used == 0 && !(rest.is_empty() && *piece == Piece::Byte(b' ')) {
+                return line;
+            }
+            rest = rest.get(used..).unwrap_or_default();
+        }
+        rest
+    }
 }
 
 /// What is left of [`Limits::bytes`].
@@ -239,6 +287,8 @@ impl Kept {
     }
 }
 
+/// Beyond, one that comes twice is counted twice.
+const MAX_IDS: usize = 1_000_000;
 /// Beyond these, the rest is counted as `other`.
 const MAX_STATES: usize = 32;
 const MAX_LABEL_SETS: usize = 16;
@@ -253,63 +303,75 @@ impl Parser {
             frames: HashMap::new(),
             kept: Kept { left: limits.bytes },
             scratch: Vec::new(),
+            prefix: Prefix::default(),
+            ids: HashSet::new(),
         }
     }
 
-    fn line(&mut self, line: &[u8]) {
+    fn line(&mut self, raw: &[u8]) {
+        let stripped = self.prefix.strip(raw);
+        let line = stripped.trim_ascii();
         if line.is_empty() {
             self.end_goroutine();
         } else if let Some(current) = header(line).or_else(|| counted(line)) {
-            self.end_goroutine();
-            self.current = Some(current);
+            self.begin(current);
+        } else if let Some((prefix, current)) = prefixed(raw, line) {
+            self.prefix = Prefix::of(prefix);
+            self.begin(current);
         } else if self.current.is_some() {
-            self.goroutine_line(line);
+            self.goroutine_line(line, stripped.first().is_some_and(u8::is_ascii_whitespace));
         } else if self.dump.declared.is_none() && self.dump.total == 0 {
             self.dump.declared = declared(line);
+            if let Some(at) = self.dump.declared.and_then(|_| find(raw, DECLARED)) {
+                self.prefix = Prefix::of(raw.get(..at).unwrap_or_default());
+            }
         }
     }
 
-    fn goroutine_line(&mut self, line: &[u8]) {
+    fn begin(&mut self, mut current: Current) {
+        self.end_goroutine();
+        if let Some(id) = current.id {
+            let is_known = if self.ids.len() < MAX_IDS { !self.ids.insert(id) } else { self.ids.contains(&id) };
+            if is_known || id == 0 {
+                current.count = 0;
+            }
+        }
+        self.current = Some(current);
+    }
+
+    fn goroutine_line(&mut self, line: &[u8], is_indented: bool) {
         let Some(current) = self.current.as_mut().filter(|current| !current.is_done) else { return };
         if let Some(rest) = line.strip_prefix(b"#") {
             match rest.strip_prefix(b" labels: ") {
                 Some(labels) => current.labels = String::from_utf8_lossy(labels).into_owned(),
-                None => self.counted_frame(rest),
-            }
-        } else if let Some(place) = line.strip_prefix(b"\t") {
-            match current.pending.take() {
-                Some((function, is_creator)) => self.frame(&function, place, is_creator),
-                None => current.unavailable |= place.ends_with(b"stack unavailable"),
+                None => {
+                    let (function, place) = named_frame(rest);
+                    self.frame(function, place, false);
+                }
             }
         } else if line.starts_with(b"...") && line.ends_with(b" elided...") {
             let frames = std::str::from_utf8(line).ok().and_then(|line| line.trim_start_matches('.').split(' ').next()?.parse().ok());
             current.elided = Some(Elided { after: current.frames.len(), frames });
         } else if line.starts_with(b"[originating from goroutine ") {
             current.is_done = true;
-        } else {
-            let (function, is_creator) = match line.strip_prefix(b"created by ") {
-                Some(creator) => (until(creator, b" in goroutine "), true),
-                None => (until_last(line, b'('), false),
-            };
-            if let Some((function, is_creator)) = current.pending.replace((function.to_vec(), is_creator)) {
-                self.frame(&function, b"", is_creator);
+        } else if let Some(creator) = line.strip_prefix(b"created by ") {
+            self.call(until(creator, b" in goroutine "), true);
+        } else if current.pending.is_some() && (is_indented || split_place(line).1 != 0) {
+            if let Some((function, is_creator)) = current.pending.take() {
+                self.frame(&function, line, is_creator);
             }
+        } else if line.ends_with(b"stack unavailable") {
+            current.unavailable = true;
+        } else {
+            self.call(until_last(line, b'('), false);
         }
     }
 
-    /// Address, `main.wait+0x14` and `main.go:134`, with one tab or more between them.
-    fn counted_frame(&mut self, rest: &[u8]) {
-        let mut cells = rest.split(|b| *b == b'\t').filter(|cell| !cell.is_empty());
-        let address = cells.next().unwrap_or(b"");
-        match cells.next() {
-            Some(function) => {
-                let function = match function.windows(3).rposition(|w| w == b"+0x") {
-                    Some(at) => function.get(..at).unwrap_or(function),
-                    None => function,
-                };
-                self.frame(function, cells.next().unwrap_or(b""), false);
-            }
-            None => self.frame(address, b"", false),
+    /// A function whose file is to be on the next line.
+    fn call(&mut self, function: &[u8], is_creator: bool) {
+        let Some(current) = self.current.as_mut() else { return };
+        if let Some((function, is_creator)) = current.pending.replace((function.to_vec(), is_creator)) {
+            self.frame(&function, b"", is_creator);
         }
     }
 
@@ -351,7 +413,7 @@ impl Parser {
         if let Some((function, is_creator)) = self.current.as_mut().and_then(|current| current.pending.take()) {
             self.frame(&function, b"", is_creator);
         }
-        let Some(current) = self.current.take() else { return };
+        let Some(current) = self.current.take().filter(|current| current.count > 0) else { return };
         self.dump.total = self.dump.total.saturating_add(current.count);
         let key = Key { frames: current.frames, created_by: current.created_by, elided: current.elided, unavailable: current.unavailable };
         let index = match self.groups.get(&key) {
@@ -401,6 +463,47 @@ impl Parser {
     }
 }
 
+const GOROUTINE: &[u8] = b"goroutine ";
+const DECLARED: &[u8] = b"goroutine profile: total ";
+
+/// Whether a dump of goroutines begins somewhere in this text. Looks at its first part only.
+pub fn is_in(text: &[u8]) -> bool {
+    const LOOKED_AT: usize = 256 << 10;
+    let head = text.get(..LOOKED_AT).unwrap_or(text);
+    head.split(|b| *b == b'\n')
+        .any(|line| find(line, DECLARED).is_some() || header(line).is_some() || prefixed(line, line.trim_ascii()).is_some())
+}
+
+/// A header after something that a log put there. `line` is `raw` without what is known to stand there.
+fn prefixed<'l>(raw: &'l [u8], line: &[u8]) -> Option<(&'l [u8], Current)> {
+    // few lines end so
+    if line.last() != Some(&b':') {
+        return None;
+    }
+    let (at, text) = (find(raw, GOROUTINE)?, raw.trim_ascii_end());
+    Some((raw.get(..at)?, header(text.get(at..)?)?))
+}
+
+fn find(text: &[u8], what: &[u8]) -> Option<usize> {
+    text.windows(what.len()).position(|w| w == what)
+}
+
+/// The function and `file:line` of `#	0x4875c9\tmain.wait+0x14\tmain.go:134`, without its mark. There may be several tabs, or blanks instead.
+pub(super) fn named_frame(rest: &[u8]) -> (&[u8], &[u8]) {
+    let rest = rest.trim_ascii();
+    let is_gap = |b: &u8| b.is_ascii_whitespace();
+    let (address, rest) = rest.split_at(rest.iter().position(is_gap).unwrap_or(rest.len()));
+    let rest = rest.trim_ascii();
+    if rest.is_empty() {
+        return (address, b"");
+    }
+    // the name of a function of type parameters may have blanks, too
+    let offset = rest.windows(3).rposition(|w| w == b"+0x");
+    let end = offset.map(|at| rest.get(at..).unwrap_or_default().iter().position(is_gap).map_or(rest.len(), |n| at + n));
+    let end = end.or(rest.iter().position(|b| *b == b'\t')).unwrap_or(rest.len());
+    (rest.get(..offset.unwrap_or(end)).unwrap_or(rest), rest.get(end..).unwrap_or_default().trim_ascii())
+}
+
 /// `goroutine 7 [chan receive, 3 minutes, locked to thread] {key: value}:`, perhaps with pointers after the id.
 fn header(line: &[u8]) -> Option<Current> {
     let line = std::str::from_utf8(line.strip_prefix(b"goroutine ")?.strip_suffix(b":")?).ok()?;
@@ -447,8 +550,8 @@ fn until_last(text: &[u8], end: u8) -> &[u8] {
     text.iter().rposition(|b| *b == end).and_then(|at| text.get(..at)).unwrap_or(text)
 }
 
-/// `/src/main.go:134 +0x15`
-fn split_place(place: &[u8]) -> (&[u8], u64) {
+/// `/src/main.go:134 +0x15`; the line is 0 where there is none.
+pub(super) fn split_place(place: &[u8]) -> (&[u8], u64) {
     let colon = place.iter().rposition(|b| *b == b':');
     let Some((file, rest)) = colon.and_then(|at| Some((place.get(..at)?, place.get(at + 1..)?))) else { return (place, 0) };
     let digits = rest.iter().take_while(|b| b.is_ascii_digit()).count();
@@ -614,6 +717,65 @@ created by main.start in goroutine 5
         assert_eq!((dump.total, grouped + dump.others), (800, 800));
         let text = |group: &Group| group.states.keys().chain(group.labels.keys()).map(String::len).sum::<usize>();
         assert!(dump.groups.iter().map(text).sum::<usize>() < limits.bytes);
+    }
+
+    /// The dump as it comes out of other programs.
+    fn disguised(before: impl Fn(usize) -> String, change: impl Fn(&str) -> String) -> String {
+        DUMP.lines().enumerate().map(|(i, line)| format!("{}{}", before(i), change(line)).trim_end().to_owned() + "\n").collect()
+    }
+
+    #[test]
+    fn a_dump_is_read_through_what_logs_and_chats_make_of_it() {
+        let same = |line: &str| line.to_owned();
+        let blanks = |line: &str| line.replace('\t', "        ");
+        let trimmed = |line: &str| line.trim().to_owned();
+        let plain = read(DUMP);
+        for (how, text) in [
+            ("kubectl --timestamps", disguised(|i| format!("2026-11-27T11:10:{:02}.{}Z ", i, 5 + i * 97), same)),
+            ("kubectl --prefix", disguised(|i| format!("[pod/shop-7f9c/shop] 2026-11-27T11:10:{:02}.1Z ", i), same)),
+            ("journalctl", disguised(|i| format!("Nov 27 11:10:{:02} host-1 shop[482{}]: ", i, i % 10), same)),
+            ("docker compose", disguised(|_| "shop-1  | ".into(), blanks)),
+            ("a quote", disguised(|_| "> ".into(), blanks)),
+            ("indented", disguised(|_| "    ".into(), blanks)),
+            ("blanks for tabs", disguised(|_| String::new(), blanks)),
+            ("no indentation", disguised(|_| String::new(), trimmed)),
+            ("only the first line", format!("2026/11/27 11:10:17 {DUMP}")),
+        ] {
+            let dump = read(&text);
+            assert_eq!((dump.total, dump.groups.len(), dump.others, dump.truncated), (3, 2, 0, false), "{how}:\n{text}");
+            for (group, expected) in dump.groups.iter().zip(&plain.groups) {
+                let frames = |dump: &Dump, group: &Group| dump.stack(group).cloned().collect::<Vec<_>>();
+                assert_eq!(frames(&dump, group), frames(&plain, expected), "{how}");
+                assert_eq!(dump.created_by(group), plain.created_by(expected), "{how}");
+                assert_eq!((&group.states, group.longest_wait), (&expected.states, expected.longest_wait), "{how}");
+            }
+        }
+    }
+
+    #[test]
+    fn counted_stacks_are_read_through_a_log_too() {
+        let text = "goroutine profile: total 6\n4 @ 0x1 0x2\n#\t0x1\tmain.(*Q[go.shape.struct { X int }]).wait+0x14\t\t/my src/main.go:134\n\n2 @ 0x5\n#\t0x5\n\n";
+        let logged: String = text.lines().map(|l| format!("Nov 27 11:10:17 host shop[1]: {}\n", l.replace('\t', "    "))).collect();
+        for text in [text, &logged] {
+            let dump = read(text);
+            assert_eq!((dump.total, dump.declared, dump.groups.len()), (6, Some(6), 2), "{text}");
+            let frame = dump.stack(&dump.groups[0]).next().unwrap();
+            assert_eq!(
+                (frame.function.as_str(), frame.file.as_str(), frame.line),
+                ("main.(*Q[go.shape.struct { X int }]).wait", "/my src/main.go", 134)
+            );
+            assert_eq!(functions(&dump, &dump.groups[1]), ["0x5"]);
+        }
+    }
+
+    #[test]
+    fn a_goroutine_that_a_crash_prints_twice_counts_once_and_the_scheduler_does_not_count() {
+        let crash = format!(
+            "SIGQUIT: quit\nPC=0x46 m=0 sigcode=0\n\ngoroutine 0 gp=0x5 m=0 mp=0x6 [idle]:\nruntime.futex(0x1)\n\t/go/sys.s:557 +0x21 fp=0x7f sp=0x7e pc=0x46\n\n\
+             {DUMP}rax    0x0\n\n-----\n\nSIGQUIT: quit\ngoroutine 0 gp=0x7 m=2 mp=0x8 [idle]:\nruntime.futex(0x1)\n\t/go/sys.s:557 +0x21\n\n{DUMP}"
+        );
+        let dump = read(&crash);
+        assert_eq!((dump.total, dump.groups.len(), dump.groups[0].count), (3, 2, 2), "{dump:?}");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! | [`top`] | a `Profile`, perhaps a base | the table that `go tool pprof -top` prints; growth since the base |
 //! | [`flame`] | a `Profile` | its call tree, cut to what a picture can show |
 //! | [`goroutine`] | the text of `goroutine?debug=1` and `debug=2` | goroutines grouped by identical stack |
+//! | [`heap_text`], [`of_goroutines`] | the text of `heap?debug=1`, a dump of goroutines | a `Profile` |
 //!
 //! Deliberately not here: fetching, files, threads, clocks, symbolization of profiles that carry no names,
 //! and writing of profiles. Everything read comes from outside: sizes and counts are bounded by [`Limits`],
@@ -21,6 +22,7 @@ mod graph;
 mod inflate;
 mod measure;
 mod merge;
+mod named;
 mod profile;
 pub mod quick;
 #[cfg(test)]
@@ -30,6 +32,7 @@ mod wire;
 mod zone;
 
 pub use error::DecodeError;
+pub use named::{goroutines as of_goroutines, heap as heap_text, is_heap_text};
 pub use profile::{Function, Label, LabelValue, Line, Location, Mapping, Profile, Sample, Str, ValueType};
 pub use zone::Zone;
 

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 pub use page::html;
-pub use text::text;
+pub use text::{groups, text};
 
 use crate::analysis::Analysis;
 use crate::bundle::{FileEntry, Manifest, Status, one_line};

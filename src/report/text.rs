@@ -11,7 +11,7 @@ use crate::clock::human;
 use crate::lang::{Lang, say};
 use crate::layout::{columns, width, wrapped};
 use crate::units::ByteSize;
-use crate::verdict::{TopLine, Verdict};
+use crate::verdict::{Group, TopLine, Verdict};
 
 const WIDTH: usize = 100;
 const ROWS: usize = 10;
@@ -158,14 +158,19 @@ fn table(out: &mut String, title: &str, lines: &[TopLine], bytes: bool, lang: La
 fn goroutines(out: &mut String, v: &Verdict, lang: Lang) -> std::fmt::Result {
     let Some(goroutines) = &v.goroutines else { return Ok(()) };
     heading(out, &super::goroutines(goroutines.total, lang))?;
+    out.push_str(&groups(&goroutines.groups, GROUPS, lang));
+    Ok(())
+}
+
+/// The first of these groups as a table.
+pub fn groups(groups: &[Group], count: usize, lang: Lang) -> String {
     let mut rows =
         vec![lang.pick(["count", "state", "longest wait", "in"], ["个数", "状态", "最长等待", "位置"]).map(str::to_owned).to_vec()];
-    for group in goroutines.groups.iter().take(GROUPS) {
+    for group in groups.iter().take(count) {
         let state = group.state.as_deref().map(clean).unwrap_or_default();
         rows.push(vec![group.count.to_string(), state, wait(group).unwrap_or_default(), first_frames(group).join(" < ")]);
     }
-    out.push_str(&columns(&rows));
-    Ok(())
+    columns(&rows)
 }
 
 /// RSS over time in one line.

@@ -1,0 +1,111 @@
+//! Files that people have: one profile, one text, one exported bundle.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use common::http::get;
+use common::{GoVersion, Svc, bundles_in, go_svc, run};
+
+fn json(output: &Output) -> serde_json::Value {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn text(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn analyze(path: &Path, args: &[&str]) -> Output {
+    run(&[&["analyze", path.to_str().unwrap()], args].concat())
+}
+
+/// What a service answers, as a file.
+fn saved(svc: &Svc, dir: &Path, what: &str, name: &str) -> PathBuf {
+    let answer = get(svc.address(), &format!("/debug/pprof/{what}"));
+    assert_eq!(answer.status, 200);
+    let path = dir.join(name);
+    fs::write(&path, &answer.body).unwrap();
+    path
+}
+
+/// Rows of `top`: flat, cum and function.
+fn rows(path: &Path, sample_type: &str) -> Vec<String> {
+    let table = text(&run(&["top", path.to_str().unwrap(), "-n", "0", "--sample-index", sample_type]));
+    let rows = table.lines().skip_while(|l| !l.contains("flat%")).skip(1);
+    let mut rows: Vec<String> = rows
+        .map(|l| {
+            let cells: Vec<&str> = l.split_whitespace().collect();
+            format!("{} {} {}", cells[0], cells[3], cells[5])
+        })
+        .collect();
+    // of equal values the order is that of names, which have no mark in the text
+    rows.sort();
+    rows
+}
+
+#[test]
+fn the_texts_of_a_service_give_the_tables_of_its_profiles() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new(go_svc(GoVersion::Newest));
+    // no collection may come between two answers
+    command.env("GOGC", "off");
+    let svc = Svc::start_in(command, &[]);
+    svc.tell("grow?bytes=67108864");
+    saved(&svc, dir.path(), "heap?gc=1", "first");
+    let heap = saved(&svc, dir.path(), "heap", "heap.pb.gz");
+    let heap_text = saved(&svc, dir.path(), "heap?debug=1", "memstats.txt");
+    for sample_type in ["inuse_space", "inuse_objects", "alloc_space"] {
+        let expected = rows(&heap, sample_type);
+        assert!(expected.len() > 1, "{expected:?}");
+        assert_eq!(rows(&heap_text, sample_type), expected, "{sample_type}");
+    }
+    let told = text(&analyze(&heap_text, &[]));
+    assert!(told.contains("MemStats: HeapAlloc ") && told.contains("Type: inuse_space"), "{told}");
+    assert!(json(&analyze(&heap_text, &["--format", "json"]))["memstats"]["heap_alloc"].as_u64() > Some(64 << 20));
+
+    let goroutines = saved(&svc, dir.path(), "goroutine?debug=1", "goroutine.txt");
+    let states = saved(&svc, dir.path(), "goroutine?debug=2", "states.txt");
+    let functions = |path: &Path| rows(path, "goroutine");
+    assert!(functions(&goroutines).iter().any(|r| r.contains("main.")), "{:?}", functions(&goroutines));
+    assert!(functions(&states).iter().any(|r| r.contains("main.")), "{:?}", functions(&states));
+    let told = text(&analyze(&states, &[]));
+    assert!(told.contains("goroutines by stack:") && told.contains("IO wait"), "{told}");
+    assert!(json(&analyze(&states, &["--format", "json"]))["goroutines"]["total"].as_u64() > Some(1));
+}
+
+#[test]
+fn a_profile_alone_is_told_in_the_form_that_was_asked_for_or_not_at_all() {
+    let profile = common::repo().join("tests/data/pprof/go1.27/heap.pb.gz");
+    let told = json(&analyze(&profile, &["--format", "json"]));
+    assert_eq!((told["schema"].as_u64(), told["kind"].as_str()), (Some(1), Some("profile")));
+    let inuse = told["sample_types"].as_array().unwrap().iter().find(|t| t["sample_type"] == "inuse_space").unwrap();
+    assert_eq!(inuse["unit"], "bytes");
+    assert!(inuse["top"][0]["flat"].as_i64() > Some(0) && inuse["total"].as_i64() >= inuse["top"][0]["flat"].as_i64(), "{inuse:#}");
+    let page = analyze(&profile, &["--format", "html"]);
+    assert_eq!((page.status.code(), page.stdout.len()), (Some(2), 0));
+    assert!(String::from_utf8_lossy(&page.stderr).contains("--format text or json"));
+}
+
+#[test]
+fn an_exported_bundle_is_analysed_like_the_bundle() {
+    let dir = tempfile::tempdir().unwrap();
+    let svc = Svc::start(GoVersion::Newest, &[]);
+    let (pid, url) = (svc.pid().to_string(), svc.pprof());
+    let at = dir.path().to_str().unwrap();
+    text(&run(&["capture", "--pid", &pid, "--pprof", &url, "-o", at, "--cpu-seconds", "0"]));
+    let bundle = bundles_in(dir.path()).remove(0);
+    let archive = dir.path().join("b.tar.gz");
+    let id = format!("{}/{}", bundle.parent().unwrap().file_name().unwrap().display(), bundle.file_name().unwrap().display());
+    let packed = Command::new("tar").arg("-czf").arg(&archive).arg("-C").arg(dir.path()).arg(&id).status().unwrap();
+    assert!(packed.success());
+    let (mut packed, mut whole) = (json(&analyze(&archive, &["--format", "json"])), json(&analyze(&bundle, &["--format", "json"])));
+    let next = packed["next"].take();
+    whole["next"].take();
+    assert_eq!(packed, whole);
+    assert!(next[0].as_str().unwrap().starts_with("tar -xf "), "{next:#}");
+    assert!(next[1].as_str().unwrap().contains(&format!("'{id}/")), "{next:#}");
+}
