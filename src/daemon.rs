@@ -35,7 +35,7 @@ use crate::error::chain;
 use crate::incident::Captured;
 use crate::lang::Lang;
 use crate::meters::Meters;
-use crate::poll::{Command, Handles, InstanceStatus, Job, JobDone, Past, Pulse, Task, Watcher, descriptors};
+use crate::poll::{Check, Checked, Command, Handles, InstanceStatus, Job, JobDone, Past, Pulse, Task, Watcher, descriptors};
 use crate::retention;
 use crate::serve::{self, ServeError};
 use crate::source::Sources;
@@ -226,10 +226,26 @@ impl Engine {
                             baselines.queue(baseline);
                         }
                     }
+                    Some(Task::Check(check)) => self.check(check),
                     None => return Event::WatcherGone,
                 },
             }
         }
+    }
+
+    /// Tries whether a capture would get anything, and tells the watcher.
+    fn check(&self, check: Check) {
+        let (env, commands) = (self.env.clone(), self.handles.commands.clone());
+        tokio::spawn(async move {
+            let Check { subject, slot, place: _place } = check;
+            let found = match &subject.no_pprof {
+                Some(why) => Err(why.clone()),
+                None => capture::probe(&subject.target, subject.instance.process(), &env).await.map(drop),
+            };
+            let target = subject.target.name.clone();
+            // a watcher that is gone needs no answer
+            let _ = commands.send(Command::Checked(Checked { target, slot, instance: subject.instance, found, at: clock::wall_now() }));
+        });
     }
 
     fn begin(&mut self, job: Job) {
@@ -237,6 +253,8 @@ impl Engine {
         let (env, stop, events) = (self.env.clone(), self.stop.subscribe(), self.progress.0.clone());
         let baselines = self.baselines.as_ref().map(|baselines| baselines.dir().to_owned());
         let request = requests::full(&job, &env, self.retention.min_free_disk, baselines, self.lang);
+        // in the foreground somebody waits
+        let request = capture::Request { answers_early: !self.prunes, ..request };
         let claim = self.egress.as_ref().and_then(|egress| egress.claim(&request, &env.boot_id));
         // a task of its own, so that a panic ends this capture and nothing else
         let task = self.captures.spawn(async move {

@@ -88,7 +88,7 @@ fn assert_watches_others(memtrap: &Memtrap, mark: u32) {
 /// A target that never fires, for [`assert_watches_others`].
 fn other(mark: u32) -> String {
     format!(
-        "[[target]]\nname = \"other\"\nprocess = {}\nthreshold = \"1GiB\"\nwarmup = \"1s\"\ninterval = \"100ms\"\n",
+        "[[target]]\nname = \"other\"\nprocess = {}\npprof = \"off\"\nthreshold = \"1GiB\"\nwarmup = \"1s\"\ninterval = \"100ms\"\n",
         Idle::selector(mark)
     )
 }

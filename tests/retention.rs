@@ -57,7 +57,7 @@ fn left_by(retention: &str) -> Vec<usize> {
 }
 
 fn left_in(dir: &Path, retention: &str) -> Vec<usize> {
-    let target = format!("[[target]]\nname = \"none\"\nprocess = {}\nthreshold = \"1GiB\"\n", Idle::selector(2));
+    let target = format!("[[target]]\nname = \"none\"\nprocess = {}\npprof = \"off\"\nthreshold = \"1GiB\"\n", Idle::selector(2));
     let foreign = dir.join("svc/20200101T000000Z-threshold-1.00GiB");
     fs::create_dir(&foreign).unwrap();
     fs::write(foreign.join("thesis.txt"), "mine").unwrap();

@@ -134,6 +134,38 @@ fn a_bundles_files_are_served_and_nothing_else() {
 }
 
 #[test]
+fn a_target_whose_pprof_does_not_answer_says_so_before_it_matters() {
+    let svc = Svc::start(GoVersion::Newest, &[]);
+    let good = target(&svc, "threshold = \"9GiB\"\n");
+    let bad = good.replace(&svc.pprof(), "http://127.0.0.1:1/debug/pprof");
+    let memtrap = Memtrap::start_with(LISTEN, &bad);
+    let at = memtrap.address();
+    let evidence = || instance(&at)["evidence"].as_str().unwrap_or_default().to_owned();
+    memtrap.wait_until(30, "its evidence was tried", |_| !evidence().is_empty());
+    let said = evidence();
+    assert!(said.starts_with("http://127.0.0.1:1/debug/pprof/cmdline: ") && said.contains(", since 20"), "{said}");
+    wait_for_state(&memtrap, &at, "armed");
+    let page = get(&at, "/").text();
+    assert!(page.contains("Watching 1 instance of 1 target; the evidence of 1 could not be had"), "{page}");
+    assert!(page.contains("http://127.0.0.1:1/debug/pprof/cmdline: ") && !page.contains("nothing is wrong"), "{page}");
+    let metric = |value: &str| {
+        let line = format!("memtrap_target_evidence_ok{{target=\"svc\",target_instance=\"pid {}\"}} {value}", svc.pid());
+        get(&at, "/metrics").text().lines().any(|l| l == line)
+    };
+    assert!(metric("0.0"));
+    let status = run(&["status", "--url", &format!("http://{at}")]);
+    assert!(String::from_utf8_lossy(&status.stdout).contains("evidence: http://127.0.0.1:1/debug/pprof/cmdline: "), "{status:?}");
+
+    memtrap.configure(LISTEN, &good);
+    memtrap.signal(Signal::HUP);
+    memtrap.wait_until(30, "its evidence can be had", |_| evidence() == "ok");
+    assert!(metric("1.0") && get(&at, "/").text().contains("nothing is wrong"));
+    for once in ["its evidence could not be had now", "its evidence can be had again"] {
+        assert_eq!(memtrap.log().matches(once).count(), 1, "{once}");
+    }
+}
+
+#[test]
 fn a_capture_can_be_asked_for_and_the_rules_stay_armed() {
     let svc = Svc::start(GoVersion::Newest, &["-grow", "10485760"]);
     let config = target(&svc, "threshold = \"80MiB\"\nfor = \"0s\"\n").replace("skip = [\"profile\"]", "cpu_seconds = 4");
@@ -219,7 +251,7 @@ fn beyond_loopback_nothing_starts_without_a_token_and_nothing_is_told_without_it
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("memtrap.toml");
     let daemon = format!("[daemon]\nstate_dir = \"{0}/s\"\nbundle_dir = \"{0}/b\"\nlisten = \"0.0.0.0:0\"\n", dir.path().display());
-    let rest = "[[target]]\nname = \"t\"\nprocess = { pid = 1 }\nthreshold = \"1GiB\"\n";
+    let rest = "[[target]]\nname = \"t\"\nprocess = { pid = 1 }\npprof = \"off\"\nthreshold = \"1GiB\"\n";
     fs::write(&file, format!("{daemon}{rest}")).unwrap();
     let refused = run(&["run", "-c", file.to_str().unwrap()]);
     assert_eq!(refused.status.code(), Some(78));

@@ -43,6 +43,10 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         tell(warning);
     }
     let names: Vec<&str> = config.targets.iter().map(|t| t.name.as_str()).collect();
+    for target in config.targets.iter().filter(|t| t.pprof.is_none()) {
+        let left = if target.source.selector().is_some() { "the kernel's side" } else { "what its metrics tell" };
+        tell(format_args!("{}: without pprof its bundles hold only {left}", target.name));
+    }
     print(&format!("{}: no mistakes; targets: {}\n", args.config.display(), names.join(", ")))?;
     if args.test_notify {
         test_notify(&config).await?;

@@ -274,6 +274,9 @@ fn details(i: &Instance) -> Vec<String> {
     let s = &i.status;
     let source = s.limit_source.as_ref().map_or(String::new(), |source| format!("; limit: {}", one_line(source, 200)));
     let mut said = vec![one_line(&s.reason, 600), format!("next capture: {}{source}", one_line(&s.next_capture, 100))];
+    if let Some(why) = s.lacks_evidence() {
+        said.insert(1, format!("evidence: {}", one_line(why, 600)));
+    }
     if let Some(id) = &s.last_bundle {
         let verdict = i
             .last_verdict
@@ -309,6 +312,7 @@ mod tests {
             cooldown_seconds: None,
             next_capture: "running".into(),
             incident: None,
+            evidence: None,
             last_bundle: Some("checkout/20261123T081336Z-threshold-1.52GiB".into()),
         };
         let verdict =

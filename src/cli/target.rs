@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::Failure;
-use crate::config::{self, Pprof, Selector};
+use crate::config::{self, PprofSetting, Selector};
 use crate::lang::Lang;
 use crate::target::{InstanceId, ProcFs};
 
@@ -39,10 +39,10 @@ pub struct TargetArgs {
     #[command(flatten, next_help_heading = "Which process (one of these)")]
     which: Which,
 
-    /// Where pprof is: http://127.0.0.1:6060/debug/pprof, unix:///run/x.sock:/debug/pprof, or auto: on whichever socket the
-    /// process itself listens on
+    /// Where pprof is: http://127.0.0.1:6060/debug/pprof, unix:///run/x.sock:/debug/pprof; auto: on whichever socket the process itself
+    /// listens on; off: the kernel's side only
     #[arg(long, value_name = "URL", default_value = "auto", help_heading = "Capture")]
-    pprof: Pprof,
+    pprof: PprofSetting,
     /// File with a bearer token for pprof
     #[arg(long, value_name = "FILE", help_heading = "Capture")]
     bearer_file: Option<PathBuf>,
@@ -57,7 +57,7 @@ pub struct TargetArgs {
     client_key_file: Option<PathBuf>,
 
     /// Length of the CPU profile; 0 for none
-    #[arg(long, value_name = "N", default_value_t = 30, help_heading = "Capture", value_parser = clap::value_parser!(u64).range(0..=300))]
+    #[arg(long, value_name = "N", default_value_t = 10, help_heading = "Capture", value_parser = clap::value_parser!(u64).range(0..=300))]
     cpu_seconds: u64,
     /// Directory for bundles
     #[arg(short, long, value_name = "DIR", default_value = "memtrap-bundles", help_heading = "Capture")]
@@ -89,7 +89,7 @@ impl TargetArgs {
     pub fn target(&self) -> Result<config::Target, Failure> {
         let (selector, name) = self.which.selector().ok_or_else(|| Failure::usage("no process named; see --help"))?;
         let mut target = config::Target::with_defaults(name, selector);
-        target.pprof = Some(self.pprof.clone());
+        target.pprof.clone_from(&self.pprof.0);
         target.auth.bearer_file.clone_from(&self.bearer_file);
         target.auth.ca_file.clone_from(&self.ca_file);
         target.auth.client_cert_file.clone_from(&self.client_cert_file);

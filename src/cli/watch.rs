@@ -56,7 +56,7 @@ async fn follow(engine: &mut Engine, once: bool) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
     let mut screen = Screen::new();
     let mut second = tokio::time::interval(Duration::from_secs(1));
-    let mut shown: HashMap<Option<u32>, State> = HashMap::new();
+    let mut shown: HashMap<Option<u32>, (State, bool)> = HashMap::new();
     loop {
         tokio::select! {
             event = engine.next() => match event {
@@ -80,7 +80,8 @@ async fn follow(engine: &mut Engine, once: bool) -> Result<(), Failure> {
             },
             _ = second.tick() => {
                 for status in engine.status().await {
-                    if shown.insert(status.pid, status.state) != Some(status.state) {
+                    let now = (status.state, status.lacks_evidence().is_some());
+                    if shown.insert(status.pid, now) != Some(now) {
                         screen.line(&instance_line(&status));
                     } else if status.state != State::Capturing {
                         screen.live(&instance_line(&status));

@@ -13,8 +13,8 @@ use super::bounds::{COOLDOWNS, ETAS, HOLDS, INTERVALS, MIN_READINGS, WARMUPS, ch
 use super::problem::{Errors, Report, Warning};
 use super::reader::{Read, Table, Value, boolean, checked, duration, fault, integer, list, or_off, parsed, path, secret_file, text};
 use super::{
-    Capture, Config, Daemon, Invalid, Listen, Pprof, Retention, Rules, STEPS, Selector, Source, Target, auth, endpoint, notify, source,
-    upload,
+    Capture, Config, Daemon, Invalid, Listen, Pprof, PprofSetting, Retention, Rules, STEPS, Selector, Source, Target, auth, endpoint,
+    notify, source, upload,
 };
 use crate::clock::human;
 use crate::lang::Lang;
@@ -248,12 +248,16 @@ impl Settings {
 fn read_target(mut t: Table<'_, '_>, mut settings: Settings) -> Option<Target> {
     let name = t.take("name", |v| endpoint::parse_name(text(v, "a name such as \"checkout\"")?).or_else(|e| fault(v, e.to_string())));
     let mut source = read_source(&mut t);
-    let pprof = t.take("pprof", |v| parse_with(v, "a URL, a unix socket or \"auto\"", str::parse::<Pprof>));
+    let written = t.take("pprof", |v| parse_with(v, "a URL, a unix socket, \"auto\" or \"off\"", str::parse::<PprofSetting>));
+    let pprof = written.and_then(|setting| setting.0);
     source::check_pprof(&mut t, pprof.as_ref(), source.as_ref());
     source::read_limit(&mut t, source.as_mut());
     let uses = auth::Uses::of_target(&t, pprof.as_ref(), source.as_ref());
     let auth = auth::read(&mut t, &uses);
     settings.read(&mut t);
+    let is_local = source.as_ref().is_some_and(|source| source.selector().is_some());
+    // what a process on this host serves can be found
+    let pprof = pprof.or((is_local && !t.has("pprof")).then_some(Pprof::Auto));
 
     if !t.has("name") {
         t.missing("name: missing; write for example name = \"checkout\"");

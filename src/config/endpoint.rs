@@ -15,7 +15,7 @@ pub struct Invalid(pub(super) String);
 const DEFAULT_PATH: &str = "/debug/pprof";
 
 const PPROF_HELP: &str =
-    "write a URL such as http://127.0.0.1:6060/debug/pprof, a socket such as unix:///run/checkout.sock:/debug/pprof, or auto";
+    "write a URL such as http://127.0.0.1:6060/debug/pprof, a socket such as unix:///run/checkout.sock:/debug/pprof, auto, or off";
 
 impl FromStr for Pprof {
     type Err = Invalid;
@@ -27,6 +27,18 @@ impl FromStr for Pprof {
             text if text.contains(['{', '}']) => text.parse().map(Pprof::Template),
             text => http(text),
         }
+    }
+}
+
+/// What `pprof` says: where it is, or that it is not to be asked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PprofSetting(pub Option<Pprof>);
+
+impl FromStr for PprofSetting {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<PprofSetting, Invalid> {
+        Ok(PprofSetting(if text.trim() == "off" { None } else { Some(text.parse()?) }))
     }
 }
 

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 pub use bounds::{COOLDOWNS, ETAS, HOLDS, INTERVALS, MIN_READINGS, WARMUPS, check_rate, check_threshold};
 pub use document::parse;
-pub use endpoint::{Invalid, parse_listen, parse_name, parse_regex};
+pub use endpoint::{Invalid, PprofSetting, parse_listen, parse_name, parse_regex};
 pub use listen::Listen;
 pub use notify::{Channel, Message, Notify, OWN_LABELS, Receiver, ReceiverUrl, UPLOAD, parse_url};
 pub use problem::{Errors, Place, Problem, Warning};
@@ -322,7 +322,7 @@ pub struct Capture {
 impl Default for Capture {
     fn default() -> Capture {
         Capture {
-            cpu_seconds: 30,
+            cpu_seconds: 10,
             connect_timeout: Duration::from_secs(3),
             step_timeout: Duration::from_secs(90),
             retries: 2,

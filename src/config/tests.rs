@@ -40,7 +40,10 @@ fn what_is_not_written_has_its_default() {
     let t = target("[[target]]\nname = \"checkout\"\nprocess = { unit = \"checkout.service\" }\neta = \"5m\"");
     let mut expected = Target::with_defaults("checkout".into(), Selector::Unit("checkout.service".into()));
     expected.rules.eta = Some(Duration::from_secs(300));
+    expected.pprof = Some(Pprof::Auto);
     assert_eq!(t, expected);
+    assert_eq!(target(&format!("{TARGET}pprof = \"off\"")).pprof, None);
+    assert_eq!(target(METRICS).pprof, None, "nothing is known of its sockets");
     let (config, warnings) = good(TARGET);
     assert_eq!((config.daemon, config.retention), (Daemon::default(), Retention::default()));
     assert_eq!(warnings, [""; 0]);

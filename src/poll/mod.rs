@@ -5,6 +5,7 @@
 
 mod ask;
 pub mod descriptors;
+mod evidence;
 mod kin;
 mod lookup;
 pub mod pace;
@@ -17,10 +18,13 @@ mod watched;
 mod watcher;
 
 pub use ask::{Ask, Granted, NotGranted, Which};
+pub use evidence::OK as EVIDENCE_OK;
 pub use past::Past;
 pub use statm::{Reading, Statm};
 pub use status::{History, InstanceStatus};
-pub use task::{Baseline, Command, Found, Handles, Job, JobDone, Readings, Remote, RemoteFacts, Subject, Task, Timeline, Who};
+pub use task::{
+    Baseline, Check, Checked, Command, Found, Handles, Job, JobDone, Readings, Remote, RemoteFacts, Subject, Task, Timeline, Who,
+};
 #[cfg(test)]
 use watcher::next_multiple;
 pub use watcher::{Pulse, Watcher};

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::evidence::Evidence;
 use super::task::{Found, Readings, Remote, Who};
 use super::watched::{Caveat, Dispatch, Place, Reader, Seat, Watched};
 use crate::anatomy::GoMemory;
@@ -326,6 +327,7 @@ impl Seat {
         let born = born(id.started_unix_ms, now).unwrap_or(now);
         let seen = Seen { who, go: None, no_limit: None, source_is_down: false, last: now, missed: 0, round: 0 };
         Seat {
+            evidence: Evidence::new(born, now),
             id: Identity::Series(id),
             birth: None,
             reader: Reader::Remote(seen),

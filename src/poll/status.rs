@@ -29,7 +29,17 @@ pub struct InstanceStatus {
     /// When a rule may next lead to a capture, in a few words.
     pub next_capture: String,
     pub incident: Option<String>,
+    /// Whether its evidence could be had now: `ok`, or why not, with the URL that was tried and since when. `None`: it was not tried yet, or
+    /// nothing is to be asked.
+    pub evidence: Option<String>,
     pub last_bundle: Option<String>,
+}
+
+impl InstanceStatus {
+    /// Why its evidence could not be had now.
+    pub fn lacks_evidence(&self) -> Option<&str> {
+        self.evidence.as_deref().filter(|words| *words != super::EVIDENCE_OK)
+    }
 }
 
 /// The last hour of an instance's RSS.

@@ -2,7 +2,7 @@
 
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -26,6 +26,7 @@ pub type Timeline = Arc<Mutex<Vec<Sample>>>;
 pub enum Task {
     Capture(Box<Job>),
     Baseline(Baseline),
+    Check(Check),
 }
 
 /// Whom a capture or a baseline is of.
@@ -58,6 +59,27 @@ pub struct Baseline {
     pub rss: u64,
     /// Held until it is taken, or will not be.
     pub place: Arc<()>,
+}
+
+/// The question whether an instance's evidence could be had now.
+#[derive(Clone, Debug)]
+pub struct Check {
+    pub subject: Subject,
+    pub slot: SlotNumber,
+    /// Held until it is answered.
+    pub place: Arc<()>,
+}
+
+/// Its answer.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    pub target: String,
+    pub slot: SlotNumber,
+    /// Another may sit there by now.
+    pub instance: Identity,
+    /// Why not, with the URL that was tried.
+    pub found: Result<(), String>,
+    pub at: SystemTime,
 }
 
 /// A capture to be made, admitted by the budget.
@@ -140,6 +162,7 @@ pub struct Who {
 #[derive(Debug)]
 pub enum Command {
     Done(JobDone),
+    Checked(Checked),
     /// A new, valid configuration. Targets are told apart by name; those that remain keep series, incidents and cooldowns.
     Reload(Box<Config>),
     Readings(Readings),

@@ -7,9 +7,10 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::descriptors::Room;
+use super::evidence::Evidence;
 use super::kin::{Birth, Kinships};
 use super::remote::{Remotes, Seen};
-use super::task::{Baseline, Job, RemoteFacts, Subject, Task, Timeline};
+use super::task::{Baseline, Check, Checked, Job, RemoteFacts, Subject, Task, Timeline};
 use super::{InstanceStatus, Statm};
 use crate::budget::{Budget, Refusal, Urgency, Wish};
 use crate::clock::{self, Mono};
@@ -36,6 +37,8 @@ const CGROUP_REFRESH: Duration = Duration::from_secs(300);
 const HURRY: Duration = Duration::from_secs(10);
 /// Waiting or being taken.
 const MAX_BASELINES: usize = 4;
+/// Being asked. A service that does not answer takes some seconds.
+const MAX_CHECKS: usize = 8;
 
 pub(super) struct Watched {
     pub config: Arc<config::Target>,
@@ -78,6 +81,7 @@ pub(super) struct Seat {
     pub cgroup_read: Mono,
     /// When the next baseline is due, if the instance is healthy then.
     pub baseline_due: Mono,
+    pub evidence: Evidence,
     pub timeline: Option<Timeline>,
     pub last_bundle: Option<String>,
     pub logged: Option<State>,
@@ -114,6 +118,7 @@ impl Watched {
                 seat.levels = Levels::resolve(&config.rules, config.interval, seat.limit.as_ref().map(|l| l.bytes));
                 seat.due = Mono::default();
                 seat.overlooked |= others;
+                seat.evidence.doubt();
             }
         }
         Watched { config, due: Mono::default(), ..self }
@@ -189,6 +194,19 @@ impl Watched {
         }
     }
 
+    /// Takes the answer about an instance's evidence, if it still sits there.
+    pub fn checked(&mut self, checked: Checked, now: Mono) {
+        let Some(seat) = self.seats.get_mut(&checked.slot).filter(|seat| seat.id == checked.instance) else { return };
+        let every = self.config.baseline.unwrap_or(config::Target::DEFAULT_BASELINE);
+        if seat.evidence.heard(checked.found, every, checked.at, now) {
+            let (target_name, pid, instance) = (&self.config.name, seat.id.pid(), seat.remote_label());
+            match seat.evidence.why_not() {
+                Some(reason) => tracing::warn!(target_name, pid, instance, reason, "its evidence could not be had now"),
+                None => tracing::info!(target_name, pid, instance, "its evidence can be had again"),
+            }
+        }
+    }
+
     /// Processes that have a place and could not be taken up.
     pub fn unseated(&self) -> impl Iterator<Item = u32> {
         self.roster.iter().filter(|(number, _)| !self.seats.contains_key(number)).filter_map(|(_, slot)| slot.instance()?.pid())
@@ -223,6 +241,7 @@ impl Watched {
             cooldown_seconds: slot.cooldown_until(now).map(|t| t.since(now).as_secs_f64()),
             next_capture: slot.next_capture(now, lang),
             incident: slot.incident().map(|i: &Incident| i.id.clone()),
+            evidence: seat.and_then(|s| s.evidence.words(lang)),
             last_bundle: seat.and_then(|s| s.last_bundle.clone()),
         }
     }
@@ -253,6 +272,7 @@ impl Seat {
             oom: None,
             cgroup_read: now,
             baseline_due: now - age + config.rules.warmup,
+            evidence: Evidence::new(now - age, now),
             timeline: None,
             last_bundle: None,
             logged: None,
@@ -391,6 +411,8 @@ pub(super) struct Dispatch {
     pub tasks: mpsc::UnboundedSender<Task>,
     /// As many as there are of it elsewhere, so many baselines wait or are being taken.
     pub baselines: Arc<()>,
+    /// The same for questions about evidence.
+    pub checks: Arc<()>,
 }
 
 impl Dispatch {
@@ -401,7 +423,8 @@ impl Dispatch {
     }
 
     /// What a reading leads to: a capture, a baseline if `may_baseline`, or nothing.
-    pub fn read(&mut self, place: Place<'_>, sample: Sample, age: Duration, may_baseline: bool, now: Mono) {
+    pub fn read(&mut self, mut place: Place<'_>, sample: Sample, age: Duration, may_baseline: bool, now: Mono) {
+        self.check(&mut place, sample.rss, now);
         let Place { target, number, slot, seat } = place;
         if let Some(timeline) = &seat.timeline {
             lock(timeline).push(sample);
@@ -431,6 +454,18 @@ impl Dispatch {
             at.seat.baseline_due = now + every;
             let place = self.baselines.clone();
             self.hand_on(Task::Baseline(Baseline { subject: at.seat.subject(at.target, rss), rss, place }));
+        }
+    }
+
+    /// Asks now and then whether a capture would get anything. If many are being asked, it stays due.
+    fn check(&mut self, at: &mut Place<'_>, rss: u64, now: Mono) {
+        if !at.seat.evidence.is_due(now) || at.slot.is_capturing() || Arc::strong_count(&self.checks) > MAX_CHECKS {
+            return;
+        }
+        at.seat.evidence.asked(now);
+        let subject = at.seat.subject(at.target, rss);
+        if subject.target.pprof.is_some() || subject.no_pprof.is_some() {
+            self.hand_on(Task::Check(Check { subject, slot: at.number, place: self.checks.clone() }));
         }
     }
 

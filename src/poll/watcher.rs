@@ -126,7 +126,7 @@ impl Watcher {
             boot_id,
             by_name: index(&targets),
             targets,
-            dispatch: Dispatch { budget, kin: Kinships::default(), meters: pulse.meters.clone(), tasks, baselines: Arc::default() },
+            dispatch: Dispatch { budget, kin: Kinships::default(), meters: pulse.meters.clone(), tasks, baselines: Arc::default(), checks: Arc::default() },
             commands,
             save,
             pulse,
@@ -381,6 +381,12 @@ impl Watcher {
     fn obey(&mut self, command: Command, now: Mono) {
         match command {
             Command::Done(done) => self.done(done, now),
+            Command::Checked(checked) => {
+                // a target may have left the configuration meanwhile
+                if let Some(watched) = self.by_name.get(&checked.target).and_then(|i| self.targets.get_mut(*i)) {
+                    watched.checked(checked, now);
+                }
+            }
             Command::Reload(config) => self.reload(*config, now),
             Command::Readings(readings) => self.hear(readings, now),
             Command::Status(reply) => {

@@ -1,9 +1,10 @@
 //! The loop on a made-up host, one turn at a time.
 
 use super::*;
+use crate::config::Pprof;
 use crate::config::{Daemon, Retention, Selector, Target};
 use crate::incident::{Denied, State};
-use crate::poll::{Job, Task, Which};
+use crate::poll::{Check, Checked, Job, Task, Which};
 use crate::target::fake::FakeHost;
 use crate::trigger::Trigger;
 use crate::units::{ByteSize, SizeOrPercent};
@@ -89,6 +90,10 @@ impl World {
         self.tasks().into_iter().filter_map(|t| if let Task::Capture(job) = t { Some(*job) } else { None }).collect()
     }
 
+    fn checks(&mut self) -> Vec<Check> {
+        self.tasks().into_iter().filter_map(|t| if let Task::Check(check) = t { Some(check) } else { None }).collect()
+    }
+
     fn finish(&mut self, job: &Job, result: Captured) {
         let done =
             JobDone { target: job.subject.target.name.clone(), slot: job.slot, admitted: job.admitted, result, bundle: Some("b".into()) };
@@ -150,7 +155,7 @@ fn reasons_are_in_the_configured_language_and_change_with_a_reload() {
     let job = w.jobs().remove(0);
     assert!(job.fired.reason.starts_with("RSS 150MiB at or above"), "manifests and logs are English: {}", job.fired.reason);
     w.finish(&job, Captured::Evidence);
-    assert!(reasons(&w).contains("已抓取；RSS 降到 90.0MiB 以下即结束"), "{}", reasons(&w));
+    assert!(reasons(&w).contains("已采集；RSS 降到 90.0MiB 以下即结束"), "{}", reasons(&w));
 }
 
 #[test]
@@ -564,4 +569,32 @@ fn hours_in_which_nobody_ran_fire_nothing_and_end_nothing() {
     w.rss(10, 150);
     w.seconds(3);
     assert!(w.tasks().iter().any(|task| matches!(task, Task::Capture(_))), "it watches on");
+}
+
+#[test]
+fn whether_evidence_could_be_had_is_asked_at_start_and_of_each_new_process() {
+    let mut w = World::new(vec![Target { pprof: Some(Pprof::Auto), ..by_name("shop") }, by_name("quiet")]);
+    w.process(11, "shop", 50).process(21, "quiet", 50);
+    let first = w.seconds(8).checks();
+    assert_eq!(first.iter().map(|c| c.subject.instance.pid()).collect::<Vec<_>>(), [Some(11)], "one without pprof is not asked");
+    let answer = |w: &mut World, check: &Check, found| {
+        let at = std::time::SystemTime::UNIX_EPOCH;
+        let (target, instance) = (check.subject.target.name.clone(), check.subject.instance.clone());
+        w.watcher.obey(Command::Checked(Checked { target, slot: check.slot, instance, found, at }), w.now);
+    };
+    let evidence = |w: &World| w.watcher.status(w.now).remove(0).evidence;
+    assert_eq!(evidence(&w), None);
+    answer(&mut w, &first[0], Err("http://h: connection refused".into()));
+    assert_eq!(evidence(&w).as_deref(), Some("http://h: connection refused, since 1970-01-01T00:00:00Z"));
+    assert_eq!(w.seconds(70).checks().len(), 1, "what failed is tried again soon");
+    answer(&mut w, &first[0], Ok(()));
+    assert_eq!(evidence(&w).as_deref(), Some("ok"));
+    assert_eq!(w.seconds(600).checks().len(), 0);
+
+    w.host.remove("proc/11");
+    w.process(12, "shop", 50);
+    let next = w.seconds(20).checks();
+    assert_eq!(next.iter().map(|c| c.subject.instance.pid()).collect::<Vec<_>>(), [Some(12)]);
+    answer(&mut w, &first[0], Err("of the one before".into()));
+    assert_eq!(evidence(&w), None);
 }

@@ -20,7 +20,7 @@ use super::index::Caught;
 use super::own::Own;
 use super::view::Reloads;
 use crate::meters::Meters;
-use crate::poll::InstanceStatus;
+use crate::poll::{EVIDENCE_OK, InstanceStatus};
 
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -64,6 +64,12 @@ impl Collector for Scrape {
             "The lowest stage of its threshold",
             Some(Unit::Bytes),
             self.instances.iter().filter_map(|i| Some((labels(i), *i.threshold_bytes.first()? as f64))),
+        )?;
+        page.gauge(
+            "memtrap_target_evidence_ok",
+            "1 if its evidence could be had when it was tried last; 0: a capture would get the kernel's side only",
+            None,
+            self.instances.iter().filter_map(|i| Some((labels(i), f64::from(u8::from(i.evidence.as_ref()? == EVIDENCE_OK))))),
         )?;
         page.gauge(
             "memtrap_target_state",

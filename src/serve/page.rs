@@ -120,6 +120,8 @@ struct Card {
     instance: String,
     state: &'static str,
     reason: String,
+    /// Why its evidence could not be had.
+    lacks: Option<String>,
     rss: String,
     of: String,
     class: &'static str,
@@ -163,6 +165,7 @@ fn rank(i: &InstanceStatus) -> (u8, i64) {
         Stand::Cooldown if is_over(i) => 3,
         Stand::Blind => 4,
         Stand::Cooldown => 5,
+        Stand::Warming | Stand::Armed if i.lacks_evidence().is_some() => 4,
         Stand::Warming | Stand::Armed => 6,
         Stand::Waiting => 7,
     };
@@ -273,7 +276,9 @@ fn headline(instances: &[InstanceStatus], lang: Lang) -> (String, &'static str) 
         say!(lang; "{counted}"; "{alarming} 起事件")
     });
     let unread = (blind > 0).then(|| say!(lang; "{blind} cannot be read"; "{blind} 个读不到"));
-    let wrong: Vec<String> = incidents.into_iter().chain(unread).collect();
+    let lacking = instances.iter().filter(|i| i.lacks_evidence().is_some()).count();
+    let lacking = (lacking > 0).then(|| say!(lang; "the evidence of {lacking} could not be had"; "{lacking} 个取不到证据"));
+    let wrong: Vec<String> = incidents.into_iter().chain(unread).chain(lacking).collect();
     if wrong.is_empty() {
         return (say!(lang; "{watched}; nothing is wrong"; "{watched}；一切正常"), "calm");
     }
@@ -284,7 +289,7 @@ fn headline(instances: &[InstanceStatus], lang: Lang) -> (String, &'static str) 
 /// The name of the state, and in Chinese what it means before it.
 fn state_words(state: Stand, lang: Lang) -> &'static str {
     let zh = match state {
-        Stand::Capturing => "抓取中 capturing",
+        Stand::Capturing => "采集中 capturing",
         Stand::Throttled => "限流 throttled",
         Stand::Pending => "将触发 pending",
         Stand::Open => "未恢复 open",
@@ -349,7 +354,7 @@ fn card(
     }
     facts.extend(i.slope_bytes_per_second.map(|slope| ("slope", words_of_slope(slope, lang))));
     facts.extend(words_of_eta(i.seconds_to_limit).map(|words| (lang.pick("to the limit", "距上限"), words)));
-    facts.push((lang.pick("next capture", "下次抓取"), i.next_capture.clone()));
+    facts.push((lang.pick("next capture", "下次采集"), i.next_capture.clone()));
     // how far it is from firing, or else from the limit
     let full = i.threshold_bytes.first().copied().or(limit);
     let share = full.zip(i.rss_bytes).map(|(full, rss)| rss as f64 / full.max(1) as f64 * 100.0);
@@ -375,6 +380,7 @@ fn card(
         instance: label,
         state: i.state.name(),
         reason: one_line(&i.reason, MAX_WORDS),
+        lacks: i.lacks_evidence().map(|why| one_line(why, MAX_WORDS)),
         rss: i.rss_bytes.map_or_else(|| "–".into(), |rss| ByteSize(rss).to_string()),
         of: of.unwrap_or_default(),
         fill: share.map(|percent| percent.clamp(0.0, 100.0)),

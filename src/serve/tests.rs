@@ -32,6 +32,7 @@ pub(super) fn status(target: &str, state: State) -> InstanceStatus {
         cooldown_seconds: None,
         next_capture: "any time".into(),
         incident: None,
+        evidence: None,
         last_bundle: None,
     }
 }
@@ -103,8 +104,8 @@ async fn the_page_is_chinese_where_that_is_configured_and_names_stay() {
         "<html lang=\"zh-CN\">",
         "正在监视 2 个目标的 2 个实例；1 起事件，1 个读不到",
         "未恢复 open",
-        "下次抓取",
-        "立即抓取",
+        "下次采集",
+        "立即采集",
         "抓到的 bundle",
     ] {
         assert!(page.contains(words), "{words} is not in\n{page}");
