@@ -137,10 +137,35 @@ impl FileEntry {
         }
     }
 
+    /// What ended it, where that went wrong: the last of its reasons. Those before it tell of the attempts.
+    pub fn cause(&self) -> Option<&str> {
+        let reason = self.reason.as_deref().filter(|_| self.status != Status::Ok)?;
+        if !reason.starts_with("attempt 1: ") && self.attempts <= 1 { Some(reason) } else { reason.rsplit("; ").next() }
+    }
+
+    /// Whether it failed for the same cause as another.
+    pub fn is_of(&self, cause: &str) -> bool {
+        let last = cause.rsplit("; ").next().unwrap_or(cause);
+        self.status != Status::Ok && self.reason.as_deref().is_some_and(|reason| reason.ends_with(last))
+    }
+
     /// Whether there is a file of this entry, good or not.
     pub fn has_file(&self) -> bool {
         self.sha256.is_some()
     }
+}
+
+/// Entries that did not end well, those of one cause together; in their order.
+pub fn by_cause<'e>(entries: impl IntoIterator<Item = &'e FileEntry>) -> Vec<Vec<&'e FileEntry>> {
+    let mut groups: Vec<(&str, Vec<&FileEntry>)> = Vec::new();
+    for entry in entries {
+        let Some(cause) = entry.cause() else { continue };
+        match groups.iter_mut().find(|(known, _)| entry.is_of(known)) {
+            Some((_, group)) => group.push(entry),
+            None => groups.push((cause, vec![entry])),
+        }
+    }
+    groups.into_iter().map(|(_, group)| group).collect()
 }
 
 impl Manifest {

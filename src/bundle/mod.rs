@@ -30,7 +30,7 @@ use crate::writable;
 
 pub(crate) use escape::one_line;
 pub use files::{BundleFile, Files, Hash, MAX_REJECTED, Sum};
-pub use manifest::{ANOTHERS, FileEntry, Instance, MANIFEST, Manifest, Outcome, SCHEMA, Status};
+pub use manifest::{ANOTHERS, FileEntry, Instance, MANIFEST, Manifest, Outcome, SCHEMA, Status, by_cause};
 pub use partial::{Note, Partial, Published};
 pub(crate) use read::subdirectories;
 pub use read::{Bundle, MAX_MANIFEST, Problem, Survey, Verified, each, each_since, ids, list, list_of, open, open_named, survey, verify};

@@ -86,6 +86,8 @@ pub struct Request {
     pub oom: Option<OomCounter>,
     /// Of the verdict and the report.
     pub lang: Lang,
+    /// Somebody waits for the answer: it is told before the CPU profile too, see [`Progress::Answer`].
+    pub answers_early: bool,
     /// Free space is below `min_free_disk`: big parts are left out.
     pub low_disk: bool,
     /// Where baselines are kept: that of the instance becomes a part of the bundle.
@@ -142,7 +144,8 @@ pub async fn probe(target: &Arc<config::Target>, id: Option<InstanceId>, env: &E
     let mut watch = watch::Watch::new(env.procfs.clone(), id, stop);
     let found = endpoint::prepare(target, id, env).finish(&mut watch).await?;
     let endpoint = found.endpoint;
-    fetch::get_small(&endpoint, endpoint.url("cmdline"), discover::INDEX, &mut watch).await.map_err(|e| e.to_string())?;
+    let asked = fetch::get_small(&endpoint, endpoint.url("cmdline"), discover::INDEX, &mut watch).await;
+    asked.map_err(|e| format!("{}: {e}", endpoint.shown("cmdline")))?;
     match found.warnings.first() {
         None => Ok(endpoint.shown.clone()),
         Some(warning) => Err(warning.clone()),
@@ -152,8 +155,12 @@ pub async fn probe(target: &Arc<config::Target>, id: Option<InstanceId>, env: &E
 /// What is going on, for a terminal.
 #[derive(Clone, Debug)]
 pub enum Progress {
-    Started { file: String },
+    Started {
+        file: String,
+    },
     Done(FileEntry),
+    /// The verdict's sentence as of the core evidence, before the CPU profile.
+    Answer(String),
 }
 
 /// What a capture left.
@@ -211,8 +218,28 @@ pub async fn run(
         let note = partial.warn(warning.clone());
         tokio::task::spawn_blocking(move || note.write()).await.map_err(CaptureError::Thread)?;
     }
-    let mut runner = Runner::new(&request, env, partial, stop, progress);
-    runner.walk(plan).await;
+    let tell = run::Tell::new(progress);
+    let mut runner = Runner::new(&request, env, partial, stop, &tell);
+    let (core, rest) = plan::at_the_answer(plan);
+    runner.walk(core).await;
+    match env.analyser.as_ref().filter(|_| request.answers_early && !rest.is_empty()) {
+        None => runner.walk(rest).await,
+        Some(program) => {
+            let manifest = runner.partial.manifest().clone();
+            let (at, published) = (runner.partial.path().into(), runner.partial.published_path().into());
+            let answer = async {
+                // the whole bundle's comes at the end, whatever becomes of this one
+                if let Ok(written) = analyse::ask(program, at, published, &manifest, request.lang).await {
+                    tell.say(Progress::Answer(written.verdict.summary));
+                }
+                std::future::pending::<()>().await
+            };
+            tokio::select! {
+                () = runner.walk(rest) => {}
+                () = answer => {}
+            }
+        }
+    }
     let run::Walked { mut partial, gone, stopped, lacking } = runner.finish();
 
     let samples = request.timeline.lock().unwrap_or_else(PoisonError::into_inner).clone();

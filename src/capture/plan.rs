@@ -113,6 +113,14 @@ pub(super) fn of(target: &Target, conditions: Conditions<'_>) -> Vec<Step> {
     plan
 }
 
+/// The plan in two: what the first answer rests on, and what comes from the CPU profile on. The second part is empty where it takes no time.
+pub(super) fn at_the_answer(mut plan: Vec<Step>) -> (Vec<Step>, Vec<Step>) {
+    let takes_time = |step: &Step| step.left_out.is_none() && matches!(step.work, Work::Cpu { .. });
+    let at = plan.iter().position(takes_time).unwrap_or(plan.len());
+    let rest = plan.split_off(at);
+    (plan, rest)
+}
+
 fn get(rest: &str, body: Body) -> Work {
     Work::Get { rest: rest.into(), body, optional: false, seconds: 0 }
 }
@@ -234,6 +242,15 @@ mod tests {
         for name in BIG {
             assert!(!taken.contains(&name), "{name}");
         }
+    }
+
+    #[test]
+    fn the_answer_waits_for_no_cpu_profile() {
+        let (core, rest) = at_the_answer(of(&with_pprof(), HERE));
+        assert_eq!((core.last().unwrap().name.as_str(), rest[0].name.as_str()), ("block", "profile"));
+        let mut target = with_pprof();
+        target.capture.cpu_seconds = 0;
+        assert!(at_the_answer(of(&target, HERE)).1.is_empty());
     }
 
     #[test]

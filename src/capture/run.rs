@@ -1,7 +1,7 @@
 //! Takes the steps of a plan, one after the other, and records how each ended.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use tokio::sync::watch::Receiver;
@@ -40,7 +40,20 @@ pub(super) struct Runner<'a> {
     goroutines: Option<u64>,
     /// Something is missing that was wanted.
     lacking: bool,
-    progress: &'a mut (dyn FnMut(Progress) + Send + Sync),
+    tell: &'a Tell<'a>,
+}
+
+/// Whoever wants to know how it goes on; told by the steps and by what goes on beside them.
+pub(super) struct Tell<'a>(Mutex<&'a mut (dyn FnMut(Progress) + Send + Sync)>);
+
+impl<'a> Tell<'a> {
+    pub fn new(progress: &'a mut (dyn FnMut(Progress) + Send + Sync)) -> Tell<'a> {
+        Tell(Mutex::new(progress))
+    }
+
+    pub fn say(&self, progress: Progress) {
+        (self.0.lock().unwrap_or_else(PoisonError::into_inner))(progress);
+    }
 }
 
 /// What is known about the service's pprof handlers.
@@ -61,24 +74,18 @@ pub(super) struct Walked {
 }
 
 impl<'a> Runner<'a> {
-    pub fn new(
-        request: &'a Request,
-        env: &'a Env,
-        partial: Partial,
-        stop: Receiver<bool>,
-        progress: &'a mut (dyn FnMut(Progress) + Send + Sync),
-    ) -> Runner<'a> {
+    pub fn new(request: &'a Request, env: &'a Env, partial: Partial, stop: Receiver<bool>, tell: &'a Tell<'a>) -> Runner<'a> {
         let watch = Watch::new(env.procfs.clone(), request.instance, stop);
         let reach = Reach::default();
         let preparing = Some(endpoint::prepare(&request.target, request.instance, env));
         let pprof = Pprof::Unusable("pprof was not asked".into());
-        Runner { request, env, partial, watch, reach, preparing, pprof, goroutines: None, lacking: false, progress }
+        Runner { request, env, partial, watch, reach, preparing, pprof, goroutines: None, lacking: false, tell }
     }
 
     pub async fn walk(&mut self, plan: Vec<Step>) {
         let mut queue: VecDeque<(Step, bool)> = plan.into_iter().map(|step| (step, false)).collect();
         while let Some((step, again)) = queue.pop_front() {
-            (self.progress)(Progress::Started { file: step.file.clone() });
+            self.tell.say(Progress::Started { file: step.file.clone() });
             let began = Mono::now();
             let mut taken = self.take(&step).await;
             let busy = taken.ending == Ending::Busy;
@@ -90,7 +97,7 @@ impl<'a> Runner<'a> {
             self.lacking |= !later && !matches!(taken.ending, Ending::Ok | Ending::Skipped { wanted: true });
             let milliseconds = Mono::now().since(began).as_millis() as u64;
             let entry = taken.entry(&step, milliseconds);
-            (self.progress)(Progress::Done(entry.clone()));
+            self.tell.say(Progress::Done(entry.clone()));
             let note = self.partial.note(entry);
             written(note).await;
             if later {

@@ -55,6 +55,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         started: clock::wall_now(),
         timeline: Arc::new(Mutex::new(vec![Sample { at: Mono::now(), rss }])),
         oom: None,
+        answers_early: true,
         low_disk: false,
         hurry: false,
         baselines: None,

@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
+use crate::bundle::Status;
 use crate::capture::Progress;
 use crate::clock;
 use crate::lang::Lang;
@@ -16,13 +17,15 @@ pub struct Screen {
     terminal: bool,
     width: usize,
     live: bool,
+    /// Why a step failed, and how many after it for the same cause.
+    failing: Option<(String, usize)>,
 }
 
 impl Screen {
     pub fn new() -> Screen {
         let terminal = io::stderr().is_terminal();
         let width = rustix::termios::tcgetwinsize(io::stderr()).map_or(80, |size| usize::from(size.ws_col));
-        Screen { terminal, width: width.max(20), live: false }
+        Screen { terminal, width: width.max(20), live: false, failing: None }
     }
 
     /// Replaces the live line; nothing where there is no terminal.
@@ -36,19 +39,37 @@ impl Screen {
 
     /// Prints a line that stays.
     pub fn line(&mut self, text: &str) {
+        self.say_same();
         let clear = if std::mem::take(&mut self.live) { "\r\x1b[K" } else { "" };
         // nobody reads stderr: nothing to tell
         let _ = writeln!(io::stderr(), "{clear}{text}");
     }
 
-    /// One step of a capture.
+    /// How many more failed for the cause that was told.
+    fn say_same(&mut self) {
+        if let Some((cause, more @ 1..)) = self.failing.take() {
+            self.line(&format!("  … and {more} more for the same cause"));
+            self.failing = Some((cause, 0));
+        }
+    }
+
+    /// One step of a capture. Of those that fail for one cause, the first is told, with the URL that was tried.
     pub fn step(&mut self, progress: &Progress) {
         match progress {
             Progress::Started { file, .. } => self.live(&format!("  {file} …")),
+            Progress::Answer(verdict) => self.line(&format!("so far: {verdict}")),
             Progress::Done(entry) => {
+                if let Some((_, more)) = self.failing.as_mut().filter(|(cause, _)| entry.is_of(cause)) {
+                    *more += 1;
+                    return;
+                }
                 let size = if entry.has_file() { ByteSize(entry.bytes).to_string() } else { "-".into() };
-                let reason = entry.reason.as_deref().map_or(String::new(), |r| format!("  {r}"));
-                self.line(&format!("  {:<24} {:<8} {size:>8} {:>7}ms{reason}", entry.name, entry.status.name(), entry.milliseconds));
+                let reason = entry.cause().or(entry.reason.as_deref()).map_or(String::new(), |r| format!("  {r}"));
+                let url = entry.source.as_ref().filter(|_| entry.status == Status::Failed).map_or(String::new(), |url| format!(" ({url})"));
+                self.line(&format!("  {:<24} {:<8} {size:>8} {:>7}ms{reason}{url}", entry.name, entry.status.name(), entry.milliseconds));
+                if let Some(cause) = entry.cause().filter(|_| entry.status == Status::Failed) {
+                    self.failing = Some((cause.to_owned(), 0));
+                }
             }
         }
     }
@@ -67,6 +88,7 @@ pub fn instance_line(s: &InstanceStatus) -> String {
         words.push(format!("limit in {}", clock::human(left)));
     }
     words.push(format!("{}: {}", s.state.name(), s.reason));
+    words.extend(s.lacks_evidence().map(|why| format!("evidence: {why}")));
     words.join("  ")
 }
 
@@ -93,6 +115,7 @@ mod tests {
             cooldown_seconds: None,
             next_capture: "any time".into(),
             incident: None,
+            evidence: None,
             last_bundle: None,
         };
         assert_eq!(

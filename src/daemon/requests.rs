@@ -72,6 +72,7 @@ fn of_subject(subject: &Subject, scope: capture::Scope) -> capture::Request {
         started: clock::wall_now(),
         timeline: Arc::default(),
         oom: None,
+        answers_early: false,
         low_disk: false,
         baselines: None,
         lang: Lang::default(),

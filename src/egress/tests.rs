@@ -480,6 +480,7 @@ fn request(trigger: Trigger) -> Request {
         started: at(100),
         timeline: Arc::default(),
         oom: None,
+        answers_early: false,
         low_disk: false,
         hurry: false,
         baselines: None,

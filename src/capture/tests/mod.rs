@@ -124,6 +124,7 @@ impl Trial {
             started: SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_421_616),
             timeline: Arc::new(Mutex::new(vec![Sample { at: Mono::from_secs(1), rss: 1 << 30 }])),
             oom: None,
+            answers_early: false,
             low_disk: self.low_disk,
             hurry: false,
         }
