@@ -73,7 +73,7 @@
     try {
       const answer = await fetch(event.target.action, { method: "POST", headers: { Accept: "application/json" } });
       const told = await answer.json();
-      say(answer.ok ? `${told.target}, ${told.instance}${words(": the capture has begun", "：抓取已开始")}` : told.error);
+      say(answer.ok ? `${told.target}, ${told.instance}${words(": the capture has begun", "：采集已开始")}` : told.error);
     } catch {
       say(words("memtrap does not answer", "memtrap 没有应答"));
     }

@@ -87,3 +87,36 @@ fn a_page_whose_memtrap_is_gone_says_so_and_keeps_what_it_knew() {
     let text = browser.text();
     assert!(text.contains("memtrap does not answer; what is shown is of") && text.contains("svc"), "{text}");
 }
+
+#[test]
+fn a_report_and_its_files_fit_on_a_phone_and_are_read_by_touch_and_keyboard() {
+    let Some(browser) = Browser::start("the report, in a browser") else { return };
+    let svc = Svc::start(GoVersion::Newest, &[]);
+    let keys = "threshold = \"150MiB\"\nfor = \"0s\"\ncpu_seconds = 2\n";
+    let config = format!("[[target]]\nname = \"svc\"\nprocess = {{ pid = {} }}\npprof = \"{}\"\n{keys}", svc.pid(), svc.pprof());
+    let memtrap = Memtrap::start_with(LISTEN, &config);
+    svc.tell("goroutines?n=300");
+    svc.tell("grow?bytes=209715200");
+    let bundle = memtrap.wait_for_bundles(60, 1).remove(0);
+    let base = format!("http://{}/bundles/svc/{}", memtrap.address(), bundle.file_name().unwrap().to_str().unwrap());
+
+    browser.open(&format!("{base}/report.html"));
+    browser.run("document.querySelectorAll('details').forEach((d) => d.open = true); return null");
+    look_at(&browser, "report");
+    // the last screen is a phone: what is about the cause comes before the bar, the curve, and what is folded
+    let order = browser.run("return [...document.querySelectorAll('main h2')].map((h) => h.textContent)");
+    let order: Vec<&str> = order.as_array().unwrap().iter().map(|h| h.as_str().unwrap()).collect();
+    assert_eq!(order[0], "What holds it");
+    assert!(order[1].starts_with("Where the ") && order[2] == "RSS over time", "{order:?}");
+    let shown = |what: &str| browser.run(&format!("return getComputedStyle(document.querySelector('{what}')).display !== 'none'"));
+    assert_eq!((shown(".paths"), shown(".flame")), (true.into(), false.into()), "a list where a picture would be too narrow");
+    browser.look_on(SCREENS[0]);
+    assert_eq!((shown(".paths"), shown(".flame")), (false.into(), true.into()));
+    browser.run("document.querySelector('.flame i[tabindex]').focus(); return null");
+    browser.press("\u{e004}");
+    let said = browser.run("return getComputedStyle(document.activeElement, '::after').content");
+    assert!(said.as_str().unwrap().contains("MiB"), "the frame that has the focus says what it is: {said}");
+
+    browser.open(&format!("{base}/"));
+    look_at(&browser, "files");
+}

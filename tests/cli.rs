@@ -126,7 +126,10 @@ fn a_probe_tells_what_could_not_be_captured() {
 
 /// A target of an idle process, for which all is well.
 fn idle_target(idle: &Idle) -> String {
-    format!("[retention]\nmin_free_disk = \"1MiB\"\n[[target]]\nname = \"t\"\nprocess = {{ pid = {} }}\nthreshold = \"1GiB\"\n", idle.pid())
+    format!(
+        "[retention]\nmin_free_disk = \"1MiB\"\n[[target]]\nname = \"t\"\nprocess = {{ pid = {} }}\npprof = \"off\"\nthreshold = \"1GiB\"\n",
+        idle.pid()
+    )
 }
 
 #[test]
@@ -578,4 +581,28 @@ fn a_recorded_series_is_replayed_with_the_rules_of_a_file_or_of_flags() {
         let (code, _, said) = replayed(args);
         assert!(code == Some(2) && said.contains(why), "{args:?}: {said}");
     }
+}
+
+#[test]
+fn a_pprof_that_does_not_answer_is_one_line_with_the_url_that_was_tried() {
+    let (dir, idle) = (tempfile::tempdir().unwrap(), Idle::start(21));
+    let out = dir.path().to_str().unwrap();
+    let done = run(&["capture", "--pid", &idle.pid().to_string(), "--pprof", "http://127.0.0.1:1/debug/pprof", "-o", out]);
+    let said = stderr(&done);
+    assert_eq!(said.matches("connection refused").count(), 1, "{said}");
+    assert!(said.contains("(http://127.0.0.1:1/debug/pprof/cmdline)") && said.contains("more for the same cause"), "{said}");
+    let report = fs::read_to_string(bundles_in(dir.path())[0].join("report.txt")).unwrap();
+    let listed = report.split("Not captured, and why").nth(1).unwrap();
+    assert!(listed.contains("cmdline.txt, heap.pb.gz, memstats.txt,"), "{report}");
+}
+
+#[test]
+fn the_answer_of_a_capture_comes_before_its_cpu_profile() {
+    let (dir, svc) = (tempfile::tempdir().unwrap(), Svc::start(GoVersion::Newest, &[]));
+    let (pid, url) = (svc.pid().to_string(), svc.pprof());
+    let done = run(&["capture", "--pid", &pid, "--pprof", &url, "-o", dir.path().to_str().unwrap(), "--cpu-seconds", "8"]);
+    let said = stderr(&done);
+    let at = |what: &str| said.find(what).unwrap_or_else(|| panic!("no `{what}` in:\n{said}"));
+    assert!(at("so far: RSS is ") < at("profile.pb.gz"), "{said}");
+    assert!(said.rfind("RSS is ").unwrap() > at("profile.pb.gz"), "{said}");
 }

@@ -282,7 +282,7 @@ fn a_reload_takes_a_good_file_and_refuses_a_bad_one() {
 
 #[test]
 fn every_reload_says_that_the_directories_stay_what_they_are() {
-    let target = format!("[[target]]\nname = \"none\"\nprocess = {}\nthreshold = \"1GiB\"\n", Idle::selector(8));
+    let target = format!("[[target]]\nname = \"none\"\nprocess = {}\npprof = \"off\"\nthreshold = \"1GiB\"\n", Idle::selector(8));
     let memtrap = Memtrap::start(&target);
     let count = |what: &str| memtrap.log().matches(what).count();
     let before = fs::read_to_string(memtrap.config_path()).unwrap();

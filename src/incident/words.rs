@@ -36,7 +36,7 @@ impl Slot {
             State::Blind => self.blind.clone().unwrap_or_default(),
             State::Throttled => self.throttled.as_ref().map(|why| why.words(lang)).unwrap_or_default(),
             State::Waiting => match cooldown {
-                Some(left) => say!(lang; "no process matches; no capture for another {left}"; "没有匹配的进程；{left} 内不会抓取"),
+                Some(left) => say!(lang; "no process matches; no capture for another {left}"; "没有匹配的进程；{left} 内不会采集"),
                 None => lang.pick("no process matches", "没有匹配的进程").into(),
             },
             State::Open => {
@@ -44,7 +44,7 @@ impl Slot {
                 let also = cooldown.map(|left| say!(lang; ", and for another {left}"; "（至少再过 {left}）")).unwrap_or_default();
                 say!(lang;
                     "captured; over once RSS falls below {rearm}, armed again after that{also}";
-                    "已抓取；RSS 降到 {rearm} 以下即结束，此后{also}重新待命"
+                    "已采集；RSS 降到 {rearm} 以下即结束，此后{also}重新待命"
                 )
             }
             State::Cooldown if self.muted != Muted::No => {

@@ -690,7 +690,7 @@ created by main.start in goroutine 5
 
     #[test]
     fn what_is_beyond_the_limits_is_counted() {
-        let many: String = (0..100).map(|i| format!("goroutine {i} [select]:\nf{i}()\n\tx.go:1 +0x1\n\n")).collect();
+        let many: String = (1..=100).map(|i| format!("goroutine {i} [select]:\nf{i}()\n\tx.go:1 +0x1\n\n")).collect();
         let few = Limits { groups: 10, ..Limits::default() };
         let dump = parse(many.as_bytes(), &few).unwrap();
         assert_eq!((dump.total, dump.groups.len(), dump.others), (100, 10, 90));
@@ -710,7 +710,7 @@ created by main.start in goroutine 5
     #[test]
     fn states_and_labels_of_any_length_take_no_more_memory_than_is_allowed() {
         let long = |i: usize| format!("goroutine {i} [{i}{}] {{{}}}:\nf{}()\n\tx.go:1 +0x1\n\n", "s".repeat(4000), "l".repeat(4000), i / 8);
-        let dump: String = (0..800).map(long).collect();
+        let dump: String = (1..=800).map(long).collect();
         let limits = Limits { bytes: 1 << 20, ..Limits::default() };
         let dump = parse(dump.as_bytes(), &limits).unwrap();
         let grouped: u64 = dump.groups.iter().map(|group| group.count).sum();

@@ -12,12 +12,18 @@ use crate::lang::{Lang, say};
 use crate::pprof::flame::{Bounds, Flame, flame};
 use crate::trigger::Trigger;
 use crate::units::ByteSize;
-use crate::verdict::{TopLine, Verdict};
+use crate::verdict::{Cause, Group, TopLine, Verdict};
 
 const ROWS: usize = 12;
 const GROUPS: usize = 12;
 /// Frames of a group that are shown.
 const FRAMES: usize = 40;
+/// Of the group that the verdict is about.
+const LEAD_FRAMES: usize = 8;
+const LEAD_ROWS: usize = 5;
+/// Call paths with less of the whole are not listed.
+const LEAST_PATH: f64 = 3.0;
+const PATHS: usize = 60;
 /// Steps with at least this share of the plot's width have a name in it.
 const NAMED_STEP: f64 = 14.0;
 
@@ -40,6 +46,9 @@ struct Page {
     summary: String,
     warnings: Vec<String>,
     process: Vec<(&'static str, String)>,
+    /// What the cause is about: the functions, or the goroutines.
+    lead: Option<Table>,
+    lead_group: Option<GroupRow>,
     /// Headings with something in them.
     where_it_is: String,
     means: String,
@@ -95,6 +104,8 @@ struct Row {
     /// Of the largest flat value, for the bar behind the number.
     share: f64,
     function: String,
+    /// Without the path of its package.
+    short: String,
 }
 
 /// A flame graph; geometry in percent and rows.
@@ -102,6 +113,16 @@ struct Picture {
     words: String,
     rows: usize,
     frames: Vec<PictureFrame>,
+    /// The same as a list, for narrow screens.
+    paths: Vec<PathRow>,
+}
+
+struct PathRow {
+    /// In rem: deeper only where paths part.
+    indent: f64,
+    share: f64,
+    size: String,
+    short: String,
 }
 
 struct PictureFrame {
@@ -175,6 +196,8 @@ fn page(analysis: &Analysis) -> Page {
         summary: clean_long(&v.summary),
         warnings: manifest.map(|m| m.warnings.iter().map(|w| clean(w)).collect()).unwrap_or_default(),
         process: process(analysis),
+        lead: lead(analysis),
+        lead_group: lead_group(v, lang),
         where_it_is: where_it_is(v, lang),
         means: say!(lang; "{}: {}"; "{}：{}", t.means, guide.title),
         bars: bars(v, lang),
@@ -184,7 +207,7 @@ fn page(analysis: &Analysis) -> Page {
         missing: v.missing.iter().map(|e| clean_long(e)).collect(),
         plots,
         of_waiting: guide::of_waiting(v, lang),
-        next: v.next.iter().map(|c| clean_long(c)).collect(),
+        next: next(analysis),
         tables: tables(analysis),
         columns: guide::columns(lang),
         flame: analysis.heap.as_ref().and_then(|heap| flame(heap, "inuse_space", &Bounds::default())).map(|f| picture(&f, t)),
@@ -284,7 +307,7 @@ fn tables(analysis: &Analysis) -> Vec<Table> {
             ("相对 baseline 的增长", "现在的 inuse_space 减去健康时的"),
             ("存活字节", "inuse_space，强制 GC 之后"),
             ("存活对象", "inuse_objects，强制 GC 之后"),
-            ("抓取期间的增长", "两次强制 GC 之间的 inuse_space"),
+            ("采集期间的增长", "两次强制 GC 之间的 inuse_space"),
             ("分配字节", "alloc_space，进程启动以来"),
             ("分配对象", "alloc_objects，进程启动以来"),
         ],
@@ -293,18 +316,74 @@ fn tables(analysis: &Analysis) -> Vec<Table> {
         .into_iter()
         .zip(words)
         .filter(|((lines, _), _)| !lines.is_empty())
-        .map(|((lines, bytes), (title, note))| {
-            let number = |n: i64| if bytes { size(n) } else { n.to_string() };
-            let largest = lines.iter().map(|l| l.flat).max().unwrap_or(1).max(1);
-            let row = |l: &TopLine| Row {
-                flat: number(l.flat),
-                cum: number(l.cum),
-                share: l.flat.max(0) as f64 / largest as f64 * 100.0,
-                function: clean(&l.function),
-            };
-            Table { title, note, rows: lines.iter().take(ROWS).map(row).collect() }
-        })
+        .map(|((lines, bytes), (title, note))| Table { title, note, rows: rows(lines, bytes, ROWS) })
         .collect()
+}
+
+fn rows(lines: &[TopLine], bytes: bool, count: usize) -> Vec<Row> {
+    let number = |n: i64| if bytes { size(n) } else { n.to_string() };
+    let largest = lines.iter().map(|l| l.flat).max().unwrap_or(1).max(1);
+    let row = |l: &TopLine| {
+        let function = clean(&l.function);
+        let share = l.flat.max(0) as f64 / largest as f64 * 100.0;
+        Row { flat: number(l.flat), cum: number(l.cum), share, short: short(&function).to_owned(), function }
+    };
+    lines.iter().take(count).map(row).collect()
+}
+
+/// The functions that the cause is about.
+fn lead(analysis: &Analysis) -> Option<Table> {
+    let (top, lang) = (&analysis.verdict.top, analysis.lang);
+    let grown =
+        (lang.pick("What grew", "增长的是什么"), lang.pick("live bytes since the baseline", "相对 baseline 的存活字节"), &top.growth, true);
+    let live = (
+        lang.pick("What holds it", "谁占着"),
+        lang.pick("live bytes by the allocating function", "存活字节，按分配的函数"),
+        &top.inuse_space,
+        true,
+    );
+    let objects = (
+        lang.pick("What holds it", "谁占着"),
+        lang.pick("live objects by the allocating function", "存活对象，按分配的函数"),
+        &top.inuse_objects,
+        false,
+    );
+    let allocated = (
+        lang.pick("What allocates", "谁在分配"),
+        lang.pick("bytes allocated since the process started", "进程启动以来分配的字节"),
+        &top.alloc_space,
+        true,
+    );
+    let (title, note, lines, bytes) = match analysis.verdict.cause {
+        Cause::LiveHeap | Cause::Mixed if !top.growth.is_empty() => grown,
+        Cause::LiveHeap | Cause::Mixed => live,
+        Cause::SmallObjects => objects,
+        Cause::AllocationChurn | Cause::UnreleasedHeap => allocated,
+        _ => return None,
+    };
+    // of itself: what only calls others holds nothing
+    let own: Vec<TopLine> = lines.iter().filter(|line| line.flat != 0).take(LEAD_ROWS).cloned().collect();
+    (!own.is_empty()).then(|| Table { title, note, rows: rows(&own, bytes, LEAD_ROWS) })
+}
+
+/// The goroutines that it is about: those of the function that the sentence names, else the most.
+fn lead_group(v: &Verdict, lang: Lang) -> Option<GroupRow> {
+    let found = v.goroutines.as_ref().filter(|_| matches!(v.cause, Cause::GoroutinePileup | Cause::DeepStacks))?;
+    let is_named = |g: &&Group| g.stack.iter().any(|frame| v.summary.contains(frame.as_str()));
+    found.groups.iter().find(is_named).or(found.groups.first()).map(|g| group_row(g, found.total, lang))
+}
+
+/// Commands to be run in the bundle's directory: its path stands once.
+fn next(analysis: &Analysis) -> Vec<String> {
+    let commands = &analysis.verdict.next;
+    let at = format!("'{}/", analysis.path.display());
+    if !commands.iter().any(|c| c.contains(&at)) {
+        return commands.iter().map(|c| clean_long(c)).collect();
+    }
+    let cd = format!("cd {}", crate::analysis::quoted(&analysis.path));
+    let (before, inside): (Vec<&String>, Vec<&String>) = commands.iter().partition(|c| !c.contains(&at));
+    let inside = inside.into_iter().map(|c| c.replace(&at, "'"));
+    before.into_iter().cloned().chain([cd]).chain(inside).map(|c| clean_long(&c)).collect()
 }
 
 fn picture(flame: &Flame, t: &Labels) -> Picture {
@@ -325,7 +404,34 @@ fn picture(flame: &Flame, t: &Labels) -> Picture {
         })
         .collect();
     let words = format!("inuse_space, {}{}", size(flame.total), t.flame);
-    Picture { words, rows: frames.iter().map(|f| f.row + 1).max().unwrap_or(0), frames }
+    Picture { words, rows: frames.iter().map(|f| f.row + 1).max().unwrap_or(0), paths: paths(flame), frames }
+}
+
+/// The heavy frames as a list, callers before callees; those of one path without a fork stand below each other.
+fn paths(flame: &Flame) -> Vec<PathRow> {
+    let whole = flame.total.max(1) as f64;
+    let share = |cum: i64| cum as f64 / whole * 100.0;
+    let mut heavy: Vec<_> = flame.frames.iter().filter(|f| share(f.cum) >= LEAST_PATH).collect();
+    heavy.sort_by_key(|f| (f.start, f.depth));
+    // forks above each depth of the path that is being walked
+    let mut forks: Vec<usize> = Vec::new();
+    let mut rows = Vec::new();
+    for f in &heavy {
+        let children = |depth: usize, start: i64, cum: i64| {
+            heavy.iter().filter(|c| c.depth == depth + 1 && c.start >= start && c.start < start.saturating_add(cum)).count()
+        };
+        let above = f.depth.checked_sub(1).and_then(|parent| forks.get(parent)).copied().unwrap_or(0);
+        forks.truncate(f.depth);
+        forks.push(above + usize::from(children(f.depth, f.start, f.cum) > 1));
+        rows.push(PathRow {
+            indent: above.min(12) as f64 * 0.6,
+            share: share(f.cum),
+            size: size(f.cum),
+            short: short(&clean(&f.function)).to_owned(),
+        });
+    }
+    rows.truncate(PATHS);
+    rows
 }
 
 /// `net/http` of `net/http.(*conn).serve`.
@@ -352,14 +458,6 @@ fn colour(package: &str) -> u8 {
 
 fn goroutines(v: &Verdict, lang: Lang) -> Option<Goroutines> {
     let found = v.goroutines.as_ref()?;
-    let group = |g: &crate::verdict::Group| GroupRow {
-        count: g.count,
-        share: g.count as f64 / found.total.max(1) as f64 * 100.0,
-        state: g.state.as_deref().map(clean).unwrap_or_default(),
-        wait: wait(g).map(|time| say!(lang; ", up to {time}"; "，最长 {time}")).unwrap_or_default(),
-        at: first_frames(g).join(" < "),
-        stack: g.stack.iter().take(FRAMES).map(|f| clean(f)).collect(),
-    };
     let base = found.baseline_total.map(|n| say!(lang; "{n} at the baseline."; "baseline 时 {n} 个。"));
     let leaked = found.leaked.filter(|n| *n > 0);
     let leaked = leaked.map(|n| say!(lang; "{n} blocked for ever, by the garbage collector's finding."; "GC 判定其中 {n} 个永久阻塞。"));
@@ -367,9 +465,20 @@ fn goroutines(v: &Verdict, lang: Lang) -> Option<Goroutines> {
     Some(Goroutines {
         title: super::goroutines(found.total, lang),
         notes: base.into_iter().chain(leaked).collect(),
-        groups: found.groups.iter().take(GROUPS).map(group).collect(),
+        groups: found.groups.iter().take(GROUPS).map(|g| group_row(g, found.total, lang)).collect(),
         more: more.map(|n| say!(lang; "{n} more groups are in verdict.json."; "另有 {n} 组，见 verdict.json。")),
     })
+}
+
+fn group_row(g: &Group, total: u64, lang: Lang) -> GroupRow {
+    GroupRow {
+        count: g.count,
+        share: g.count as f64 / total.max(1) as f64 * 100.0,
+        state: g.state.as_deref().map(clean).unwrap_or_default(),
+        wait: wait(g).map(|time| say!(lang; ", up to {time}"; "，最长 {time}")).unwrap_or_default(),
+        at: first_frames(g).join(" < "),
+        stack: g.stack.iter().take(FRAMES).map(|f| clean(f)).collect(),
+    }
 }
 
 fn steps(manifest: &Manifest) -> Vec<Step> {

@@ -120,7 +120,7 @@ fn draw(readings: &[Reading], marks: &Marks, from: u64, to: u64) -> Option<Plot>
     let during = marks.fired_at.filter(inside).zip(marks.steps.iter().map(|s| s.2).max()).map(|(begin, end)| Span {
         left: x(begin),
         width: x(end) - x(begin),
-        label: lang.pick("capture", "抓取").into(),
+        label: lang.pick("capture", "采集").into(),
     });
     let span = |(label, begin, end): &(String, u64, u64)| Span { left: x(*begin), width: x(*end) - x(*begin), label: label.clone() };
     Some(Plot {

@@ -109,7 +109,7 @@ fn a_chinese_report_is_chinese_but_for_names() {
     let analysis = hostile_in(Lang::Zh);
     let (text, page) = (text(&analysis), html(&analysis));
     assert!(page.contains("<html lang=\"zh-CN\">"));
-    for label in ["证据", "缺少的证据", "这意味着什么", "RSS 随时间变化", "抓取"] {
+    for label in ["证据", "缺少的证据", "这意味着什么", "RSS 随时间变化", "采集"] {
         assert!(page.contains(label), "{label}");
     }
     for english in ["Evidence", "What is missing", "Usually", "baseline, part", "Grouped by", "the runtime's own", "high confidence"] {

@@ -6,7 +6,7 @@ use super::guide;
 use super::labels;
 use super::{clean, first_frames, growth, percent, process, size, title, troubles, wait, where_it_is, word};
 use crate::analysis::{Analysis, Reading};
-use crate::bundle::Status;
+use crate::bundle::{Status, by_cause};
 use crate::clock::human;
 use crate::lang::{Lang, say};
 use crate::layout::{columns, width, wrapped};
@@ -41,7 +41,7 @@ fn write(out: &mut String, analysis: &Analysis) -> std::fmt::Result {
     if let Some(manifest) = &analysis.manifest {
         writeln!(out, "{}", wrapped(&format!("{}: {}", manifest.trigger.trigger.name(), clean(&manifest.trigger.reason)), WIDTH, ""))?;
         let (from, until, outcome) = (clean(&manifest.started), clean(&manifest.finished), manifest.outcome.name());
-        writeln!(out, "{}", say!(lang; "captured {from} to {until}, {outcome}"; "抓取：{from} 至 {until}，{outcome}"))?;
+        writeln!(out, "{}", say!(lang; "captured {from} to {until}, {outcome}"; "采集：{from} 至 {until}，{outcome}"))?;
         for warning in &manifest.warnings {
             writeln!(out, "{}{}", lang.pick("warning: ", "警告："), wrapped(&clean(warning), WIDTH, "         "))?;
         }
@@ -83,7 +83,7 @@ fn write(out: &mut String, analysis: &Analysis) -> std::fmt::Result {
     table(out, lang.pick("Live bytes (inuse_space)", "存活字节 (inuse_space)"), &v.top.inuse_space, true, lang)?;
     table(out, lang.pick("Live objects (inuse_objects)", "存活对象 (inuse_objects)"), &v.top.inuse_objects, false, lang)?;
     table(out, lang.pick("Grown since the baseline (inuse_space)", "相对 baseline 的增长 (inuse_space)"), &v.top.growth, true, lang)?;
-    table(out, lang.pick("Grown during the capture (inuse_space)", "抓取期间的增长 (inuse_space)"), &analysis.grown_during, true, lang)?;
+    table(out, lang.pick("Grown during the capture (inuse_space)", "采集期间的增长 (inuse_space)"), &analysis.grown_during, true, lang)?;
     table(out, lang.pick("Allocated since the start (alloc_space)", "启动以来的分配 (alloc_space)"), &v.top.alloc_space, true, lang)?;
     if !v.top.inuse_space.is_empty() {
         writeln!(out)?;
@@ -92,12 +92,16 @@ fn write(out: &mut String, analysis: &Analysis) -> std::fmt::Result {
     goroutines(out, v, lang)?;
 
     if let Some(manifest) = &analysis.manifest {
-        let rows: Vec<Vec<String>> = troubles(manifest)
-            .map(|f| vec![clean(&f.name), f.status.name().to_owned(), f.reason.as_deref().map(clean).unwrap_or_default()])
-            .collect();
-        if !rows.is_empty() {
-            heading(out, lang.pick("Not captured, and why", "未抓到的及原因"))?;
-            out.push_str(&columns(&rows));
+        let groups = by_cause(troubles(manifest));
+        if !groups.is_empty() {
+            heading(out, lang.pick("Not captured, and why", "未采集到的及原因"))?;
+        }
+        for group in groups {
+            let names = group.iter().map(|f| clean(&f.name)).collect::<Vec<_>>().join(", ");
+            let Some(first) = group.first() else { continue };
+            let url = first.source.as_deref().map(|url| format!(" ({})", clean(url))).unwrap_or_default();
+            let why = first.reason.as_deref().map(clean).unwrap_or_default();
+            writeln!(out, "- {}", wrapped(&format!("{names}: {}: {why}{url}", first.status.name()), WIDTH, "  "))?;
         }
         let noted = manifest.files.iter().filter(|f| f.status == Status::Ok && f.reason.is_some());
         for file in noted {
