@@ -302,7 +302,7 @@ fn doubts(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause: Cause, lan
         cause == Cause::UnreleasedHeap && weighed.may_allocate_fast,
         lang.pick(
             "the capture was too short to tell how fast the process allocates now: on average over its life, fast enough to fill anew what is free",
-            "抓取时间太短，看不出现在的分配速度；按进程一生的平均速度，足以把空闲部分重新填满",
+            "采集时间太短，看不出现在的分配速度；按进程一生的平均速度，足以把空闲部分重新填满",
         ),
     );
     doubt(

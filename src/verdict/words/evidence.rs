@@ -58,15 +58,15 @@ pub(in crate::verdict) fn evidence(anatomy: &Anatomy, facts: &Facts, weighed: &W
         let (en, zh) = match end.oom_killed {
             Some(true) => (
                 "The process was killed by the kernel for lack of memory (oom_kill) during the capture.",
-                "抓取期间，进程因内存不足被内核杀死（oom_kill）。",
+                "采集期间，进程因内存不足被内核杀死（oom_kill）。",
             ),
             Some(false) => (
                 "The process ended during the capture; the kernel did not kill it for lack of memory.",
-                "抓取期间进程已退出，不是被内核因内存不足杀死的。",
+                "采集期间进程已退出，不是被内核因内存不足杀死的。",
             ),
             None => (
                 "The process ended during the capture; whether the kernel killed it is unknown.",
-                "抓取期间进程已退出，是否被内核杀死未知。",
+                "采集期间进程已退出，是否被内核杀死未知。",
             ),
         };
         said.push(lang.pick(en, zh).into());
