@@ -451,7 +451,9 @@ fn the_shipped_alerts_and_dashboard_name_metrics_that_there_are() {
     memtrap.wait_for_bundles(40, 1);
     // a counter of what has not happened yet is not there yet
     assert_eq!(post(&at, "/api/capture/nobody", "").status, 404);
-    memtrap.wait_until(10, "the capture is counted", |_| get(&at, "/metrics").text().contains("memtrap_captures_total{"));
+    for told in ["memtrap_captures_total{", "memtrap_target_evidence_ok{"] {
+        memtrap.wait_until(30, told, |_| get(&at, "/metrics").text().contains(told));
+    }
     let there = metric_names(&get(&at, "/metrics").text());
     let not_metrics = ["memtrap_target", "memtrap_instance"].map(String::from);
     for file in ["config/alerts.yml", "config/grafana-dashboard.json"] {
