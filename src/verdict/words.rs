@@ -4,7 +4,7 @@ mod evidence;
 #[cfg(test)]
 mod tests;
 
-use super::facts::{Facts, TopFunction};
+use super::facts::{Facts, SMALL_OBJECT, TopFunction};
 use super::weigh::Weighed;
 use super::{Cause, DOMINATES, Explains};
 use crate::anatomy::{Anatomy, Bucket, Missing};
@@ -194,7 +194,8 @@ fn live(facts: &Facts, weighed: &Weighed, cause: Cause, lang: Lang) -> String {
     let (whole, share) = (weighed.bytes(cause), percent(weighed.share(cause)));
     let (objects, garbage) = (weighed.parts.get(Bucket::HeapLive).max(0), weighed.normal_garbage);
     let gaps = whole.saturating_sub(objects).saturating_sub(garbage);
-    let small = match (cause, weighed.object_size.map(bytes)) {
+    // an average over what else is live may be of something larger
+    let small = match (cause, weighed.object_size.filter(|each| *each <= SMALL_OBJECT).map(bytes)) {
         (Cause::SmallObjects, None) => lang.pick(", many and small", "，多而小").to_owned(),
         (Cause::SmallObjects, Some(each)) => say!(lang; ", many and small of {each} on average"; "，多而小，平均每个 {each}"),
         _ => String::new(),

@@ -88,8 +88,8 @@ pub const SCENARIOS: &[Scenario] = &[
     // one live string, the freed copies that it grew through, and garbage: none has clearly more than half
     scenario("strings_builder", &["live_heap", "mixed", "unreleased_heap"], YES_OR_PARTLY).doubtful(&["allocation_churn"]).daily(),
     scenario("finalizer_held", &["live_heap"], YES),
-    // in use in bursts, in the pool between them: live either way; what the buffers grew through is garbage, a third
-    scenario("pool_buffers", &["live_heap"], YES_OR_PARTLY).daily(),
+    // in use in bursts, and live; between them in the pool, which two collections empty. What the buffers grew through is garbage, a third
+    scenario("pool_buffers", &["live_heap", "allocation_churn"], YES_OR_PARTLY).daily(),
     scenario("timer_per_request", &["small_objects"], YES),
     scenario("time_after", &["small_objects"], YES).old_go(),
     // free, but in pages that one live object each keeps: SPEC has no cause of its own for it

@@ -4,7 +4,7 @@ use crate::anatomy::tests::{MIB, evidence};
 use crate::anatomy::{Anatomy, Bucket, Evidence, build};
 use crate::lang::Lang;
 use crate::units::ByteSize;
-use crate::verdict::{Facts, Goroutines, Verdict, decide};
+use crate::verdict::{Cause, Facts, Goroutines, HeapProfile, Verdict, decide};
 
 const VERSIONS: [&str; 2] = ["1.21.13", "1.27.3"];
 
@@ -88,4 +88,18 @@ fn one_goroutine_that_is_blocked_for_ever_is_said_like_any_number() {
     let anatomy = build(&evidence("1.27.3", "small"));
     let blocked = |leaked| said(&anatomy, &goroutines(leaked)).evidence.iter().any(|s| s.contains("blocked for ever"));
     assert!(blocked(1) && !blocked(0), "main's own is not among them: it is not counted");
+}
+
+#[test]
+fn small_objects_are_not_said_to_be_large_on_average() {
+    // most bytes in small objects, beside one that MemStats counts and the profile has not seen
+    let mut read = evidence("1.27.3", "small");
+    for stats in [&mut read.memstats, &mut read.memstats_gc].into_iter().flatten() {
+        stats.heap_objects = 1000;
+    }
+    let heap = HeapProfile { inuse_space: 100 * MIB, inuse_objects: 3_000_000, ..HeapProfile::default() };
+    let heap = HeapProfile { small_space: Some(100 * MIB), ..heap };
+    let verdict = said(&build(&read), &Facts { heap: Some(heap), ..Facts::default() });
+    assert!(verdict.cause == Cause::SmallObjects && verdict.summary.contains(", many and small"), "{}", verdict.summary);
+    assert!(!verdict.summary.contains("on average"), "{}", verdict.summary);
 }
