@@ -488,7 +488,7 @@ fn find(text: &[u8], what: &[u8]) -> Option<usize> {
     text.windows(what.len()).position(|w| w == what)
 }
 
-/// The function and `file:line` of `#	0x4875c9\tmain.wait+0x14\tmain.go:134`, without its mark. There may be several tabs, or blanks instead.
+/// The function and `file:line` of `# 0x4875c9 main.wait+0x14 main.go:134`, without its mark. Tabs stand between them, or blanks.
 pub(super) fn named_frame(rest: &[u8]) -> (&[u8], &[u8]) {
     let rest = rest.trim_ascii();
     let is_gap = |b: &u8| b.is_ascii_whitespace();
