@@ -297,14 +297,19 @@ impl Engine {
             }
         };
         let outcome = match &result {
-            Ok(done) if done.evidence || self.is_all_there_is(&job) => {
+            Ok(done) if done.evidence || self.is_all_there_is(&job) || self.is_gone(&job) => {
                 let outcome = done.outcome.name();
                 let verdict = done.verdict.as_deref().unwrap_or("none");
                 tracing::info!(target_name = target, bundle = done.id, outcome, verdict, bytes = done.bytes, failed = ?done.failed, "bundle saved");
                 for warning in &done.warnings {
                     tracing::warn!(target_name = target, bundle = done.id, warning, "a bundle to be read with care");
                 }
-                Captured::Evidence
+                if done.evidence || !self.is_gone(&job) {
+                    Captured::Evidence
+                } else {
+                    tracing::info!(target_name = target, bundle = done.id, "it holds nothing but readings and spends no cooldown");
+                    Captured::Hollow
+                }
             }
             Ok(done) => Captured::Nothing(format!("nothing could be saved: nothing answered; see {}", done.path.display())),
             Err(why) => {
@@ -313,7 +318,7 @@ impl Engine {
             }
         };
         if let Ok(done) = &result {
-            let is_evidence = outcome == Captured::Evidence;
+            let is_evidence = !matches!(outcome, Captured::Nothing(_));
             self.replace_hollow(&job.incident, done, is_evidence);
             if let Some(egress) = self.egress.as_ref().filter(|_| is_evidence) {
                 egress.bundle_saved(&done.id);
@@ -346,12 +351,14 @@ impl Engine {
         }
     }
 
-    /// Another attempt would bring no more than the RSS series: the process is gone, or is elsewhere and may not be asked.
+    /// More than readings was never to be had: the instance is elsewhere and may not be asked.
     fn is_all_there_is(&self, job: &Job) -> bool {
-        match job.subject.instance.process() {
-            Some(id) => !self.env.procfs.is_alive(id),
-            None => job.subject.no_pprof.is_some() || job.subject.target.pprof.is_none(),
-        }
+        job.subject.instance.process().is_none() && (job.subject.no_pprof.is_some() || job.subject.target.pprof.is_none())
+    }
+
+    /// Another attempt would bring no more.
+    fn is_gone(&self, job: &Job) -> bool {
+        job.is_gone || job.subject.instance.process().is_some_and(|id| !self.env.procfs.is_alive(id))
     }
 
     /// Once the other memtrap's bundle is in the store, the incident is captured; until then it may still become this one's.

@@ -15,29 +15,33 @@
 //!                                                               process replaced
 //! ```
 //!
-//! The cooldown is counted from the firing and belongs to the slot, not to the process. `blind` (RSS unreadable, or a series not there) can overlay any
-//! state but capturing.
+//! The cooldown is counted from the firing and belongs to the slot, not to the process; it grows while the same comes again (see `cooldown`). A bundle
+//! that holds nothing but readings, of a process that is gone, ends its incident and spends none. `blind` (RSS unreadable, or a series not there, for
+//! [`STALE_AFTER`] readings in a row) can overlay any state but capturing.
 //!
 //! What is asked for ([`Slot::ask`]) and no rule of the configuration goes the same way. An alert is a trigger like any other: it opens an
 //! incident, and neither an open incident nor a cooldown lets a second one through. A capture that a person asks for is taken aside: afterwards all
 //! is as it was before, so that looking at a healthy process does not keep its rules from firing. One slot has one capture at a time.
 
 mod ask;
+mod cooldown;
 mod saved;
 mod words;
 
 use std::time::Duration;
 
 pub use ask::Denied;
+use cooldown::{Cooldown, Hollow};
 pub use saved::SavedSlot;
 use serde::{Deserialize, Serialize};
 
 use crate::budget::Refusal;
 use crate::clock::Mono;
 use crate::config::Rules;
+use crate::lang::Lang;
 use crate::series::{Rise, Sample, Series};
 use crate::target::Identity;
-use crate::trigger::{Detector, Fired, Levels, Trigger};
+use crate::trigger::{Detector, Fired, Levels, STALE_AFTER, Trigger};
 
 /// Where a slot stands, by SPEC's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -129,8 +133,10 @@ fn backoff(attempts: u32) -> Duration {
 /// How a capture ended, as far as the incident cares.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Captured {
-    /// At least something was saved.
+    /// Something of the runtime or of the kernel's memory was saved.
     Evidence,
+    /// Nothing but the readings, and the process is gone: no other attempt would bring more.
+    Hollow,
     /// Nothing was, and why: a sentence for `status`.
     Nothing(String),
 }
@@ -141,10 +147,19 @@ pub struct Slot {
     life: Option<Life>,
     phase: Phase,
     incident: Option<Incident>,
-    cooldown_until: Option<Mono>,
+    cooldown: Option<Cooldown>,
+    hollow: Option<Hollow>,
     throttled: Option<Refusal>,
-    blind: Option<String>,
+    unread: Option<Unread>,
     muted: Muted,
+}
+
+/// RSS could not be read the last time.
+#[derive(Clone, Debug)]
+struct Unread {
+    why: String,
+    /// From here on that is `blind`: what was known before is out of date.
+    blind_from: Mono,
 }
 
 /// Whether a rule is met that the cooldown keeps from firing, and whether that was told.
@@ -166,7 +181,16 @@ struct Life {
 
 impl Default for Slot {
     fn default() -> Slot {
-        Slot { life: None, phase: Phase::Watching, incident: None, cooldown_until: None, throttled: None, blind: None, muted: Muted::No }
+        Slot {
+            life: None,
+            phase: Phase::Watching,
+            incident: None,
+            cooldown: None,
+            hollow: None,
+            throttled: None,
+            unread: None,
+            muted: Muted::No,
+        }
     }
 }
 
@@ -183,6 +207,11 @@ impl Slot {
         self.life.as_ref().and_then(|l| l.detector.slope())
     }
 
+    /// Why a rise that is steep enough for `slope` is not taken for one.
+    pub fn why_no_slope(&self, lang: Lang) -> Option<String> {
+        self.life.as_ref().and_then(|l| l.detector.why_no_slope(lang))
+    }
+
     /// How RSS rises at the last reading.
     pub fn rise(&self) -> Option<Rise> {
         self.series()?.rise()
@@ -196,19 +225,25 @@ impl Slot {
         matches!(self.phase, Phase::Capturing { .. })
     }
 
-    /// When the next capture may be at the earliest, while a cooldown runs.
+    /// When the next capture may be at the earliest, while a cooldown runs; what is worse than all before may come sooner.
     pub fn cooldown_until(&self, now: Mono) -> Option<Mono> {
-        self.cooldown_until.filter(|t| *t > now)
+        self.cooldown.map(|c| c.until).filter(|t| *t > now)
+    }
+
+    /// The last reading failed, whether or not that is `blind` yet.
+    pub fn is_unread(&self) -> bool {
+        self.unread.is_some()
     }
 
     /// Has this slot anything that outlives its process?
     pub fn is_spent(&self, now: Mono) -> bool {
-        self.life.is_none() && self.phase == Phase::Watching && self.cooldown_until(now).is_none()
+        let is_over = self.cooldown.is_none_or(|c| c.is_forgotten(now)) && self.hollow.is_none_or(|h| h.dead_until <= now);
+        self.life.is_none() && self.phase == Phase::Watching && is_over
     }
 
     /// A process takes the place. An incident of another process is over, its cooldown is not.
     pub fn arrive(&mut self, id: impl Into<Identity>, rules: &Rules, interval: Duration) {
-        self.blind = None;
+        self.unread = None;
         self.throttled = None;
         self.muted = Muted::No;
         self.life = Some(Life { id: id.into(), detector: Detector::new(rules, interval), warming: false });
@@ -241,7 +276,7 @@ impl Slot {
     /// A reading of the instance's RSS; `age` is how long its process had been running.
     pub fn observe(&mut self, sample: Sample, age: Duration, levels: &Levels, rules: &Rules) -> Option<Order> {
         let life = self.life.as_mut()?;
-        self.blind = None;
+        self.unread = None;
         life.warming = age < rules.warmup && (rules.slope.is_some() || rules.eta.is_some());
         let captured = self.incident.as_ref().filter(|_| self.phase == Phase::Open);
         life.detector.observe(sample, age, levels, captured.map_or(0, |i| i.stages));
@@ -251,43 +286,59 @@ impl Slot {
             Phase::Capturing { aside: Some(aside), .. } if recovered => {
                 aside.before = Phase::Watching;
                 self.incident = None;
+                life.detector.recovered();
                 None
             }
             Phase::Capturing { .. } => None,
             Phase::Open | Phase::Retrying { .. } if recovered => {
+                life.detector.recovered();
                 self.close();
                 None
             }
             Phase::Open => {
                 let fired = life.detector.fired_stage(levels).filter(|_| rules.escalate);
-                self.order(fired, 1)
+                self.order(fired, 1, sample.at)
             }
             Phase::Retrying { at, .. } if sample.at >= *at => {
                 let fired = self.incident.as_ref().map(|i| i.fired.clone());
-                self.order(fired, 0)
+                self.order(fired, 0, sample.at)
             }
             Phase::Retrying { .. } => None,
-            Phase::Watching if self.cooldown_until.is_some_and(|t| sample.at < t) => {
-                self.muted = match (life.detector.fired(levels).is_some(), self.muted) {
+            Phase::Watching => {
+                let fired = life.detector.fired(levels);
+                let held_back = fired.as_ref().is_some_and(|fired| self.held_back(fired.rss_bytes, sample.at).is_some());
+                self.muted = match (held_back, self.muted) {
                     (false, _) => Muted::No,
                     (true, Muted::No) => Muted::Fresh,
                     (true, told) => told,
                 };
-                None
-            }
-            Phase::Watching => {
-                self.muted = Muted::No;
-                let fired = life.detector.fired(levels);
-                self.order(fired, 1)
+                if held_back {
+                    return None;
+                }
+                self.order(fired, 1, sample.at)
             }
         }
     }
 
-    fn order(&mut self, fired: Option<Fired>, step: u32) -> Option<Order> {
+    /// Until when no incident of this RSS, of a living process, may open.
+    fn held_back(&self, rss: u64, now: Mono) -> Option<Mono> {
+        let cooldown = self.cooldown.and_then(|c| c.holds(rss, now));
+        cooldown.max(self.hollow.map(|h| h.live_until).filter(|until| *until > now))
+    }
+
+    fn order(&mut self, fired: Option<Fired>, step: u32, now: Mono) -> Option<Order> {
         if fired.is_none() {
             self.throttled = None;
         }
         let incident = self.incident.as_ref();
+        let before = self.cooldown.filter(|_| incident.is_none()).map_or(0, |c| c.before(now));
+        let fired = fired.map(|fired| match before {
+            0 => fired,
+            before => {
+                let reason = format!("{}; incidents came here {before} times before, with little rest between them", fired.reason);
+                Fired { reason, ..fired }
+            }
+        });
         Some(Order { incident: incident.map(|i| i.id.clone()), part: incident.map_or(0, |i| i.part) + step, fired: fired? })
     }
 
@@ -343,8 +394,15 @@ impl Slot {
         self.phase = match (aside, result) {
             (Some(aside), _) => aside.before,
             (None, Captured::Evidence) => {
-                self.cooldown_until = Some(fired_at + rules.cooldown);
+                let rss = self.incident.as_ref().map_or(0, |i| i.fired.rss_bytes);
+                self.cooldown = Some(Cooldown::after(self.cooldown, fired_at, rss, rules.cooldown));
+                self.hollow = None;
                 Phase::Open
+            }
+            (None, Captured::Hollow) => {
+                self.hollow = Some(Hollow::after(self.hollow, fired_at, rules.cooldown));
+                self.incident = None;
+                Phase::Watching
             }
             (None, Captured::Nothing(why)) => Phase::Retrying { at: now + backoff(attempts), attempts: attempts + 1, why },
         };
@@ -353,22 +411,31 @@ impl Slot {
         }
     }
 
-    /// RSS could not be read, though the process is there.
-    pub fn blind(&mut self, why: String) {
-        self.blind = Some(why);
-        if let Some(life) = &mut self.life {
+    /// RSS could not be read, though the process is there. A gap of a few readings confirms nothing and clears nothing; after
+    /// [`STALE_AFTER`] of them, `interval` apart, nothing is known to hold any more.
+    pub fn blind(&mut self, why: String, interval: Duration, now: Mono) {
+        let from = self.not_read(why, interval, now);
+        if let Some(life) = self.life.as_mut().filter(|_| now >= from) {
             life.detector.interrupt();
         }
     }
 
     /// Nothing is heard of the process, which may be gone or not: what held still holds until that is known.
-    pub fn missing(&mut self, why: String) {
-        self.blind = Some(why);
+    pub fn missing(&mut self, why: String, interval: Duration, now: Mono) {
+        self.not_read(why, interval, now);
+    }
+
+    fn not_read(&mut self, why: String, interval: Duration, now: Mono) -> Mono {
+        let was_read = self.series().is_some_and(|series| series.last().is_some());
+        let patience = if was_read { interval * (STALE_AFTER - 1) } else { Duration::ZERO };
+        let blind_from = self.unread.as_ref().map_or(now + patience, |unread| unread.blind_from);
+        self.unread = Some(Unread { why, blind_from });
+        blind_from
     }
 
     /// The source works again and knows of no process for this place.
     pub fn clear_blind(&mut self) {
-        self.blind = None;
+        self.unread = None;
     }
 
     /// The process is gone. If a rule was pending, what is left of it is still worth a bundle. The series stays until the place
@@ -376,13 +443,13 @@ impl Slot {
     pub fn gone(&mut self, levels: &Levels, now: Mono) -> Option<Order> {
         let life = self.life.as_ref()?;
         match &self.phase {
-            Phase::Watching if self.cooldown_until(now).is_none() => {
-                let fired = life.detector.unfinished(levels);
-                self.order(fired, 1)
+            Phase::Watching if self.hollow.is_none_or(|h| h.dead_until <= now) => {
+                let fired = life.detector.unfinished(levels).filter(|fired| self.held_back(fired.rss_bytes, now).is_none());
+                self.order(fired, 1, now)
             }
             Phase::Retrying { .. } => {
                 let fired = self.incident.as_ref().map(|i| i.fired.clone());
-                self.order(fired, 0)
+                self.order(fired, 0, now)
             }
             _ => None,
         }
@@ -398,7 +465,7 @@ impl Slot {
     /// Empties the place; a running capture goes on, an open incident is over.
     pub fn vacate(&mut self) {
         self.life = None;
-        self.blind = None;
+        self.unread = None;
         self.throttled = None;
         if !self.is_capturing() {
             self.close();

@@ -83,6 +83,16 @@ impl Story {
         self
     }
 
+    /// So many readings fail, one a second.
+    fn unread(&mut self, readings: u64) -> &mut Story {
+        for _ in 0..readings {
+            self.now = self.now + SECOND;
+            self.age += SECOND;
+            self.slot.blind("permission denied".into(), SECOND, self.now);
+        }
+        self
+    }
+
     fn process_ends(&mut self) -> &mut Story {
         let order = self.slot.gone(&self.levels, self.now);
         self.carry_out(order);
@@ -226,11 +236,147 @@ fn a_refused_order_comes_again_while_the_rule_holds() {
 #[test]
 fn a_blind_spell_says_why_and_holds_nothing() {
     let mut s = Story::new(config::Rules { threshold: vec![size(100)], ..Default::default() });
-    s.rss(150).rss(150);
-    s.slot.blind("permission denied".into());
+    s.rss(150).rss(150).unread(5);
     assert_eq!((s.state(), s.slot.reason(&s.levels, s.now, Lang::En)), (State::Blind, "permission denied".into()));
     assert_eq!(s.rss(150).bundles(), 0, "`for` starts anew");
-    assert_eq!(s.for_seconds(3, 150).bundles(), 1);
+    assert_eq!(s.for_seconds(2, 150).bundles(), 0);
+    assert_eq!(s.rss(150).bundles(), 1);
+}
+
+#[test]
+fn a_gap_of_a_few_readings_confirms_nothing_and_clears_nothing() {
+    let mut s = Story::new(config::Rules { threshold: vec![size(100)], ..Default::default() });
+    s.rss(150).rss(150).rss(150).unread(4);
+    let reason = s.slot.reason(&s.levels, s.now, Lang::En);
+    assert_eq!((s.state(), s.bundles()), (State::Pending, 0), "2 s of 3 are known: {reason}");
+    assert!(reason.ends_with("holding for 2s of 3s; the last reading failed: permission denied"), "{reason}");
+    assert_eq!(s.rss(150).bundles(), 1, "one reading more stands for one second more");
+}
+
+#[test]
+fn a_source_that_answers_every_other_time_still_fires() {
+    for failing in [1, 2, 3, 4] {
+        let mut s = Story::new(config::Rules { threshold: vec![size(100)], ..Default::default() });
+        s.rss(186);
+        for _ in 0..3 {
+            assert_eq!(s.bundles(), 0);
+            s.unread(failing).rss(186);
+        }
+        assert_eq!(s.bundles(), 1, "{failing} of {} readings fail", failing + 1);
+    }
+}
+
+#[test]
+fn a_process_that_dies_in_a_gap_was_pending() {
+    let mut s = Story::new(config::Rules { threshold: vec![size(100)], ..Default::default() });
+    s.rss(150).rss(150).unread(2).process_ends();
+    assert_eq!(s.bundles(), 1);
+}
+
+#[test]
+fn what_is_over_the_line_most_of_the_time_fires_and_what_is_below_it_most_of_the_time_does_not() {
+    let rules = config::Rules { threshold: vec![size(100)], ..Default::default() };
+    let of = |pattern: &[u64]| {
+        let mut s = Story::new(rules.clone());
+        (0..600).for_each(|i| {
+            s.rss(pattern[i % pattern.len()]);
+        });
+        s.bundles()
+    };
+    assert_eq!(of(&[120, 120, 80]), 1);
+    assert_eq!(of(&[120, 120, 120, 80, 80]), 1);
+    assert_eq!(of(&[120, 80]), 0, "half of the time");
+    assert_eq!(of(&[120, 120, 80, 80]), 0, "half of the time");
+    assert_eq!(of(&[120, 120, 120, 80, 80, 80, 80, 80]), 0, "a spike");
+    assert_eq!(of(&[120, 120, 0, 0, 0]), 0);
+}
+
+#[test]
+fn the_cooldown_doubles_while_the_same_comes_again_and_says_so() {
+    let mut s = Story::at_once();
+    let mut at: Vec<u64> = Vec::new();
+    for i in 0..86_400 {
+        if s.rss(if i % 20 < 10 { 101 } else { 89 }).bundles() > at.len() {
+            at.push(i);
+        }
+    }
+    let gaps: Vec<u64> = at.windows(2).map(|w| (w[1] - w[0]) / 60).collect();
+    assert_eq!(gaps, [15, 30, 60, 120, 240, 240, 240, 240, 240], "10 bundles a day and not 94");
+    s.rss(89);
+    let reason = s.slot.reason(&s.levels, s.now, Lang::En);
+    assert!(reason.contains("(16 times the usual, for it has come again and again; sooner only above 111MiB)"), "{reason}");
+    let last = &s.orders.last().unwrap().fired.reason;
+    assert!(last.ends_with("incidents came here 5 times before, with little rest between them"), "{last}");
+}
+
+#[test]
+fn a_grown_cooldown_outlives_memtrap_and_comes_down_with_quiet() {
+    let mut s = Story::at_once();
+    (0..7_200).for_each(|i| {
+        s.rss(if i % 20 < 10 { 101 } else { 89 });
+    });
+    let bundles = s.bundles();
+    assert_eq!(bundles, 4, "at 0, 15, 45 and 105 min; the next at 225");
+    let saved = serde_json::to_string(&s.slot.save(s.now).unwrap()).unwrap();
+    s.slot = Slot::restore(serde_json::from_str(&saved).unwrap(), Duration::ZERO, &s.rules, SECOND, s.now);
+    assert_eq!(s.for_seconds(6_200, 101).bundles(), bundles);
+    assert_eq!(s.for_seconds(200, 101).bundles(), bundles + 1);
+    s.for_seconds(14_400, 50);
+    // its end comes down by one step for each hour of quiet
+    s.for_seconds(5 * 3_600, 50);
+    assert!(!s.slot.is_spent(s.now) || s.slot.save(s.now).is_none());
+    let before = s.bundles();
+    s.rss(101).for_seconds(899, 50).rss(101);
+    assert_eq!(s.bundles(), before + 2, "as at first");
+}
+
+#[test]
+fn what_is_worse_than_before_waits_for_the_usual_cooldown_only() {
+    let mut s = Story::at_once();
+    (0..7_200).for_each(|i| {
+        s.rss(if i % 20 < 10 { 101 } else { 89 });
+    });
+    let bundles = s.bundles();
+    assert_eq!(s.rss(89).rss(120).bundles(), bundles + 1, "more than a tenth above 101 MiB");
+    assert_eq!(s.rss(89).rss(140).bundles(), bundles + 1, "not within the usual cooldown");
+}
+
+#[test]
+fn a_bundle_of_nothing_but_readings_spends_no_cooldown_and_a_crash_loop_makes_few_of_them() {
+    let mut s = Story::new(config::Rules { threshold: vec![size(100)], ..Default::default() });
+    s.outcome = Some(Captured::Hollow);
+    s.rss(150).process_ends().process_starts(2);
+    assert_eq!((s.bundles(), s.state()), (1, State::Armed));
+    for pid in 3..100 {
+        s.rss(150).rss(150).process_ends().process_starts(pid);
+    }
+    assert_eq!(s.bundles(), 1, "lives of 2 s: one bundle in the first 15 min");
+    s.outcome = Some(Captured::Evidence);
+    assert_eq!(s.for_seconds(4, 387).bundles(), 2, "one that lives is captured at once");
+    assert_eq!(s.state(), State::Open);
+}
+
+#[test]
+fn hollow_bundles_of_a_day_of_crashes_are_few() {
+    let mut s = Story::new(config::Rules { threshold: vec![size(100)], ..Default::default() });
+    s.outcome = Some(Captured::Hollow);
+    for pid in 2..20_000 {
+        s.rss(150).rss(150).rss(150).rss(150).process_ends().process_starts(pid);
+    }
+    assert!((5..=300).contains(&s.bundles()), "{}", s.bundles());
+    let saved = serde_json::to_string(&s.slot.save(s.now).unwrap()).unwrap();
+    let before = s.bundles();
+    s.slot = Slot::restore(serde_json::from_str(&saved).unwrap(), SECOND, &s.rules, SECOND, s.now);
+    s.process_starts(7).rss(150).process_ends();
+    assert_eq!(s.bundles(), before, "nor does a restart of memtrap forget");
+}
+
+#[test]
+fn a_state_of_an_older_memtrap_is_read() {
+    let text = r#"{"instance":null,"incident":null,"capturing":false,"cooldown_left":{"secs":100,"nanos":0}}"#;
+    let rules = config::Rules::default();
+    let slot = Slot::restore(serde_json::from_str(text).unwrap(), SECOND, &rules, SECOND, Mono::from_secs(1_000));
+    assert_eq!(slot.cooldown_until(Mono::from_secs(1_000)), Some(Mono::from_secs(1_099)));
 }
 
 #[test]
@@ -372,6 +518,25 @@ fn a_manual_capture_that_was_killed_is_no_incident() {
     assert_eq!(s.slot.save(s.now), None);
 }
 
+#[test]
+fn absurd_numbers_in_a_stored_cooldown_end_no_start() {
+    let most = r#"{"secs":18446744073709551615,"nanos":999999999}"#;
+    for left in [r#"{"secs":0,"nanos":0}"#, most] {
+        let text = format!(
+            r#"{{"instance":null,"incident":null,"capturing":false,"cooldown_left":{left},"hollow_left":{most},
+                "cooldown":{{"worse_left":{most},"again":4294967295,"highest":18446744073709551615,"forgets":{most},"over_for":{most}}}}}"#
+        );
+        let rules = config::Rules::default();
+        let now = Mono::from_secs(1_000);
+        for elapsed in [Duration::ZERO, Duration::MAX] {
+            let slot = Slot::restore(serde_json::from_str(&text).unwrap(), elapsed, &rules, SECOND, now);
+            slot.save(now);
+            slot.is_spent(now);
+            assert!(slot.cooldown_until(now).is_none_or(|until| until.since(now) <= Duration::from_secs(480 * 86_400)));
+        }
+    }
+}
+
 /// Random lives, judged by an oracle of plain loops.
 mod simulation {
     use super::*;
@@ -436,12 +601,20 @@ mod simulation {
         let (mut now, mut born) = (Mono::from_secs(1_000), Mono::from_secs(1_000));
         let mut rss = r.below(LIMIT);
         let mut drift: i64 = 0;
-        let mut above_for: Option<Mono> = None;
+        // whole seconds over the line, less those below it, as far as readings know
+        let mut over: u64 = 0;
+        let (mut was_over, mut read_at) = (false, Mono::default());
         let mut last: Option<Last> = None;
         let mut running_until: Option<Mono> = None;
         // of a capture that a person asked for
         let mut aside_until: Option<Mono> = None;
         let mut captures = 0;
+        let mut unread: u64 = 0;
+        // each capture may double the cooldown, to sixteen times what is configured
+        let mut longest = rules.cooldown;
+        let (mut evidence, mut evidence_at) = (0, None::<Mono>);
+        // bundles of nothing but readings, in a row, and when the last one was
+        let (mut hollow, mut hollow_at) = (0, None::<Mono>);
 
         for _ in 0..80 {
             now = now + SECOND;
@@ -453,6 +626,10 @@ mod simulation {
                 slot.captured(result, &rules, now);
                 if let Some(last) = &mut last {
                     last.saved = saved;
+                }
+                if saved {
+                    evidence_at = last.as_ref().map(|l| l.at);
+                    (longest, evidence, hollow) = (rules.cooldown * 2u32.pow(evidence.min(4)), evidence + 1, 0);
                 }
             }
             if aside_until.is_some_and(|t| now >= t) {
@@ -468,8 +645,10 @@ mod simulation {
                     (Trigger::Manual, _) | (_, None) => true,
                     (_, Some(last)) => last.over && (!last.saved || now.since(last.at) >= rules.cooldown),
                 };
+                let must = may && (trigger == Trigger::Manual || evidence_at.is_none_or(|at| now.since(at) >= longest));
                 let order = slot.ask(trigger, "test", &levels, now);
-                assert_eq!(order.is_ok(), may, "{trigger:?}: {order:?} {slot:?}");
+                assert!(order.is_ok() || !must, "{trigger:?}: {order:?} {slot:?}");
+                assert!(order.is_err() || may, "{trigger:?}: {order:?} {slot:?}");
                 if let Ok(order) = order {
                     let before = slot.state(now);
                     slot.admitted(&order, "asked".into(), &levels, &rules, now);
@@ -498,23 +677,36 @@ mod simulation {
             if r.one_in(60) {
                 if let Some(order) = slot.gone(&levels, now) {
                     assert!(running_until.is_none() && aside_until.is_none());
+                    let is_retry = order.incident.is_some();
+                    assert!(is_retry || hollow_at.is_none_or(|at| now.since(at) >= rules.cooldown), "a hollow bundle for each life");
                     slot.admitted(&order, "dead".into(), &levels, &rules, now);
                     check_spacing(&last, now, &rules, true);
-                    last = Some(Last { at: now, level: order.fired.level_bytes, over: true, saved: true });
-                    slot.captured(Captured::Evidence, &rules, now);
+                    if r.one_in(3) {
+                        slot.captured(Captured::Hollow, &rules, now);
+                        (hollow, hollow_at) = (hollow + 1, Some(now));
+                        // it ends what was tried again, and spends nothing
+                        last = last.filter(|last| last.saved);
+                    } else {
+                        last = Some(Last { at: now, level: order.fired.level_bytes, over: true, saved: true });
+                        slot.captured(Captured::Evidence, &rules, now);
+                        (longest, evidence, hollow) = (rules.cooldown * 2u32.pow(evidence.min(4)), evidence + 1, 0);
+                        (hollow_at, evidence_at) = (None, Some(now));
+                    }
                 }
                 slot.vacate();
                 pid += 1;
                 slot.arrive(process(pid), &rules, SECOND);
-                (born, rss, above_for) = (now, r.below(300) * MIB, None);
+                (born, rss, over, was_over) = (now, r.below(300) * MIB, 0, false);
+                read_at = Mono::default();
                 if let Some(last) = &mut last {
                     last.over = true;
                 }
                 continue;
             }
-            if r.one_in(80) {
-                slot.blind("test".into());
-                above_for = None;
+            // now and then for so long that it is blind
+            if unread > 0 || r.one_in(30) {
+                unread = if unread > 0 { unread - 1 } else { r.pick(&[0, 0, 1, 2, 8]) };
+                slot.blind("test".into(), SECOND, now);
                 continue;
             }
             // a walk with moods: flat, leaking, flapping, freeing
@@ -524,19 +716,30 @@ mod simulation {
             let noise = r.below(9 * MIB) as i64 - 4 * MIB as i64;
             rss = if r.one_in(25) { r.below(LIMIT) } else { rss.saturating_add_signed(drift + noise).min(LIMIT) };
 
-            above_for = (rss >= threshold).then(|| above_for.unwrap_or(now));
+            let is_over = rss >= threshold;
+            over = match now.since(read_at).as_secs() {
+                6.. => 0,
+                _ if is_over && was_over => over + 1,
+                _ if !is_over && !was_over => over.min(rules.hold.as_secs()).saturating_sub(1),
+                _ => over.min(rules.hold.as_secs()),
+            };
+            (was_over, read_at) = (is_over, now);
             if let Some(last) = &mut last
                 && running_until.is_none()
                 && (rss as f64) < last.level as f64 * 0.9 - 1.0
             {
+                // what held ends with its incident
+                over = if last.over { over } else { 0 };
                 last.over = true;
             }
             let order = slot.observe(Sample { at: now, rss }, now.since(born), &levels, &rules);
 
             let blocked = aside_until.is_some()
                 || running_until.is_some()
-                || last.as_ref().is_some_and(|l| !l.over || !l.saved || now.since(l.at) < rules.cooldown + SECOND);
-            let sustained = above_for.is_some_and(|since| now.since(since) >= rules.hold);
+                || last.as_ref().is_some_and(|l| !l.over || !l.saved)
+                || evidence_at.is_some_and(|at| now.since(at) < longest + SECOND)
+                || hollow_at.is_some_and(|at| now.since(at) < Duration::from_secs(5 << hollow) && now.since(at) <= rules.cooldown);
+            let sustained = is_over && over >= rules.hold.as_secs();
             assert!(blocked || !sustained || order.is_some(), "a sustained crossing was missed: {slot:?}");
 
             if let Some(order) = order {

@@ -115,8 +115,7 @@ mod tests {
     }
 
     fn cooling(left: u64) -> Slot {
-        let saved =
-            SavedSlot { instance: None, incident: None, capturing: false, retrying: false, cooldown_left: Some(Duration::from_secs(left)) };
+        let saved = SavedSlot { cooldown_left: Some(Duration::from_secs(left)), ..SavedSlot::default() };
         Slot::restore(saved, Duration::ZERO, &Rules::default(), Duration::from_secs(1), Mono::from_secs(1_000))
     }
 

@@ -25,8 +25,12 @@ const WINDOW_BUCKETS: u32 = 40;
 /// The timeline's bucket: 15 s, 240 of them in an hour.
 const TIMELINE_WIDTH: Duration = Duration::from_secs(15);
 const TIMELINE_SPAN: Duration = Duration::from_secs(3600);
-/// Share of a window's buckets that must hold a reading before a slope over it means anything.
+/// Share of a window's buckets that must be covered before a slope over it means anything.
 const MIN_COVERAGE: f64 = 0.8;
+/// From one bucket with a reading to the next there may be so many: a source that answers every other time leaves such holes.
+const BRIDGED: u64 = 3;
+/// Fewer buckets with readings than this make no line, however they lie.
+const MIN_POINTS: usize = 4;
 
 /// A fitted line.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -42,6 +46,29 @@ pub struct Rise {
     pub confirmed: f64,
     /// Between the last two readings: the first to see a jump, and as easily an outlier.
     pub seen: f64,
+}
+
+/// A line over a window, and what tells a rise from a swing.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Course {
+    pub line: Line,
+    /// How far the line's rise over the window may be off by the readings' own scatter about it, bytes: one standard error.
+    pub error: f64,
+    /// Scatter of the buckets about the line, bytes: robust, as a standard deviation.
+    pub scatter: f64,
+    /// Lowest bucket of the second half minus that of the first, bytes. A swing that fits into half of the window leaves none, nor does
+    /// a rise that is over.
+    pub floor_rise: f64,
+    /// Highest bucket.
+    pub top: u64,
+    /// Lowest bucket of the second half.
+    pub floor: u64,
+    /// How far the highest bucket of the last quarter lies below `top`.
+    pub below_top: u64,
+    /// Mean of the last quarter minus that of the quarter before, bytes: what is over does not go on.
+    pub late_rise: f64,
+    /// When the first bucket was.
+    pub from: Mono,
 }
 
 /// Why there is no line over a window.
@@ -86,6 +113,23 @@ impl Window {
         Ok(Line { bytes_per_second: theil_sen(&points) })
     }
 
+    /// How RSS lies about the [`Window::line`] of the same moment.
+    pub fn course(&self, line: Line, now: Mono) -> Result<Course, TooFew> {
+        let points: Vec<Sample> = self.sampled(now)?.collect();
+        Ok(course(&points, line, self.span))
+    }
+
+    /// The bucket that was closed last.
+    pub fn newest(&self) -> Option<Sample> {
+        self.buckets.closed().next_back()
+    }
+
+    /// Forgets its readings.
+    pub fn clear(&mut self) {
+        self.buckets.points.clear();
+        self.buckets.open = None;
+    }
+
     /// Highest minus lowest bucket, bytes. No robust line over the sampled part can rise by more,
     /// so this spares the flat their quadratic fit.
     pub fn range(&self, now: Mono) -> Result<u64, TooFew> {
@@ -97,9 +141,97 @@ impl Window {
         // the newest bucket is still filling, so the window ends at the last one closed
         let from = now - self.span - self.buckets.width;
         let points = self.buckets.closed().filter(move |p| p.at >= from);
-        let have = points.clone().count();
         let need = ((self.buckets.capacity as f64 * MIN_COVERAGE).ceil() as usize).max(2);
+        let count = points.clone().count();
+        let have = if count < MIN_POINTS.min(need) { count } else { self.buckets.covered(points.clone()) };
         if have < need { Err(TooFew { have, need }) } else { Ok(points) }
+    }
+}
+
+/// `points` in order of time, over a window of `span`.
+fn course(points: &[Sample], line: Line, span: Duration) -> Course {
+    let slope = line.bytes_per_second;
+    let (from, to) = (points.first().map_or(Mono::default(), |p| p.at), points.last().map_or(Mono::default(), |p| p.at));
+    let (middle, last_quarter) = (from + to.since(from) / 2, from + to.since(from) / 4 * 3);
+    let lowest = |half: &dyn Fn(&Sample) -> bool| points.iter().filter(|p| half(p)).map(|p| p.rss).min().unwrap_or(0);
+    let highest = |part: &dyn Fn(&Sample) -> bool| points.iter().filter(|p| part(p)).map(|p| p.rss).max().unwrap_or(0);
+    let mean = |part: &dyn Fn(&Sample) -> bool| {
+        let (sum, count) = points.iter().filter(|p| part(p)).fold((0.0, 0.0), |(sum, count), p| (sum + p.rss as f64, count + 1.0));
+        sum / f64::max(count, 1.0)
+    };
+    let (floor, top) = (lowest(&|p| p.at > middle), highest(&|_| true));
+    let mut residuals: Vec<f64> = points.iter().map(|p| p.rss as f64 - slope * p.at.since(from).as_secs_f64()).collect();
+    let level = median(&mut residuals);
+    residuals.iter_mut().for_each(|r| *r = (*r - level).abs());
+    // the median distance of normal scatter is 0.67 of its standard deviation
+    let scatter = median(&mut residuals) * 1.4826;
+    let seen = to.since(from).as_secs_f64().max(1e-9);
+    // of a line's slope through evenly spread points; the median of slopes is nearly as exact
+    let error = scatter * (12.0 / points.len().max(1) as f64).sqrt() * span.as_secs_f64() / seen;
+    Course {
+        line,
+        error,
+        scatter,
+        floor_rise: floor as f64 - lowest(&|p| p.at <= middle) as f64,
+        top,
+        floor,
+        below_top: top.saturating_sub(highest(&|p| p.at >= last_quarter)),
+        late_rise: mean(&|p| p.at >= last_quarter) - mean(&|p| p.at > middle && p.at < last_quarter),
+        from,
+    }
+}
+
+/// Heights that RSS reached and came back from by itself: what is not higher has been seen to be harmless.
+#[derive(Clone, Debug, Default)]
+pub struct Peaks {
+    /// The last few, oldest first.
+    recent: VecDeque<Sample>,
+    /// The highest of those before.
+    older: Option<Sample>,
+    /// Where RSS has been since it last came back.
+    top: Option<Sample>,
+}
+
+impl Peaks {
+    const RECENT: usize = 8;
+
+    /// Takes a thinned reading; a fall by `fall` bytes from the top makes that a peak.
+    pub fn push(&mut self, point: Sample, fall: u64) {
+        match self.top {
+            Some(top) if top.rss > point.rss && top.rss - point.rss >= fall.max(1) => {
+                self.keep(top);
+                self.top = Some(point);
+            }
+            Some(top) if top.rss >= point.rss => {}
+            _ => self.top = Some(point),
+        }
+    }
+
+    /// RSS has come back, however far that is.
+    pub fn came_back(&mut self) {
+        if let Some(top) = self.top.take() {
+            self.keep(top);
+        }
+    }
+
+    fn keep(&mut self, peak: Sample) {
+        if self.recent.len() == Peaks::RECENT
+            && let Some(oldest) = self.recent.pop_front()
+        {
+            self.older = self.older.into_iter().chain([oldest]).max_by_key(|p| p.rss);
+        }
+        self.recent.push_back(peak);
+    }
+
+    /// The highest between `from` and `to`.
+    pub fn highest(&self, from: Mono, to: Mono) -> Option<u64> {
+        self.older.iter().chain(&self.recent).filter(|p| p.at >= from && p.at <= to).map(|p| p.rss).max()
+    }
+
+    /// Forgets what was before `from`.
+    pub fn forget(&mut self, from: Mono) {
+        self.older = self.older.filter(|p| p.at >= from);
+        self.recent.retain(|p| p.at >= from);
     }
 }
 
@@ -184,6 +316,11 @@ impl Series {
         let mut last = pairwise_in_turn(self.recent.range(self.recent.len().saturating_sub(3)..));
         let (Some(before), seen) = (last.next(), last.next()) else { return Some(Rise { confirmed: few, seen: few }) };
         Some(seen.map_or(Rise { confirmed: few, seen: before }, |seen| Rise { confirmed: few.max(before.min(seen)), seen }))
+    }
+
+    /// The highest of the last few readings; 0 of none.
+    pub fn recent_top(&self) -> u64 {
+        self.recent.range(self.recent.len().saturating_sub(FEW)..).map(|s| s.rss).max().unwrap_or(0)
     }
 
     /// The last hour, oldest first: thinned, then the recent readings as they were.
@@ -295,7 +432,20 @@ impl Thinned {
         centis_since(self.base, newest)
     }
 
-    fn closed(&self) -> impl Iterator<Item = Sample> + Clone {
+    /// How many buckets these points cover, with the holes between them that are short enough.
+    fn covered(&self, points: impl Iterator<Item = Sample>) -> usize {
+        let mut before: Option<u64> = None;
+        let mut covered = 0;
+        for point in points {
+            let number = point.at.as_nanos() / self.width.as_nanos().max(1) as u64;
+            let step = before.map_or(1, |before| number.saturating_sub(before));
+            covered += if step <= BRIDGED { step as usize } else { 1 };
+            before = Some(number);
+        }
+        covered.min(self.capacity)
+    }
+
+    fn closed(&self) -> impl DoubleEndedIterator<Item = Sample> + Clone {
         let base = self.base;
         self.points
             .iter()

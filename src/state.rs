@@ -201,8 +201,7 @@ mod tests {
 
     fn saved() -> Saved {
         let mut saved = Saved::new("boot-1", Mono::from_secs(100), wall(5_000));
-        let slot =
-            SavedSlot { instance: None, incident: None, capturing: false, retrying: false, cooldown_left: Some(Duration::from_secs(9)) };
+        let slot = SavedSlot { cooldown_left: Some(Duration::from_secs(9)), ..SavedSlot::default() };
         saved.targets.insert("checkout".into(), vec![slot]);
         saved
     }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::{self, Mono};
 use crate::config;
 use crate::lang::{Lang, say};
-use crate::series::{Sample, Series, TooFew, Window, bucket_width};
+use crate::series::{Line, Peaks, Sample, Series, TooFew, Window, bucket_width};
 use crate::units::{ByteSize, Rate, SizeOrPercent};
 
 /// The rule that fired.
@@ -119,9 +119,12 @@ impl Levels {
         }
     }
 
-    /// The window of the line that `eta` extends.
-    pub fn eta_window(&self) -> Option<Duration> {
-        self.eta.map(|eta| eta_window(eta, self.interval))
+    /// The windows of the lines that `eta` extends, the longest first.
+    pub fn eta_windows(&self) -> impl Iterator<Item = Duration> {
+        self.eta.into_iter().flat_map(|eta| {
+            let (longest, short) = eta_windows(eta, self.interval);
+            std::iter::once(longest).chain(short)
+        })
     }
 
     /// The lowest stage above a reading, or the limit.
@@ -131,7 +134,7 @@ impl Levels {
 
     /// The width of the narrowest bucket that a rule's window is cut into; `None` without such a rule.
     pub fn narrowest_bucket(&self) -> Option<Duration> {
-        let spans = self.slope.map(|(_, rate)| rate.window).into_iter().chain(self.eta_window());
+        let spans = self.slope.map(|(_, rate)| rate.window).into_iter().chain(self.eta_windows());
         spans.map(|span| bucket_width(span, self.interval)).min()
     }
 
@@ -141,15 +144,61 @@ impl Levels {
     }
 }
 
-/// The window of the line that `eta` extends: a fifth of it, 10 s to 60 s, at least ten polls. Short, because a
-/// fast leak leaves no time for more; robust, because one allocation burst must not look like a leak.
-fn eta_window(eta: Duration, interval: Duration) -> Duration {
-    (eta / 5).clamp(Duration::from_secs(10), Duration::from_secs(60)).max(interval * 10)
+/// A line is extended by no more than so many times the window that it was seen over.
+const REACH: u32 = 5;
+/// The window that sees a fast leak in time.
+const SHORT: Duration = Duration::from_secs(60);
+
+/// The windows of the lines that `eta` extends: a fifth of it, 10 s and ten polls at least. Where that is long, a short one too: a
+/// fast leak leaves no time for more.
+fn eta_windows(eta: Duration, interval: Duration) -> (Duration, Option<Duration>) {
+    let longest = (eta / REACH).max(Duration::from_secs(10)).max(interval * 10);
+    let short = SHORT.max(interval * 10);
+    (longest, (longest > short * 2).then_some(short))
 }
 
 /// Rises smaller than this over `eta`'s window are noise: RSS counters lag by a few hundred KiB per CPU.
 fn eta_noise(limit: u64) -> u64 {
     (limit / 1000).max(512 << 10)
+}
+
+/// Readings further apart than so many intervals are of different times: what held before is not known to hold still.
+pub const STALE_AFTER: u32 = 5;
+/// A rise counts from so many standard errors on: a flat series passes by chance once in 30,000 windows.
+const ERRORS: f64 = 4.0;
+/// How long a height is remembered that RSS came back from, at least; and in windows of the rule.
+const REMEMBERED: Duration = Duration::from_secs(4 * 3_600);
+const REMEMBERED_WINDOWS: u32 = 12;
+
+/// For how long a condition has been met, less the time for which it was not: a dip costs what it lasts, and what is met less than
+/// half of the time never adds up.
+#[derive(Clone, Copy, Debug, Default)]
+struct Held {
+    met: bool,
+    time: Duration,
+}
+
+impl Held {
+    /// `passed` since the reading before, `None` where that says nothing about now. Between a reading that meets the condition and one
+    /// that does not, nobody knows when that changed: that time counts for neither.
+    fn update(&mut self, met: bool, passed: Option<Duration>, hold: Duration) {
+        match (passed, self.met, met) {
+            (None, ..) => self.time = Duration::ZERO,
+            (Some(passed), true, true) => self.time = (self.time + passed).min(hold),
+            (Some(passed), false, false) => self.time = self.time.saturating_sub(passed),
+            _ => {}
+        }
+        self.met = met;
+    }
+
+    /// A poll may be some milliseconds early.
+    fn for_long(&self, levels: &Levels) -> bool {
+        self.met && self.time + levels.interval / 10 >= levels.hold
+    }
+
+    fn is_pending(&self) -> bool {
+        self.met || !self.time.is_zero()
+    }
 }
 
 /// Where a rule stands, for people to read.
@@ -161,37 +210,57 @@ enum Standing {
     /// Flat: the range within the window is too small for the rule to hold.
     Flat,
     /// Measured, bytes per second.
-    Slope(f64),
+    Slope(f64, Means),
 }
 
-/// One rule over a window: when it was last measured, and since when it holds.
+/// What a measured slope means.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Means {
+    /// The rule's condition is met.
+    Met,
+    TooSlow,
+    /// The readings scatter so much that there may be no rise.
+    Scatter,
+    /// RSS has fallen since, or swings within the window.
+    NotStill,
+    /// RSS stood as high before and came back: this height, bytes.
+    Known(u64),
+}
+
+/// One rule over a window: when it was last measured, and for how long it has been met.
 #[derive(Clone, Debug)]
 struct Tracked {
     window: Window,
     standing: Standing,
-    since: Option<Mono>,
+    held: Held,
+    peaks: Peaks,
+    /// RSS below this has fallen out of the rise that was measured.
+    floor: u64,
 }
 
 /// Watches one life of one process.
 #[derive(Clone, Debug)]
 pub struct Detector {
     series: Series,
-    above_since: Option<Mono>,
-    /// The stage that `above_since` speaks of.
+    above: Held,
+    /// The stage that `above` speaks of.
     stage: usize,
     slope: Option<Tracked>,
     eta: Option<Tracked>,
+    /// `eta` over a short window, where its own is long.
+    eta_short: Option<Box<Tracked>>,
 }
 
 impl Detector {
     pub fn new(rules: &config::Rules, interval: Duration) -> Detector {
-        let track = |span| Tracked { window: Window::new(span, interval), standing: Standing::Off, since: None };
+        let eta = rules.eta.map(|eta| eta_windows(eta, interval));
         Detector {
             series: Series::new(),
-            above_since: None,
+            above: Held::default(),
             stage: 0,
-            slope: rules.slope.map(|rate| track(rate.window)),
-            eta: rules.eta.map(|eta| track(eta_window(eta, interval))),
+            slope: rules.slope.map(|rate| Tracked::new(rate.window, interval)),
+            eta: eta.map(|(longest, _)| Tracked::new(longest, interval)),
+            eta_short: eta.and_then(|(_, short)| Some(Box::new(Tracked::new(short?, interval)))),
         }
     }
 
@@ -206,56 +275,80 @@ impl Detector {
 
     /// Takes a reading. `age` is how long the process had been running, `stage` which stage of the threshold is next.
     pub fn observe(&mut self, sample: Sample, age: Duration, levels: &Levels, stage: usize) {
+        let passed = self.series.last().and_then(|last| passed(sample.at.since(last.at), levels.interval));
         self.series.push(sample);
+        if self.stage != stage {
+            (self.stage, self.above) = (stage, Held::default());
+        }
         let above = levels.stages.get(stage).is_some_and(|s| sample.rss >= s.bytes);
-        let since = self.above_since.filter(|_| self.stage == stage);
-        self.above_since = above.then(|| since.unwrap_or(sample.at));
-        self.stage = stage;
+        self.above.update(above, passed, levels.hold);
 
-        let warm = age >= levels.warmup;
+        let reading = At { sample, passed, warm: age >= levels.warmup, hold: levels.hold, recent_top: self.series.recent_top() };
         if let Some((tracked, (rise, rate))) = self.slope.as_mut().zip(levels.slope) {
-            tracked.update(sample, warm, |window, now| {
+            tracked.update(reading, rise / 2, |tracked| {
                 // 80 % of the window may be all there is, so 80 % of the rise must be there to see
-                if window.range(now)? < rise / 5 * 4 {
-                    return Ok((Standing::Flat, false));
+                if tracked.window.range(sample.at)? < rise / 5 * 4 {
+                    return Ok(Standing::Flat);
                 }
-                let slope = window.line(now)?.bytes_per_second;
-                Ok((Standing::Slope(slope), slope * rate.window.as_secs_f64() >= rise as f64))
+                let line = tracked.window.line(sample.at)?;
+                let is_fast = line.bytes_per_second * rate.window.as_secs_f64() >= rise as f64;
+                let means = if is_fast { tracked.weigh(line, sample.at, rise as f64, None)? } else { Means::TooSlow };
+                Ok(Standing::Slope(line.bytes_per_second, means))
             });
         }
-        if let Some(((tracked, eta), limit)) = self.eta.as_mut().zip(levels.eta).zip(levels.limit) {
-            tracked.update(sample, warm, |window, now| {
-                if window.range(now)? < eta_noise(limit) {
-                    return Ok((Standing::Flat, false));
+        let Some((eta, limit)) = levels.eta.zip(levels.limit) else { return };
+        for tracked in self.eta.iter_mut().chain(self.eta_short.as_deref_mut()) {
+            let reach = eta.min(tracked.window.span() * REACH);
+            // a tenth of the way to the limit is half of what the rule asks for within its window
+            let fall = (limit.saturating_sub(sample.rss) / u64::from(REACH) / 2).max(eta_noise(limit));
+            tracked.update(reading, fall, |tracked| {
+                if tracked.window.range(sample.at)? < eta_noise(limit) {
+                    return Ok(Standing::Flat);
                 }
-                let slope = window.line(now)?.bytes_per_second;
-                let reached = time_to(limit, sample.rss, slope).is_some_and(|t| t <= eta);
-                let rises = slope * window.span().as_secs_f64() >= eta_noise(limit) as f64;
-                Ok((Standing::Slope(slope), reached && rises))
+                let line = tracked.window.line(sample.at)?;
+                let slope = line.bytes_per_second;
+                let rise = slope * tracked.window.span().as_secs_f64();
+                let is_near = time_to(limit, sample.rss, slope).is_some_and(|t| t <= reach) && rise >= eta_noise(limit) as f64;
+                let means = if is_near { tracked.weigh(line, sample.at, rise, Some(limit))? } else { Means::TooSlow };
+                Ok(Standing::Slope(slope, means))
             });
         }
     }
 
-    /// RSS could not be read: nothing is known to hold any more.
+    /// RSS could not be read for too long: nothing is known to hold any more.
     pub fn interrupt(&mut self) {
-        self.above_since = None;
-        for tracked in [&mut self.slope, &mut self.eta].into_iter().flatten() {
-            tracked.since = None;
+        self.above = Held::default();
+        self.tracked_mut().for_each(|tracked| tracked.held = Held::default());
+    }
+
+    /// The incident is over: what rose before it ended is no part of what comes.
+    pub fn recovered(&mut self) {
+        self.interrupt();
+        for tracked in self.tracked_mut() {
+            tracked.window.clear();
+            tracked.standing = Standing::Off;
+            tracked.peaks.came_back();
         }
     }
 
-    /// Is any rule's condition met by the last reading, held long enough or not?
-    pub fn pending_since(&self) -> Option<Mono> {
-        let windows = [&self.slope, &self.eta].into_iter().flatten().filter_map(|t| t.since);
-        self.above_since.into_iter().chain(windows).min()
+    fn tracked(&self) -> impl Iterator<Item = &Tracked> {
+        self.slope.iter().chain(&self.eta).chain(self.eta_short.as_deref())
+    }
+
+    fn tracked_mut(&mut self) -> impl Iterator<Item = &mut Tracked> {
+        self.slope.iter_mut().chain(&mut self.eta).chain(self.eta_short.as_deref_mut())
+    }
+
+    /// Is any rule's condition met, held long enough or not? For how long so far, less its dips.
+    pub fn pending_for(&self) -> Option<Duration> {
+        std::iter::once(&self.above).chain(self.tracked().map(|t| &t.held)).filter(|held| held.is_pending()).map(|held| held.time).max()
     }
 
     /// The rule that has held long enough as of the last reading, with its numbers.
     pub fn fired(&self, levels: &Levels) -> Option<Fired> {
         let last = self.series.last()?;
-        let held = |since: &Mono| last.at.since(*since) >= levels.hold;
         let how_long = || format!("for {}", clock::human(levels.hold));
-        self.pick(last, levels, held, how_long).or_else(|| self.cut_short(last, levels))
+        self.pick(last, levels, |held| held.for_long(levels), how_long).or_else(|| self.cut_short(last, levels))
     }
 
     /// The next stage of the threshold, once it has held long enough. Slopes do not escalate.
@@ -266,33 +359,29 @@ impl Detector {
     /// What was pending when the process went away, with its numbers.
     pub fn unfinished(&self, levels: &Levels) -> Option<Fired> {
         let last = self.series.last()?;
-        self.pick(last, levels, |_| true, || "when the process ended".into())
+        self.pick(last, levels, Held::is_pending, || "when the process ended".into())
     }
 
     /// `for` must not outlast the process: if RSS goes on to rise as it does now, would the limit come first?
     fn cut_short(&self, last: Sample, levels: &Levels) -> Option<Fired> {
-        let since = self.pending_since()?;
         // the next reading, and with it the next chance, is an interval away
-        let left = levels.hold.saturating_sub(last.at.since(since)) + levels.interval;
+        let left = levels.hold.saturating_sub(self.pending_for()?) + levels.interval;
         let rise = self.series.rise()?;
         // a step that has ended goes on in the slope of the last few readings
         let reached = time_to(levels.limit?, last.rss, rise.confirmed.min(rise.seen)).filter(|t| *t <= left)?;
         let why = || format!("not waiting {}: the limit would be reached in {}", clock::human(levels.hold), clock::human(reached));
-        self.pick(last, levels, |_| true, why)
+        self.pick(last, levels, |held| held.met, why)
     }
 
-    /// The first rule whose condition has been met since a time that is `enough`.
-    fn pick(&self, last: Sample, levels: &Levels, enough: impl Fn(&Mono) -> bool, how_long: impl FnOnce() -> String) -> Option<Fired> {
-        let met = |tracked: &Option<Tracked>| tracked.as_ref().and_then(|t| t.since).filter(&enough).is_some();
-        if self.above_since.filter(&enough).is_some() {
-            self.threshold_fired(last, levels, how_long())
-        } else if met(&self.eta) {
-            self.eta_fired(last, levels)
-        } else if met(&self.slope) {
-            self.slope_fired(last, levels)
-        } else {
-            None
+    /// The first rule whose condition has held `enough`.
+    fn pick(&self, last: Sample, levels: &Levels, enough: impl Fn(&Held) -> bool, how_long: impl FnOnce() -> String) -> Option<Fired> {
+        if enough(&self.above) {
+            return self.threshold_fired(last, levels, how_long());
         }
+        if let Some(tracked) = self.eta.iter().chain(self.eta_short.as_deref()).find(|t| enough(&t.held)) {
+            return eta_fired(tracked, last, levels);
+        }
+        self.slope.as_ref().filter(|t| enough(&t.held)).and_then(|tracked| slope_fired(tracked, last, levels))
     }
 
     fn threshold_fired(&self, last: Sample, levels: &Levels, how_long: String) -> Option<Fired> {
@@ -306,52 +395,11 @@ impl Detector {
             slope_bytes_per_second: self.series.recent_slope(),
             window_seconds: None,
             eta_seconds: None,
-            reason: format!("RSS {} at or above {}, {how_long}", ByteSize(last.rss), threshold_words(stage, levels.limit, Lang::En)),
-        })
-    }
-
-    fn slope_fired(&self, last: Sample, levels: &Levels) -> Option<Fired> {
-        let (rise, rate) = levels.slope?;
-        let Standing::Slope(slope) = self.slope.as_ref()?.standing else { return None };
-        let window = rate.window.as_secs_f64();
-        Some(Fired {
-            trigger: Trigger::Slope,
-            rss_bytes: last.rss,
-            level_bytes: last.rss,
-            limit_bytes: levels.limit,
-            slope_bytes_per_second: Some(slope),
-            window_seconds: Some(window),
-            eta_seconds: levels.limit.and_then(|l| time_to(l, last.rss, slope)).map(|t| t.as_secs_f64()),
-            reason: format!(
-                "RSS {} rises by {} in {}, at or above {}",
-                ByteSize(last.rss),
-                ByteSize((slope * window) as u64),
-                clock::human(rate.window),
-                ByteSize(rise),
-            ),
-        })
-    }
-
-    fn eta_fired(&self, last: Sample, levels: &Levels) -> Option<Fired> {
-        let (limit, eta, tracked) = (levels.limit?, levels.eta?, self.eta.as_ref()?);
-        let Standing::Slope(slope) = tracked.standing else { return None };
-        let left = time_to(limit, last.rss, slope)?;
-        Some(Fired {
-            trigger: Trigger::Eta,
-            rss_bytes: last.rss,
-            level_bytes: last.rss,
-            limit_bytes: Some(limit),
-            slope_bytes_per_second: Some(slope),
-            window_seconds: Some(tracked.window.span().as_secs_f64()),
-            eta_seconds: Some(left.as_secs_f64()),
-            reason: format!(
-                "RSS {} rises by {} a second and would reach the limit of {} in {}, within {}",
-                ByteSize(last.rss),
-                ByteSize(slope as u64),
-                ByteSize(limit),
-                clock::human(left),
-                clock::human(eta),
-            ),
+            reason: if last.rss < stage.bytes {
+                format!("RSS {}, and until just before at or above {}", ByteSize(last.rss), threshold_words(stage, levels.limit, Lang::En))
+            } else {
+                format!("RSS {} at or above {}, {how_long}", ByteSize(last.rss), threshold_words(stage, levels.limit, Lang::En))
+            },
         })
     }
 
@@ -389,10 +437,18 @@ impl Detector {
         words.join(lang.pick("; ", "；"))
     }
 
+    /// Why a rise that is steep enough for `slope` is not taken for one.
+    pub fn why_no_slope(&self, lang: Lang) -> Option<String> {
+        match self.slope.as_ref()?.standing {
+            Standing::Slope(_, means) => means.why_not(lang),
+            _ => None,
+        }
+    }
+
     /// Bytes per second: the robust line where a rule keeps one, else of the last readings.
     pub fn slope(&self) -> Option<f64> {
-        let measured = [&self.slope, &self.eta].into_iter().flatten().find_map(|t| match t.standing {
-            Standing::Slope(slope) => Some(slope),
+        let measured = self.tracked().find_map(|t| match t.standing {
+            Standing::Slope(slope, _) => Some(slope),
             Standing::Flat => Some(0.0),
             _ => None,
         });
@@ -400,17 +456,121 @@ impl Detector {
     }
 }
 
+fn slope_fired(tracked: &Tracked, last: Sample, levels: &Levels) -> Option<Fired> {
+    let (rise, rate) = levels.slope?;
+    let Standing::Slope(slope, _) = tracked.standing else { return None };
+    let window = rate.window.as_secs_f64();
+    Some(Fired {
+        trigger: Trigger::Slope,
+        rss_bytes: last.rss,
+        level_bytes: last.rss,
+        limit_bytes: levels.limit,
+        slope_bytes_per_second: Some(slope),
+        window_seconds: Some(window),
+        eta_seconds: levels.limit.and_then(|l| time_to(l, last.rss, slope)).map(|t| t.as_secs_f64()),
+        reason: format!(
+            "RSS {} rises by {} in {}, at or above {}",
+            ByteSize(last.rss),
+            ByteSize((slope * window) as u64),
+            clock::human(rate.window),
+            ByteSize(rise),
+        ),
+    })
+}
+
+fn eta_fired(tracked: &Tracked, last: Sample, levels: &Levels) -> Option<Fired> {
+    let (limit, eta) = (levels.limit?, levels.eta?);
+    let Standing::Slope(slope, _) = tracked.standing else { return None };
+    let left = time_to(limit, last.rss, slope)?;
+    Some(Fired {
+        trigger: Trigger::Eta,
+        rss_bytes: last.rss,
+        level_bytes: last.rss,
+        limit_bytes: Some(limit),
+        slope_bytes_per_second: Some(slope),
+        window_seconds: Some(tracked.window.span().as_secs_f64()),
+        eta_seconds: Some(left.as_secs_f64()),
+        reason: format!(
+            "RSS {} rises by {} a second and would reach the limit of {} in {}, within {}",
+            ByteSize(last.rss),
+            ByteSize(slope as u64),
+            ByteSize(limit),
+            clock::human(left),
+            clock::human(eta),
+        ),
+    })
+}
+
+/// What every rule over a window must know of a reading.
+#[derive(Clone, Copy)]
+struct At {
+    sample: Sample,
+    passed: Option<Duration>,
+    warm: bool,
+    hold: Duration,
+    /// The highest of the last few readings.
+    recent_top: u64,
+}
+
+/// How much of the time between two readings is known: all if they are neighbours, else what one reading stands for; `None` if they are of
+/// different times.
+fn passed(between: Duration, interval: Duration) -> Option<Duration> {
+    if between > interval * STALE_AFTER {
+        None
+    } else if between > interval * 3 / 2 {
+        // a reading is missing between the two
+        Some(interval)
+    } else {
+        Some(between)
+    }
+}
+
 impl Tracked {
-    fn update(&mut self, sample: Sample, warm: bool, measure: impl FnOnce(&Window, Mono) -> Result<(Standing, bool), TooFew>) {
-        let closed = self.window.push(sample);
-        if !warm {
-            self.standing = Standing::Warming;
-            self.since = None;
-        } else if closed || matches!(self.standing, Standing::Warming | Standing::Off) {
-            let (standing, holds) = measure(&self.window, sample.at).unwrap_or_else(|few| (Standing::Gathering(few), false));
-            self.standing = standing;
-            self.since = holds.then(|| self.since.unwrap_or(sample.at));
+    fn new(span: Duration, interval: Duration) -> Tracked {
+        Tracked { window: Window::new(span, interval), standing: Standing::Off, held: Held::default(), peaks: Peaks::default(), floor: 0 }
+    }
+
+    /// `fall` is what counts as having come back, bytes.
+    fn update(&mut self, at: At, fall: u64, measure: impl FnOnce(&mut Tracked) -> Result<Standing, TooFew>) {
+        let closed = self.window.push(at.sample);
+        if let Some(point) = self.window.newest().filter(|_| closed) {
+            self.peaks.push(point, fall);
         }
+        if !at.warm {
+            (self.standing, self.held) = (Standing::Warming, Held::default());
+            return;
+        }
+        if closed || matches!(self.standing, Standing::Warming | Standing::Off) {
+            self.standing = measure(self).unwrap_or_else(Standing::Gathering);
+        }
+        let met = matches!(self.standing, Standing::Slope(_, Means::Met)) && at.recent_top >= self.floor;
+        self.held.update(met, at.passed, at.hold);
+    }
+
+    /// Whether a line that is steep enough is a rise that goes on; `least` is what it must amount to over the window, bytes.
+    fn weigh(&mut self, line: Line, now: Mono, least: f64, limit: Option<u64>) -> Result<Means, TooFew> {
+        let course = self.window.course(line, now)?;
+        let rise = course.line.bytes_per_second * self.window.span().as_secs_f64();
+        self.floor = course.floor;
+        if rise < course.error * ERRORS {
+            return Ok(Means::Scatter);
+        }
+        if course.floor_rise < rise / 3.0 || course.below_top as f64 > (rise / 4.0).max(course.scatter) {
+            return Ok(Means::NotStill);
+        }
+        // a step that stays is a rise, but it leads to no limit; a steady line rises by a quarter
+        if limit.is_some() && course.late_rise < rise / 8.0 {
+            return Ok(Means::NotStill);
+        }
+        let remembered = now - REMEMBERED.max(self.window.span() * REMEMBERED_WINDOWS);
+        self.peaks.forget(remembered);
+        // a peak within the rise is a part of it
+        let Some(peak) = self.peaks.highest(remembered, course.from + self.window.span() / 4) else {
+            return Ok(Means::Met);
+        };
+        // near the limit, nothing is known to be harmless
+        let above = limit.map_or(least / 2.0, |limit| (least / 2.0).min(limit.saturating_sub(peak) as f64 / 4.0));
+        Ok(if course.top as f64 <= peak as f64 + above { Means::Known(peak) } else { Means::Met })
     }
 }
 
@@ -421,8 +581,30 @@ impl Standing {
             Standing::Warming => lang.pick("ignored during warm-up", "预热期不计").into(),
             Standing::Gathering(few) => say!(lang; "gathering, {} of {} buckets"; "收集中，{}/{} 个区间", few.have, few.need),
             Standing::Flat => lang.pick("flat", "平稳").into(),
-            Standing::Slope(slope) => measured(slope),
+            Standing::Slope(slope, means) => match means.why_not(lang) {
+                None => measured(slope),
+                Some(why) => {
+                    let measured = measured(slope);
+                    say!(lang; "{measured}, but {why}"; "{measured}，但{why}")
+                }
+            },
         }
+    }
+}
+
+impl Means {
+    /// Why a slope that is steep enough does not count.
+    fn why_not(self, lang: Lang) -> Option<String> {
+        let why = match self {
+            Means::Met | Means::TooSlow => return None,
+            Means::Scatter => lang.pick("the readings scatter by as much", "读数本身的波动就有这么大").into(),
+            Means::NotStill => lang.pick("RSS swings or has fallen since", "RSS 在波动或已回落").into(),
+            Means::Known(peak) => {
+                let peak = ByteSize(peak);
+                say!(lang; "RSS came back from {peak} before"; "此前曾从 {peak} 自行回落")
+            }
+        };
+        Some(why)
     }
 }
 
@@ -476,7 +658,8 @@ mod tests {
         let (when, fired) = first(&rules, None, 0, [50, 100, 100, 100, 100]).unwrap();
         assert_eq!((when, fired.trigger, fired.level_bytes), (4, Trigger::Threshold, 100 * MIB));
         assert_eq!(fired.reason, "RSS 100MiB at or above the threshold of 100MiB, for 3s");
-        assert!(first(&rules, None, 0, [100, 100, 100, 99, 100, 100, 100]).is_none(), "a dip starts the wait anew");
+        assert_eq!(first(&rules, None, 0, [100, 100, 99, 100, 100, 100]).unwrap().0, 5, "a dip counts for neither");
+        assert!(first(&rules, None, 0, [100, 100, 99, 99, 99, 100, 100, 100]).is_none(), "a longer one takes back what it lasts");
     }
 
     #[test]

@@ -70,8 +70,9 @@ fn an_exposition_that_lies_makes_blind_and_captures_nothing() {
         let before = memtrap.log().matches("state=\"armed\"").count();
         server.set("/metrics", text("RSS 5e7\n"));
         memtrap.wait_until(20, "all is well", |m| m.log().matches("state=\"armed\"").count() > before);
+        let blind = memtrap.log().matches("state=\"blind\"").count();
         server.set("/metrics", page);
-        memtrap.wait_until(20, why, |m| m.log().contains(why));
+        memtrap.wait_until(20, why, |m| m.log().contains(why) && m.log().matches("state=\"blind\"").count() > blind);
     }
     assert_eq!((memtrap.bundles().len(), memtrap.log().matches("instance gone").count()), (0, 0));
 

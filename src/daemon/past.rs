@@ -57,5 +57,5 @@ pub(super) fn slot_of(manifest: Manifest, boot_id: &str) -> Option<(String, Save
         fired: manifest.trigger,
     };
     let instance = id.filter(|id| id.process().is_none() || manifest.boot_id == boot_id);
-    Some((manifest.target, SavedSlot { instance, incident: Some(incident), capturing: true, retrying: false, cooldown_left: None }))
+    Some((manifest.target, SavedSlot { instance, incident: Some(incident), capturing: true, ..SavedSlot::default() }))
 }

@@ -55,7 +55,7 @@ impl Slot {
             }
             Phase::Open => Err(Denied::Open(incident.map_or_else(String::new, |i| i.id.clone()))),
             Phase::Retrying { at, .. } => Err(Denied::Retrying(at.since(now))),
-            Phase::Watching => match self.cooldown_until(now) {
+            Phase::Watching => match self.cooldown.and_then(|c| c.holds(rss, now)) {
                 Some(until) => Err(Denied::Cooldown(until.since(now))),
                 None => Ok(Order { incident: None, part: 1, fired }),
             },

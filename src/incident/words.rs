@@ -1,6 +1,6 @@
 //! Where a slot stands, and why, for people.
 
-use super::{Muted, Phase, Slot, State};
+use super::{Muted, Phase, Slot, State, Unread};
 use crate::clock::{self, Mono};
 use crate::lang::{Lang, say};
 use crate::trigger::Levels;
@@ -11,13 +11,13 @@ impl Slot {
     pub fn state(&self, now: Mono) -> State {
         match (&self.phase, &self.life) {
             (Phase::Capturing { .. }, _) => State::Capturing,
-            _ if self.blind.is_some() => State::Blind,
+            _ if self.unread.as_ref().is_some_and(|unread| now >= unread.blind_from) => State::Blind,
             (_, None) => State::Waiting,
             (Phase::Open, _) => State::Open,
             (Phase::Retrying { .. }, _) => State::Pending,
             _ if self.cooldown_until(now).is_some() => State::Cooldown,
             _ if self.throttled.is_some() => State::Throttled,
-            (_, Some(life)) if life.detector.pending_since().is_some() => State::Pending,
+            (_, Some(life)) if life.detector.pending_for().is_some() => State::Pending,
             (_, Some(life)) if life.warming => State::Warming,
             _ => State::Armed,
         }
@@ -25,6 +25,16 @@ impl Slot {
 
     /// Why it is in that state, in words.
     pub fn reason(&self, levels: &Levels, now: Mono, lang: Lang) -> String {
+        let said = self.reason_of_state(levels, now, lang);
+        match &self.unread {
+            Some(Unread { why, blind_from }) if now < *blind_from => {
+                say!(lang; "{said}; the last reading failed: {why}"; "{said}；上次读取失败：{why}")
+            }
+            _ => said,
+        }
+    }
+
+    fn reason_of_state(&self, levels: &Levels, now: Mono, lang: Lang) -> String {
         let standing = || self.life.as_ref().map_or(String::new(), |l| l.detector.standing(levels, lang));
         let cooldown = self.cooldown_until(now).map(|t| clock::human(t.since(now)));
         match self.state(now) {
@@ -33,7 +43,7 @@ impl Slot {
                 (_, Some(incident)) => incident.fired.reason.clone(),
                 _ => String::new(),
             },
-            State::Blind => self.blind.clone().unwrap_or_default(),
+            State::Blind => self.unread.as_ref().map_or_else(String::new, |unread| unread.why.clone()),
             State::Throttled => self.throttled.as_ref().map(|why| why.words(lang)).unwrap_or_default(),
             State::Waiting => match cooldown {
                 Some(left) => say!(lang; "no process matches; no capture for another {left}"; "没有匹配的进程；{left} 内不会采集"),
@@ -48,26 +58,36 @@ impl Slot {
                 )
             }
             State::Cooldown if self.muted != Muted::No => {
-                let (standing, left) = (standing(), cooldown.unwrap_or_default());
-                say!(lang; "{standing}; held back by the cooldown for another {left}"; "{standing}；冷却中，还有 {left}")
+                let (standing, left, grown) = (standing(), cooldown.unwrap_or_default(), self.grown(lang));
+                say!(lang; "{standing}; held back by the cooldown for another {left}{grown}"; "{standing}；冷却中，还有 {left}{grown}")
             }
             State::Cooldown => {
-                let left = cooldown.unwrap_or_default();
-                say!(lang; "recovered; armed again in {left}"; "已恢复；{left} 后重新待命")
+                let (left, grown) = (cooldown.unwrap_or_default(), self.grown(lang));
+                say!(lang; "recovered; armed again in {left}{grown}"; "已恢复；{left} 后重新待命{grown}")
             }
-            State::Pending => match (&self.phase, self.life.as_ref().and_then(|l| l.detector.pending_since())) {
+            State::Pending => match (&self.phase, self.life.as_ref().and_then(|l| l.detector.pending_for())) {
                 (Phase::Retrying { at, why, .. }, _) => {
                     let left = clock::human(at.since(now));
                     say!(lang; "{why}; next try in {left}"; "{why}；{left} 后重试")
                 }
-                (_, Some(since)) => {
-                    let (standing, held, hold) = (standing(), clock::human(now.since(since)), clock::human(levels.hold));
+                (_, Some(held)) => {
+                    let (standing, held, hold) = (standing(), clock::human(held), clock::human(levels.hold));
                     say!(lang; "{standing}; holding for {held} of {hold}"; "{standing}；已持续 {held}，需 {hold}")
                 }
                 _ => standing(),
             },
             State::Warming | State::Armed => standing(),
         }
+    }
+
+    /// Why the cooldown is longer than it is configured, as an end of a sentence.
+    fn grown(&self, lang: Lang) -> String {
+        let Some((again, worse)) = self.cooldown.and_then(|c| c.growth()) else { return String::new() };
+        let (times, worse) = (2u32.pow(again), ByteSize(worse));
+        say!(lang;
+            " ({times} times the usual, for it has come again and again; sooner only above {worse})";
+            "（反复出现，为平时的 {times} 倍；超过 {worse} 则提前）"
+        )
     }
 
     /// When a rule may next lead to a capture, in a few words.

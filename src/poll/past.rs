@@ -53,8 +53,7 @@ mod tests {
             instance: Some(InstanceId { pid, start_ticks: 1 }.into()),
             incident: Some(Incident { id: id.into(), part: 1, stages: 0, rearm_below: 0, fired }),
             capturing,
-            retrying: false,
-            cooldown_left: None,
+            ..SavedSlot::default()
         }
     }
 

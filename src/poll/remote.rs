@@ -1,8 +1,8 @@
 //! Instances that a source elsewhere tells of, as the watcher holds them: the same slots, rules and orders as for processes of this host.
 //!
-//! What differs is how little can be known of an end. A source that does not answer says nothing about its instances: they are
-//! `blind`, for as long as it takes. A series that a source no longer has is `blind` as well at first, since one failed scrape makes a
-//! server drop it; after [`LOST_AFTER`] answers without it, what its rule was waiting for is captured while there may be something to
+//! What differs is how little can be known of an end. A source that does not answer says nothing about its instances: after a few
+//! questions without an answer they are `blind`, for as long as it takes. A series that a source no longer has is `blind` as well at first,
+//! since one failed scrape makes a server drop it; after [`LOST_AFTER`] answers without it, what its rule was waiting for is captured while there may be something to
 //! capture; it counts as gone only [`GONE_AFTER`] later. A changed start time is a restart at once.
 
 use std::collections::HashMap;
@@ -117,7 +117,7 @@ impl Watched {
         let mut changed = false;
         self.say_trouble(Some(why.clone()), now);
         for (number, slot) in self.roster.iter_mut() {
-            slot.blind(why.clone());
+            slot.blind(why.clone(), self.config.interval, now);
             if let Some(seat) = self.seats.get_mut(&number) {
                 if let Reader::Remote(seen) = &mut seat.reader {
                     seen.source_is_down = true;
@@ -228,7 +228,7 @@ impl Watched {
                 let place = Place { target: config, number, slot, seat };
                 dispatch.read(place, Sample { at: heard.at, rss }, age, has_evidence, heard.now);
             }
-            Err(why) => slot.blind(why),
+            Err(why) => slot.blind(why, config.interval, heard.now),
         }
         changed |= seat.log_change(&config.name, slot, heard.now);
         changed
@@ -247,13 +247,13 @@ impl Watched {
             }
             seen.source_is_down = false;
             if let Some(why) = partial {
-                slot.blind(format!("not in the answer, which is partial: {why}"));
+                slot.blind(format!("not in the answer, which is partial: {why}"), config.interval, heard.now);
                 changed |= seat.log_change(&config.name, slot, heard.now);
                 continue;
             }
             seen.missed = seen.missed.saturating_add(1);
             let away = heard.now.since(seen.last);
-            slot.missing(format!("its series has not been there for {}", human(away)));
+            slot.missing(format!("its series has not been there for {}", human(away)), config.interval, heard.now);
             let is_gone = seen.missed >= LOST_AFTER && away >= GONE_AFTER;
             if (seen.missed == LOST_AFTER || is_gone)
                 && let Some(order) = slot.gone(&seat.levels, heard.now)

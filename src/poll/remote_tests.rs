@@ -103,6 +103,31 @@ fn a_source_that_is_down_makes_blind_and_never_gone() {
 }
 
 #[test]
+fn a_source_that_fails_every_third_time_still_fires() {
+    let mut t = fleet("shop");
+    t.rules.hold = Duration::from_secs(3);
+    let mut w = World::new(vec![t]);
+    w.see(5, &[("a:1", 50)]);
+    for _ in 0..3 {
+        w.see(2, &[("a:1", 186)]).told(Err("no whole answer within 900ms".into()));
+        assert_ne!(w.of("a:1").state, State::Blind);
+    }
+    assert_eq!(w.jobs().len(), 1);
+}
+
+#[test]
+fn a_series_that_is_not_there_now_and_then_still_fires() {
+    let mut t = fleet("shop");
+    t.rules.hold = Duration::from_secs(3);
+    let mut w = World::new(vec![t]);
+    w.see(5, &[("a:1", 50), ("b:1", 50)]);
+    for _ in 0..4 {
+        w.see(1, &[("a:1", 186), ("b:1", 50)]).see(1, &[("b:1", 50)]);
+    }
+    assert_eq!(w.jobs().len(), 1);
+}
+
+#[test]
 fn before_anything_was_seen_a_source_that_is_down_is_told_too() {
     let mut w = World::new(vec![fleet("shop")]);
     assert!(w.seconds(1).status()[0].reason.contains("has not answered yet"));

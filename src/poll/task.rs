@@ -98,6 +98,8 @@ pub struct Job {
     pub hurry: bool,
     /// What the reader of the bundle should know.
     pub warning: Option<String>,
+    /// Its process ended before the capture began.
+    pub is_gone: bool,
 }
 
 /// How a job ended.

@@ -162,7 +162,7 @@ impl Watched {
                     self.due = now;
                     changed = true;
                 }
-                Err(why) => slot.blind(why),
+                Err(why) => slot.blind(why, self.config.interval, now),
             }
         }
         changed
@@ -495,6 +495,7 @@ impl Dispatch {
         }
         self.kin.note(&place, &order);
         let mut job = self.begin(place, order, now);
+        job.is_gone = matches!(urgency, Urgency::Gone(_));
         match caveat {
             None | Some(Caveat::Gone) => {}
             Some(Caveat::Doubtful(warning)) => job.warning = Some(warning),
@@ -514,7 +515,19 @@ impl Dispatch {
         let subject = seat.subject(target, last);
         let hurry = is_near_limit(slot, seat);
         let (fired, part, oom) = (order.fired, order.part, seat.oom.clone());
-        Box::new(Job { subject, slot: number, admitted: now, incident: id, part, fired, oom, timeline, hurry, warning: None })
+        Box::new(Job {
+            subject,
+            slot: number,
+            admitted: now,
+            incident: id,
+            part,
+            fired,
+            oom,
+            timeline,
+            hurry,
+            warning: None,
+            is_gone: false,
+        })
     }
 }
 

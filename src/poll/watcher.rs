@@ -263,9 +263,9 @@ impl Watcher {
                     watched.execs.extend(seat.id.process().map(|id| (id, now)));
                     ended.push(*number);
                 }
-                Reading::Blind(why) => slot.blind(why),
+                Reading::Blind(why) => slot.blind(why, bounds.interval, now),
             }
-            let last = slot.series().and_then(|s| s.last());
+            let last = slot.series().and_then(|s| s.last()).filter(|_| !slot.is_unread());
             let wait = last.map_or(bounds.interval, |last| pace::pause(slot.state(now), last, slot.rise(), &seat.levels, bounds));
             seat.due = next_multiple(now, wait);
             next = next.min(seat.due);

@@ -5,6 +5,8 @@
 
 pub mod plot;
 pub mod read;
+#[cfg(test)]
+mod table;
 
 use std::time::{Duration, SystemTime};
 
@@ -90,7 +92,6 @@ pub fn replay(readings: &[Reading], setup: &Setup) -> Outcome {
             ends = None;
         }
         let (sample, age) = (Sample { at: now, rss: reading.rss }, setup.age.saturating_add(offset));
-        nearest.observe(reading.at, sample, age, &setup.rules, &levels);
         let mut happened = |what| outcome.events.push(Event { at: reading.at, rss: reading.rss, what });
         if let Some(order) = slot.observe(sample, age, &levels, &setup.rules) {
             happened(What::Fired { part: order.part, fired: Box::new(order.fired.clone()) });
@@ -98,6 +99,7 @@ pub fn replay(readings: &[Reading], setup: &Setup) -> Outcome {
             slot.admitted(&order, id, &levels, &setup.rules, now);
             ends = Some(now + busy);
         }
+        nearest.observe(reading.at, sample, age, &slot, &levels);
         let state = slot.state(now);
         if shown != Some(state) && state != State::Capturing {
             happened(What::State(state, slot.reason(&levels, now, Lang::En)));
@@ -116,11 +118,19 @@ pub fn typical_gap(readings: &[Reading]) -> Duration {
     gaps.get(gaps.len() / 2).copied().unwrap_or_default()
 }
 
+/// When RSS rose most, bytes per second, and why the rule did not take that for a rise, if it did not.
+struct Steepest {
+    at: SystemTime,
+    slope: f64,
+    why_not: Option<String>,
+}
+
 /// How near each rule came.
 struct Nearest {
     highest: Option<(SystemTime, u64)>,
-    slope: Option<(Window, Option<(SystemTime, f64)>)>,
-    eta: Option<(Window, Option<(SystemTime, Duration)>)>,
+    slope: Option<(Window, Option<Steepest>)>,
+    eta: Vec<Window>,
+    soonest: Option<(SystemTime, Duration)>,
     /// A line towards the limit was seen, rising or not.
     eta_seen: bool,
     rules: Rules,
@@ -131,31 +141,34 @@ impl Nearest {
         Nearest {
             highest: None,
             slope: rules.slope.map(|rate| (Window::new(rate.window, interval), None)),
-            eta: levels.eta_window().map(|window| (Window::new(window, interval), None)),
+            eta: levels.eta_windows().map(|span| Window::new(span, interval)).collect(),
+            soonest: None,
             eta_seen: false,
             rules: rules.clone(),
         }
     }
 
-    fn observe(&mut self, at: SystemTime, sample: Sample, age: Duration, rules: &Rules, levels: &Levels) {
+    /// The slot has seen this reading.
+    fn observe(&mut self, at: SystemTime, sample: Sample, age: Duration, slot: &Slot, levels: &Levels) {
         if self.highest.is_none_or(|(_, rss)| sample.rss > rss) {
             self.highest = Some((at, sample.rss));
         }
-        let warm = age >= rules.warmup;
+        let warm = age >= self.rules.warmup;
         if let Some((window, steepest)) = &mut self.slope {
-            window.push(sample);
-            let line = window.line(sample.at).ok().filter(|_| warm).map(|line| line.bytes_per_second);
-            if let Some(slope) = line.filter(|slope| steepest.is_none_or(|(_, most)| *slope > most)) {
-                *steepest = Some((at, slope));
+            // between two closed buckets nothing changes
+            let line = window.push(sample).then(|| window.line(sample.at).ok()).flatten().filter(|_| warm);
+            let slope = line.map(|line| line.bytes_per_second);
+            if let Some(slope) = slope.filter(|slope| steepest.as_ref().is_none_or(|most| *slope > most.slope)) {
+                *steepest = Some(Steepest { at, slope, why_not: slot.why_no_slope(Lang::En) });
             }
         }
-        if let (Some((window, soonest)), Some(limit)) = (&mut self.eta, levels.limit) {
-            window.push(sample);
-            let line = window.line(sample.at).ok().filter(|_| warm);
+        let Some(limit) = levels.limit else { return };
+        for window in &mut self.eta {
+            let line = window.push(sample).then(|| window.line(sample.at).ok()).flatten().filter(|_| warm);
             self.eta_seen |= line.is_some();
             let left = line.and_then(|line| time_to(limit, sample.rss, line.bytes_per_second));
-            if let Some(left) = left.filter(|left| soonest.is_none_or(|(_, least)| *left < least)) {
-                *soonest = Some((at, left));
+            if let Some(left) = left.filter(|left| self.soonest.is_none_or(|(_, least)| *left < least)) {
+                self.soonest = Some((at, left));
             }
         }
     }
@@ -173,16 +186,17 @@ impl Nearest {
         if let (Some(rate), Some((_, steepest))) = (self.rules.slope, &self.slope) {
             let window = rate.window;
             said.push(match steepest {
-                Some((at, slope)) if *slope > 0.0 => {
+                Some(Steepest { at, slope, why_not }) if *slope > 0.0 => {
                     let rise = ByteSize((slope * window.as_secs_f64()) as u64);
-                    format!("slope {rate}: the steepest rise was {rise} in {}, at {}", human(window), time(*at))
+                    let but = why_not.as_ref().map_or(String::new(), |why| format!(", but {why}"));
+                    format!("slope {rate}: the steepest rise was {rise} in {}, at {}{but}", human(window), time(*at))
                 }
                 Some(_) => format!("slope {rate}: it never rose"),
                 None => format!("slope {rate}: too few readings in {} after the warmup of {}", human(window), human(self.rules.warmup)),
             });
         }
         if let Some(eta) = self.rules.eta {
-            said.push(match (levels.limit, self.eta.as_ref().and_then(|(_, soonest)| *soonest)) {
+            said.push(match (levels.limit, self.soonest) {
                 (None, _) => format!("eta {} needs a limit, which is unknown: give one", human(eta)),
                 (Some(limit), Some((at, left))) => {
                     format!("eta {}: nearest to the limit of {} was {} at {}", human(eta), ByteSize(limit), human(left), time(at))
