@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::profiles::{MAX_FRAMES, MAX_GROUPS, shown};
 use crate::pprof::goroutine::{self, Dump};
+use crate::pprof::own;
 use crate::verdict::{Deepest, Group};
 
 /// `debug=2` does, `debug=1` does not.
@@ -12,7 +13,7 @@ pub fn tells_states(dump: &Dump) -> bool {
 }
 
 /// By identical stack of functions, the largest first.
-pub fn groups(dump: &Dump) -> Vec<Group> {
+pub fn groups(dump: &Dump, module: Option<&str>) -> Vec<Group> {
     // different lines of one function are one stack of functions
     let mut named: BTreeMap<Vec<&str>, Merged> = BTreeMap::new();
     for group in &dump.groups {
@@ -28,7 +29,7 @@ pub fn groups(dump: &Dump) -> Vec<Group> {
     let mut groups: Vec<(Vec<&str>, Merged)> = named.into_iter().collect();
     groups.sort_by_key(|(_, merged)| std::cmp::Reverse(merged.count));
     groups.truncate(MAX_GROUPS);
-    groups.into_iter().map(|(stack, merged)| merged.group(stack)).collect()
+    groups.into_iter().map(|(stack, merged)| merged.group(stack, module)).collect()
 }
 
 /// The stack with the most frames that Go did not print; `None` if it printed all.
@@ -48,12 +49,13 @@ struct Merged<'a> {
 }
 
 impl Merged<'_> {
-    fn group(self, stack: Vec<&str>) -> Group {
+    fn group(self, stack: Vec<&str>, module: Option<&str>) -> Group {
         let most = self.states.into_iter().max_by_key(|(_, count)| *count);
         Group {
             count: self.count,
             state: most.map(|(state, _)| shown(state)),
             longest_wait_seconds: self.longest_minutes.map(|minutes| minutes.saturating_mul(60)),
+            place: own::place(stack.iter().copied(), module).map(shown),
             stack: stack.into_iter().map(shown).collect(),
         }
     }
@@ -76,7 +78,7 @@ mod tests {
             )
         };
         let text = [one(5, "chan receive, 7 minutes"), one(6, "chan receive, 9 minutes"), one(7, "select")].concat();
-        let groups = groups(&dump(&text));
+        let groups = groups(&dump(&text), None);
         assert_eq!(groups.len(), 1, "{groups:?}");
         let g = &groups[0];
         assert_eq!((g.count, g.state.as_deref(), g.longest_wait_seconds), (3, Some("chan receive"), Some(540)));
@@ -87,7 +89,7 @@ mod tests {
     fn counts_beyond_all_numbers_do_not_overflow() {
         let one = |line: u32| format!("{} @ 0x1\n#\t0x1\tmain.wait+0x1\t/x/main.go:{line}\n\n", u64::MAX);
         let text = ["goroutine 1 [select]:\nmain.wait()\n\t/x/main.go:9 +0x1\n\n", &one(1), &one(2)].concat();
-        assert_eq!(groups(&dump(&text))[0].count, u64::MAX);
+        assert_eq!(groups(&dump(&text), None)[0].count, u64::MAX);
     }
 
     #[test]

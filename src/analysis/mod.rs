@@ -6,8 +6,13 @@
 
 pub mod archive;
 mod goroutines;
+mod identity;
 mod profiles;
 pub mod single;
+mod sites;
+mod told;
+#[cfg(test)]
+mod cases;
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -23,27 +28,30 @@ use crate::error::chain;
 use crate::lang::{Lang, say};
 use crate::pprof::{self, Profile, goroutine};
 use crate::units::ByteSize;
-use crate::verdict::{self, Cause, Ending, Facts, Gogc, Goroutines, TopLine, Verdict};
+use crate::verdict::{self, Cause, Ending, Facts, Gogc, TopLine, Verdict};
+use identity::Identity;
+use told::Told;
 
 /// Of one file; real profiles and dumps stay far below.
 const MAX_FILE: u64 = 1 << 30;
 const MAX_JSON: u64 = 8 << 20;
-/// Of one profile. Ten times what the largest services have; the defaults would let one hostile profile take all of the child's memory.
+/// Of one profile: a service with a million allocation sites, as `top` reads it; the defaults would let one hostile profile take all of the
+/// child's memory.
 const PROFILE: pprof::Limits = pprof::Limits {
-    inflated_bytes: 64 << 20,
+    inflated_bytes: 128 << 20,
     strings: 1_000_000,
     mappings: 20_000,
-    functions: 250_000,
-    locations: 250_000,
+    functions: 500_000,
+    locations: 500_000,
     lines: 1_000_000,
-    samples: 200_000,
-    values: 2_000_000,
-    frames: 6_000_000,
+    samples: 1_000_000,
+    values: 4_000_000,
+    frames: 24_000_000,
     labels: 1_000_000,
     comment_bytes: 1 << 20,
 };
 /// Of all profiles of a directory together, once they are decoded.
-const PROFILES_MEMORY: usize = 192 << 20;
+const PROFILES_MEMORY: usize = 256 << 20;
 const TOP_ROWS: usize = 20;
 
 /// Why there is nothing to say.
@@ -106,17 +114,14 @@ pub fn of_directory(
 ) -> Result<Analysis, AnalysisError> {
     let mut files = Files::open(dir, lang)?;
     let manifest = manifest.or_else(|| files.json("manifest.json"));
-    let heap_gc = files.profile("heap_gc.pb.gz");
-    // what other tools save is often the whole text, with the samples above the numbers
-    let heap = files.profile("heap.pb.gz").or_else(|| files.heap_text("memstats.txt"));
-    let mut evidence = files.kernel("proc/");
-    evidence.memstats = files.memstats("memstats.txt");
-    evidence.memstats_gc = files.memstats("memstats_gc.txt");
     let remote: Option<RemoteInstance> = files.json("metrics.json");
-    // what its metrics said is older by some seconds, and better than nothing
-    evidence.memstats = evidence.memstats.or(remote.as_ref().and_then(|r| r.go_memstats));
-    evidence.heap_gc_inuse = heap_gc.as_ref().and_then(|p| profiles::total(p, "inuse_space"));
-    evidence.heap_inuse = heap.as_ref().and_then(|p| profiles::total(p, "inuse_space"));
+    let process: Option<ProcessFacts> = files.json("proc/process.json");
+    let build = process.as_ref().and_then(|p| p.go.as_ref());
+    let module = build.and_then(|go| go.module.as_deref());
+    let mut evidence = files.kernel("proc/");
+    evidence.threads = process.as_ref().and_then(|p| p.threads);
+    // what is built with cgo may use it or not
+    evidence.cgo = build.and_then(|go| go.settings.get("CGO_ENABLED")).filter(|value| *value == "0").map(|_| false);
     evidence.rss_bytes = match &manifest {
         Some(manifest) => manifest.trigger.rss_bytes,
         None => {
@@ -125,82 +130,95 @@ pub fn of_directory(
         }
     };
 
+    let mut told = Told::read(&mut files);
+    let vdso = evidence.smaps.as_ref().and_then(|smaps| smaps.vdso);
+    let rss = evidence.status.map(|s| s.rss()).or(remote.as_ref().map(|r| r.rss_bytes));
+    let (mut foreign, mut is_proven) = (Vec::new(), false);
+    match identity::of(&told.said(vdso, rss), lang) {
+        Identity::Another(why) => (told, foreign) = (Told::default(), why),
+        Identity::Proven => is_proven = true,
+        Identity::Unknown => {}
+    }
+    // what its metrics said is older by some seconds, and better than nothing
+    evidence.memstats = told.memstats.or(remote.as_ref().and_then(|r| r.go_memstats).filter(|_| foreign.is_empty()));
+    evidence.memstats_gc = told.memstats_gc;
+    evidence.heap_gc_inuse = told.heap_gc.as_ref().and_then(|p| profiles::total(p, "inuse_space"));
+    evidence.heap_inuse = told.heap.as_ref().and_then(|p| profiles::total(p, "inuse_space"));
+    evidence.sites = told.live().map(|p| p.samples().len() as u64);
+
     let mut healthy = match base {
         Some(base) => Files::open(base, lang)?,
         None => files.below("baseline"),
     };
     healthy.profiles = files.profiles;
-    let base_heap = base.and_then(|_| healthy.profile("heap_gc.pb.gz")).or_else(|| healthy.profile("heap.pb.gz"));
-    let base_goroutines = healthy.profile("goroutine.pb.gz");
-    let anatomy = anatomy::build(&evidence);
-    let baseline = Baseline::read(&mut healthy, base.is_some(), base_heap.as_ref(), &anatomy);
-
+    // another bundle may well be of another process
+    let was_here = |profile: &Profile| base.is_some() || vdso.zip(identity::vdso(profile)).is_none_or(|(now, then)| now == then);
+    let mut base_heap = base.and_then(|_| healthy.profile("heap_gc.pb.gz")).or_else(|| healthy.profile("heap.pb.gz"));
+    let mut base_goroutines = healthy.profile("goroutine.pb.gz");
+    let is_comparable = foreign.is_empty() && [&base_heap, &base_goroutines].into_iter().flatten().all(was_here);
+    if !is_comparable {
+        (base_heap, base_goroutines) = (None, None);
+    }
     files.profiles = healthy.profiles;
-    let dump = files.goroutines("goroutine.txt");
-    let counted = files.profile("goroutine.pb.gz");
-    // states and waits are in the text only; one that Go cut off has not all that the profile counts
-    let is_whole = |dump: &&goroutine::Dump| counted.as_ref().is_none_or(|p| dump.total >= profiles::first_total(p) / 10 * 9);
-    let stated = dump.as_ref().filter(|dump| goroutines::tells_states(dump)).filter(is_whole).map(goroutines::groups);
-    let total = counted.as_ref().map(profiles::first_total).or(dump.as_ref().map(|dump| dump.declared.unwrap_or(dump.total)));
-    let goroutines = total.map(|total| Goroutines {
-        total,
-        baseline_total: base_goroutines.as_ref().map(profiles::first_total),
-        leaked: files.profile("goroutineleak.pb.gz").as_ref().map(profiles::leaked),
-        groups: stated.or(counted.as_ref().map(profiles::groups)).or(dump.as_ref().map(goroutines::groups)).unwrap_or_default(),
-    });
-    // what counts allocations is as of the last collection: the forced one, where there was one
-    let allocs = if heap_gc.is_none() { files.profile("allocs.pb.gz") } else { None };
-    let allocs = heap_gc.as_ref().or(allocs.as_ref()).or(heap.as_ref());
-    let after = files.profile("heap_gc_after.pb.gz");
-    let process: Option<ProcessFacts> = files.json("proc/process.json");
+
+    let standing = told.standing(base_goroutines.as_ref(), module);
+    let in_use = told.in_use(base_heap.as_ref(), &standing, module, manifest.as_ref().and_then(marking));
+    evidence.floating = in_use.floating;
+    evidence.large = in_use.heap.as_ref().and_then(|heap| heap.sizes).map_or(0, |sizes| sizes.large);
+    let anatomy = anatomy::build(&evidence);
+    let baseline = is_comparable.then(|| Baseline::read(&mut healthy, base.is_some(), base_heap.as_ref(), &anatomy)).flatten();
+
     let env = process.as_ref().and_then(|p| p.env.as_ref());
-    let live = heap_gc.as_ref().or(heap.as_ref());
-    let goroutine_growth = counted.as_ref().zip(base_goroutines.as_ref()).and_then(|(now, then)| profiles::goroutine_growth(now, then));
-    let stands_in = goroutine_growth.as_ref().map(|grown| grown.function.as_str());
-    let warnings = manifest.iter().flat_map(|m| &m.warnings);
+    let warnings = manifest.iter().flat_map(|m| &m.warnings).filter(|_| !is_proven && foreign.is_empty());
     let mistaken = warnings.filter(|warning| warning.ends_with(ANOTHERS)).cloned().collect();
+    let has_foreign = !foreign.is_empty();
     let facts = Facts {
-        // both are as of a collection: garbage is in neither
-        heap_growth: live.zip(base_heap.as_ref()).and_then(|(now, then)| profiles::heap_growth(now, then, stands_in)),
-        deepest: dump.as_ref().and_then(goroutines::deepest).or_else(|| counted.as_ref().and_then(profiles::recursion)),
         mistaken,
-        baseline_goroutines: goroutines.as_ref().and_then(|g| g.baseline_total),
+        foreign,
+        baseline_goroutines: standing.goroutines.as_ref().and_then(|g| g.baseline_total),
         baseline_threads: baseline.as_ref().and_then(|b| b.threads),
         baseline: baseline.map(|b| b.anatomy),
-        heap: live.and_then(profiles::heap),
-        allocs: allocs.and_then(profiles::allocs),
-        goroutines,
-        goroutine_growth,
+        heap: in_use.heap,
+        heap_growth: in_use.growth,
+        held: in_use.held,
+        held_growth: in_use.held_growth,
+        passing: in_use.passing,
+        allocs: in_use.allocs,
+        goroutines: standing.goroutines,
+        goroutine_growth: standing.growth,
+        deepest: standing.deepest,
         threads: process.as_ref().and_then(|p| p.threads).or(evidence.status.and_then(|s| s.threads)),
-        go_version: process.as_ref().and_then(|p| p.go.as_ref()).map(|go| go.go_version.clone()),
+        go_version: build.map(|go| go.go_version.clone()),
         gogc: env.map(|env| env.get("GOGC").map_or(Gogc::Percent(100), |v| Gogc::parse(v))),
         gomemlimit: env.and_then(|env| env.get("GOMEMLIMIT")).and_then(|v| v.parse::<ByteSize>().ok()).map(|b| b.0),
         age_seconds: process.as_ref().and_then(|p| p.age_seconds).or(remote.as_ref().and_then(|r| r.age_seconds)),
         memstats_gap_seconds: manifest.as_ref().and_then(gap),
-        allocated: heap_gc.as_ref().zip(after.as_ref()).and_then(|(first, last)| profiles::allocated(first, last)),
+        allocated: told.allocated(),
         end: files.json::<End>("end.json").map(|end| Ending { gone: end.gone, oom_killed: end.oom_killed }),
     };
-    if live.is_none() && allocs.is_none() && facts.goroutines.is_none() && evidence.memstats.is_none() && evidence.status.is_none() {
+    if told.is_nothing() && !has_foreign && evidence.memstats.is_none() && evidence.status.is_none() {
         return Err(AnalysisError::Nothing { path: dir.to_owned(), problems: files.problems });
     }
     let mut verdict = verdict::decide(&anatomy, &facts, lang);
-    if let Some(live) = live {
+    if let Some(live) = told.live() {
         verdict.top.inuse_space = profiles::top(live, "inuse_space", TOP_ROWS);
         verdict.top.inuse_objects = profiles::top(live, "inuse_objects", TOP_ROWS);
     }
-    if let Some(allocs) = allocs {
+    if let Some(allocs) = told.allocs() {
         verdict.top.alloc_space = profiles::top(allocs, "alloc_space", TOP_ROWS);
         verdict.top.alloc_objects = profiles::top(allocs, "alloc_objects", TOP_ROWS);
     }
-    if let Some((now, then)) = live.zip(base_heap.as_ref()) {
+    if let Some((now, then)) = told.live().zip(base_heap.as_ref()) {
         verdict.top.growth = profiles::growth(now, then, TOP_ROWS);
     }
-    let grown_during = heap_gc.as_ref().zip(after.as_ref()).map_or_else(Vec::new, |(gc, after)| profiles::growth(after, gc, TOP_ROWS));
+    let grown_during = told.heap_gc.as_ref().zip(told.after.as_ref());
+    let grown_during = grown_during.map_or_else(Vec::new, |(gc, after)| profiles::growth(after, gc, TOP_ROWS));
     verdict.missing.append(&mut files.problems);
     verdict.missing.append(&mut healthy.problems);
     verdict.next = next_commands(shown, &files, verdict.cause, has_go());
     let timeline = files.timeline();
-    Ok(Analysis { path: shown.to_owned(), lang, verdict, manifest, process, timeline, heap: heap_gc.or(heap), grown_during })
+    let heap = told.heap_gc.or(told.heap);
+    Ok(Analysis { path: shown.to_owned(), lang, verdict, manifest, process, timeline, heap, grown_during })
 }
 
 /// The verdict that a bundle holds; `None` without one that can be read. Blocks on the disk.
@@ -236,6 +254,12 @@ impl Baseline {
         evidence.rss_bytes = said.or(evidence.status.map(|s| s.rss()))?;
         Some(Baseline { threads: evidence.status.and_then(|s| s.threads), anatomy: anatomy::build_baseline(&evidence, now) })
     }
+}
+
+/// For how long the forced collection marked, in seconds: no longer than its profile took.
+fn marking(manifest: &Manifest) -> Option<f64> {
+    let step = manifest.files.iter().find(|f| f.step == "heap_gc" && f.has_file())?;
+    Some(step.milliseconds as f64 / 1000.0)
 }
 
 /// How long the steps took from one MemStats to the other.
@@ -406,6 +430,7 @@ impl Files {
             status: self.parse(&name("status"), MAX_JSON, |f| anatomy::Split::of_status(BufReader::new(f)).map_err(error)).flatten(),
             rollup: self.parse(&name("smaps_rollup"), MAX_JSON, |f| smaps::parse_rollup(BufReader::new(f)).map_err(error)).flatten(),
             smaps: self.parse(&name("smaps"), MAX_FILE, |f| smaps::parse(BufReader::new(f)).map_err(error)).flatten(),
+            stack_limit: self.parse(&name("limits"), MAX_JSON, |f| anatomy::stack_limit(BufReader::new(f)).map_err(error)).flatten(),
             ..Evidence::default()
         }
     }

@@ -2,15 +2,19 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::sites::{MAX_PLACES, Place};
+use crate::pprof::own;
 use crate::pprof::top::{self, Options, Table};
 use crate::pprof::{Profile, Sample};
-use crate::verdict::{Allocated, Allocs, Deepest, GoroutineGrowth, Group, HeapGrowth, HeapProfile, SMALL_OBJECT, TopFunction, TopLine};
+use crate::verdict::{Allocated, Deepest, GoroutineGrowth, Group, TopLine};
 
 /// Groups of goroutines that are kept, and frames of each.
 pub const MAX_GROUPS: usize = 50;
 pub const MAX_FRAMES: usize = 64;
 /// Frames of a stack that Go's profiles cut off: 128 since Go 1.23, minus some of its own that are hidden.
 const CUT_STACK: usize = 120;
+/// So many goroutines in one place may hold something that is worth a word.
+const CROWD: u64 = 50;
 /// Characters of a function's name; Go's own get to some hundred.
 const MAX_NAME: usize = 500;
 
@@ -40,44 +44,11 @@ fn sum(profile: &Profile, index: usize) -> u64 {
     profile.samples().map(|s| s.values.get(index).copied().unwrap_or(0).max(0).unsigned_abs()).fold(0, u64::saturating_add)
 }
 
-pub fn heap(profile: &Profile) -> Option<HeapProfile> {
-    let index = |name| profile.sample_type_names().position(|n| n == name);
-    let (space, objects) = (index("inuse_space")?, index("inuse_objects")?);
-    let small = profile.samples().filter_map(|s| {
-        let (bytes, count) = (*s.values.get(space)?, *s.values.get(objects)?);
-        (count > 0 && bytes.unsigned_abs() / count.unsigned_abs() <= SMALL_OBJECT).then_some(bytes.max(0).unsigned_abs())
-    });
-    let heaviest_stack = profile.samples().max_by_key(|s| s.values.get(space).copied().unwrap_or(0));
-    Some(HeapProfile {
-        top_stack: heaviest_stack.map(|s| stack(profile, s.locations).into_iter().map(shown).collect()).unwrap_or_default(),
-        top_stack_space: heaviest_stack.and_then(|s| s.values.get(space)).map_or(0, |v| v.max(&0).unsigned_abs()),
-        small_space: Some(small.fold(0, u64::saturating_add)),
-        inuse_space: sum(profile, space),
-        inuse_objects: sum(profile, objects),
-        top_space: heaviest(profile, "inuse_space"),
-        top_objects: heaviest(profile, "inuse_objects"),
-    })
-}
-
-pub fn allocs(profile: &Profile) -> Option<Allocs> {
-    Some(Allocs {
-        alloc_space: total(profile, "alloc_space")?,
-        alloc_objects: total(profile, "alloc_objects")?,
-        top_space: heaviest(profile, "alloc_space"),
-        top_objects: heaviest(profile, "alloc_objects"),
-    })
-}
-
 /// What was allocated between two profiles that were each taken with a forced collection.
 pub fn allocated(first: &Profile, last: &Profile) -> Option<Allocated> {
     let nanoseconds = last.time_nanos.checked_sub(first.time_nanos).filter(|n| *n > 0 && first.time_nanos > 0)?;
     let bytes = total(last, "alloc_space")?.checked_sub(total(first, "alloc_space")?)?;
     Some(Allocated { bytes, seconds: nanoseconds as f64 / 1e9 })
-}
-
-fn heaviest(profile: &Profile, sample_type: &str) -> Option<TopFunction> {
-    let first = top(profile, sample_type, 1).into_iter().next()?;
-    Some(TopFunction { function: first.function, flat: first.flat.max(0).unsigned_abs() })
 }
 
 /// The heaviest functions by flat value; empty if the profile has no such sample type.
@@ -94,37 +65,42 @@ pub fn growth(now: &Profile, then: &Profile, rows: usize) -> Vec<TopLine> {
     lines
 }
 
-/// What grew in inuse_space altogether, and where the new goroutines stand.
-pub fn heap_growth(now: &Profile, then: &Profile, stands_in: Option<&str>) -> Option<HeapGrowth> {
-    let rows = lines(top::growth(now, then, Some("inuse_space")).ok()?);
-    let first = rows.iter().max_by_key(|row| row.flat).filter(|row| row.flat > 0)?;
-    let positive = |bytes: i64| bytes.max(0).unsigned_abs();
-    let there = rows.iter().find(|row| Some(row.function.as_str()) == stands_in);
-    Some(HeapGrowth {
-        bytes: rows.iter().map(|row| positive(row.flat)).fold(0, u64::saturating_add),
-        top_space: TopFunction { function: first.function.clone(), flat: positive(first.flat) },
-        where_goroutines_stand: there.map_or(0, |row| positive(row.cum)),
-    })
+/// Where most of the goroutines stand that came since the baseline: in someone's code, unless those of the library are far more.
+pub fn goroutine_growth(now: &[Place], then: &[Place]) -> Option<GoroutineGrowth> {
+    let grown = newcomers(now, then);
+    let most = grown.first()?;
+    let own = grown.iter().find(|place| own::whose(&place.function, None) < own::Whose::Library);
+    let place = own.filter(|own| own.count.saturating_mul(4) >= most.count).unwrap_or(most);
+    Some(GoroutineGrowth { function: place.function.clone(), more: place.count })
 }
 
-/// Where most of the goroutines stand that came since the baseline.
-pub fn goroutine_growth(now: &Profile, then: &Profile) -> Option<GoroutineGrowth> {
-    let standing = |profile: &Profile| {
-        let mut counts: BTreeMap<String, u64> = BTreeMap::new();
-        for group in groups(profile) {
-            if let Some(function) = group.stands_in() {
-                let sum = counts.entry(function.to_owned()).or_default();
-                *sum = sum.saturating_add(group.count);
-            }
+/// What each place has more than it had, the most first.
+pub fn newcomers(now: &[Place], then: &[Place]) -> Vec<Place> {
+    let then: HashMap<&str, u64> = then.iter().map(|place| (place.function.as_str(), place.count)).collect();
+    let more = |place: &Place| place.count.saturating_sub(then.get(place.function.as_str()).copied().unwrap_or(0));
+    let mut grown: Vec<Place> =
+        now.iter().map(|place| Place { count: more(place), ..place.clone() }).filter(|place| place.count > 0).collect();
+    grown.sort_by_key(|place| std::cmp::Reverse(place.count));
+    grown
+}
+
+/// All places with how many stand there, the most first.
+pub fn places(groups: &[Group]) -> Vec<Place> {
+    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+    for group in groups {
+        if let Some(function) = group.stands_in() {
+            let sum = counts.entry(function).or_default();
+            *sum = sum.saturating_add(group.count);
         }
-        counts
-    };
-    let then = standing(then);
-    let grown = standing(now).into_iter().map(|(function, count)| {
-        let more = count.saturating_sub(then.get(&function).copied().unwrap_or(0));
-        GoroutineGrowth { function, more }
-    });
-    grown.max_by_key(|grown| grown.more).filter(|grown| grown.more > 0)
+    }
+    let mut places: Vec<Place> = counts.into_iter().map(|(function, count)| Place { function: function.to_owned(), count }).collect();
+    places.sort_by_key(|place| std::cmp::Reverse(place.count));
+    places
+}
+
+/// Places that so many stand in that they may hold something.
+pub fn crowded(places: &[Place]) -> Vec<Place> {
+    places.iter().filter(|place| place.count >= CROWD).take(MAX_PLACES).cloned().collect()
 }
 
 fn lines(table: Table) -> Vec<TopLine> {
@@ -132,7 +108,7 @@ fn lines(table: Table) -> Vec<TopLine> {
 }
 
 /// Goroutines by identical stack of functions, the largest group first.
-pub fn groups(profile: &Profile) -> Vec<Group> {
+pub fn groups(profile: &Profile, module: Option<&str>) -> Vec<Group> {
     let mut counts: HashMap<&[u32], u64> = HashMap::new();
     for sample in profile.samples() {
         let sum = counts.entry(sample.locations).or_default();
@@ -147,7 +123,12 @@ pub fn groups(profile: &Profile) -> Vec<Group> {
     let mut groups: Vec<(Vec<&str>, u64)> = named.into_iter().collect();
     groups.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
     groups.truncate(MAX_GROUPS);
-    let group = |(stack, count): (Vec<&str>, u64)| Group { count, stack: stack.into_iter().map(shown).collect(), ..Group::default() };
+    let group = |(stack, count): (Vec<&str>, u64)| Group {
+        count,
+        place: own::place(stack.iter().copied(), module).map(shown),
+        stack: stack.into_iter().map(shown).collect(),
+        ..Group::default()
+    };
     groups.into_iter().map(group).collect()
 }
 

@@ -58,7 +58,7 @@ pub fn read(path: &Path) -> Result<Single, SingleError> {
             let dump = goroutine::parse(bytes.as_slice(), &goroutine::Limits::default());
             let dump = dump.map_err(|source| SingleError::Goroutines { path: owned(), source })?;
             let profile = pprof::of_goroutines(&dump, &limits).map_err(no_profile)?;
-            Ok(Single { profile, goroutines: Some((dump.total, goroutines::groups(&dump))), memstats: None })
+            Ok(Single { profile, goroutines: Some((dump.total, goroutines::groups(&dump, None))), memstats: None })
         }
         Err(source) => Err(no_profile(source)),
     }

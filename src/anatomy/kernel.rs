@@ -42,6 +42,17 @@ impl Split {
     }
 }
 
+/// The soft limit of a stack from `/proc/PID/limits`, in bytes. `None` where there is none.
+pub fn stack_limit(input: impl BufRead) -> io::Result<Option<u64>> {
+    let mut lines = Lines::new(input);
+    while let Some(line) = lines.next()? {
+        if let Some(rest) = std::str::from_utf8(line).ok().and_then(|line| line.strip_prefix("Max stack size")) {
+            return Ok(rest.split_ascii_whitespace().next().and_then(|soft| soft.parse().ok()));
+        }
+    }
+    Ok(None)
+}
+
 /// `status` first: it was read first, and it alone tells shared memory exactly.
 pub(super) fn split(evidence: &Evidence) -> Option<Split> {
     let of_rollup = || {

@@ -38,6 +38,8 @@ pub struct GoMemory {
     /// Nanoseconds since 1970; 0 before the first collection.
     pub last_gc_unix_ns: Option<u64>,
     pub gc_cpu_fraction: Option<f64>,
+    /// The most RSS that the process which answered ever had.
+    pub max_rss: Option<u64>,
 }
 
 impl GoMemory {
@@ -123,6 +125,7 @@ fn take(stats: &mut GoMemory, key: &str, value: &str) {
         "NumGC" => stats.num_gc = number(),
         "NumForcedGC" => stats.num_forced_gc = number(),
         "LastGC" => stats.last_gc_unix_ns = number(),
+        "MaxRSS" => stats.max_rss = number(),
         "GCCPUFraction" => stats.gc_cpu_fraction = value.parse().ok().filter(|f: &f64| f.is_finite()),
         _ => {}
     }

@@ -29,10 +29,10 @@ use crate::lang::Lang;
 
 pub use arenas::Found;
 pub use bucket::{Bucket, Parts};
-pub use kernel::Split;
+pub use kernel::{Split, stack_limit};
 pub use memstats::GoMemory;
 
-use arenas::Resident;
+use arenas::{Resident, Threads};
 use smaps::{Kind, Mappings, Rollup};
 
 /// Everything that was found out about one process's memory at about one moment. Whatever could not be had is `None`.
@@ -52,6 +52,18 @@ pub struct Evidence {
     pub heap_gc_inuse: Option<u64>,
     /// The same of the profile before it: as of the last collection that the runtime made by itself.
     pub heap_inuse: Option<u64>,
+    /// How much of `heap_gc_inuse` was, at most, allocated while that collection marked: it counts as live until the next.
+    pub floating: u64,
+    /// Allocation sites, of which the runtime keeps a record each; of a heap profile.
+    pub sites: Option<u64>,
+    /// What of `heap_gc_inuse`, else of `heap_inuse`, is in objects of whole pages: they may never have been touched.
+    pub large: u64,
+    /// The threads of the process when they were counted again, after `status`.
+    pub threads: Option<u64>,
+    /// Whether the program can have threads of the C library's.
+    pub cgo: Option<bool>,
+    /// The soft limit of a stack.
+    pub stack_limit: Option<u64>,
 }
 
 /// A piece of evidence that a better answer would need.
@@ -113,6 +125,8 @@ pub struct Native {
     pub threads: u64,
     /// Global variables of the executable and its libraries.
     pub globals: u64,
+    /// Private copies of pages of other files.
+    pub file_copies: u64,
     /// Other anonymous mappings, the runtime's metadata taken off.
     pub mappings: u64,
 }
@@ -136,12 +150,24 @@ pub struct Anatomy {
     pub arena_rss: Option<u64>,
     /// What MemStats claims in the arenas beyond what is resident.
     pub over_claim: u64,
+    /// The part of that which only large live objects can be; it is not in `heap_live`.
+    pub slab: u64,
     /// RSS when the kernel's evidence was read, minus that of the trigger.
     pub moved: i64,
     pub native: Option<Native>,
     /// MADV_FREE pages that the kernel has not taken yet; in `heap_unreleased`.
     pub lazy_free: u64,
+    /// The same outside of Go's arenas; in `native_anon`.
+    pub native_lazy: u64,
+    /// The part of `heap_unreleased` that the runtime has returned, and that is resident nevertheless.
+    pub released: u64,
+    /// What RSS fell by between the trigger and the reading, as far as the runtime says that it returned as much; in `heap_unreleased`.
+    pub returned: u64,
+    /// The file with the most private copies of its pages.
+    pub copied_file: Option<String>,
     pub huge: u64,
+    /// Huge pages in Go's arenas.
+    pub arena_huge: u64,
     pub swap: u64,
     /// What the runtime said of itself before the forced collection, else after it.
     pub go: Option<GoMemory>,
@@ -151,6 +177,13 @@ pub struct Anatomy {
     pub allocated_between: Option<u64>,
     /// Nothing told live objects from garbage: all is in `heap_live`.
     pub live_has_garbage: bool,
+    /// Of what counted as live after the collection: allocated while it marked, at most. It is in `heap_garbage`.
+    pub floating: u64,
+    /// Both MemStats tell of a collection that somebody asked for.
+    pub forced: bool,
+    /// By how much the heap may grow beyond what was live after the last collection, in percent: what GOGC comes to with SetGCPercent and
+    /// memory limits. `None` for a heap as small as the runtime's least.
+    pub effective_gogc: Option<u64>,
 }
 
 impl Anatomy {
@@ -184,6 +217,12 @@ impl Anatomy {
         self.over_claim > self.rss_bytes / 20 && claimed(first).saturating_sub(untouched) < claimed(second)
     }
 
+    /// Whether the evidence of both is of the same kind, so that what they differ by grew.
+    pub fn tells_like(&self, baseline: &Anatomy) -> bool {
+        let same = |missing| self.lacks(missing) == baseline.lacks(missing);
+        same(Missing::Memstats) && same(Missing::Kernel) && self.live_has_garbage == baseline.live_has_garbage
+    }
+
     /// What each bucket grew by since the baseline.
     pub fn growth(&self, baseline: &Anatomy) -> Parts {
         self.parts.minus(&baseline.parts)
@@ -192,6 +231,15 @@ impl Anatomy {
 
 /// How far the parts are scaled to reach the trigger's RSS: one part in this many.
 const MAX_SCALING: u64 = 10;
+/// The goal of a heap that is next to nothing is 4 MiB with GOGC=100: below some times that it tells nothing of GOGC.
+const LEAST_GOAL: u64 = 32 << 20;
+/// RSS that falls by more than one part in this many while it is read, fell for a reason.
+const FELL: u64 = 50;
+/// What the runtime keeps for each allocation site, at most: the record, and the addresses of 128 frames.
+const SITE: u64 = 1280;
+/// What the runtime needs outside its arenas for the arenas, at most: one part in this many, and so much in any case.
+const ARENA_METADATA: u64 = 16;
+const LEAST_METADATA: u64 = 32 << 20;
 
 /// What the runtime claims inside its arenas.
 #[derive(Clone, Copy, Debug, Default)]
@@ -231,7 +279,7 @@ impl Claims {
             missing.push(Missing::MemstatsBefore);
         }
         let live = match after {
-            Some(after) => live_after(&now, &after, evidence.heap_gc_inuse),
+            Some(after) => live_after(&now, &after, evidence.heap_gc_inuse, evidence.floating),
             // a sampled number is never larger than the exact one that holds it
             None => profiled(evidence).unwrap_or(now.heap_alloc),
         }
@@ -248,14 +296,29 @@ impl Claims {
         })
     }
 
+    /// Without what was reserved for large objects and never touched. Freed spans and stacks may be untouched as well: where more is than all
+    /// of them, a slab is what explains it.
+    fn without_slab(self, untouched: u64, large: u64) -> Claims {
+        let others = self.unreleased.saturating_add(self.stacks).saturating_add(self.fragmentation).saturating_add(self.unknown);
+        if untouched <= others {
+            return self;
+        }
+        Claims { live: self.live - untouched.min(large).min(self.live), ..self }
+    }
+
     fn in_arenas(&self) -> [u64; 6] {
         [self.live, self.garbage, self.fragmentation, self.unreleased, self.stacks, self.unknown]
     }
 }
 
-/// Whether a collection was forced between the two. A proxy that answers `heap?gc=1` itself, or drops the `gc=1`, forces none.
+/// Whether a collection ended between the two. A proxy that answers `heap?gc=1` itself, or drops the `gc=1`, forces none; a busy runtime
+/// counts the one that was asked for as its own.
 fn was_collected(before: &GoMemory, after: &GoMemory) -> bool {
-    before.num_forced_gc.zip(after.num_forced_gc).is_none_or(|(before, after)| after > before)
+    let more = |count: fn(&GoMemory) -> Option<u64>| count(before).zip(count(after)).map(|(before, after)| after > before);
+    match (more(|m| m.num_forced_gc), more(|m| m.num_gc)) {
+        (None, None) => true,
+        (forced, any) => forced == Some(true) || any == Some(true),
+    }
 }
 
 /// What a profile says is live: as of the last collection.
@@ -264,11 +327,13 @@ fn profiled(evidence: &Evidence) -> Option<u64> {
 }
 
 /// HeapAlloc after the forced collection is what is live plus what was allocated between the collection and the reading. The
-/// profile is of the collection's own moment but sampled: it is believed within what can have been allocated meanwhile.
-fn live_after(before: &GoMemory, after: &GoMemory, profile: Option<u64>) -> u64 {
+/// profile is of the collection's own moment but sampled: it is believed within what can have been allocated meanwhile. What it has of
+/// objects that were allocated while the collection marked is none of it.
+fn live_after(before: &GoMemory, after: &GoMemory, profile: Option<u64>, floating: u64) -> u64 {
     let since = after.total_alloc.saturating_sub(before.total_alloc);
     let least = after.heap_alloc.saturating_sub(since);
-    profile.filter(|inuse| *inuse > 0).map_or(after.heap_alloc, |inuse| inuse.clamp(least, after.heap_alloc))
+    let inuse = profile.filter(|inuse| *inuse > 0);
+    inuse.map_or(after.heap_alloc, |inuse| inuse.saturating_sub(floating).clamp(least, after.heap_alloc))
 }
 
 /// Splits RSS into buckets; see the module's doc for the rules.
@@ -297,7 +362,16 @@ fn build_as(evidence: &Evidence, untouched: Option<u64>) -> Anatomy {
         (Some((None, _)), _) => missing.push(Missing::Arenas),
         _ => {}
     }
-    let (resident, rest) = looked.map_or((None, None), |(resident, rest)| (resident, Some(rest)));
+    let (resident, mut rest) = looked.map_or((None, None), |(resident, rest)| (resident, Some(rest)));
+    let others = match evidence.cgo {
+        Some(false) => Some(0),
+        _ => evidence.status.and_then(|s| s.threads).max(evidence.threads).map(|threads| threads.saturating_sub(1)),
+    };
+    if let Some(rest) = &mut rest {
+        rest.settle(Threads { others, stack_limit: evidence.stack_limit });
+    }
+    let smaps = evidence.smaps.as_ref();
+    let arena = resident.map(|r| r.usage).unwrap_or_default();
 
     let mut anatomy = Anatomy {
         rss_bytes,
@@ -306,14 +380,24 @@ fn build_as(evidence: &Evidence, untouched: Option<u64>) -> Anatomy {
         found: resident.map(|r| r.found),
         arena_rss: resident.map(|r| r.usage.rss),
         over_claim: 0,
+        slab: 0,
         moved: 0,
         native: None,
         lazy_free: 0,
+        // of arenas that were not found it may be
+        native_lazy: resident.and(smaps).map_or(0, |s| s.total.lazy_free.saturating_sub(arena.lazy_free)),
+        released: 0,
+        returned: 0,
+        copied_file: smaps.and_then(|s| s.copied.as_ref()).map(|(path, _)| path.clone()),
+        arena_huge: arena.huge,
         huge: evidence.rollup.map(|r| r.huge).or(evidence.smaps.as_ref().map(|s| s.total.huge)).unwrap_or(0),
         swap: evidence.status.and_then(|s| s.swap).or(evidence.rollup.map(|r| r.swap)).unwrap_or(0),
         go,
         live_has_garbage,
         collected: claims.filter(|_| told_apart).map(|c| Collected { live: c.live, garbage: c.garbage }),
+        effective_gogc: effective_gogc(evidence),
+        floating: evidence.floating,
+        forced: evidence.memstats.zip(evidence.memstats_gc).and_then(|(a, b)| Some(b.num_forced_gc? > a.num_forced_gc?)).unwrap_or(true),
         allocated_between: evidence.memstats.zip(evidence.memstats_gc).map(|(a, b)| b.total_alloc.saturating_sub(a.total_alloc)),
     };
     match split {
@@ -322,6 +406,10 @@ fn build_as(evidence: &Evidence, untouched: Option<u64>) -> Anatomy {
             anatomy.parts.add(Bucket::FileMapped, signed(plausible(split.file)));
             anatomy.parts.add(Bucket::Shmem, signed(plausible(split.shmem)));
             anatomy.moved = anatomy.parts.sum().saturating_sub(signed(rss_bytes));
+            if anatomy.moved < 0 && anatomy.moved.unsigned_abs() > rss_bytes / FELL {
+                anatomy.returned = anatomy.moved.unsigned_abs().min(plausible(go.map_or(0, |go| go.heap_released)));
+                anatomy.parts.add(Bucket::HeapUnreleased, signed(anatomy.returned));
+            }
             anatomy.parts = scale(&anatomy.parts, rss_bytes);
         }
         None => {
@@ -334,6 +422,16 @@ fn build_as(evidence: &Evidence, untouched: Option<u64>) -> Anatomy {
     let rest = signed(rss_bytes).saturating_sub(anatomy.parts.sum());
     anatomy.parts.add(Bucket::Unexplained, rest);
     anatomy
+}
+
+/// NextGC against what was live when it was set: right after a collection that is what the profile of that collection has. The used part
+/// of stacks counts beside the heap, and how much that is is not known: where stacks are large nothing is said.
+fn effective_gogc(evidence: &Evidence) -> Option<u64> {
+    let (after, live) = (evidence.memstats_gc?, evidence.heap_gc_inuse?);
+    let goal = after.next_gc.filter(|goal| *goal > LEAST_GOAL)?;
+    let live = live.min(after.heap_alloc).max(1);
+    let percent = u128::from(goal.saturating_sub(live)) * 100 / u128::from(live);
+    (after.stack_inuse < live / 8).then(|| u64::try_from(percent).unwrap_or(u64::MAX))
 }
 
 /// Divides the anonymous part; what it adds sums up to `anon`.
@@ -349,8 +447,10 @@ fn anonymous(
     let mut put = |bucket, bytes: u64| anatomy.parts.add(bucket, signed(bytes));
     let Some(resident) = resident else {
         let Some(claims) = claims else { return put(Bucket::Unexplained, anon) };
-        if let Some(untouched) = untouched {
-            let claimed = claims.in_arenas();
+        // what is taken to have been untouched then as well must have been claimed
+        if let Some(untouched) = untouched.filter(|untouched| total(&claims.in_arenas()) >= u128::from(*untouched)) {
+            let claimed = claims.without_slab(untouched, evidence.large).in_arenas();
+            let untouched = untouched.saturating_sub(claims.live - claimed.first().copied().unwrap_or(claims.live).min(claims.live));
             let inside = clamped(total(&claimed)).saturating_sub(untouched).min(anon);
             let metadata = claims.metadata.min(anon - inside);
             IN_ARENAS.into_iter().zip(shares(inside, &claimed)).for_each(|(b, bytes)| put(b, bytes));
@@ -375,7 +475,9 @@ fn anonymous(
             put(Bucket::Unexplained, inside - live);
         }
         Some(claims) => {
-            let claimed = claims.in_arenas();
+            let untouched = clamped(total(&claims.in_arenas()).saturating_sub(inside.into())).saturating_sub(resident.usage.swap);
+            let claimed = claims.without_slab(untouched, evidence.large).in_arenas();
+            anatomy.slab = claims.live - claimed.first().copied().unwrap_or(claims.live).min(claims.live);
             let total = total(&claimed);
             let left = inside.saturating_sub(clamped(total));
             let divided = if total > u128::from(inside) { shares(inside, &claimed) } else { claimed.to_vec() };
@@ -384,28 +486,39 @@ fn anonymous(
             let released = left.min(claims.released);
             put(Bucket::HeapUnreleased, released);
             put(Bucket::Unexplained, left - released);
+            anatomy.released = released;
             // what is swapped out was touched
-            anatomy.over_claim = clamped(total.saturating_sub(inside.into())).saturating_sub(resident.usage.swap);
+            anatomy.over_claim = untouched;
             anatomy.lazy_free = resident.usage.lazy_free.min(released);
         }
     }
     let of = |kind| rest.map(|r| r.of(kind).anon).unwrap_or(0);
-    // where the kernel names Go's mappings, their pages are the metadata; else they are among the nameless ones
-    let metadata = match resident.found {
-        Found::Named => of(Kind::GoRuntime),
-        _ => claims.map_or(0, |c| c.metadata).min(of(Kind::OtherAnon)),
-    }
-    .min(outside);
+    let nameless = of(Kind::OtherAnon).min(outside);
+    // where the kernel names Go's mappings, their pages are the metadata; else they are among the nameless ones, and without MemStats
+    // nothing tells how much of them they are
+    let (metadata, unknown) = match (resident.found, claims) {
+        (Found::Named, _) => (of(Kind::GoRuntime), 0),
+        (_, Some(claims)) => (claims.metadata.min(nameless), 0),
+        (_, None) => (0, evidence.sites.map_or(nameless, |sites| nameless.min(most_metadata(sites, inside)))),
+    };
+    let metadata = metadata.min(outside);
     let mut put = |bucket, bytes: u64| anatomy.parts.add(bucket, signed(bytes));
     put(Bucket::RuntimeMetadata, metadata);
-    put(Bucket::NativeAnon, outside - metadata);
+    put(Bucket::Unexplained, unknown);
+    put(Bucket::NativeAnon, outside - metadata - unknown);
     anatomy.native = rest.map(|rest| Native {
         malloc: of(Kind::Brk).saturating_add(of(Kind::MallocArena)),
         thread_stacks: of(Kind::ThreadStack).saturating_add(of(Kind::MainStack)),
         threads: rest.of(Kind::ThreadStack).mappings,
         globals: of(Kind::Globals).saturating_add(of(Kind::File)),
-        mappings: if resident.found == Found::Named { of(Kind::OtherAnon) } else { of(Kind::OtherAnon).saturating_sub(metadata) },
+        file_copies: of(Kind::FileCopy),
+        mappings: if resident.found == Found::Named { nameless } else { nameless.saturating_sub(metadata).saturating_sub(unknown) },
     });
+}
+
+/// What the runtime may hold outside its arenas.
+fn most_metadata(sites: u64, arenas: u64) -> u64 {
+    LEAST_METADATA.saturating_add(sites.saturating_mul(SITE)).saturating_add(arenas / ARENA_METADATA)
 }
 
 /// Scales all parts towards `rss`, by no more than a tenth.

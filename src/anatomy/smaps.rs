@@ -3,9 +3,10 @@
 //! One pass, sums only: a process may have a hundred thousand mappings. Which of them are Go's arenas is decided in
 //! `arenas`, because where the kernel names none it takes the whole picture.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead};
 
-use super::arenas::{Arenas, Plain};
+use super::arenas::{Arenas, Guarded, Plain};
 use super::lines::Lines;
 
 /// What a mapping is.
@@ -19,7 +20,7 @@ pub enum Kind {
     Brk,
     /// glibc's further arenas, or what the kernel names so.
     MallocArena,
-    /// A mapping above a guard page, as pthreads makes them.
+    /// What the kernel names so, and what [`Mappings::settle`] takes for one.
     ThreadStack,
     /// `[stack]`
     MainStack,
@@ -28,6 +29,8 @@ pub enum Kind {
     /// Anonymous and none of the above: `mmap`, large `malloc`s, and Go's metadata where the kernel names nothing.
     OtherAnon,
     File,
+    /// A private mapping of a file that is no program: its anonymous pages are copies that were written to.
+    FileCopy,
     Shmem,
     /// `[vdso]` and the like.
     Special,
@@ -78,6 +81,12 @@ pub struct Mappings {
     pub total: Usage,
     /// What may be Go's arenas where the kernel names none; not in `of(Kind::GoHeap)`.
     pub(super) arenas: Arenas,
+    /// What may be stacks of threads; of no kind until [`Mappings::settle`].
+    pub(super) guarded: Guarded,
+    /// The file with the most copied pages, and their bytes.
+    pub copied: Option<(String, u64)>,
+    /// Where the kernel put its code for this process: by chance, and another place for each.
+    pub vdso: Option<u64>,
 }
 
 impl Mappings {
@@ -99,7 +108,7 @@ pub fn parse(input: impl BufRead) -> io::Result<Option<Mappings>> {
     let mut lines = Lines::new(input);
     while let Some(line) = lines.next()? {
         match Header::parse(line) {
-            Some(header) => reader.begin(header),
+            Some((header, name)) => reader.begin(header, name),
             None => reader.field(line),
         }
     }
@@ -155,7 +164,17 @@ pub(super) struct Header {
     pub closed: bool,
     /// Private and writable, as the data segment of an executable is; other mappings of files end wherever the kernel put them.
     is_data: bool,
+    is_code: bool,
+    /// Device and inode.
+    file: FileId,
     what: What,
+}
+
+type FileId = (u64, u64);
+
+fn device(text: &str) -> Option<u64> {
+    let (major, minor) = text.split_once(':')?;
+    Some(u64::from_str_radix(major, 16).ok()? << 32 | u64::from_str_radix(minor, 16).ok()?)
 }
 
 /// What the header alone says.
@@ -168,7 +187,7 @@ enum What {
 
 impl Header {
     /// `c000000000-c000400000 rw-p 00000000 00:00 0   [anon: Go: heap]`
-    fn parse(line: &[u8]) -> Option<Header> {
+    fn parse(line: &[u8]) -> Option<(Header, &str)> {
         // names may be any bytes; what tells them apart is ASCII
         let text = match std::str::from_utf8(line) {
             Ok(text) => text,
@@ -184,14 +203,23 @@ impl Header {
         let (start, end) = word()?.split_once('-')?;
         let (start, end) = (u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?);
         let perms = word()?;
-        let (_offset, _device, inode) = (word()?, word()?, word()?);
+        let (_offset, device_id, inode) = (word()?, word()?, word()?);
         let name = rest.trim();
         if end < start || perms.len() != 4 {
             return None;
         }
         let private = perms.ends_with('p');
         let what = named(name, private).or_else(|| (!private || inode != "0").then_some(Kind::File)).map_or(What::Plain, What::Known);
-        Some(Header { start, end, closed: perms.starts_with("---"), is_data: private && perms.get(1..2) == Some("w"), what })
+        let header = Header {
+            start,
+            end,
+            closed: perms.starts_with("---"),
+            is_data: private && perms.get(1..2) == Some("w"),
+            is_code: perms.get(2..3) == Some("x"),
+            file: (device(device_id).unwrap_or_default(), inode.parse().unwrap_or_default()),
+            what,
+        };
+        Some((header, name))
     }
 
     pub fn size(&self) -> u64 {
@@ -231,11 +259,26 @@ struct Reader {
     current: Option<(Header, Usage)>,
     /// Where the last mapping ended, if it was a file's data segment: global variables that begin as zero follow it.
     data_end: Option<u64>,
+    /// The last file with code: a program's segments lie side by side, code before data.
+    program: Option<FileId>,
+    /// The path of the current mapping, where it may be copied.
+    path: String,
+    copied: BTreeMap<String, u64>,
 }
 
+/// Files whose copied pages are summed up; who maps more has one store in many pieces.
+const MAX_COPIED: usize = 64;
+
 impl Reader {
-    fn begin(&mut self, header: Header) {
+    fn begin(&mut self, header: Header, name: &str) {
         self.end();
+        self.path.clear();
+        match header.what {
+            What::Known(Kind::File) if header.is_code => self.program = Some(header.file),
+            What::Known(Kind::File) if header.is_data => self.path.push_str(name),
+            What::Known(Kind::Special) if name == "[vdso]" => self.sums.vdso = Some(header.start),
+            _ => {}
+        }
         self.current = Some((header, Usage { mappings: 1, size: header.size(), ..Usage::default() }));
     }
 
@@ -260,8 +303,14 @@ impl Reader {
             What::Plain if after_data && !header.closed => self.sums.add(Kind::Globals, &usage),
             What::Plain => self.plain.push(&mut self.sums, header, usage),
             What::Known(kind) => {
+                let of_program = self.program == Some(header.file);
+                let kind = if kind == Kind::File && header.is_data && !of_program { Kind::FileCopy } else { kind };
                 if kind == Kind::File && header.is_data {
                     self.data_end = Some(header.end);
+                }
+                if kind == Kind::FileCopy && usage.anon > 0 && (self.copied.len() < MAX_COPIED || self.copied.contains_key(&self.path)) {
+                    let sum = self.copied.entry(std::mem::take(&mut self.path)).or_default();
+                    *sum = sum.saturating_add(usage.anon);
                 }
                 if kind == Kind::MainStack {
                     self.plain.stack_at = Some(header.start);
@@ -274,6 +323,7 @@ impl Reader {
     fn finish(mut self) -> Option<Mappings> {
         self.end();
         self.plain.finish(&mut self.sums);
+        self.sums.copied = self.copied.into_iter().max_by_key(|(_, bytes)| *bytes);
         (self.sums.total.mappings > 0).then_some(self.sums)
     }
 }

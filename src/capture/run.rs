@@ -25,6 +25,9 @@ use crate::units::ByteSize;
 
 /// Per file, where the disk is nearly full.
 const MAX_ON_LOW_DISK: ByteSize = ByteSize::mib(16);
+/// Allocation sites of a service whose `heap?debug=1` is not asked for: it names every frame of every one, for some 0.3 ms each, and goes on
+/// with that after nobody waits any more.
+const MAX_SITES: u64 = 20_000;
 /// More would not be compared.
 const MAX_CMDLINE: usize = 60 << 10;
 
@@ -38,6 +41,10 @@ pub(super) struct Runner<'a> {
     pprof: Pprof,
     /// As the goroutine profile counts them.
     goroutines: Option<u64>,
+    /// As the heap profile has them.
+    sites: u64,
+    /// `heap?debug=1` was too much for it once.
+    no_memstats: bool,
     /// Something is missing that was wanted.
     lacking: bool,
     tell: &'a Tell<'a>,
@@ -79,7 +86,20 @@ impl<'a> Runner<'a> {
         let reach = Reach::default();
         let preparing = Some(endpoint::prepare(&request.target, request.instance, env));
         let pprof = Pprof::Unusable("pprof was not asked".into());
-        Runner { request, env, partial, watch, reach, preparing, pprof, goroutines: None, lacking: false, tell }
+        Runner {
+            request,
+            env,
+            partial,
+            watch,
+            reach,
+            preparing,
+            pprof,
+            goroutines: None,
+            sites: 0,
+            no_memstats: false,
+            lacking: false,
+            tell,
+        }
     }
 
     pub async fn walk(&mut self, plan: Vec<Step>) {
@@ -127,9 +147,20 @@ impl<'a> Runner<'a> {
         };
         match &step.work {
             Work::Kernel(_) => Taken::default(),
+            Work::Get { body: Body::MemStats, .. } if self.sites > MAX_SITES => Taken::skipped(
+                &format!(
+                    "{} allocation sites: `heap?debug=1`, which has MemStats, would keep the service busy naming them all",
+                    self.sites
+                ),
+                false,
+            ),
+            Work::Get { body: Body::MemStats, .. } if self.no_memstats => {
+                Taken::skipped("it took too long before, and the service may still be busy with it", false)
+            }
             Work::Get { rest, body, optional, seconds } => {
                 let got = self.fetch(&endpoint, Want { file: &step.file, rest, body: *body, seconds: *seconds }).await;
                 self.learn(step, &got).await;
+                self.no_memstats |= *body == Body::MemStats && matches!(got.failure, Some(Failure::TimedOut { .. }));
                 match got.failure {
                     Some(Failure::Status { code, .. }) if *optional && code.as_u16() == 404 => {
                         Taken { ending: Ending::Skipped { wanted: true }, ..got.taken }
@@ -216,6 +247,9 @@ impl<'a> Runner<'a> {
         if step.name == "goroutine" {
             let total = spawn_blocking(move || quick::total(files.read(&file).ok()?, &pprof::Limits::default()).ok()?.try_into().ok());
             self.goroutines = total.await.ok().flatten();
+        } else if step.name == "heap" {
+            let samples = spawn_blocking(move || Some(quick::check(files.read(&file).ok()?, &pprof::Limits::default()).ok()?.samples));
+            self.sites = samples.await.ok().flatten().unwrap_or(0);
         } else if step.name == "cmdline"
             && let Some(id) = self.request.instance
         {

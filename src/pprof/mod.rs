@@ -6,6 +6,7 @@
 //! | [`Profile::parse`] | a profile in memory | samples, locations, functions, labels |
 //! | [`top`] | a `Profile`, perhaps a base | the table that `go tool pprof -top` prints; growth since the base |
 //! | [`flame`] | a `Profile` | its call tree, cut to what a picture can show |
+//! | [`own`] | a function's name | whose it is: the service's, a module's, Go's |
 //! | [`goroutine`] | the text of `goroutine?debug=1` and `debug=2` | goroutines grouped by identical stack |
 //! | [`heap_text`], [`of_goroutines`] | the text of `heap?debug=1`, a dump of goroutines | a `Profile` |
 //!
@@ -23,10 +24,11 @@ mod inflate;
 mod measure;
 mod merge;
 mod named;
+pub mod own;
 mod profile;
 pub mod quick;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod top;
 mod wire;
 mod zone;

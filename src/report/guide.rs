@@ -5,7 +5,7 @@ mod zh;
 
 use crate::anatomy::Bucket;
 use crate::lang::Lang;
-use crate::verdict::{Cause, Confidence, Explains, Verdict};
+use crate::verdict::{Cause, Confidence, Detail, Explains, Verdict};
 
 /// For one cause.
 #[derive(Debug)]
@@ -19,16 +19,18 @@ pub struct Guide {
 }
 
 /// The guide for a cause.
-pub fn of(cause: Cause, lang: Lang) -> &'static Guide {
-    match lang {
-        Lang::En => en::of(cause),
-        Lang::Zh => zh::of(cause),
+pub fn of(cause: Cause, detail: Option<Detail>, lang: Lang) -> &'static Guide {
+    match (detail, lang) {
+        (Some(detail), Lang::En) => en::of_detail(detail),
+        (Some(detail), Lang::Zh) => zh::of_detail(detail),
+        (None, Lang::En) => en::of(cause),
+        (None, Lang::Zh) => zh::of(cause),
     }
 }
 
 /// What the states of the goroutines suggest besides, where there is a pile of them.
 pub fn of_waiting(verdict: &Verdict, lang: Lang) -> Option<&'static str> {
-    let group = verdict.goroutines.as_ref()?.groups.first()?;
+    let group = verdict.goroutines.as_ref()?.main_group()?;
     if verdict.cause != Cause::GoroutinePileup {
         return None;
     }

@@ -119,7 +119,7 @@ fn goroutines(count: u64, lang: Lang) -> String {
 
 /// Cause and confidence in a few words, where there is no room for the names.
 pub fn verdict_words(cause: Cause, confidence: Confidence, lang: Lang) -> String {
-    format!("{}{}{}", guide::of(cause, lang).title, lang.pick(", ", "，"), guide::confidence(confidence, lang))
+    format!("{}{}{}", guide::of(cause, None, lang).title, lang.pick(", ", "，"), guide::confidence(confidence, lang))
 }
 
 /// The bundle's target and moment, or the directory's name.
@@ -128,6 +128,12 @@ fn title(analysis: &Analysis) -> String {
         Some(manifest) => clean(&manifest.target),
         None => clean(&analysis.path.file_name().unwrap_or(analysis.path.as_os_str()).to_string_lossy()),
     }
+}
+
+/// For tests of verdicts: what their report advises besides.
+#[cfg(test)]
+pub fn advice_for_waiting(verdict: &Verdict) -> Option<&'static str> {
+    guide::of_waiting(verdict, Lang::En)
 }
 
 #[cfg(test)]

@@ -169,7 +169,7 @@ pub fn html(analysis: &Analysis) -> String {
 fn page(analysis: &Analysis) -> Page {
     let (v, lang) = (&analysis.verdict, analysis.lang);
     let t = labels::of(lang);
-    let guide = guide::of(v.cause, lang);
+    let guide = guide::of(v.cause, v.detail, lang);
     let manifest = analysis.manifest.as_ref();
     let marks = manifest.map(|m| marks(m, lang)).unwrap_or_default();
     let timeline = &analysis.timeline;

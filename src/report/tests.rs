@@ -5,7 +5,7 @@ use crate::analysis::Reading;
 use crate::bundle::Outcome;
 use crate::layout::width;
 use crate::trigger::Fired;
-use crate::verdict::{Cause, Facts, Goroutines, TopLine};
+use crate::verdict::{Cause, Detail, Facts, Goroutines, TopLine};
 use crate::{anatomy, verdict};
 
 const MIB: u64 = 1 << 20;
@@ -22,7 +22,13 @@ fn hostile_in(lang: Lang) -> Analysis {
         status: Some(anatomy::Split { anon: 280 * MIB, file: 15 * MIB, shmem: 5 * MIB, swap: None, threads: Some(9) }),
         ..anatomy::Evidence::default()
     };
-    let group = Group { count: 9, state: Some(HOSTILE.into()), longest_wait_seconds: Some(600), stack: vec![HOSTILE.into()] };
+    let group = Group {
+        count: 9,
+        state: Some(HOSTILE.into()),
+        longest_wait_seconds: Some(600),
+        stack: vec![HOSTILE.into()],
+        place: Some(HOSTILE.into()),
+    };
     let facts = Facts {
         goroutines: Some(Goroutines { total: 9, groups: vec![group], ..Goroutines::default() }),
         go_version: Some(HOSTILE.into()),
@@ -137,8 +143,9 @@ fn every_cause_has_its_guide_in_both_languages() {
         Cause::Mixed,
         Cause::Unknown,
     ];
-    for cause in causes {
-        let (en, zh) = (guide::of(cause, Lang::En), guide::of(cause, Lang::Zh));
+    let details = [Detail::HugePages, Detail::MadvFree].map(|detail| (Cause::UnreleasedHeap, Some(detail)));
+    for (cause, detail) in causes.map(|cause| (cause, None)).into_iter().chain(details) {
+        let (en, zh) = (guide::of(cause, detail, Lang::En), guide::of(cause, detail, Lang::Zh));
         assert_eq!((en.steps.len(), en.usual.len()), (zh.steps.len(), zh.usual.len()), "{cause:?}");
         // what has only names in it, like GODEBUG=madvdontneed=0, is the same in both
         let pairs = en.steps.iter().chain(en.usual).zip(zh.steps.iter().chain(zh.usual));

@@ -29,7 +29,7 @@ fn write(out: &mut String, analysis: &Analysis) -> std::fmt::Result {
     let (v, lang) = (&analysis.verdict, analysis.lang);
     let t = labels::of(lang);
     writeln!(out, "{}\n", wrapped(&v.summary, WIDTH, ""))?;
-    let guide = guide::of(v.cause, lang);
+    let guide = guide::of(v.cause, v.detail, lang);
     let facts = [
         (v.question.clone(), word(&v.go_heap_explains)),
         (lang.pick("cause", "原因").into(), say!(lang; "{} ({})"; "{}（{}）", v.cause.name(), guide.title)),

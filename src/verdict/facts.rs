@@ -3,9 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 use crate::anatomy::Anatomy;
+use crate::pprof::own::{self, Whose};
 
 /// Objects up to this size, in bytes on average, are small: their number is the problem, and what points to them.
 pub const SMALL_OBJECT: u64 = 512;
+
+/// Helpers of the library name the place where the others are fewer than one of so many.
+const OUTNUMBERED: u64 = 4;
 
 /// Whatever is not known is `None`.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -17,7 +21,13 @@ pub struct Facts {
     /// The profile taken with the forced collection, else the one before.
     pub heap: Option<HeapProfile>,
     /// What that profile has more than the baseline's.
-    pub heap_growth: Option<HeapGrowth>,
+    pub heap_growth: Option<HeapProfile>,
+    /// What of the heap profile the goroutines hold, as far as their number tells.
+    pub held: Option<Held>,
+    /// The same of what came since the baseline.
+    pub held_growth: Option<Held>,
+    /// What was live after the forced collection and gone after a later one, in bytes of that profile.
+    pub passing: Option<u64>,
     pub allocs: Option<Allocs>,
     pub goroutines: Option<Goroutines>,
     pub goroutine_growth: Option<GoroutineGrowth>,
@@ -37,16 +47,21 @@ pub struct Facts {
     pub end: Option<Ending>,
     /// Why the profiles may not be of this process: sentences of the capture.
     pub mistaken: Vec<String>,
+    /// Why they are not, and were left aside.
+    pub foreign: Vec<String>,
 }
 
-/// `inuse_space` that came since the baseline: sampled.
+/// What goroutines hold of a heap profile's `inuse_space`, in bytes: sampled.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct HeapGrowth {
-    /// Of all functions that have more than they had.
-    pub bytes: u64,
-    pub top_space: TopFunction,
-    /// Of the function that most of the new goroutines stand in, with what it calls.
-    pub where_goroutines_stand: u64,
+pub struct Held {
+    /// All of it.
+    pub of: u64,
+    /// Allocated where many goroutines stand, or below, and as much as so many would hold.
+    pub linked: u64,
+    /// Allocated elsewhere, and as many objects as there are goroutines, or twice as many.
+    pub alike: u64,
+    /// The place that most of `linked` was allocated at.
+    pub function: Option<String>,
 }
 
 /// Where most of the goroutines stand that came since the baseline.
@@ -91,30 +106,52 @@ pub struct Allocated {
     pub seconds: f64,
 }
 
-/// Totals of a heap profile: sampled.
+/// What is in use by a heap profile, or came since another: sampled.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HeapProfile {
     pub inuse_space: u64,
     pub inuse_objects: u64,
-    /// `inuse_space` of the samples whose objects have at most [`SMALL_OBJECT`] bytes on average.
-    pub small_space: Option<u64>,
-    pub top_space: Option<TopFunction>,
-    pub top_objects: Option<TopFunction>,
-    /// The stack that allocated most of `inuse_space`: function names, the innermost first.
-    pub top_stack: Vec<String>,
-    pub top_stack_space: u64,
+    /// `None`: the sizes of the objects are not known.
+    pub sizes: Option<Sizes>,
+    /// The heaviest first.
+    pub holders: Vec<Holder>,
+    /// The one with the most objects.
+    pub most_objects: Option<Holder>,
+}
+
+/// Bytes in objects of some size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// Clearly below [`SMALL_OBJECT`].
+    pub surely_small: u64,
+    /// At most [`SMALL_OBJECT`].
+    pub small: u64,
+    /// Little above it at most.
+    pub perhaps_small: u64,
+    /// Of whole pages: they may never have been touched.
+    pub large: u64,
+}
+
+/// A function of the service's own, and what was allocated in it or by what it called for that; of a library's where there is none.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Holder {
+    pub function: String,
+    /// The innermost function that allocated most of it, if another.
+    pub leaf: Option<String>,
+    pub bytes: u64,
+    pub objects: u64,
+    /// The part of the bytes in objects that may never have been touched.
+    pub large: u64,
 }
 
 /// Totals since the start of the process: sampled.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Allocs {
     pub alloc_space: u64,
-    pub alloc_objects: u64,
     pub top_space: Option<TopFunction>,
-    pub top_objects: Option<TopFunction>,
 }
 
-/// The function with the largest flat value.
+/// The function that allocated most, as a [`Holder`] is named.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TopFunction {
     pub function: String,
@@ -143,13 +180,29 @@ pub struct Group {
     pub longest_wait_seconds: Option<u64>,
     /// Function names, the innermost first.
     pub stack: Vec<String>,
+    /// The frame that tells its owner where it stands, where the main module is known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub place: Option<String>,
 }
 
 impl Group {
     /// Where its goroutines stand, for their owner: the frames on top say how they wait, not where.
     pub fn stands_in(&self) -> Option<&str> {
-        let waits = |f: &&String| ["runtime.", "internal/", "sync.", "time."].iter().any(|package| f.starts_with(package));
-        self.stack.iter().find(|f| !waits(f)).or(self.stack.first()).map(String::as_str)
+        self.place.as_deref().or_else(|| own::place(self.stack.iter().map(String::as_str), None))
+    }
+
+    /// Whether nothing but Go's library is in it: it made these goroutines for itself.
+    fn is_helper(&self) -> bool {
+        self.stands_in().is_none_or(|place| own::whose(place, None) >= Whose::Library)
+    }
+}
+
+impl Goroutines {
+    /// The group to speak of: the largest that stands in someone's code, unless those that the library made for itself are far more.
+    pub fn main_group(&self) -> Option<&Group> {
+        let largest = self.groups.first()?;
+        let own = self.groups.iter().find(|group| !group.is_helper());
+        own.filter(|own| own.count.saturating_mul(OUTNUMBERED) >= largest.count).or(Some(largest))
     }
 }
 

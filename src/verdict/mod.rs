@@ -13,7 +13,8 @@ mod tests;
 use serde::{Deserialize, Serialize};
 
 pub use facts::{
-    Allocated, Allocs, Deepest, Ending, Facts, Gogc, GoroutineGrowth, Goroutines, Group, HeapGrowth, HeapProfile, SMALL_OBJECT, TopFunction,
+    Allocated, Allocs, Deepest, Ending, Facts, Gogc, GoroutineGrowth, Goroutines, Group, HeapProfile, Held, Holder, SMALL_OBJECT, Sizes,
+    TopFunction,
 };
 
 use crate::anatomy::{Anatomy, Bucket, Missing};
@@ -32,6 +33,9 @@ pub struct Verdict {
     pub go_heap_explains: Explains,
     pub cause: Cause,
     pub confidence: Confidence,
+    /// What is special about it, where that changes what helps.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub detail: Option<Detail>,
     /// One sentence for a ticket.
     pub summary: String,
     /// Sentences with numbers, the strongest first.
@@ -149,6 +153,15 @@ impl Cause {
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Detail {
+    /// Freed and returned, and resident again because the kernel makes huge pages of it.
+    HugePages,
+    /// Freed and returned with MADV_FREE: resident until the kernel needs it.
+    MadvFree,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Confidence {
@@ -169,6 +182,8 @@ impl Confidence {
 /// A part dominates from half of the whole on, and clearly from here on.
 const DOMINATES: f64 = 0.5;
 const CLEARLY: f64 = 0.65;
+/// What a later collection took of what was live is worth a doubt from here on.
+const PASSING: f64 = 0.25;
 /// The heap explains the RSS from here on, and does not below the other.
 const EXPLAINS: f64 = 0.7;
 const EXPLAINS_NOT: f64 = 0.3;
@@ -178,7 +193,7 @@ pub fn decide(anatomy: &Anatomy, facts: &Facts, lang: Lang) -> Verdict {
     let weighed = weigh::weigh(anatomy, facts);
     let cause = cause(anatomy, &weighed);
     let (missing, confidence) = doubts(anatomy, facts, &weighed, cause, lang);
-    let go_heap_explains = explains(anatomy, &weighed, cause);
+    let go_heap_explains = explains(anatomy, &weighed);
     let growth = facts.baseline.as_ref().map(|base| anatomy.growth(base));
     let line = |bucket| BucketLine {
         bucket,
@@ -193,6 +208,7 @@ pub fn decide(anatomy: &Anatomy, facts: &Facts, lang: Lang) -> Verdict {
         go_heap_explains,
         cause,
         confidence,
+        detail: detail(anatomy, &weighed, cause),
         summary: words::summary(anatomy, facts, &weighed, cause, go_heap_explains, lang),
         evidence: words::evidence(anatomy, facts, &weighed, cause, lang),
         missing,
@@ -215,8 +231,18 @@ fn cause(anatomy: &Anatomy, weighed: &Weighed) -> Cause {
     if anatomy.lacks(Missing::Memstats) || unknown > 1.0 - DOMINATES { Cause::Unknown } else { Cause::Mixed }
 }
 
-fn explains(anatomy: &Anatomy, weighed: &Weighed, cause: Cause) -> Explains {
-    let heap = weighed.heap_share(cause == Cause::AllocationChurn);
+/// What most of the freed memory that was returned is still there for.
+fn detail(anatomy: &Anatomy, weighed: &Weighed, cause: Cause) -> Option<Detail> {
+    let freed = weighed.bytes(Cause::UnreleasedHeap).unsigned_abs();
+    let most = |bytes: u64| cause == Cause::UnreleasedHeap && bytes > 0 && bytes.saturating_mul(2) > freed;
+    if most(anatomy.lazy_free) {
+        return Some(Detail::MadvFree);
+    }
+    (most(anatomy.released) && anatomy.arena_huge.saturating_mul(2) > anatomy.released).then_some(Detail::HugePages)
+}
+
+fn explains(anatomy: &Anatomy, weighed: &Weighed) -> Explains {
+    let heap = weighed.heap_share();
     let unknown = weighed.unknown_share(anatomy);
     if anatomy.lacks(Missing::Memstats) {
         // live objects may be known from a profile, the rest of the arenas is not
@@ -284,20 +310,54 @@ fn doubts(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause: Cause, lan
             "baseline 没有 smaps：保留而从未触碰的部分按与现在相同计算",
         ),
     );
-    doubt(anatomy.moved.unsigned_abs() > anatomy.rss_bytes / 10, "");
+    // what fell because Go returned it is explained
+    let moved = anatomy.moved.saturating_add(i64::try_from(anatomy.returned).unwrap_or(i64::MAX));
+    doubt(moved.unsigned_abs() > anatomy.rss_bytes / 10, "");
+    let of_live = matches!(cause, Cause::LiveHeap | Cause::SmallObjects);
+    doubt(
+        of_live && weighed.near_small,
+        lang.pick(
+            "the objects are near the border of small and large ones: another reading might name the other",
+            "对象处在小与大的分界附近：再读一次结论可能是另一个",
+        ),
+    );
+    doubt(
+        of_heap && weighed.near_churn,
+        lang.pick(
+            "garbage and the room for it are about as much as is live: another reading might call it live or garbage",
+            "垃圾及其空间与存活对象大致相当：再读一次可能判为存活，也可能判为垃圾",
+        ),
+    );
+    doubt(
+        of_live && weighed.holder.as_ref().is_some_and(|holder| holder.unsure),
+        lang.pick(
+            "what was reserved and never touched may be of the one that seems to hold most, or of others",
+            "保留而从未触碰的部分可能属于看似占用最多者，也可能属于其他函数",
+        ),
+    );
+    // requests that ended meanwhile look the same as a pool's buffers
+    doubt(of_heap && weighed.passed > 0, "");
+    doubt(
+        of_heap && anatomy.floating > anatomy.get(Bucket::HeapLive).max(0).unsigned_abs() / 2,
+        lang.pick(
+            "the process allocates so fast that what it allocates while a collection marks is as much as what it keeps: live is an estimate",
+            "进程分配得太快，GC 标记期间新分配的量与真正保留的量相当：存活大小是估计值",
+        ),
+    );
     doubt(
         facts.heap.is_none() && of_heap,
         lang.pick("heap_gc.pb.gz is missing: which functions hold the heap is unknown", "缺少 heap_gc.pb.gz：不知道哪些函数占着堆"),
     );
     let unknown_rate = weighed.alloc_rate.is_none();
     doubt(
-        unknown_rate && matches!(cause, Cause::AllocationChurn | Cause::UnreleasedHeap),
+        unknown_rate && (cause == Cause::AllocationChurn || cause == Cause::UnreleasedHeap && !weighed.is_beyond_goal),
         lang.pick(
             "the time between two MemStats is missing: how fast the process allocates is unknown",
             "缺少两次 MemStats 之间的时间：不知道进程分配得多快",
         ),
     );
-    doubt(cause == Cause::AllocationChurn && !unknown_rate && !weighed.allocates_fast, "");
+    let passed = weighed.passed > weighed.bytes(cause) / 2;
+    doubt(cause == Cause::AllocationChurn && !unknown_rate && !weighed.allocates_fast && !passed, "");
     doubt(
         cause == Cause::UnreleasedHeap && weighed.may_allocate_fast,
         lang.pick(
@@ -335,10 +395,7 @@ fn doubts(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause: Cause, lan
             .into(),
         );
     }
-    if facts.mistaken.is_empty() {
-        return (missing, confidence);
-    }
     // the first thing to know of such a verdict
-    missing.splice(0..0, facts.mistaken.iter().map(|why| words::line(why)));
-    (missing, Confidence::Low)
+    missing.splice(0..0, facts.foreign.iter().chain(&facts.mistaken).map(|why| words::line(why)));
+    (missing, if facts.mistaken.is_empty() { confidence } else { Confidence::Low })
 }

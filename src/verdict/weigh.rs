@@ -1,7 +1,9 @@
 //! From buckets to candidates: how many bytes speak for each cause.
 
-use super::facts::{Allocated, Deepest, Facts, Goroutines, SMALL_OBJECT};
-use super::{Cause, DOMINATES};
+use std::collections::BTreeMap;
+
+use super::facts::{Allocated, Deepest, Facts, Goroutines, HeapProfile, SMALL_OBJECT};
+use super::{Cause, PASSING};
 use crate::anatomy::{Anatomy, Bucket, GoMemory, Missing, Parts};
 
 /// Less growth than this says nothing: RSS counters lag, and every process breathes.
@@ -14,19 +16,25 @@ const MORE_GOROUTINES: u64 = 100;
 const FEW_STACKS: usize = 5;
 /// The average stack of a goroutine that recurses. What blocks in a handler needs 2 to 32 KiB, most often less than 8.
 const DEEP_STACK: u64 = 64 << 10;
-const FLAT_STACK: u64 = 8 << 10;
+const FLAT_STACK: i64 = 8 << 10;
 /// Frames of one stack that only a recursion makes.
 const RECURSION: u64 = 10_000;
-/// A stack that doubles frees its old copy, and collections halve stacks that are not used: freed spans of up to so many times
-/// the stacks were theirs. Measured: 1 to 4.
+/// What a stack begins with.
+const FIRST_STACK: i64 = 2 << 10;
+/// A stack that doubles frees its old copies, and collections halve stacks that are not used: freed spans of up to so many times what
+/// stacks have grown by were theirs. Measured: 1 to 4.
 const OUTGROWN: i64 = 4;
-/// More memory per goroutine than this needs a better reason to be laid at its door than numbers alone, be it leaked or not.
+/// Where no heap profile tells what goroutines hold: more memory for each than this is not laid at their door.
 const HELD_EACH: u64 = 64 << 10;
-/// The same for goroutines that stand where the heap was allocated, and for such as are known to be leaked besides.
-const LINKED_EACH: u64 = 1 << 20;
-const LEAKED_EACH: u64 = 4 << 20;
-/// A pile's stacks are at least this share of what it is blamed for, without better evidence.
+/// A pile's stacks are at least this share of what it is blamed for then.
 const PILE_SHARE: f64 = 0.1;
+/// Garbage, and room for it, of up to so many times what is live is what GOGC=100 means; near that another reading would say otherwise.
+const NORMAL_GARBAGE: f64 = 1.2;
+const NEAR_NORMAL: std::ops::Range<f64> = 0.8..1.6;
+/// The heap grows a little over its goal, and its spans are never full.
+const OVER_GOAL: u64 = 10;
+/// Of those that are small by less than this share, another reading would say otherwise.
+const NEAR_HALF: std::ops::Range<f64> = 0.4..0.6;
 /// Fast: fills anew within this time what garbage and freed spans take, and at least so much a second.
 const REFILL_SECONDS: f64 = 30.0;
 const FAST: f64 = (4 << 20) as f64;
@@ -66,22 +74,47 @@ pub(super) struct Weighed {
     pub allocates_fast: bool,
     /// It does on average over a life that may have been a single burst; how it is now could not be seen.
     pub may_allocate_fast: bool,
-    /// The pile of goroutines is blamed for heap by its size alone.
+    /// Most of what the pile of goroutines is blamed for may be another's.
     pub pile_is_a_guess: bool,
     /// Heap that is laid at the goroutines' door.
     pub held_by_goroutines: i64,
     /// Freed memory in spans that a few objects keep: it cannot be returned.
     pub sparse: i64,
+    /// The part of what is free that the heap will fill before it is next collected.
+    pub room: i64,
+    /// More than half of what is free is beyond the goal of the heap: however fast the process allocates, it is not for that.
+    pub is_beyond_goal: bool,
     /// Freed spans that were stacks.
     pub outgrown: i64,
     /// A function that allocated most of what is there to explain, and that most goroutines stand in.
     pub link: Option<String>,
     /// Few stacks of very many frames are among many: how much each takes is unknown.
     pub may_be_deep: bool,
-    /// Garbage within GOGC, which belongs to the live heap.
+    /// Garbage within GOGC, which belongs to the live heap, as does `room` then.
     pub normal_garbage: i64,
+    pub has_normal_room: bool,
+    /// Another reading might have told churn from a live heap otherwise, or small objects from large ones.
+    pub near_churn: bool,
+    pub near_small: bool,
+    /// Who holds the heap, or what it grew by.
+    pub holder: Option<Named>,
+    /// The part of what was live that a later collection took.
+    pub passing: f64,
+    /// That as garbage: what only one collection more takes is held by nobody.
+    pub passed: i64,
     /// Average size of a live object (of one that came since the baseline), in bytes.
     pub object_size: Option<u64>,
+}
+
+/// A holder by name.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Named {
+    pub function: String,
+    pub leaf: Option<String>,
+    /// Of what is in use, at least.
+    pub share: f64,
+    /// Another may hold more: what was never touched may be this one's.
+    pub unsure: bool,
 }
 
 impl Weighed {
@@ -110,11 +143,10 @@ impl Weighed {
         ranked
     }
 
-    /// The heap's share: objects, garbage and the gaps between them; with the room that churn needs, if that is the cause.
-    pub fn heap_share(&self, churn: bool) -> f64 {
+    /// The heap's share: objects, garbage and the gaps between them, with the room that it will fill.
+    pub fn heap_share(&self) -> f64 {
         let part = |bucket| self.parts.get(bucket).max(0);
-        let room = if churn { part(Bucket::HeapUnreleased) } else { -self.sparse };
-        let heap = part(Bucket::HeapLive) + part(Bucket::HeapGarbage) + part(Bucket::HeapFragmentation) + room;
+        let heap = part(Bucket::HeapLive) + part(Bucket::HeapGarbage) + part(Bucket::HeapFragmentation) + self.room - self.sparse;
         heap as f64 / self.whole()
     }
 
@@ -142,13 +174,8 @@ pub(super) fn weigh(anatomy: &Anatomy, facts: &Facts) -> Weighed {
     let mut weighed = Weighed { growth: growth.is_some(), basis, parts: growth.unwrap_or(anatomy.parts), ..Weighed::default() };
     let part = |bucket| weighed.parts.get(bucket).max(0);
 
-    // with GOGC=100 the heap grows to twice what is live, in each cycle: that garbage belongs to the live heap. Where there is
-    // more, be it that GOGC allows it, garbage is what this process is made of
     let live = part(Bucket::HeapLive);
     let garbage = part(Bucket::HeapGarbage);
-    let normal = if garbage <= live.saturating_add(live / 5) { garbage } else { 0 };
-    let garbage = garbage - normal;
-    weighed.normal_garbage = normal;
     let gaps = part(Bucket::HeapFragmentation).min(live);
     let sparse = part(Bucket::HeapFragmentation) - gaps;
     let (stacks, unreleased) = (part(Bucket::GoroutineStacks), part(Bucket::HeapUnreleased));
@@ -157,42 +184,69 @@ pub(super) fn weigh(anatomy: &Anatomy, facts: &Facts) -> Weighed {
 
     let base = facts.baseline.as_ref().filter(|_| weighed.growth);
     weighed.object_size = anatomy.go.and_then(|now| object_size(&now, base.and_then(|b| b.go)));
-    let room = garbage.saturating_add(unreleased).saturating_add(sparse);
-    let Allocation { rate, fast, may_be_fast } = allocation(anatomy, facts, room);
-    weighed.sparse = sparse;
-    (weighed.alloc_rate, weighed.allocates_fast, weighed.may_allocate_fast) = (rate, fast, may_be_fast);
 
-    let mut heap = live.saturating_add(normal).saturating_add(gaps);
-    let mut freed = unreleased;
+    // what stacks left behind comes first: the copies that they outgrew were there for certain, the others may be of a burst
     let pile = facts.goroutines.as_ref().filter(|g| is_pile(g, facts, weighed.growth));
     let average = facts.goroutines.as_ref().map_or(0, |g| average_stack(anatomy, g, facts, weighed.growth, stacks));
     let deep = average >= DEEP_STACK;
-    weighed.link = facts.goroutines.as_ref().and_then(|g| link(g, facts, weighed.growth));
-    weighed.outgrown = freed.min(stacks.saturating_mul(OUTGROWN));
-    // a few small stacks among much freed heap did not leave it behind
-    if pile.is_none() && !deep {
-        weighed.outgrown = weighed.outgrown.min(stacks);
+    let grown_by = stacks.saturating_sub(FIRST_STACK.saturating_mul(newcomers(facts, weighed.growth))).max(0);
+    let copies = unreleased.min(grown_by);
+    weighed.outgrown = if pile.is_some() || deep { unreleased.min(grown_by.saturating_mul(OUTGROWN)) } else { copies };
+    let unreleased = unreleased - weighed.outgrown;
+
+    // with GOGC=100 the heap grows to twice what is live, in each cycle: that garbage, and the free room for it, belongs to the live heap.
+    // Where there is more, be it that GOGC allows it, garbage is what this process is made of. No further than to its goal the heap grows
+    let free = unreleased.saturating_add(sparse);
+    let ahead = ahead(anatomy).min(free);
+    let Allocation { rate, fast, may_be_fast } = allocation(anatomy, facts, garbage.saturating_add(ahead));
+    weighed.is_beyond_goal = ahead < free / 2;
+    (weighed.alloc_rate, weighed.allocates_fast, weighed.may_allocate_fast) = (rate, fast, may_be_fast && !weighed.is_beyond_goal);
+    let room = if fast { ahead } else { 0 };
+    let churned = garbage.saturating_add(room);
+    let turnover = churned as f64 / live.max(1) as f64;
+    let is_normal = turnover <= NORMAL_GARBAGE;
+    weighed.near_churn = NEAR_NORMAL.contains(&turnover) && fast;
+    (weighed.room, weighed.has_normal_room) = (room.min(unreleased), is_normal);
+    weighed.normal_garbage = if is_normal { garbage } else { 0 };
+    weighed.sparse = sparse - (room - weighed.room);
+    let freed = unreleased - weighed.room;
+
+    let mut heap = live.saturating_add(gaps).saturating_add(if is_normal { churned } else { 0 });
+    weighed.passing = facts.passing.zip(facts.heap.as_ref()).map_or(0.0, |(bytes, heap)| bytes as f64 / heap.inuse_space.max(1) as f64);
+    if weighed.passing >= PASSING {
+        let whole = anatomy.get(Bucket::HeapLive).max(0) as f64;
+        weighed.passed = ((whole * weighed.passing) as i64).min(live);
+        heap -= weighed.passed;
     }
-    freed -= weighed.outgrown;
     let mut goroutines = stacks.saturating_add(weighed.outgrown);
+    let held = if weighed.growth { facts.held_growth.as_ref() } else { facts.held.as_ref() };
+    let is_linked = held.is_some_and(|held| held.of > 0 && held.linked.saturating_mul(2) >= held.of);
+    weighed.link = held.filter(|_| is_linked).and_then(|held| held.function.clone());
+    // those that stand where most of the heap was allocated, and as many as it takes to hold it, are a pile sooner
+    let pile = pile.or(facts.goroutines.as_ref().filter(|g| is_linked && g.total >= MORE_GOROUTINES));
     if let Some(pile) = pile {
-        let all = (heap + goroutines + freed + garbage).max(1) as f64;
         let usual = usual(pile, facts, weighed.growth);
         let more = pile.total.saturating_sub(usual.unwrap_or(0));
-        let each = |goroutines: u64| u64::try_from(heap).unwrap_or(0) / goroutines.max(1);
-        let linked = weighed.link.is_some();
-        let leak = pile.leaked.is_some_and(|leaked| is_leak(leaked, more) && each(leaked) <= if linked { LEAKED_EACH } else { HELD_EACH });
-        let by_link = linked && (usual.is_some() || pile.total >= MANY_GOROUTINES) && each(more) <= LINKED_EACH;
-        let by_size = each(more) <= HELD_EACH && (weighed.growth || goroutines as f64 / all >= PILE_SHARE);
-        if leak || by_link || by_size {
-            let came_together = by_link && usual.is_some();
-            weighed.pile_is_a_guess = !leak && !came_together && (goroutines as f64) < all * DOMINATES;
-            weighed.held_by_goroutines = heap;
-            goroutines = goroutines.saturating_add(heap);
-            heap = 0;
-        }
+        let leak = pile.leaked.is_some_and(|leaked| is_leak(leaked, more));
+        let of = |bytes: u64, all: u64| {
+            i64::try_from(u128::from(heap.unsigned_abs()) * u128::from(bytes) / u128::from(all.max(1))).unwrap_or(heap)
+        };
+        let (linked, alike) = match held {
+            Some(held) => (of(held.linked, held.of), of(held.alike, held.of)),
+            None => {
+                let all = heap.saturating_add(goroutines).max(1) as f64;
+                let few_each = heap.unsigned_abs() / more.max(1) <= HELD_EACH;
+                (0, if few_each && goroutines as f64 / all >= PILE_SHARE { heap } else { 0 })
+            }
+        };
+        // nobody wakes them to let go of it
+        let guessed = alike.saturating_add(if leak { 0 } else { linked }).saturating_add(weighed.outgrown - copies);
+        weighed.held_by_goroutines = linked.saturating_add(alike).min(heap);
+        goroutines = goroutines.saturating_add(weighed.held_by_goroutines);
+        heap -= weighed.held_by_goroutines;
+        weighed.pile_is_a_guess = guessed.saturating_mul(2) > goroutines;
     }
-    let recurses = pile.is_none_or(|_| facts.goroutine_growth.is_none()) && has_recursion(facts, stacks);
+    let recurses = has_recursion(facts, stacks, newcomers(facts, weighed.growth));
     weighed.may_be_deep = hides_recursion(facts);
     let of_stacks = if recurses || deep && !pile.is_some_and(|p| p.total >= MANY_GOROUTINES && average < 4 * DEEP_STACK) {
         Cause::DeepStacks
@@ -205,10 +259,14 @@ pub(super) fn weigh(anatomy: &Anatomy, facts: &Facts) -> Weighed {
         .zip(facts.goroutines.as_ref())
         .is_some_and(|(threads, goroutines)| threads >= MANY_THREADS && threads.saturating_mul(2) >= goroutines.total);
     weighed.give(if busy_threads && of_stacks == Cause::GoroutinePileup { Cause::ThreadPileup } else { of_stacks }, goroutines);
-    weighed.give(if small(facts, weighed.object_size) { Cause::SmallObjects } else { Cause::LiveHeap }, heap);
-    weighed.give(Cause::AllocationChurn, garbage);
-    let freed = freed.saturating_add(sparse);
-    weighed.give(if weighed.allocates_fast { Cause::AllocationChurn } else { Cause::UnreleasedHeap }, freed);
+    let untouched = Some(anatomy.over_claim).filter(|bytes| *bytes > anatomy.rss_bytes / 20).unwrap_or(0);
+    let profile = facts.heap_growth.as_ref().filter(|_| weighed.growth).or(facts.heap.as_ref());
+    weighed.holder = profile.and_then(|profile| holder(profile, untouched));
+    let (small, near_small) = small(profile, untouched, weighed.object_size);
+    weighed.near_small = near_small;
+    weighed.give(if small { Cause::SmallObjects } else { Cause::LiveHeap }, heap);
+    weighed.give(Cause::AllocationChurn, weighed.passed.saturating_add(if is_normal { 0 } else { churned }));
+    weighed.give(Cause::UnreleasedHeap, freed.saturating_add(weighed.sparse));
     weighed.give(Cause::ThreadPileup, threads);
     weighed.give(Cause::NativeMemory, native - threads);
     weighed.give(Cause::RuntimeMetadata, metadata);
@@ -221,12 +279,10 @@ pub(super) fn weigh(anatomy: &Anatomy, facts: &Facts) -> Weighed {
 /// Whether the growth since the baseline says more than the whole.
 fn basis(now: &Anatomy, base: &Anatomy) -> Basis {
     let growth = now.rss_bytes.saturating_sub(base.rss_bytes);
-    let same = |missing| now.lacks(missing) == base.lacks(missing);
-    let told_alike = now.live_has_garbage == base.live_has_garbage;
     if growth < MIN_GROWTH.max(now.rss_bytes / 20) {
         return Basis::Little;
     }
-    if same(Missing::Memstats) && same(Missing::Kernel) && told_alike { Basis::Growth } else { Basis::Unlike }
+    if now.tells_like(base) { Basis::Growth } else { Basis::Unlike }
 }
 
 fn object_size(now: &GoMemory, base: Option<GoMemory>) -> Option<u64> {
@@ -235,13 +291,47 @@ fn object_size(now: &GoMemory, base: Option<GoMemory>) -> Option<u64> {
     bytes.checked_div(objects)
 }
 
-/// By the profile where it tells, since a few large objects may hide behind many small ones in an average.
-fn small(facts: &Facts, average: Option<u64>) -> bool {
-    let profile = facts.heap.as_ref().filter(|h| h.inuse_space > 0);
-    match profile.and_then(|h| Some((h.small_space?, h.inuse_space))) {
-        Some((small, all)) => small.saturating_mul(2) >= all,
-        None => average.or(profile.and_then(|h| h.inuse_space.checked_div(h.inuse_objects))).is_some_and(|size| size <= SMALL_OBJECT),
+/// Whether small objects are most of what is in use, and whether that is a close call. By the profile where it tells, since a few large
+/// objects may hide behind many small ones in an average. What was never touched is taken to be of large ones.
+fn small(profile: Option<&HeapProfile>, untouched: u64, average: Option<u64>) -> (bool, bool) {
+    let profile = profile.filter(|heap| heap.inuse_space > 0);
+    if let Some((sizes, all)) = profile.and_then(|heap| Some((heap.sizes?, heap.inuse_space))) {
+        let all = all.saturating_sub(untouched.min(sizes.large)).max(1);
+        let most = |bytes: u64| bytes.saturating_mul(2) >= all;
+        let near = most(sizes.surely_small) != most(sizes.perhaps_small) || NEAR_HALF.contains(&(sizes.small as f64 / all as f64));
+        return (most(sizes.small), near);
     }
+    let size = average.or(profile.and_then(|heap| heap.inuse_space.checked_div(heap.inuse_objects)));
+    (size.is_some_and(|size| size <= SMALL_OBJECT), size.is_some_and(|size| (SMALL_OBJECT / 4 * 3..=SMALL_OBJECT / 4 * 5).contains(&size)))
+}
+
+/// Who holds most for certain: what was never touched may be any large objects'.
+fn holder(profile: &HeapProfile, untouched: u64) -> Option<Named> {
+    let least = |holder: &super::Holder| holder.bytes.saturating_sub(holder.large.min(untouched));
+    let best = profile.holders.iter().max_by_key(|holder| (least(holder), holder.bytes))?;
+    let large = profile.sizes.map_or(0, |sizes| sizes.large);
+    let all = profile.inuse_space.saturating_sub(large.min(untouched)).max(1);
+    let others = profile.holders.iter().filter(|holder| holder.function != best.function);
+    Some(Named {
+        function: best.function.clone(),
+        leaf: best.leaf.clone(),
+        share: (least(best) as f64 / all as f64).min(1.0),
+        unsure: untouched > 0 && others.map(|holder| holder.bytes).max().is_some_and(|most| most > least(best)),
+    })
+}
+
+/// How much the heap grows yet before it is collected, by the goal that the runtime has set itself: GOGC, SetGCPercent and both kinds of
+/// memory limit are in it.
+fn ahead(anatomy: &Anatomy) -> i64 {
+    let Some((go, goal)) = anatomy.go.and_then(|go| Some((go, go.next_gc.filter(|goal| *goal > 0)?))) else { return i64::MAX };
+    let most = goal.saturating_add(goal / OVER_GOAL);
+    i64::try_from(most.saturating_sub(go.heap_alloc)).unwrap_or(i64::MAX)
+}
+
+/// The goroutines whose stacks are to be explained.
+fn newcomers(facts: &Facts, growth: bool) -> i64 {
+    let more = |g: &Goroutines| g.total.saturating_sub(usual(g, facts, growth).unwrap_or(0));
+    i64::try_from(facts.goroutines.as_ref().map_or(0, more)).unwrap_or(i64::MAX)
 }
 
 /// How fast the process allocates, and whether that fills `room` anew before anyone would look twice.
@@ -289,9 +379,8 @@ fn average_stack(anatomy: &Anatomy, goroutines: &Goroutines, facts: &Facts, grow
 }
 
 /// A few goroutines that recurse hide behind thousands that wait: the average stack is small, and yet more than they need.
-fn has_recursion(facts: &Facts, stacks: i64) -> bool {
-    let flat = facts.goroutines.as_ref().map_or(0, |g| g.total.saturating_mul(FLAT_STACK));
-    hides_recursion(facts) && stacks.unsigned_abs() >= flat.saturating_mul(2)
+fn has_recursion(facts: &Facts, stacks: i64, goroutines: i64) -> bool {
+    hides_recursion(facts) && stacks >= goroutines.saturating_mul(FLAT_STACK).saturating_mul(2)
 }
 
 fn hides_recursion(facts: &Facts) -> bool {
@@ -313,7 +402,15 @@ fn is_leak(leaked: u64, more: u64) -> bool {
 
 /// Many goroutines, or many more than usual, in few stacks.
 fn is_pile(goroutines: &Goroutines, facts: &Facts, growth: bool) -> bool {
-    let top: u64 = goroutines.groups.iter().take(FEW_STACKS).map(|g| g.count).fold(0, u64::saturating_add);
+    // one place is one stack, whatever lies on top of it
+    let mut places: BTreeMap<Option<&str>, u64> = BTreeMap::new();
+    for group in &goroutines.groups {
+        let sum = places.entry(group.stands_in()).or_default();
+        *sum = sum.saturating_add(group.count);
+    }
+    let mut counts: Vec<u64> = places.into_values().collect();
+    counts.sort_unstable_by(|a, b| b.cmp(a));
+    let top = counts.iter().take(FEW_STACKS).fold(0u64, |sum, count| sum.saturating_add(*count));
     let usual = usual(goroutines, facts, growth);
     let more = goroutines.total.saturating_sub(usual.unwrap_or(0));
     let many = match usual {
@@ -324,28 +421,6 @@ fn is_pile(goroutines: &Goroutines, facts: &Facts, growth: bool) -> bool {
     goroutines.leaked.is_some_and(|leaked| is_leak(leaked, more)) || (many && few_stacks)
 }
 
-/// The function that the largest group of goroutines is in, and that allocated most of what is live, by itself or below it. Where the
-/// growth decides, both are of what came since the baseline.
-fn link(goroutines: &Goroutines, facts: &Facts, growth: bool) -> Option<String> {
-    if let Some(((heap, group), usual)) =
-        facts.heap_growth.as_ref().zip(facts.goroutine_growth.as_ref()).zip(usual(goroutines, facts, growth))
-    {
-        let more = goroutines.total.saturating_sub(usual).max(1);
-        let most = heap.where_goroutines_stand.saturating_mul(2) >= heap.bytes && heap.bytes > 0;
-        return (most && group.more >= MORE_GOROUTINES && group.more.saturating_mul(2) >= more).then(|| group.function.clone());
-    }
-    let heap = facts.heap.as_ref()?;
-    let most = |bytes: u64| bytes > 0 && bytes.saturating_mul(2) >= heap.inuse_space;
-    let largest = goroutines.groups.first().filter(|g| g.count >= MORE_GOROUTINES && g.count.saturating_mul(4) >= goroutines.total)?;
-    let by_itself = heap.top_space.as_ref().filter(|top| most(top.flat) && !top.function.starts_with("runtime."));
-    if let Some(top) = by_itself.filter(|top| largest.stack.contains(&top.function)) {
-        return Some(top.function.clone());
-    }
-    // not any common frame: every request has those of its server
-    let at = largest.stands_in().filter(|at| most(heap.top_stack_space) && heap.top_stack.iter().any(|f| f == at))?;
-    Some(at.to_owned())
-}
-
 /// The part of native memory that is stacks of threads.
 fn threads(anatomy: &Anatomy, facts: &Facts, native: i64) -> i64 {
     let usual = facts.baseline_threads.unwrap_or(0);
@@ -353,6 +428,7 @@ fn threads(anatomy: &Anatomy, facts: &Facts, native: i64) -> i64 {
         return 0;
     }
     let Some(parts) = anatomy.native else { return 0 };
-    let all = parts.malloc.saturating_add(parts.thread_stacks).saturating_add(parts.globals).saturating_add(parts.mappings).max(1);
+    let all = [parts.malloc, parts.thread_stacks, parts.globals, parts.file_copies, parts.mappings];
+    let all = all.into_iter().fold(0, u64::saturating_add).max(1);
     i64::try_from(i128::from(native) * i128::from(parts.thread_stacks) / i128::from(all)).unwrap_or(0)
 }

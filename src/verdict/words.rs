@@ -6,7 +6,7 @@ mod tests;
 
 use super::facts::{Facts, SMALL_OBJECT, TopFunction};
 use super::weigh::Weighed;
-use super::{Cause, DOMINATES, Explains};
+use super::{Cause, DOMINATES, Detail, Explains, detail};
 use crate::anatomy::{Anatomy, Bucket, Missing};
 use crate::lang::{Lang, say};
 use crate::units::ByteSize;
@@ -64,9 +64,10 @@ pub(super) fn summary(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause
         Some(end) if end.gone => lang.pick("; the process ended meanwhile", "；期间进程已退出"),
         _ => "",
     };
-    let whose = match facts.mistaken.is_empty() {
-        true => "",
-        false => lang.pick("; the profiles may be of another process", "；这些 profile 可能属于另一个进程"),
+    let whose = match (facts.foreign.is_empty(), facts.mistaken.is_empty()) {
+        (true, true) => "",
+        (true, false) => lang.pick("; the profiles may be of another process", "；这些 profile 可能属于另一个进程"),
+        (false, _) => lang.pick("; the profiles are of another process and were left aside", "；这些 profile 属于另一个进程，未予采用"),
     };
     let because = because(anatomy, facts, weighed, cause, lang);
     let besides = besides(weighed, cause, lang).unwrap_or_default();
@@ -85,7 +86,20 @@ fn because(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause: Cause, la
     let amount = size(weighed.bytes(cause));
     let share = percent(weighed.share(cause));
     match cause {
-        Cause::LiveHeap | Cause::SmallObjects => live(facts, weighed, cause, lang),
+        Cause::LiveHeap | Cause::SmallObjects => live(weighed, cause, lang),
+        Cause::AllocationChurn if weighed.passed > weighed.bytes(cause) / 2 => {
+            let from = match &weighed.holder {
+                Some(holder) => {
+                    let function = with_leaf(&holder.function, holder.leaf.as_deref(), lang);
+                    say!(lang; ", most of it from {function}"; "，大部分来自 {function}")
+                }
+                None => String::new(),
+            };
+            say!(lang;
+                "{amount} ({share}) are garbage that it takes a second collection to free: a sync.Pool's, waiting for finalizers, or of requests that have ended{from}";
+                "{amount}（{share}）是要再一次 GC 才能释放的垃圾：sync.Pool 所有、等待 finalizer，或属于已结束的请求{from}"
+            )
+        }
         Cause::AllocationChurn => {
             let rate = weighed.alloc_rate.filter(|_| weighed.allocates_fast).map(|r| bytes(r as u64));
             let rate = rate.map(|r| say!(lang; " while {r} a second are allocated"; "，每秒分配 {r}")).unwrap_or_default();
@@ -112,6 +126,14 @@ fn because(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause: Cause, la
                 "{amount}（{share}）已被 Go 释放但未归还内核，其中 {sparse} 是因为存活对象占着大半为空的 span"
             )
         }
+        Cause::UnreleasedHeap if detail(anatomy, weighed, cause) == Some(Detail::HugePages) => say!(lang;
+            "{amount} ({share}) were freed by Go and returned to the kernel, and are resident nevertheless: the kernel makes huge pages of them (THP)";
+            "{amount}（{share}）已被 Go 释放并归还内核，却仍然常驻：内核把它们合并成了大页（THP）"
+        ),
+        Cause::UnreleasedHeap if detail(anatomy, weighed, cause) == Some(Detail::MadvFree) => say!(lang;
+            "{amount} ({share}) were freed by Go and given back with MADV_FREE: they count as resident until the kernel needs them";
+            "{amount}（{share}）已被 Go 释放并以 MADV_FREE 归还：在内核需要之前仍计入 RSS"
+        ),
         Cause::UnreleasedHeap => say!(lang;
             "{amount} ({share}) were freed by Go and not returned to the kernel yet";
             "{amount}（{share}）已被 Go 释放，尚未归还内核"
@@ -188,22 +210,27 @@ fn because(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause: Cause, la
     }
 }
 
-/// Live objects, and what belongs to them: the garbage that may pile up beside them, and the gaps between them. Each number is said for
-/// what it counts, so that the table below has the same.
-fn live(facts: &Facts, weighed: &Weighed, cause: Cause, lang: Lang) -> String {
+/// Live objects, and what belongs to them: the garbage that may pile up beside them and the room for it, and the gaps between them. Each number
+/// is said for what it counts, so that the table below has the same.
+fn live(weighed: &Weighed, cause: Cause, lang: Lang) -> String {
     let (whole, share) = (weighed.bytes(cause), percent(weighed.share(cause)));
-    let (objects, garbage) = (weighed.parts.get(Bucket::HeapLive).max(0), weighed.normal_garbage);
-    let gaps = whole.saturating_sub(objects).saturating_sub(garbage);
+    let (garbage, room) = (weighed.normal_garbage, if weighed.has_normal_room { weighed.room } else { 0 });
+    let rest = whole.saturating_sub(garbage).saturating_sub(room).max(0);
+    let objects = weighed.parts.get(Bucket::HeapLive).clamp(0, rest);
+    let gaps = rest - objects;
     // an average over what else is live may be of something larger
     let small = match (cause, weighed.object_size.filter(|each| *each <= SMALL_OBJECT).map(bytes)) {
         (Cause::SmallObjects, None) => lang.pick(", many and small", "，多而小").to_owned(),
         (Cause::SmallObjects, Some(each)) => say!(lang; ", many and small of {each} on average"; "，多而小，平均每个 {each}"),
         _ => String::new(),
     };
-    let from = match holder(facts, weighed) {
-        Some((function, part)) if part >= DOMINATES => say!(lang; ", most of it from {function}"; "，大部分来自 {function}"),
-        Some((function, part)) => {
-            let part = percent(part);
+    let from = match &weighed.holder {
+        Some(holder) if holder.share >= DOMINATES => {
+            let function = with_leaf(&holder.function, holder.leaf.as_deref(), lang);
+            say!(lang; ", most of it from {function}"; "，大部分来自 {function}")
+        }
+        Some(holder) => {
+            let (function, part) = (with_leaf(&holder.function, holder.leaf.as_deref(), lang), percent(holder.share));
             say!(lang; ", the largest part ({part}) from {function}"; "，最大的一部分（{part}）来自 {function}")
         }
         None => String::new(),
@@ -214,6 +241,7 @@ fn live(facts: &Facts, weighed: &Weighed, cause: Cause, lang: Lang) -> String {
     }
     let beside = [
         (garbage, say!(lang; ", {} of garbage until the next collection"; "，等待下次 GC 的垃圾 {}", size(garbage))),
+        (room, say!(lang; ", {} of room for more of it"; "，留给新垃圾的空间 {}", size(room))),
         (gaps, say!(lang; ", {} of gaps between them"; "，对象之间的空隙 {}", size(gaps))),
     ];
     let beside: String = beside.into_iter().filter(|(part, _)| *part >= whole / WORTH_ONE_IN).map(|(_, said)| said).collect();
@@ -223,11 +251,13 @@ fn live(facts: &Facts, weighed: &Weighed, cause: Cause, lang: Lang) -> String {
     )
 }
 
-/// The function that holds most of what is to be explained, with its share of that.
-fn holder(facts: &Facts, weighed: &Weighed) -> Option<(String, f64)> {
-    let grown = facts.heap_growth.as_ref().filter(|grown| weighed.growth && grown.bytes > 0).map(|grown| (&grown.top_space, grown.bytes));
-    let (top, of) = grown.or_else(|| facts.heap.as_ref().and_then(|heap| Some((heap.top_space.as_ref()?, heap.inuse_space))))?;
-    Some((name(&top.function), share_of(top, of)))
+/// A function of the service's own, with the one that it called for the memory behind it.
+fn with_leaf(function: &str, leaf: Option<&str>, lang: Lang) -> String {
+    let plain = if function.is_empty() { lang.pick("an unnamed function", "无名函数").to_owned() } else { name(function) };
+    match leaf.map(name) {
+        Some(leaf) => say!(lang; "{plain} ({leaf})"; "{plain}（{leaf}）"),
+        None => plain,
+    }
 }
 
 fn share_of(top: &TopFunction, of: u64) -> f64 {
@@ -241,7 +271,7 @@ fn standing(facts: &Facts, weighed: &Weighed, lang: Lang) -> Option<String> {
         return Some(say!(lang; ", {more} more in {function} than at the baseline"; "，其中 {function} 比 baseline 时多 {more} 个"));
     }
     let goroutines = facts.goroutines.as_ref()?;
-    let group = goroutines.groups.first()?;
+    let group = goroutines.main_group()?;
     let function = name(group.stands_in()?);
     if group.count.saturating_mul(2) >= goroutines.total {
         return Some(say!(lang; ", most in {function}"; "，大多停在 {function}"));
@@ -271,18 +301,31 @@ fn part(cause: Cause, lang: Lang) -> &'static str {
 /// The largest part of native memory.
 fn native(anatomy: &Anatomy, lang: Lang) -> String {
     let Some(native) = anatomy.native else { return String::new() };
+    let copies = match anatomy.copied_file.as_deref().map(name) {
+        Some(path) => say!(lang; "private copies of pages of {path}"; "{path} 的页的私有副本"),
+        None => lang.pick("private copies of pages of files", "文件页的私有副本").to_owned(),
+    };
     let parts = [
-        (native.malloc, lang.pick("malloc in C", "C 的 malloc")),
-        (native.thread_stacks, lang.pick("stacks of OS threads", "OS 线程栈")),
-        (native.globals, lang.pick("global variables of the executable and its libraries", "可执行文件及其库的全局变量")),
+        (native.malloc, lang.pick("malloc in C", "C 的 malloc").to_owned()),
+        (native.thread_stacks, lang.pick("stacks of OS threads", "OS 线程栈").to_owned()),
+        (native.globals, lang.pick("global variables of the executable and its libraries", "可执行文件及其库的全局变量").to_owned()),
+        (native.file_copies, copies),
         (
             native.mappings,
             lang.pick(
                 "anonymous mappings outside of the Go runtime (mmap, large malloc)",
                 "Go runtime 之外的匿名映射（mmap、大块 malloc）",
-            ),
+            )
+            .to_owned(),
         ),
     ];
+    let lazy = match anatomy.native_lazy.saturating_mul(2) > anatomy.get(Bucket::NativeAnon).max(0).unsigned_abs() {
+        true => {
+            let lazy = bytes(anatomy.native_lazy);
+            say!(lang; ", {lazy} of it given back with MADV_FREE until the kernel needs it"; "，其中 {lazy} 已用 MADV_FREE 归还、等内核需要时回收")
+        }
+        false => String::new(),
+    };
     let largest = parts.iter().max_by_key(|(b, _)| *b).filter(|(b, _)| *b > 0);
-    largest.map(|(b, what)| say!(lang; ", {} of it {what}"; "，其中 {} 是{what}", bytes(*b))).unwrap_or_default()
+    largest.map(|(b, what)| say!(lang; ", {} of it {what}{lazy}"; "，其中 {} 是{what}{lazy}", bytes(*b))).unwrap_or(lazy)
 }

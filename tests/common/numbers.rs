@@ -226,7 +226,7 @@ impl Case<'_> {
             self.weight(second.as_str(), &m, "besides", "besides_share")?;
         }
         let live = format!(
-            "{{s:a}} \\({{p:share}}\\) are (?:live objects|the live heap: {{s:objects}} of live objects){LIVE_FROM}(?:, {{s:garbage}} of garbage until the next collection)?(?:, {{s:gaps}} of gaps between them)?(?:, and {{s:beside}} beside them are garbage and room for it until the next collection)?"
+            "{{s:a}} \\({{p:share}}\\) are (?:live objects|the live heap: {{s:objects}} of live objects){LIVE_FROM}(?:, {{s:garbage}} of garbage until the next collection)?(?:, {{s:room}} of room for more of it)?(?:, {{s:gaps}} of gaps between them)?(?:, and {{s:beside}} beside them are garbage and room for it until the next collection)?"
         );
         let mut rules: Vec<(Regex, Rule)> = BECAUSE.iter().map(|(pattern, rule)| (whole(pattern), *rule)).collect();
         rules.push((whole(&live), live_heap));
@@ -542,7 +542,7 @@ const EVIDENCE: &[(&str, Rule)] = &[
         },
     ),
     (
-        "A forced collection separates {s:live} live from {s:garbage} garbage, as MemStats counts them(?:; the collector lets the heap grow to {s:goal})?\\.",
+        "(?:A forced collection|A collection between the two MemStats) separates {s:live} live from {s:garbage} garbage, as MemStats counts them(?:; the collector lets the heap grow to {s:goal})?\\.",
         |c, m| {
             let of = |file, key| c.now.memstats(file, key).ok_or_else(|| format!("no {key} in {file}"));
             let (before, after) = (of("memstats.txt", "HeapAlloc")?, of("memstats_gc.txt", "HeapAlloc")?);
@@ -569,7 +569,7 @@ const EVIDENCE: &[(&str, Rule)] = &[
         "Up to {s:floating} more were allocated while that collection marked, and are counted as garbage: the profile has them as in use\\.",
         |c, m| within(m, "floating", 0.0, c.now.heap().and_then(|heap| total(&heap, "inuse_space")).unwrap_or(0.0)),
     ),
-    ("{p:gone} of what was in use after it was gone after a later collection: .+\\.", |c, m| {
+    ("{p:gone} of what was in use after the forced collection was gone after a later one: .+\\.", |c, m| {
         let (first, last) = (
             c.now.profile("heap_gc.pb.gz").ok_or("no heap_gc.pb.gz")?,
             c.now.profile("heap_gc_after.pb.gz").ok_or("no heap_gc_after.pb.gz")?,

@@ -221,3 +221,32 @@ async fn a_nearly_full_disk_gets_a_small_bundle_that_says_so() {
     assert!(caught.reason("allocs").contains("min_free_disk"));
     assert!(caught.has("heap_gc.pb.gz") && !caught.has("goroutine.txt") && !caught.has("proc/smaps"));
 }
+
+#[tokio::test]
+async fn a_service_with_very_many_allocation_sites_is_not_asked_to_name_them() {
+    let sites: &[(&[&str], &[i64])] = &[(&["main.f"], &[1])];
+    let many = crate::pprof::testing::gzip(&crate::pprof::testing::profile(&[("inuse_space", "bytes")], &sites.repeat(20_001)).0);
+    let service = Service::start(move |path| match path {
+        "/debug/pprof/heap" => Reply::Ok(many.clone()),
+        path => healthy(path),
+    });
+    let service = service.await;
+    let caught = Trial::of(service.pprof()).run().await;
+    assert_eq!(service.count("/debug/pprof/heap?debug=1"), 0);
+    assert!(caught.reason("memstats").starts_with("20001 allocation sites"), "{}", caught.reason("memstats"));
+    assert_eq!((caught.status("memstats"), caught.status("heap_gc")), (Status::Skipped, Status::Ok));
+}
+
+#[tokio::test]
+async fn memstats_that_take_too_long_are_asked_for_once() {
+    let service = Service::start(|path| match path {
+        "/debug/pprof/heap?debug=1" => Reply::Hang,
+        path => healthy(path),
+    });
+    let service = service.await;
+    let mut trial = Trial::of(service.pprof());
+    trial.target.capture.step_timeout = Duration::from_millis(300);
+    let caught = trial.run().await;
+    assert_eq!(service.count("/debug/pprof/heap?debug=1"), 1);
+    assert_eq!((caught.status("memstats"), caught.status("memstats_gc")), (Status::Failed, Status::Skipped));
+}

@@ -1,7 +1,7 @@
 //! In English.
 
 use super::Guide;
-use crate::verdict::Cause;
+use crate::verdict::{Cause, Detail};
 
 pub fn of(cause: Cause) -> &'static Guide {
     match cause {
@@ -105,6 +105,38 @@ const DEEP: Guide = Guide {
         "Look for large values on the stack: arrays by value, deep call chains of generated code.",
     ],
     usual: &["unbounded recursion over user data (trees, JSON, regular expressions)", "large arrays passed by value"],
+};
+
+pub fn of_detail(detail: Detail) -> &'static Guide {
+    match detail {
+        Detail::HugePages => &HUGE_PAGES,
+        Detail::MadvFree => &MADV_FREE,
+    }
+}
+
+const HUGE_PAGES: Guide = Guide {
+    title: "freed and returned by Go, made resident again as huge pages",
+    means: "The runtime returned these pages, but the kernel backs the heap with huge pages (THP): a single used page makes its 2 MiB resident.",
+    steps: &[
+        "Read /sys/kernel/mm/transparent_hugepage/enabled: with always, khugepaged fills the holes of the heap. madvise or never ends it.",
+        "Where that cannot be set, /sys/kernel/mm/transparent_hugepage/khugepaged/max_ptes_none at 0 keeps khugepaged from filling what is empty.",
+        "GOMEMLIMIT and debug.FreeOSMemory cannot help: all of it has been returned already.",
+    ],
+    usual: &[
+        "transparent_hugepage/enabled = always",
+        "khugepaged/max_ptes_none at its default of 511",
+        "Go 1.21.1 to 1.21.5, which ask for huge pages themselves",
+    ],
+};
+
+const MADV_FREE: Guide = Guide {
+    title: "freed by Go and given back with MADV_FREE",
+    means: "The kernel may take these pages at any time and has not needed to: they count in RSS and are no danger by themselves.",
+    steps: &[
+        "Compare with LazyFree in smaps: that part of RSS goes when memory is short, without a word to the process.",
+        "If RSS is what alerts or limits look at, GODEBUG=madvdontneed=1 (the default since Go 1.16) makes returned memory leave RSS at once.",
+    ],
+    usual: &["GODEBUG=madvdontneed=0", "Go 1.12 to 1.15"],
 };
 
 const NATIVE: Guide = Guide {

@@ -1,7 +1,7 @@
 //! 中文。
 
 use super::Guide;
-use crate::verdict::Cause;
+use crate::verdict::{Cause, Detail};
 
 pub fn of(cause: Cause) -> &'static Guide {
     match cause {
@@ -94,6 +94,34 @@ const DEEP: Guide = Guide {
     means: "goroutine 不多，但每个的栈都很大。栈按倍数增长，只在 GC 时收缩。",
     steps: &["看 goroutine.txt 里的栈：递归表现为重复的栈帧。", "找栈上的大值：按值传递的数组、生成代码的深调用链。"],
     usual: &["对用户数据（树、JSON、正则）的无界递归", "按值传递的大数组"],
+};
+
+pub fn of_detail(detail: Detail) -> &'static Guide {
+    match detail {
+        Detail::HugePages => &HUGE_PAGES,
+        Detail::MadvFree => &MADV_FREE,
+    }
+}
+
+const HUGE_PAGES: Guide = Guide {
+    title: "Go 已释放并归还，又因大页而常驻",
+    means: "runtime 已经归还这些页，但内核用大页（THP）承载堆：只要用到其中一页，整个 2 MiB 都会常驻。",
+    steps: &[
+        "看 /sys/kernel/mm/transparent_hugepage/enabled：为 always 时，khugepaged 会填满堆里的空洞；改为 madvise 或 never 即可。",
+        "如果不能改，把 /sys/kernel/mm/transparent_hugepage/khugepaged/max_ptes_none 设为 0，khugepaged 就不再填充空页。",
+        "GOMEMLIMIT 和 debug.FreeOSMemory 没有用：该归还的都已归还。",
+    ],
+    usual: &["transparent_hugepage/enabled = always", "khugepaged/max_ptes_none 为默认的 511", "Go 1.21.1 到 1.21.5 自己会要求大页"],
+};
+
+const MADV_FREE: Guide = Guide {
+    title: "Go 已释放，并以 MADV_FREE 归还",
+    means: "内核随时可以收走这些页，只是还不需要：它们计入 RSS，但本身没有危险。",
+    steps: &[
+        "对照 smaps 中的 LazyFree：内存紧张时这部分 RSS 会直接消失，进程不会察觉。",
+        "如果告警或上限看的是 RSS，GODEBUG=madvdontneed=1（Go 1.16 起为默认）会让归还的内存立即离开 RSS。",
+    ],
+    usual: &["GODEBUG=madvdontneed=0", "Go 1.12 到 1.15"],
 };
 
 const NATIVE: Guide = Guide {

@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use super::super::facts::{Facts, Gogc};
 use super::super::weigh::{Basis, Weighed};
-use super::super::{Cause, TopFunction};
-use super::{bytes, name, part, percent, size};
+use super::super::{Cause, Holder, PASSING};
+use super::{bytes, name, part, percent, size, with_leaf};
 use crate::anatomy::{Anatomy, Bucket, Collected, Found};
 use crate::lang::{Lang, say};
 
 /// Parts below this are not worth a sentence.
 const WORTH: u64 = 4 << 20;
+/// A share of the CPU that collections rarely take in a healthy service.
+const COSTLY_GC: f64 = 0.1;
 
 fn count(n: u64, lang: Lang) -> String {
     match (lang, n) {
@@ -83,6 +85,14 @@ fn go_says(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, weighed: &W
         "MemStats：HeapAlloc {alloc}，共 {objects} 个对象；HeapInuse {inuse}；HeapIdle {idle}，其中已归还 {released}；StackInuse {stacks}。"
     ));
     collected(said, anatomy, cause, lang);
+    if weighed.passing >= PASSING {
+        let part = percent(weighed.passing);
+        said.push(say!(lang;
+            "{part} of what was in use after the forced collection was gone after a later one: a sync.Pool's, waiting for a finalizer, or of requests that have ended.";
+            "强制 GC 后在用的部分有 {part} 在之后的 GC 中消失：sync.Pool 所有、等待 finalizer，或属于已结束的请求。"
+        ));
+    }
+    goal(said, anatomy, facts, lang);
     match facts.gogc {
         Some(Gogc::Off) => said.push(
             lang.pick(
@@ -117,15 +127,15 @@ fn go_says(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, weighed: &W
         });
     }
     if let Some(heap) = &facts.heap {
-        let by = |top: &Option<TopFunction>, of: u64, what: &str| {
-            let top = top.as_ref().filter(|t| of > 0 && t.flat > 0)?;
-            let function = if top.function.is_empty() { lang.pick("an unnamed function", "无名函数") } else { &top.function };
-            let (function, share) = (name(function), percent(top.flat as f64 / of as f64));
-            Some(say!(lang; "{function} holds {share} of {what} in use"; "{function} 占在用{what}的 {share}"))
+        let by = |holder: Option<&Holder>, part: fn(&Holder) -> u64, of: u64, what: &str| {
+            let holder = holder.filter(|holder| of > 0 && part(holder) > 0)?;
+            let function = with_leaf(&holder.function, holder.leaf.as_deref(), lang);
+            let share = percent(part(holder) as f64 / of as f64);
+            Some(say!(lang; "{function} allocated {share} of {what} in use"; "在用{what}的 {share} 由 {function} 分配"))
         };
         let tops = [
-            by(&heap.top_space, heap.inuse_space, lang.pick("the bytes", "字节")),
-            by(&heap.top_objects, heap.inuse_objects, lang.pick("the objects", "对象")),
+            by(heap.holders.first(), |h| h.bytes, heap.inuse_space, lang.pick("the bytes", "字节")),
+            by(heap.most_objects.as_ref(), |h| h.objects, heap.inuse_objects, lang.pick("the objects", "对象")),
         ];
         let tops: Vec<String> = tops.into_iter().flatten().collect();
         if !tops.is_empty() {
@@ -133,8 +143,11 @@ fn go_says(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, weighed: &W
             said.push(say!(lang; "Heap profile: {tops}."; "heap profile：{tops}。"));
         }
     }
-    if let Some(grown) = facts.heap_growth.as_ref().filter(|grown| weighed.growth && grown.bytes > 0) {
-        let (function, part, whole) = (name(&grown.top_space.function), bytes(grown.top_space.flat), bytes(grown.bytes));
+    if let Some((grown, holder)) =
+        facts.heap_growth.as_ref().filter(|_| weighed.growth).and_then(|grown| Some((grown, grown.holders.first()?)))
+    {
+        let function = with_leaf(&holder.function, holder.leaf.as_deref(), lang);
+        let (part, whole) = (bytes(holder.bytes), bytes(grown.inuse_space));
         said.push(say!(lang;
             "Since the baseline inuse_space grew by {whole}, {part} of it from {function}.";
             "与 baseline 相比，inuse_space 增长了 {whole}，其中 {part} 来自 {function}。"
@@ -151,7 +164,7 @@ fn go_says(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, weighed: &W
     }
 }
 
-/// What the forced collection tells, in the runtime's own numbers: untouched pages count in them.
+/// What the collection between the two MemStats tells, in the runtime's own numbers: untouched pages count in them.
 fn collected(said: &mut Vec<String>, anatomy: &Anatomy, cause: Cause, lang: Lang) {
     let Some(Collected { live, garbage }) = anatomy.collected.filter(|c| c.garbage > 0) else { return };
     // a little garbage needs no excuse, and where garbage is the cause, the goal is none
@@ -160,10 +173,50 @@ fn collected(said: &mut Vec<String>, anatomy: &Anatomy, cause: Cause, lang: Lang
     let excuse =
         goal.map(|goal| say!(lang; "; the collector lets the heap grow to {goal}"; "；回收器允许堆长到 {goal}")).unwrap_or_default();
     let (live, garbage) = (bytes(live), bytes(garbage));
+    let who = match anatomy.forced {
+        true => lang.pick("A forced collection", "强制 GC 后"),
+        false => lang.pick("A collection between the two MemStats", "两次 MemStats 之间的 GC 后"),
+    };
     said.push(say!(lang;
-        "A forced collection separates {live} live from {garbage} garbage, as MemStats counts them{excuse}.";
-        "强制 GC 后，按 MemStats 计，存活 {live}，垃圾 {garbage}{excuse}。"
+        "{who} separates {live} live from {garbage} garbage, as MemStats counts them{excuse}.";
+        "{who}，按 MemStats 计，存活 {live}，垃圾 {garbage}{excuse}。"
     ));
+    if anatomy.floating > WORTH {
+        let floating = bytes(anatomy.floating);
+        said.push(say!(lang;
+            "Up to {floating} more were allocated while that collection marked, and are counted as garbage: the profile has them as in use.";
+            "该次 GC 标记期间最多又分配了 {floating}，profile 将其算作在用，这里计入垃圾。"
+        ));
+    }
+}
+
+/// How far the runtime lets the heap grow, where that is not what the environment says, and what collections cost.
+fn goal(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, lang: Lang) {
+    let Some(go) = anatomy.go else { return };
+    let by_environment = match facts.gogc {
+        Some(Gogc::Percent(percent)) if facts.gomemlimit.is_none() => Some(percent),
+        _ => None,
+    };
+    if let Some((said_percent, effective)) = by_environment.zip(anatomy.effective_gogc).filter(|(said, is)| differs(*said, *is)) {
+        let goal = bytes(go.next_gc.unwrap_or(0));
+        said.push(say!(lang;
+            "NextGC is {goal}, {effective}% above what was live, not GOGC={said_percent} as the environment has it: debug.SetGCPercent or a memory limit sets it.";
+            "NextGC 为 {goal}，只比存活高 {effective}%，与环境中的 GOGC={said_percent} 不符：由 debug.SetGCPercent 或内存上限设定。"
+        ));
+    }
+    if let Some(fraction) = go.gc_cpu_fraction.filter(|fraction| *fraction >= COSTLY_GC) {
+        let share = percent(fraction);
+        said.push(say!(lang;
+            "Collections have taken {share} of the CPU that the process may use since it started (GCCPUFraction).";
+            "启动以来，GC 占用了进程可用 CPU 的 {share}（GCCPUFraction）。"
+        ));
+    }
+}
+
+/// Beyond what rounding, roots and the smallest heap do.
+fn differs(said: u32, is: u64) -> bool {
+    let said = u64::from(said);
+    is.saturating_mul(2) < said || is > said.saturating_mul(3)
 }
 
 fn goroutines_say(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, lang: Lang) {
@@ -173,7 +226,7 @@ fn goroutines_say(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, weig
     let each = anatomy.go.filter(|_| goroutines.total > 0).map(|go| bytes(go.stack_inuse / goroutines.total));
     let each = each.map(|each| say!(lang; "; their stacks take {each} on average"; "；栈平均 {each}")).unwrap_or_default();
     said.push(say!(lang; "There are {} goroutines{base}{each}."; "共有 {} 个 goroutine{base}{each}。", goroutines.total));
-    if let Some(group) = goroutines.groups.first().filter(|g| g.count >= 10) {
+    if let Some(group) = goroutines.main_group().filter(|g| g.count >= 10) {
         let at = group.stands_in().map(name).map(|at| say!(lang; ", in {at}"; "，停在 {at}")).unwrap_or_default();
         let state = group.state.as_deref().map(name);
         let state = state.map(|state| say!(lang; ", state: {state}"; "，状态：{state}")).unwrap_or_default();
@@ -218,8 +271,8 @@ fn goroutines_say(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, weig
             )
         } else {
             say!(lang;
-                "{function} allocated most of what is live, and many goroutines stand in it: they may hold it.";
-                "存活对象大多由 {function} 分配，而许多 goroutine 正停在其中：可能是它们持有这些内存。"
+                "{function} allocated most of what is live, and as many goroutines stand in it as would hold it: they may hold it.";
+                "存活对象大多由 {function} 分配，而停在其中的 goroutine 数量也与之相符：可能是它们持有这些内存。"
             )
         });
     }
@@ -257,6 +310,7 @@ fn kernel_says(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, lang: L
             (native.malloc, lang.pick("malloc in C", "C 的 malloc")),
             (native.thread_stacks, lang.pick("stacks of threads", "线程栈")),
             (native.globals, lang.pick("global variables", "全局变量")),
+            (native.file_copies, lang.pick("private copies of pages of files", "文件页的私有副本")),
             (native.mappings, lang.pick("other anonymous mappings", "其他匿名映射")),
         ];
         let parts: Vec<String> = parts.iter().filter(|(b, _)| *b > 0).map(|(b, what)| format!("{what} {}", bytes(*b))).collect();
@@ -275,6 +329,13 @@ fn kernel_says(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, lang: L
             "已释放的堆中有 {lazy} 是 MADV_FREE 页：内核需要时会立即回收。"
         ));
     }
+    if anatomy.native_lazy > WORTH {
+        let lazy = bytes(anatomy.native_lazy);
+        said.push(say!(lang;
+            "{lazy} outside of Go's arenas are MADV_FREE pages: their allocator gave them back, and the kernel takes them as soon as it needs them.";
+            "Go 的 arena 之外有 {lazy} 是 MADV_FREE 页：分配器已归还，内核需要时会立即回收。"
+        ));
+    }
     if anatomy.huge > anatomy.rss_bytes / 4 && anatomy.huge > WORTH {
         let huge = bytes(anatomy.huge);
         said.push(say!(lang;
@@ -282,12 +343,28 @@ fn kernel_says(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, lang: L
             "{huge} 是透明大页（THP），会让未触碰的相邻页也常驻。"
         ));
     }
+    let released = anatomy.released.saturating_sub(anatomy.lazy_free);
+    if released > WORTH {
+        let released = bytes(released);
+        said.push(say!(lang;
+            "{released} of the freed heap were returned by the runtime (HeapReleased) and are resident nevertheless.";
+            "已释放的堆中有 {released} 已由 runtime 归还（HeapReleased），却仍然常驻。"
+        ));
+    }
     if anatomy.swap > WORTH {
         let swap = bytes(anatomy.swap);
         said.push(say!(lang; "{swap} more are swapped out: they are not in RSS."; "另有 {swap} 已被换出，不计入 RSS。"));
     }
-    if anatomy.moved.unsigned_abs() > anatomy.rss_bytes / 50 {
-        let moved = size(anatomy.moved);
+    if anatomy.returned > 0 {
+        let fell = bytes(anatomy.returned);
+        said.push(say!(lang;
+            "RSS fell by {fell} between the trigger and the reading, and HeapReleased is at least as much: freed memory that Go was returning.";
+            "从触发到读取，RSS 下降了 {fell}，HeapReleased 不小于此：是 Go 正在归还的已释放内存。"
+        ));
+    }
+    let moved = anatomy.moved.saturating_add(i64::try_from(anatomy.returned).unwrap_or(i64::MAX));
+    if moved.unsigned_abs() > anatomy.rss_bytes / 50 {
+        let moved = size(moved);
         said.push(say!(lang;
             "RSS differed by {moved} from the trigger's when the evidence was read; the parts are scaled to it.";
             "读取证据时的 RSS 与触发时相差 {moved}；各部分已按触发时的 RSS 缩放。"

@@ -4,7 +4,7 @@ use crate::anatomy::tests::{MIB, evidence};
 use crate::anatomy::{Anatomy, Bucket, Evidence, build};
 use crate::lang::Lang;
 use crate::units::ByteSize;
-use crate::verdict::{Cause, Facts, Goroutines, HeapProfile, Verdict, decide};
+use crate::verdict::{Cause, Facts, Goroutines, HeapProfile, Sizes, Verdict, decide};
 
 const VERSIONS: [&str; 2] = ["1.21.13", "1.27.3"];
 
@@ -98,7 +98,8 @@ fn small_objects_are_not_said_to_be_large_on_average() {
         stats.heap_objects = 1000;
     }
     let heap = HeapProfile { inuse_space: 100 * MIB, inuse_objects: 3_000_000, ..HeapProfile::default() };
-    let heap = HeapProfile { small_space: Some(100 * MIB), ..heap };
+    let (small, large) = (100 * MIB, 0);
+    let heap = HeapProfile { sizes: Some(Sizes { surely_small: small, small, perhaps_small: small, large }), ..heap };
     let verdict = said(&build(&read), &Facts { heap: Some(heap), ..Facts::default() });
     assert!(verdict.cause == Cause::SmallObjects && verdict.summary.contains(", many and small"), "{}", verdict.summary);
     assert!(!verdict.summary.contains("on average"), "{}", verdict.summary);
