@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::pprof::top::{self, Options, Table};
 use crate::pprof::{Profile, Sample};
+use crate::text::one_line;
 use crate::verdict::{Allocated, Allocs, Deepest, GoroutineGrowth, Group, HeapGrowth, HeapProfile, SMALL_OBJECT, TopFunction, TopLine};
 
 /// Groups of goroutines that are kept, and frames of each.
@@ -171,9 +172,7 @@ pub fn recursion(profile: &Profile) -> Option<Deepest> {
 
 /// A name as a verdict has it: it may come from anyone, and goes to terminals and tickets.
 pub fn shown(name: &str) -> String {
-    let whole = name.chars().count() <= MAX_NAME;
-    let name = name.chars().take(MAX_NAME).map(|c| if c.is_control() { '\u{fffd}' } else { c });
-    name.chain((!whole).then_some('…')).collect()
+    one_line(name, MAX_NAME)
 }
 
 /// Function names, the innermost first.

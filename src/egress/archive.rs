@@ -104,14 +104,14 @@ impl<'b> Source<'b> {
 }
 
 fn damaged(id: &str, name: &str, how: &'static str) -> ArchiveError {
-    ArchiveError::Damaged { id: id.into(), name: bundle::one_line(name, 200), how }
+    ArchiveError::Damaged { id: id.into(), name: crate::text::one_line(name, 200), how }
 }
 
 fn unreadable(id: &str, name: &str, source: io::Error) -> ArchiveError {
     match source.kind() {
         io::ErrorKind::NotFound => damaged(id, name, "is missing"),
         io::ErrorKind::InvalidInput => damaged(id, name, "is no file of a bundle"),
-        _ => ArchiveError::Read { id: id.into(), name: bundle::one_line(name, 200), source },
+        _ => ArchiveError::Read { id: id.into(), name: crate::text::one_line(name, 200), source },
     }
 }
 
