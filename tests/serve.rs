@@ -312,7 +312,7 @@ fn strangers_that_say_nothing_keep_no_health_check_out() {
     let idle = Idle::start(1);
     let memtrap =
         Memtrap::start_with(LISTEN, &format!("[[target]]\nname = \"t\"\nprocess = {{ pid = {} }}\nthreshold = \"1TiB\"\n", idle.pid()));
-    let at = address(&memtrap);
+    let at = memtrap.address();
     let open = |said: &str| {
         let mut stream = TcpStream::connect(&at).unwrap();
         stream.write_all(said.as_bytes()).unwrap();
@@ -335,7 +335,7 @@ fn a_flood_of_alerts_is_one_line_a_request_and_a_count() {
     let idle = Idle::start(2);
     let memtrap =
         Memtrap::start_with(LISTEN, &format!("[[target]]\nname = \"t\"\nprocess = {{ pid = {} }}\nthreshold = \"1TiB\"\n", idle.pid()));
-    let at = address(&memtrap);
+    let at = memtrap.address();
     let alert = serde_json::json!({ "status": "firing", "labels": { "alertname": "A\u{202e}\u{1b}[2J", "job": "nobody" } });
     let payload = serde_json::json!({ "version": "4", "alerts": vec![alert; 1_000] }).to_string();
     let before = memtrap.log().len();
