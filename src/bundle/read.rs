@@ -246,9 +246,9 @@ pub fn verify(path: &Path) -> Result<Verified, BundleError> {
         listed.insert(name);
     }
     let present = files::walk(&dir).map_err(|e| BundleError::io("list", path, e))?;
-    result
-        .problems
-        .extend(present.into_iter().filter(|n| !listed.contains(n)).map(|name| Problem::Unlisted { name: crate::text::one_line(&name, 200) }));
+    result.problems.extend(
+        present.into_iter().filter(|n| !listed.contains(n)).map(|name| Problem::Unlisted { name: crate::text::one_line(&name, 200) }),
+    );
     result.problems.sort();
     Ok(result)
 }

@@ -12,7 +12,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use tar::{Builder, EntryType, Header};
 
-use crate::bundle::{self, Bundle, Hash, MANIFEST, MAX_MANIFEST};
+use crate::bundle::{Bundle, Hash, MANIFEST, MAX_MANIFEST};
 use crate::disk::Dir;
 
 /// Profiles are gzip already: more effort would only heat the host.
@@ -161,6 +161,7 @@ mod tests {
     use flate2::read::MultiGzDecoder;
 
     use super::*;
+    use crate::bundle;
     use crate::bundle::tests::publish_with;
 
     fn a_bundle(dir: &Path) -> Bundle {
