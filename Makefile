@@ -40,12 +40,12 @@ lint:
 
 # What is packaged, with all features, is measured; of the small variant the size.
 bench:
-	$(CARGO) build --quiet --locked --profile dist
-	$(CARGO) build --quiet --locked --profile dist --no-default-features --target-dir target/dist-small
+	scripts/dist
+	scripts/dist --no-default-features --target-dir target/dist-small
 	$(CARGO) bench --quiet --locked --bench budgets
 
 soak:
-	$(CARGO) build --quiet --locked --profile dist
+	scripts/dist
 	$(CARGO) bench --quiet --locked --bench soak -- 30
 
 package:

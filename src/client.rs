@@ -3,6 +3,8 @@
 //! For captures, sources and uploads. No proxies, no redirects to elsewhere, one TLS client per distinct set of options. Not here: what is
 //! asked, and how long to wait for it.
 
+mod gate;
+
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,9 +16,11 @@ use reqwest::{Certificate, Client, ClientBuilder, Identity, Url};
 #[cfg(feature = "remote-store")]
 use reqwest::{NoProxy, Proxy};
 
-use crate::bundle::one_line;
 use crate::config::{self, Auth};
 use crate::systemd;
+use crate::target::peer::Peer;
+use crate::text::one_line;
+use gate::{Gate, Withheld};
 
 /// Tokens, certificates and keys are far smaller.
 const MAX_SECRET: u64 = 64 << 10;
@@ -118,6 +122,11 @@ impl Credentials {
         Ok(made)
     }
 
+    /// Whether something is sent that only the service may see.
+    pub fn are_sent(&self) -> bool {
+        !self.headers.is_empty() || self.tls.identity.is_some()
+    }
+
     /// Text from the server, without the secrets that it may have echoed.
     pub fn redact(&self, text: &str) -> String {
         self.secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), "[secret]"))
@@ -178,6 +187,24 @@ pub(crate) fn read(file: &Path, max: u64) -> Result<Vec<u8>, SetupError> {
 }
 
 impl Clients {
+    /// A client that asks who answers at `peer` before it sends anything there. The others are those of [`Clients::client`].
+    pub(crate) fn guarded(
+        &self,
+        base: &Url,
+        socket: Option<PathBuf>,
+        credentials: &Credentials,
+        connect: Duration,
+        purpose: Use,
+        peer: Arc<Peer>,
+    ) -> Result<Client, SetupError> {
+        install_tls_provider();
+        let mut builder = if base.scheme() == "https" { credentials.tls.apply(common(connect, purpose))? } else { plain(connect, purpose) };
+        if let Some(socket) = socket {
+            builder = builder.unix_socket(socket);
+        }
+        builder.connector_layer(Gate(peer)).build().map_err(failed)
+    }
+
     /// A client for `base`. May block for some milliseconds on the system's certificates.
     pub(crate) fn client(
         &self,
@@ -188,7 +215,6 @@ impl Clients {
         purpose: Use,
     ) -> Result<Client, SetupError> {
         install_tls_provider();
-        let failed = |e: reqwest::Error| SetupError(format!("cannot set up HTTP: {}", root_cause(&e)));
         let tls = base.scheme() == "https";
         if !tls && purpose == Use::Capture {
             let mut builder = plain(connect, purpose);
@@ -202,16 +228,7 @@ impl Clients {
         if let Some((_, client)) = cached.iter().find(|(k, _)| *k == key) {
             return Ok(client.clone());
         }
-        let mut builder = if tls { common(connect, purpose) } else { plain(connect, purpose) };
-        if let Some(ca) = credentials.tls.ca.as_ref().filter(|_| tls) {
-            let roots = Certificate::from_pem_bundle(ca).ok().filter(|roots| !roots.is_empty());
-            builder = builder.tls_certs_only(roots.ok_or_else(|| SetupError("ca_file holds no PEM certificate".into()))?);
-        }
-        if let Some(pem) = credentials.tls.identity.as_ref().filter(|_| tls) {
-            let identity = Identity::from_pem(pem)
-                .map_err(|_| SetupError("client_cert_file and client_key_file are no PEM certificate with its key".into()))?;
-            builder = builder.identity(identity);
-        }
+        let builder = if tls { credentials.tls.apply(common(connect, purpose))? } else { plain(connect, purpose) };
         let client = builder.build().map_err(failed)?;
         if cached.len() == MAX_CACHED {
             cached.clear();
@@ -221,7 +238,24 @@ impl Clients {
     }
 }
 
+fn failed(error: reqwest::Error) -> SetupError {
+    SetupError(format!("cannot set up HTTP: {}", root_cause(&error)))
+}
+
 impl Tls {
+    fn apply(&self, mut builder: ClientBuilder) -> Result<ClientBuilder, SetupError> {
+        if let Some(ca) = &self.ca {
+            let roots = Certificate::from_pem_bundle(ca).ok().filter(|roots| !roots.is_empty());
+            builder = builder.tls_certs_only(roots.ok_or_else(|| SetupError("ca_file holds no PEM certificate".into()))?);
+        }
+        if let Some(pem) = &self.identity {
+            let identity = Identity::from_pem(pem)
+                .map_err(|_| SetupError("client_cert_file and client_key_file are no PEM certificate with its key".into()))?;
+            builder = builder.identity(identity);
+        }
+        Ok(builder)
+    }
+
     fn fingerprint(&self) -> Vec<u8> {
         let mut hash = ring::digest::Context::new(&ring::digest::SHA256);
         for part in [&self.ca, &self.identity] {
@@ -273,6 +307,18 @@ fn plain(connect: Duration, purpose: Use) -> ClientBuilder {
 fn same_origin(attempt: Attempt) -> reqwest::redirect::Action {
     let same = attempt.previous().last().is_some_and(|from| from.origin() == attempt.url().origin());
     if same && attempt.previous().len() <= MAX_REDIRECTS { attempt.follow() } else { attempt.stop() }
+}
+
+/// Why credentials were held back, and nothing sent, if that is what happened.
+pub(crate) fn withheld(error: &reqwest::Error) -> Option<String> {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(e) = cause {
+        if let Some(withheld) = e.downcast_ref::<Withheld>() {
+            return Some(withheld.to_string());
+        }
+        cause = e.source();
+    }
+    None
 }
 
 /// Whether nobody listens there.

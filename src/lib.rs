@@ -20,7 +20,7 @@
 //!
 //! | room | one purpose |
 //! | --- | --- |
-//! | [`clock`], [`units`], `digest`, `disk`, `writable`, [`error`], [`lang`], [`layout`] | the words that all rooms share |
+//! | [`clock`], [`units`], `digest`, `text`, `disk`, `writable`, [`error`], [`lang`], [`layout`] | the words that all rooms share |
 //! | [`config`] | TOML to a valid [`config::Config`], every mistake at once; touches nothing but the text |
 //! | [`client`] | HTTP clients and credentials, for captures and sources |
 //! | [`target`] | selectors to processes; their limits, sockets, cgroups, Go build; reads /proc below a root that tests replace |
@@ -54,6 +54,7 @@ mod disk;
 pub mod error;
 pub mod lang;
 pub mod layout;
+mod text;
 pub mod units;
 mod writable;
 

@@ -35,6 +35,11 @@ struct SkipLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AlertLabels {
+    action: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReceiverLabels {
     receiver: String,
 }
@@ -44,6 +49,7 @@ struct ReceiverLabels {
 pub struct Meters {
     captures: Family<CaptureLabels, Counter>,
     skipped: Family<SkipLabels, Counter>,
+    alerts: Family<AlertLabels, Counter>,
     capture_seconds: Histogram,
     poll_seconds: Histogram,
     waiting: Family<ReceiverLabels, Gauge>,
@@ -55,6 +61,7 @@ impl Default for Meters {
         Meters {
             captures: Family::default(),
             skipped: Family::default(),
+            alerts: Family::default(),
             capture_seconds: Histogram::new(CAPTURE_SECONDS),
             poll_seconds: Histogram::new(POLL_SECONDS),
             waiting: Family::default(),
@@ -74,6 +81,11 @@ impl Meters {
     /// A trigger fired, and no capture followed: why, in one word.
     pub fn skipped(&self, reason: &'static str) {
         self.skipped.get_or_create(&SkipLabels { reason }).inc();
+    }
+
+    /// An alert came, and so it ended: `capturing` or `nothing`.
+    pub fn alert(&self, action: &'static str) {
+        self.alerts.get_or_create(&AlertLabels { action }).inc();
     }
 
     /// All that was due was read and judged.
@@ -109,6 +121,8 @@ impl Meters {
         registry.register("memtrap_captures", "Captures that ended, by what fired them and what became of them", self.captures.clone());
         let help = "Triggers that no capture followed, by what stood in the way";
         registry.register("memtrap_capture_skipped", help, self.skipped.clone());
+        let help = "Alerts that Alertmanager sent, by what they led to";
+        registry.register("memtrap_alerts", help, self.alerts.clone());
         let help = "Time from a trigger to its published bundle";
         registry.register_with_unit("memtrap_capture_duration", help, Unit::Seconds, self.capture_seconds.clone());
         let help = "Time to read and judge all that is due at one moment";

@@ -329,6 +329,39 @@ fn bundles_are_listed_shown_and_found_damaged() {
 }
 
 #[test]
+fn a_hostile_manifest_steers_no_terminal() {
+    let dir = tempfile::tempdir().unwrap();
+    let (idle, out) = (Idle::start(71), dir.path().to_str().unwrap());
+    let done = run(&["capture", "--pid", &idle.pid().to_string(), "--cpu-seconds", "0", "-o", out]);
+    let bundle = stdout(&done).trim().to_owned();
+    let file = Path::new(&bundle).join("manifest.json");
+    let mut value: serde_json::Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    let evil = "\u{1b}]0;owned\u{7}\u{1b}[2J\u{9b}31m\u{202e}\u{2066}\u{200b}\u{2028}\n\u{e0041}x";
+    for key in ["started", "finished", "incident_id"] {
+        value[key] = evil.into();
+    }
+    value["instance"]["label"] = evil.into();
+    value["trigger"]["reason"] = evil.into();
+    value["warnings"] = serde_json::json!([evil]);
+    for entry in value["files"].as_array_mut().unwrap() {
+        entry["reason"] = evil.into();
+    }
+    fs::write(&file, value.to_string()).unwrap();
+    for args in [&["list"][..], &["show", "manual"], &["list", "--json"], &["show", "manual", "--json"]] {
+        let done = run(&[&["bundles", "--dir", out], args].concat());
+        let said = stdout(&done) + &stderr(&done);
+        let hostile = |c: char| (c.is_control() && c != '\n') || "\u{202e}\u{2066}\u{200b}\u{2028}\u{e0041}".contains(c);
+        assert!(!said.contains(hostile), "{args:?}: {said:?}");
+        if args.contains(&"--json") {
+            assert!(said.contains("u202e"), "{said}");
+            serde_json::from_str::<serde_json::Value>(&stdout(&done)).unwrap();
+        }
+    }
+    let shown = stdout(&run(&["bundles", "show", "manual", "--dir", out]));
+    assert!(shown.contains(r"\u{202e}"), "escaped, not dropped: {shown}");
+}
+
+#[test]
 fn a_bundle_is_exported_as_one_archive_and_deleted_when_asked() {
     let dir = tempfile::tempdir().unwrap();
     let svc = Svc::start(GoVersion::Newest, &[]);

@@ -6,6 +6,7 @@ use super::sites::{MAX_PLACES, Place};
 use crate::pprof::own;
 use crate::pprof::top::{self, Options, Table};
 use crate::pprof::{Profile, Sample};
+use crate::text::one_line;
 use crate::verdict::{Allocated, Deepest, GoroutineGrowth, Group, TopLine};
 
 /// Groups of goroutines that are kept, and frames of each.
@@ -152,9 +153,7 @@ pub fn recursion(profile: &Profile) -> Option<Deepest> {
 
 /// A name as a verdict has it: it may come from anyone, and goes to terminals and tickets.
 pub fn shown(name: &str) -> String {
-    let whole = name.chars().count() <= MAX_NAME;
-    let name = name.chars().take(MAX_NAME).map(|c| if c.is_control() { '\u{fffd}' } else { c });
-    name.chain((!whole).then_some('…')).collect()
+    one_line(name, MAX_NAME)
 }
 
 /// Function names, the innermost first.

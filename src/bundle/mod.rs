@@ -11,7 +11,6 @@
 //! A live partial is locked (`flock`) by the process that writes it, so that another memtrap on the same directory
 //! leaves it alone. Not here: what to capture (`capture`), which bundles to delete (`retention`).
 
-mod escape;
 mod files;
 pub mod interrupted;
 mod manifest;
@@ -28,7 +27,6 @@ use std::path::{Path, PathBuf};
 use crate::disk::{Dir, trust};
 use crate::writable;
 
-pub(crate) use escape::one_line;
 pub use files::{BundleFile, Files, Hash, MAX_REJECTED, Sum};
 pub use manifest::{ANOTHERS, FileEntry, Instance, MANIFEST, Manifest, Outcome, SCHEMA, Status, by_cause};
 pub use partial::{Note, Partial, Published};

@@ -16,6 +16,7 @@ use super::{BundleError, is_plain_name, readme};
 use crate::clock;
 use crate::disk::Dir;
 use crate::disk::trust::{self, Owned, User};
+use crate::text;
 use crate::units::ByteSize;
 
 pub(super) const SUFFIX: &str = ".partial";
@@ -93,7 +94,7 @@ impl Partial {
     pub fn create(bundle_dir: &Path, started: SystemTime, draft: Manifest) -> Result<Partial, BundleError> {
         let target = draft.target.clone();
         if !is_plain_name(&target) || target.len() > 64 {
-            return Err(BundleError::TargetName { name: super::one_line(&target, 80) });
+            return Err(BundleError::TargetName { name: crate::text::one_line(&target, 80) });
         }
         let place = Place::make(bundle_dir, &target)?;
         // README and manifest name this place: it must not depend on the working directory
@@ -204,9 +205,9 @@ impl Partial {
         self.add("readme", README, readme.as_bytes());
         self.sync_files()?;
         let path = self.path.join(MANIFEST);
-        let json = serde_json::to_vec_pretty(&self.manifest).map_err(|e| BundleError::io("write", &path, e.into()))?;
+        let json = text::json_pretty(&self.manifest).map_err(|e| BundleError::io("write", &path, e.into()))?;
         self.files
-            .write(MANIFEST, &json)
+            .write(MANIFEST, json.as_bytes())
             .and_then(|_| self.files.read(MANIFEST)?.sync_all())
             .map_err(|e| BundleError::io("write", &path, e))?;
         let bytes = self.manifest.bytes().saturating_add(json.len() as u64);

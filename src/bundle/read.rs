@@ -210,7 +210,7 @@ pub fn each_since(bundle_dir: &Path, since: SystemTime, mut each: impl FnMut(Bun
 /// The bundle of this id, `TARGET/NAME`.
 pub fn open(bundle_dir: &Path, id: &str) -> Result<Bundle, BundleError> {
     let plain = id.split_once('/').filter(|(target, name)| is_plain_name(target) && is_plain_name(name) && !name.ends_with(SUFFIX));
-    let Some((target, name)) = plain else { return Err(BundleError::BadId { id: super::one_line(id, 200) }) };
+    let Some((target, name)) = plain else { return Err(BundleError::BadId { id: crate::text::one_line(id, 200) }) };
     let path = bundle_dir.join(target).join(name);
     let dir = Dir::open(bundle_dir).and_then(|dir| dir.dir(id)).map_err(|e| not_there(&path, e))?;
     let manifest = read_manifest(&dir, MANIFEST, &path)?;
@@ -226,7 +226,7 @@ pub fn verify(path: &Path) -> Result<Verified, BundleError> {
     for entry in &manifest.files {
         let Some(sha256) = &entry.sha256 else { continue };
         // names come from outside, and are shown
-        let (name, shown) = (entry.name.clone(), super::one_line(&entry.name, 200));
+        let (name, shown) = (entry.name.clone(), crate::text::one_line(&entry.name, 200));
         // a name that leads out of the bundle is none of its files
         if !disk::is_below(&name) {
             result.problems.push(Problem::Missing { name: shown });
@@ -246,9 +246,9 @@ pub fn verify(path: &Path) -> Result<Verified, BundleError> {
         listed.insert(name);
     }
     let present = files::walk(&dir).map_err(|e| BundleError::io("list", path, e))?;
-    result
-        .problems
-        .extend(present.into_iter().filter(|n| !listed.contains(n)).map(|name| Problem::Unlisted { name: super::one_line(&name, 200) }));
+    result.problems.extend(
+        present.into_iter().filter(|n| !listed.contains(n)).map(|name| Problem::Unlisted { name: crate::text::one_line(&name, 200) }),
+    );
     result.problems.sort();
     Ok(result)
 }
@@ -270,7 +270,7 @@ pub(super) fn read_manifest(dir: &Dir, name: &str, path: &Path) -> Result<Manife
     if text.len() as u64 > MAX_MANIFEST {
         return Err(bad(format!("larger than {MAX_MANIFEST} bytes")));
     }
-    let manifest: Manifest = serde_json::from_slice(&text).map_err(|e| bad(super::one_line(&e.to_string(), 200)))?;
+    let manifest: Manifest = serde_json::from_slice(&text).map_err(|e| bad(crate::text::one_line(&e.to_string(), 200)))?;
     if manifest.schema == super::SCHEMA { Ok(manifest) } else { Err(bad(format!("its schema is {}, not 1", manifest.schema))) }
 }
 

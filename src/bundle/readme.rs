@@ -3,8 +3,8 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use super::escape::{code, prose, shell};
 use super::manifest::{FileEntry, MANIFEST, Manifest, Status};
+use crate::text::{code, prose, shell};
 use crate::units::ByteSize;
 
 /// What is in a file, by its name in the bundle.

@@ -8,10 +8,11 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
-use crate::bundle::{Manifest, one_line};
+use crate::bundle::Manifest;
 use crate::clock::human;
 use crate::lang::Lang;
 use crate::report::Written;
+use crate::text::one_line;
 use crate::units::ByteSize;
 
 /// A large bundle takes a second or two.

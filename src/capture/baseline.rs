@@ -16,6 +16,7 @@ use crate::bundle::{self, Bundle, Outcome, Partial, subdirectories};
 use crate::digest;
 use crate::disk::Dir;
 use crate::target::{Identity, InstanceId, ProcFs};
+use crate::text;
 
 /// The steps of a baseline, as the plan names them.
 pub(super) const STEPS: [&str; 5] = ["status", "smaps_rollup", "heap", "memstats", "goroutine"];
@@ -91,7 +92,7 @@ pub(super) fn copy_into(partial: &mut Partial, baseline: &Bundle) {
         "rss_bytes": baseline.manifest.trigger.rss_bytes,
         "outcome": baseline.manifest.outcome,
     });
-    partial.add("baseline", "baseline/baseline.json", format!("{facts:#}\n").as_bytes());
+    partial.add("baseline", "baseline/baseline.json", (text::json_pretty(&facts).unwrap_or_default() + "\n").as_bytes());
 }
 
 /// Removes what killed runs left and baselines of instances that are gone. Blocks on the disk.

@@ -1,6 +1,7 @@
 //! From the configuration's `pprof` to an endpoint that can be asked, with what is suspicious about it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +16,10 @@ use super::watch::Watch;
 use super::{Env, collected, discover};
 use crate::bundle::ANOTHERS;
 use crate::client::{Clients, Credentials, Use};
-use crate::config::{self, Pprof};
+use crate::config::{self, Pprof, Source};
+use crate::target::peer::Peer;
 use crate::target::sockets::{self, Ownership};
+use crate::target::trust::Trusted;
 use crate::target::{InstanceId, ProcFs};
 
 pub(super) struct Found {
@@ -26,10 +29,30 @@ pub(super) struct Found {
     pub warnings: Vec<String>,
 }
 
+/// Why an endpoint is not asked: a sentence without secrets.
+#[derive(Debug)]
+pub(super) struct Unusable {
+    pub why: String,
+    /// It would be shown credentials that are not for it: what everybody should know.
+    pub is_withheld: bool,
+}
+
+impl<S: Into<String>> From<S> for Unusable {
+    fn from(why: S) -> Unusable {
+        Unusable { why: why.into(), is_withheld: false }
+    }
+}
+
+impl Unusable {
+    fn withheld(why: String) -> Unusable {
+        Unusable { why, is_withheld: true }
+    }
+}
+
 /// What can be done before the endpoint is asked anything: it reads the kernel's socket tables, which takes milliseconds, while the kernel's
 /// evidence is collected.
 pub(super) struct Preparing {
-    job: JoinHandle<Result<Prepared, String>>,
+    job: JoinHandle<Result<Prepared, Unusable>>,
     patience: Duration,
 }
 
@@ -37,20 +60,32 @@ pub(super) struct Preparing {
 pub(super) fn prepare(target: &Arc<config::Target>, id: Option<InstanceId>, env: &Env) -> Preparing {
     let (target, procfs, clients, unanswered) = (target.clone(), env.procfs.clone(), env.clients.clone(), env.unanswered.clone());
     let patience = collected::patience(&target.capture);
-    let job = spawn_blocking(move || -> Result<Prepared, String> {
+    let job = spawn_blocking(move || -> Result<Prepared, Unusable> {
         let credentials = Credentials::load(&target.auth).map_err(|e| e.to_string())?;
-        let make = Make { clients, credentials, capture: &target.capture };
+        let make = Make { clients, credentials, target: &target, procfs: &procfs, id };
         match &target.pprof {
             None => Err("no `pprof` address is configured for this target".into()),
             Some(Pprof::Auto) => {
                 let id = id.ok_or("`pprof = \"auto\"` needs a process on this host")?;
                 let addrs = discover::candidates(&procfs, id)?;
-                let endpoints = addrs.iter().map(|addr| make.http(&format!("http://{addr}/debug/pprof"))).collect::<Result<_, _>>()?;
+                let mut endpoints = Vec::new();
+                let mut withheld = None;
+                for addr in addrs {
+                    let (endpoint, peer) = make.http(&format!("http://{addr}/debug/pprof"))?;
+                    match look(peer) {
+                        Ok(()) => endpoints.push(endpoint),
+                        Err(why) => withheld = withheld.or(Some(why)),
+                    }
+                }
+                if let Some(why) = withheld.filter(|_| endpoints.is_empty()) {
+                    return Err(Unusable::withheld(why));
+                }
                 Ok(Prepared::Candidates(endpoints, argv(&procfs, id, &unanswered).unwrap_or_default()))
             }
             Some(Pprof::Template(_)) => Err("`pprof` names labels, and no series to take them from is known".into()),
             Some(Pprof::Http(base)) => {
-                let endpoint = make.http(base)?;
+                let (endpoint, peer) = make.http(base)?;
+                look(peer).map_err(Unusable::withheld)?;
                 let warning = id.and_then(|id| foreign(&procfs, &endpoint.base, id));
                 Ok(Prepared::Explicit(Found { endpoint: Arc::new(endpoint), index: None, warnings: warning.into_iter().collect() }))
             }
@@ -58,7 +93,8 @@ pub(super) fn prepare(target: &Arc<config::Target>, id: Option<InstanceId>, env:
                 let base = Url::parse(&format!("http://localhost/{}", path.trim_start_matches('/')));
                 let base = base.map_err(|e| format!("the path in `pprof` is not usable: {e}"))?;
                 let shown = format!("unix://{}:/{}", socket.display(), path.trim_matches('/'));
-                let endpoint = make.endpoint(base, Some(socket.clone()), shown)?;
+                let (endpoint, peer) = make.endpoint(base, Some(socket.clone()), shown)?;
+                look(peer).map_err(Unusable::withheld)?;
                 Ok(Prepared::Explicit(Found { endpoint: Arc::new(endpoint), index: None, warnings: Vec::new() }))
             }
         }
@@ -68,7 +104,7 @@ pub(super) fn prepare(target: &Arc<config::Target>, id: Option<InstanceId>, env:
 
 impl Preparing {
     /// For `auto` asks the process's own sockets. The error is a sentence without secrets.
-    pub async fn finish(self, watch: &mut Watch) -> Result<Found, String> {
+    pub async fn finish(self, watch: &mut Watch) -> Result<Found, Unusable> {
         let prepared = timeout(self.patience, self.job).await.map_err(|_| "the kernel has not told whose the pprof address is in time")?;
         match prepared.map_err(|e| format!("preparing the pprof client failed: {e}"))?? {
             Prepared::Explicit(found) => Ok(found),
@@ -79,6 +115,14 @@ impl Preparing {
         }
     }
 }
+
+/// Whether those who answer there may be shown what is sent.
+fn look(peer: Option<Arc<Peer>>) -> Result<(), String> {
+    peer.map_or(Ok(()), |peer| peer.look().map(drop))
+}
+
+/// An endpoint, and who must answer there if it matters.
+type Made = (Endpoint, Option<Arc<Peer>>);
 
 enum Prepared {
     Explicit(Found),
@@ -97,11 +141,13 @@ pub(super) fn argv(procfs: &ProcFs, id: InstanceId, unanswered: &Unanswered) -> 
 struct Make<'a> {
     clients: Clients,
     credentials: Credentials,
-    capture: &'a config::Capture,
+    target: &'a config::Target,
+    procfs: &'a ProcFs,
+    id: Option<InstanceId>,
 }
 
 impl Make<'_> {
-    fn http(&self, base: &str) -> Result<Endpoint, String> {
+    fn http(&self, base: &str) -> Result<Made, String> {
         let base = Url::parse(base).map_err(|e| format!("the address in `pprof` is not usable: {e}"))?;
         if !base.username().is_empty() || base.password().is_some() {
             return Err("`pprof` has credentials in its address: give them in `auth`, as files".into());
@@ -113,11 +159,35 @@ impl Make<'_> {
         self.endpoint(base, None, shown)
     }
 
-    fn endpoint(&self, base: Url, socket: Option<std::path::PathBuf>, shown: String) -> Result<Endpoint, String> {
-        let client =
-            |connect| self.clients.client(&base, socket.clone(), &self.credentials, connect, Use::Capture).map_err(|e| e.to_string());
-        let (normal, quick) = (client(self.capture.connect_timeout)?, client(quick_connect(self.capture))?);
-        Ok(Endpoint { client: normal, quick, base, shown, credentials: self.credentials.clone() })
+    fn endpoint(&self, base: Url, socket: Option<PathBuf>, shown: String) -> Result<Made, String> {
+        let peer = self.peer(&base, socket.as_deref())?.map(Arc::new);
+        let client = |connect| {
+            let (socket, credentials) = (socket.clone(), &self.credentials);
+            let made = match peer.clone() {
+                Some(peer) => self.clients.guarded(&base, socket, credentials, connect, Use::Capture, peer),
+                None => self.clients.client(&base, socket, credentials, connect, Use::Capture),
+            };
+            made.map_err(|e| e.to_string())
+        };
+        let capture = &self.target.capture;
+        let (normal, quick) = (client(capture.connect_timeout)?, client(quick_connect(capture))?);
+        Ok((Endpoint { client: normal, quick, base, shown, credentials: self.credentials.clone() }, peer))
+    }
+
+    /// Who must answer there, if credentials are sent and it is on this host.
+    fn peer(&self, base: &Url, socket: Option<&Path>) -> Result<Option<Peer>, String> {
+        if !self.credentials.are_sent() {
+            return Ok(None);
+        }
+        let trusted = match &self.target.source {
+            Source::Process(process) => Trusted::of_process(self.procfs, process, self.id)?,
+            Source::Metrics(metrics) => Trusted::of_address(self.procfs, metrics.user.as_ref())?,
+            Source::Prometheus(prometheus) => Trusted::of_address(self.procfs, prometheus.user.as_ref())?,
+        };
+        Ok(match socket {
+            Some(socket) => Some(Peer::of_socket(self.procfs, socket, trusted)),
+            None => Peer::of_url(self.procfs, base, trusted, self.id),
+        })
     }
 }
 
@@ -127,7 +197,7 @@ fn foreign(procfs: &ProcFs, base: &Url, id: InstanceId) -> Option<String> {
     let host = base.host_str()?;
     let ips: Vec<IpAddr> = match host {
         "localhost" => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
-        _ => vec![host.trim_matches(['[', ']']).parse().ok().filter(IpAddr::is_loopback)?],
+        _ => vec![host.trim_matches(['[', ']']).parse::<IpAddr>().ok().map(|ip| ip.to_canonical()).filter(IpAddr::is_loopback)?],
     };
     let pid = id.pid;
     let mut warning = None;

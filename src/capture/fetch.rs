@@ -12,9 +12,9 @@ use tokio::time::Instant;
 use super::reach::Contact;
 use super::sink::Sink;
 use super::watch::{Ended, Watch};
-use crate::bundle::one_line;
-use crate::client::{Credentials, is_refused, root_cause};
+use crate::client::{Credentials, is_refused, root_cause, withheld};
 use crate::clock::human;
+use crate::text::one_line;
 use crate::units::ByteSize;
 
 /// Bytes gathered before the disk is troubled; with the HTTP client's own buffer all that a body holds of memory.
@@ -59,6 +59,8 @@ pub(super) enum Failure {
         refused: bool,
         why: String,
     },
+    /// Credentials were held back, and so nothing was sent.
+    Withheld(String),
     TimedOut {
         after: Duration,
         answered: bool,
@@ -114,6 +116,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Connect { refused: true, .. } => write!(f, "connection refused: is the service listening there?"),
+            Failure::Withheld(why) => f.write_str(why),
             Failure::Connect { why, .. } => write!(f, "cannot connect: {why}; check the address in `pprof` and the network"),
             Failure::TimedOut { after, answered: false, .. } => {
                 write!(f, "no answer within {}: the service may be stuck or very busy", human(*after))
@@ -238,7 +241,9 @@ async fn answer(endpoint: &Endpoint, client: &Client, url: Url, clock: &mut Cloc
 }
 
 fn unsent(error: &reqwest::Error, clock: &Clock) -> Failure {
-    if error.is_connect() {
+    if let Some(why) = withheld(error) {
+        Failure::Withheld(why)
+    } else if error.is_connect() {
         Failure::Connect {
             refused: is_refused(error),
             why: if error.is_timeout() { "connection timed out".into() } else { root_cause(error) },

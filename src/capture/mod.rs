@@ -51,6 +51,7 @@ use crate::series::Sample;
 use crate::target::cgroup::CgroupRef;
 use crate::target::limit::OomCounter;
 use crate::target::{Identity, InstanceId, ProcFs};
+use crate::text;
 use crate::trigger::Fired;
 use run::Runner;
 
@@ -142,7 +143,7 @@ pub async fn probe(target: &Arc<config::Target>, id: Option<InstanceId>, env: &E
     }
     let (_running, stop) = tokio::sync::watch::channel(false);
     let mut watch = watch::Watch::new(env.procfs.clone(), id, stop);
-    let found = endpoint::prepare(target, id, env).finish(&mut watch).await?;
+    let found = endpoint::prepare(target, id, env).finish(&mut watch).await.map_err(|e| e.why)?;
     let endpoint = found.endpoint;
     let asked = fetch::get_small(&endpoint, endpoint.url("cmdline"), discover::INDEX, &mut watch).await;
     asked.map_err(|e| format!("{}: {e}", endpoint.shown("cmdline")))?;
@@ -255,7 +256,7 @@ pub async fn run(
             partial.add("timeline", "timeline.csv", end::timeline(&samples, started, anchor).as_bytes());
         }
         if let Some(remote) = remote {
-            partial.add("metrics", "metrics.json", serde_json::to_string_pretty(&remote).unwrap_or_default().as_bytes());
+            partial.add("metrics", "metrics.json", text::json_pretty(&remote).unwrap_or_default().as_bytes());
         }
         if let Some(baseline) =
             healthy.filter(|_| full).and_then(|(dir, target, id, boot)| baseline::latest(&dir, &target.name, &id, &boot))
@@ -269,7 +270,7 @@ pub async fn run(
             if !left.is_empty() {
                 partial.add("cgroup_end", "cgroup_end.txt", left.as_bytes());
             }
-            partial.add("end", "end.json", serde_json::to_string_pretty(&end).unwrap_or_default().as_bytes());
+            partial.add("end", "end.json", text::json_pretty(&end).unwrap_or_default().as_bytes());
         }
         partial
     });
@@ -290,7 +291,7 @@ pub async fn run(
     let published = tokio::task::spawn_blocking(move || {
         let summary = match answer {
             Some(Ok(written)) => {
-                let json = serde_json::to_string_pretty(&written.verdict).unwrap_or_default() + "\n";
+                let json = text::json_pretty(&written.verdict).unwrap_or_default() + "\n";
                 partial.add("verdict", "verdict.json", json.as_bytes());
                 partial.add("report_text", "report.txt", written.text.as_bytes());
                 partial.add("report", "report.html", written.html.as_bytes());

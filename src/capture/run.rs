@@ -229,7 +229,12 @@ impl<'a> Runner<'a> {
                     }
                     Pprof::Ready { endpoint: found.endpoint, index: found.index }
                 }
-                Err(reason) => Pprof::Unusable(reason),
+                Err(unusable) => {
+                    if unusable.is_withheld {
+                        written(self.partial.warn(unusable.why.clone())).await;
+                    }
+                    Pprof::Unusable(unusable.why)
+                }
             };
         }
         match &self.pprof {

@@ -12,6 +12,7 @@ use crate::analysis::{self, archive};
 use crate::bundle::Manifest;
 use crate::lang::Lang;
 use crate::report;
+use crate::text;
 use crate::units::ByteSize;
 
 #[derive(Debug, clap::Args)]
@@ -75,11 +76,11 @@ pub fn run(args: Args) -> Result<(), Failure> {
         analysis.verdict.next.insert(0, format!("tar -xf {}", analysis::quoted(&args.path)));
     }
     if args.child_of.is_some() {
-        return print(&serde_json::to_string(&report::write(analysis))?);
+        return print(&text::json(&report::write(analysis))?);
     }
     match args.format {
         Format::Text => print(&report::text(&analysis)),
-        Format::Json => print(&(serde_json::to_string_pretty(&analysis.verdict)? + "\n")),
+        Format::Json => print(&(text::json_pretty(&analysis.verdict)? + "\n")),
         Format::Html => print(&report::html(&analysis)),
     }
 }
@@ -100,7 +101,7 @@ fn single(path: &Path, format: Format, lang: Lang) -> Result<(), Failure> {
     let single = top::single(path)?;
     match format {
         Format::Text => print(&text_of(&single, path, lang)?),
-        Format::Json => print(&(serde_json::to_string_pretty(&single.told(path))? + "\n")),
+        Format::Json => print(&(text::json_pretty(&single.told(path))? + "\n")),
         Format::Html => Err(Failure::usage(format_args!(
             "{}: a page is made of a bundle or a directory; of one file there is --format text or json",
             path.display()

@@ -8,14 +8,15 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
-use super::{Failure, print, tell};
+use super::{Failure, print, print_exactly, tell};
 use crate::analysis;
-use crate::bundle::{self, Bundle, BundleError, Survey, one_line};
+use crate::bundle::{self, Bundle, BundleError, Survey};
 use crate::config;
 use crate::disk::trust::User;
 use crate::egress::archive;
 use crate::error::chain;
 use crate::layout::{columns, wrapped};
+use crate::text::{self, one_line};
 use crate::units::ByteSize;
 
 #[derive(Debug, clap::Args)]
@@ -86,7 +87,7 @@ fn list(dir: &Path, json: bool) -> Result<(), Failure> {
     let Survey { bundles, damaged, closed } = bundle::survey(dir)?;
     if json {
         let rows: Vec<_> = bundles.iter().map(summary).collect();
-        print(&(serde_json::to_string_pretty(&rows)? + "\n"))?;
+        print(&(text::json_pretty(&rows)? + "\n"))?;
     } else if !bundles.is_empty() {
         print(&table(&bundles))?;
     } else if damaged.is_empty() && closed.is_empty() {
@@ -155,15 +156,17 @@ fn show(dir: &Path, id: &str, json: bool) -> Result<(), Failure> {
             map.insert("path".into(), serde_json::to_value(&bundle.path)?);
             map.insert("problems".into(), problems.clone().into());
         }
-        print(&(serde_json::to_string_pretty(&value)? + "\n"))?;
+        print(&(text::json_pretty(&value)? + "\n"))?;
     } else {
-        let mut text = format!("{}\n{}\n\n{}\n", bundle.id, bundle.path.display(), m.trigger.reason);
-        let _ = writeln!(text, "{} of {}, {} to {}, {}", m.instance.label, m.target, m.started, m.finished, m.outcome.name());
+        let mut text = format!("{}\n{}\n\n{}\n", bundle.id, bundle.path.display(), one_line(&m.trigger.reason, 2000));
+        let (who, target) = (one_line(&m.instance.label, 300), one_line(&m.target, 80));
+        let (from, to) = (one_line(&m.started, 40), one_line(&m.finished, 40));
+        let _ = writeln!(text, "{who} of {target}, {from} to {to}, {}", m.outcome.name());
         if let Some(verdict) = analysis::verdict_in(&bundle) {
             let _ = writeln!(text, "\n{}\n", wrapped(&one_line(&verdict.summary, 2000), 100, ""));
         }
         for warning in &m.warnings {
-            let _ = writeln!(text, "warning: {warning}");
+            let _ = writeln!(text, "warning: {}", one_line(warning, 2000));
         }
         let mut rows = vec![["FILE", "STATUS", "SIZE", "TIME", "REASON"].map(String::from).to_vec()];
         rows.extend(m.files.iter().map(|f| {
@@ -206,7 +209,7 @@ fn export(dir: &Path, id: &str, output: Option<&Path>) -> Result<(), Failure> {
     archive::write(&bundle, io::BufWriter::new(&mut fresh))?.into_inner().map_err(|e| cannot(e.into_error()))?;
     fresh.as_file().sync_all().map_err(cannot)?;
     fresh.persist(&file).map_err(|e| cannot(e.error))?;
-    print(&format!("{}\n", path.display()))
+    print_exactly(&format!("{}\n", path.display()))
 }
 
 /// An error for a link that another user made: it could lead to any file of whoever asks.
@@ -237,7 +240,7 @@ fn rm(dir: &Path, ids: &[String]) -> Result<(), Failure> {
     let bundles: Vec<Bundle> = ids.iter().map(|id| bundle::open(dir, id)).collect::<Result<_, _>>()?;
     let foreign = bundles.iter().find(|b| b.id.split('/').next() != Some(&b.manifest.target));
     if let Some(b) = foreign {
-        let target = bundle::one_line(&b.manifest.target, 80);
+        let target = crate::text::one_line(&b.manifest.target, 80);
         return Err(Failure::job(format_args!("{} carries the manifest of target `{target}`; memtrap did not put it there", b.id)));
     }
     for bundle in &bundles {

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::live::Screen;
 use super::signals::Signals;
 use super::target::{TargetArgs, the_one};
-use super::{Failure, print};
+use super::{Failure, print_exactly};
 use crate::capture::{self, Captured, Progress};
 use crate::clock::{self, Mono};
 use crate::poll::{Reading, Statm};
@@ -31,9 +31,10 @@ pub struct Args {
 }
 
 pub async fn run(args: Args) -> Result<(), Failure> {
-    let (target, selector) = (args.target.target()?, args.target.selector()?);
+    let target = args.target.target()?;
     let procfs = ProcFs::host();
-    let instance = the_one(&procfs, &selector)?;
+    let process = target.source.process().ok_or_else(|| Failure::usage("no process named; see --help"))?;
+    let instance = the_one(&procfs, process)?;
     let rss = match Statm::new(procfs.statm_file(instance)?).read() {
         Reading::Rss(rss) => rss,
         Reading::Gone | Reading::Another => return Err(Failure::job(format_args!("pid {} has just ended", instance.pid))),
@@ -90,7 +91,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     if let Some(verdict) = &done.verdict {
         screen.line(verdict);
     }
-    let printed = print(&format!("{}\n", done.path.display()));
+    let printed = print_exactly(&format!("{}\n", done.path.display()));
     if let Some(by) = ended_by {
         return Err(Failure::signalled(by, "ended early by a signal; the bundle holds what was captured until then"));
     }

@@ -44,7 +44,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     }
     let names: Vec<&str> = config.targets.iter().map(|t| t.name.as_str()).collect();
     for target in config.targets.iter().filter(|t| t.pprof.is_none()) {
-        let left = if target.source.selector().is_some() { "the kernel's side" } else { "what its metrics tell" };
+        let left = if target.source.process().is_some() { "the kernel's side" } else { "what its metrics tell" };
         tell(format_args!("{}: without pprof its bundles hold only {left}", target.name));
     }
     print(&format!("{}: no mistakes; targets: {}\n", args.config.display(), names.join(", ")))?;
@@ -79,10 +79,10 @@ async fn probe(config: &Config) -> Result<(), Failure> {
     let env = capture::Env::new(procfs.clone(), config.daemon.bundle_dir.clone(), procfs.boot_id()?);
     let mut problems = Vec::new();
     let mut rows = vec![["TARGET", "INSTANCE", "RSS", "LIMIT", "PPROF"].map(String::from).to_vec()];
-    let local: Vec<(Arc<config::Target>, &config::Selector)> =
-        config.targets.iter().filter_map(|t| Some((t.clone(), t.source.selector()?))).collect();
-    let selectors: Vec<_> = local.iter().map(|(_, selector)| *selector).collect();
-    let resolved = if selectors.is_empty() { Vec::new() } else { procfs.resolve(&selectors) };
+    let local: Vec<(Arc<config::Target>, &config::Process)> =
+        config.targets.iter().filter_map(|t| Some((t.clone(), t.source.process()?))).collect();
+    let processes: Vec<_> = local.iter().map(|(_, process)| *process).collect();
+    let resolved = if processes.is_empty() { Vec::new() } else { procfs.resolve(&processes) };
     for ((target, _), found) in local.iter().zip(resolved) {
         if found.instances.is_empty() {
             let why = found.problem.clone().unwrap_or_else(|| "nothing in /proc fits".into());
@@ -93,7 +93,7 @@ async fn probe(config: &Config) -> Result<(), Failure> {
             rows.push(probe_instance(target, *id, &procfs, &env, &mut problems).await);
         }
     }
-    for target in config.targets.iter().filter(|t| t.source.selector().is_none()) {
+    for target in config.targets.iter().filter(|t| t.source.process().is_none()) {
         probe_source(target, &env, &mut rows, &mut problems).await;
     }
     print(&format!("\n{}", columns(&rows)))?;

@@ -10,7 +10,7 @@ use tokio::process::{Child, Command};
 use super::live::{Screen, instance_line};
 use super::signals::Signals;
 use super::watch::one_target;
-use super::{Failure, print};
+use super::{Failure, print_exactly};
 use crate::bundle;
 use crate::capture::Captured;
 use crate::config::{self, Pprof, Selector};
@@ -51,7 +51,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let _ = service.kill().await;
     let done = result?;
     explain(&mut screen, &done)?;
-    print(&format!("{}\n", done.path.display()))
+    print_exactly(&format!("{}\n", done.path.display()))
 }
 
 async fn build(go: &Path, work: &Path) -> Result<PathBuf, Failure> {

@@ -12,6 +12,8 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
+use crate::text;
+
 const SOCKET: &str = "/run/systemd/journal/socket";
 /// Of one field, in bytes; a datagram may have some 200 kB.
 const MAX_VALUE: usize = 8 << 10;
@@ -56,8 +58,8 @@ struct Line {
 impl Line {
     fn add(&mut self, name: &str, shown: &dyn fmt::Display, value: &str) {
         // writing to a String cannot fail
-        let _ = write!(self.pairs, " {name}={shown}");
-        put(&mut self.fields, &format!("MEMTRAP_{}", name.to_ascii_uppercase()), value);
+        let _ = write!(self.pairs, " {name}={}", text::lines(&shown.to_string()).replace('\n', "\\n"));
+        put(&mut self.fields, &format!("MEMTRAP_{}", name.to_ascii_uppercase()), &text::lines(value));
     }
 
     fn datagram(self, level: Level) -> Vec<u8> {
@@ -79,7 +81,7 @@ impl Line {
 impl Visit for Line {
     fn record_str(&mut self, field: &Field, value: &str) {
         match field.name() {
-            "message" => self.message.push_str(value),
+            "message" => self.message.push_str(&text::lines(value)),
             name => self.add(name, &format_args!("{value:?}"), value),
         }
     }
@@ -87,7 +89,7 @@ impl Visit for Line {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         let text = format!("{value:?}");
         match field.name() {
-            "message" => self.message.push_str(&text),
+            "message" => self.message.push_str(&text::lines(&text)),
             name => self.add(name, &text, &text),
         }
     }
@@ -142,7 +144,15 @@ mod tests {
     fn a_value_cannot_become_a_field_of_its_own() {
         let said = sent(|| tracing::info!(instance = "x\nPRIORITY=0\u{1b}[2J", "seen"));
         assert!(said.starts_with("MESSAGE=seen instance=\"x\\nPRIORITY=0\\u{1b}[2J\"\nPRIORITY=6\n"), "{said:?}");
-        assert!(said.contains("MEMTRAP_INSTANCE\n\u{10}\0\0\0\0\0\0\0x\nPRIORITY=0"), "{said:?}");
+        assert!(said.contains("MEMTRAP_INSTANCE\n\u{15}\0\0\0\0\0\0\0x\nPRIORITY=0"), "{said:?}");
+    }
+
+    #[test]
+    fn what_would_steer_a_terminal_is_escaped_in_the_line_and_in_its_fields() {
+        let said = sent(|| tracing::warn!(instance = %"a\u{202e}\u{1b}[2J\nb", "seen \u{9b}"));
+        // the length before a value with a line break is binary
+        assert!(!said.contains(['\u{1b}', '\u{202e}', '\u{9b}']), "{said:?}");
+        assert!(said.starts_with("MESSAGE=seen \\u{9b} instance=a\\u{202e}\\u{1b}[2J\\nb\n"), "{said:?}");
     }
 
     #[test]

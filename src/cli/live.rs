@@ -9,6 +9,7 @@ use crate::clock;
 use crate::lang::Lang;
 use crate::poll::InstanceStatus;
 use crate::serve::words_of_slope;
+use crate::text;
 use crate::units::ByteSize;
 
 /// Stderr, as a terminal or not.
@@ -31,7 +32,7 @@ impl Screen {
     /// Replaces the live line; nothing where there is no terminal.
     pub fn live(&mut self, text: &str) {
         if self.terminal {
-            let cut: String = text.chars().take(self.width - 1).collect();
+            let cut: String = text::lines(text).replace(['\n', '\t'], " ").chars().take(self.width - 1).collect();
             let _ = write!(io::stderr(), "\r\x1b[K{cut}");
             self.live = true;
         }
@@ -42,7 +43,7 @@ impl Screen {
         self.say_same();
         let clear = if std::mem::take(&mut self.live) { "\r\x1b[K" } else { "" };
         // nobody reads stderr: nothing to tell
-        let _ = writeln!(io::stderr(), "{clear}{text}");
+        let _ = writeln!(io::stderr(), "{clear}{}", text::lines(text));
     }
 
     /// How many more failed for the cause that was told.

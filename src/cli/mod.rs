@@ -11,6 +11,7 @@ mod demo;
 mod journal;
 mod live;
 mod log;
+mod quiet;
 mod replay;
 mod rules;
 mod run;
@@ -26,6 +27,7 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use crate::text;
 use clap::{CommandFactory, Parser, Subcommand};
 use tokio::signal::unix::SignalKind;
 
@@ -145,11 +147,17 @@ pub fn main() -> ExitCode {
 
 /// A line for stderr. If nobody can read it, there is nobody to be told.
 fn tell(line: impl fmt::Display) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let _ = writeln!(std::io::stderr(), "{}", text::lines(&line.to_string()));
 }
 
-/// Data for stdout. A reader that has seen enough, such as `head`, is no failure.
+/// Text for stdout. What could steer a terminal is shown escaped: all of it may come from outside. JSON has none of that, see
+/// [`text::json`].
 fn print(text: &str) -> Result<(), Failure> {
+    print_exactly(&text::lines(text))
+}
+
+/// memtrap's own control sequences, and paths that scripts go on with. A reader that has seen enough, such as `head`, is no failure.
+fn print_exactly(text: &str) -> Result<(), Failure> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::job(format_args!("stdout: {e}"))),

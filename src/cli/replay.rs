@@ -14,6 +14,7 @@ use crate::config::{self, Capture};
 use crate::layout::columns;
 use crate::replay::read::{self, Recorded};
 use crate::replay::{self, Outcome, Setup, What};
+use crate::text;
 use crate::units::ByteSize;
 
 /// Half a year of one series each 15 s, as JSON.
@@ -64,7 +65,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let outcomes: Vec<(Recorded, Outcome)> = recorded.into_iter().map(|r| (r.clone(), replay::replay(&r.readings, &setup))).collect();
     if args.json {
         let all: Vec<Value> = outcomes.iter().map(|(recorded, outcome)| as_json(recorded, outcome)).collect();
-        return super::print(&format!("{:#}\n", json!({ "schema": 1, "series": all })));
+        return super::print(&(text::json_pretty(&json!({ "schema": 1, "series": all }))? + "\n"));
     }
     outcomes.iter().try_for_each(|(recorded, outcome)| super::print(&as_text(recorded, outcome, &setup)))
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::Failure;
+use super::{Failure, quiet};
 use crate::{config, daemon};
 
 /// systemd's RestartPreventExitStatus names it: a mistake in the file is not mended by starting again.
@@ -20,5 +20,6 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     for warning in warnings {
         tracing::warn!(%warning, "configuration");
     }
+    let _telling = tokio::spawn(quiet::say_left_out());
     Ok(daemon::run(config, args.config).await?)
 }

@@ -7,14 +7,17 @@ use std::time::Duration;
 use reqwest::{StatusCode, Url};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Failure, print};
-use crate::bundle::one_line;
-use crate::client::{Clients, Credentials, Use, is_refused, root_cause};
+use super::{Failure, print, print_exactly};
+use crate::client::{Clients, Credentials, Use, is_refused, root_cause, withheld};
 use crate::config::{self, Auth, Listen};
 use crate::error::chain;
 use crate::lang::Lang;
 use crate::layout::{columns, wrapped};
 use crate::serve::{Instance, Targets, word, words_of_eta, words_of_slope};
+use crate::target::ProcFs;
+use crate::target::peer::Peer;
+use crate::target::trust::{CURE, Trusted};
+use crate::text::{self, one_line};
 use crate::units::ByteSize;
 
 const CONNECT: Duration = Duration::from_secs(3);
@@ -58,14 +61,16 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     }
     let text = daemon.ask().await?;
     if args.json {
-        return print(&(text + "\n"));
+        return print(&(text::escape_json(&text) + "\n"));
     }
     print(&table(&understood(&text)?))
 }
 
 /// Whether a memtrap answers where this configuration says.
 pub async fn answers(daemon: &config::Daemon) -> bool {
-    let Some(Ok(at)) = daemon.listen.as_ref().map(|listen| Daemon::at(listen, daemon.token_file.clone())) else { return false };
+    let Some(Ok(at)) = daemon.listen.as_ref().map(|listen| Daemon::at(listen, daemon.token_file.clone(), daemon.state_dir.clone())) else {
+        return false;
+    };
     at.ask().await.and_then(|text| understood(&text)).is_ok()
 }
 
@@ -79,28 +84,30 @@ struct Daemon {
     url: Url,
     socket: Option<PathBuf>,
     token_file: Option<PathBuf>,
+    state_dir: PathBuf,
 }
 
 impl Daemon {
     fn of(args: &Args) -> Result<Daemon, Failure> {
+        let usual = || config::Daemon::default().state_dir;
         if let Some(given) = &args.url {
             if given.starts_with("unix:") {
                 return match Listen::parse(given) {
-                    Ok(listen @ Listen::Unix(_)) => Daemon::at(&listen, args.token_file.clone()),
+                    Ok(listen @ Listen::Unix(_)) => Daemon::at(&listen, args.token_file.clone(), usual()),
                     Ok(Listen::Tcp(_)) => Err(Failure::usage("--url: write http://HOST:PORT or unix:/PATH")),
                     Err(why) => Err(Failure::usage(format_args!("--url: {why}"))),
                 };
             }
             let url = plain(given)
                 .ok_or_else(|| Failure::usage(format_args!("--url: `{given}` is not like http://127.0.0.1:9709 or unix:/PATH")))?;
-            return Ok(Daemon { url, socket: None, token_file: args.token_file.clone() });
+            return Ok(Daemon { url, socket: None, token_file: args.token_file.clone(), state_dir: usual() });
         }
         let (config, _) = config::load(&args.config).map_err(|e| {
             Failure::config(format_args!("{e}\nsay where the daemon listens with --url to go without its configuration"), 2)
         })?;
         let token_file = args.token_file.clone().or(config.daemon.token_file);
         match config.daemon.listen {
-            Some(listen) => Daemon::at(&listen, token_file),
+            Some(listen) => Daemon::at(&listen, token_file, config.daemon.state_dir),
             None => Err(Failure::job(format_args!(
                 "{}: the daemon does not listen anywhere; add listen = \"127.0.0.1:9709\" to [daemon] and reload memtrap",
                 args.config.display()
@@ -109,11 +116,11 @@ impl Daemon {
     }
 
     /// The one that listens there.
-    fn at(listen: &Listen, token_file: Option<PathBuf>) -> Result<Daemon, Failure> {
+    fn at(listen: &Listen, token_file: Option<PathBuf>, state_dir: PathBuf) -> Result<Daemon, Failure> {
         match listen.clone() {
             Listen::Unix(path) => {
                 let url = plain("http://localhost").ok_or_else(|| Failure::job("no URL for a socket"))?;
-                Ok(Daemon { url, socket: Some(path), token_file })
+                Ok(Daemon { url, socket: Some(path), token_file, state_dir })
             }
             Listen::Tcp(mut address) => {
                 // what listens on any address is reached on loopback too
@@ -123,8 +130,18 @@ impl Daemon {
                     _ => {}
                 }
                 let url = plain(&format!("http://{address}")).ok_or_else(|| Failure::job(format_args!("{address}: no URL")))?;
-                Ok(Daemon { url, socket: None, token_file })
+                Ok(Daemon { url, socket: None, token_file, state_dir })
             }
+        }
+    }
+
+    /// Who must answer to be shown the token, on this host: the owner of memtrap's state, root, or whoever asks.
+    fn peer(&self) -> Option<Peer> {
+        let procfs = ProcFs::host();
+        let trusted = Trusted::of_owner(&procfs, &self.state_dir);
+        match &self.socket {
+            Some(socket) => Some(Peer::of_socket(&procfs, socket, trusted)),
+            None => Peer::of_url(&procfs, &self.url, trusted, None),
         }
     }
 
@@ -133,11 +150,16 @@ impl Daemon {
         let at = || self.socket.as_ref().map_or_else(|| self.url.origin().ascii_serialization(), |path| format!("unix:{}", path.display()));
         let auth = Auth { bearer_file: self.token_file.clone(), ..Auth::default() };
         let credentials = Credentials::load(&auth).map_err(|e| Failure::job(format_args!("token file: {}", chain(&e))))?;
-        let client = Clients::default().client(&self.url, self.socket.clone(), &credentials, CONNECT, Use::Capture)?;
+        let client = match self.peer().filter(|_| credentials.are_sent()) {
+            Some(peer) => Clients::default().guarded(&self.url, self.socket.clone(), &credentials, CONNECT, Use::Capture, peer.into()),
+            None => Clients::default().client(&self.url, self.socket.clone(), &credentials, CONNECT, Use::Capture),
+        }?;
         let asked = client.get(self.url.clone()).headers(credentials.headers).timeout(PATIENCE).send().await;
         let mut answer = asked.map_err(|e| {
             let absent = is_refused(&e) || root_cause(&e).contains("No such file");
-            Failure::job(if absent {
+            Failure::job(if let Some(why) = withheld(&e) {
+                format!("{}: the token is not sent: {}", at(), why.trim_end_matches(CURE).trim_end_matches("; "))
+            } else if absent {
                 format!("nothing listens on {}: is memtrap running? see `systemctl status memtrap`", at())
             } else if e.is_timeout() {
                 format!("{} does not answer within {} s; see memtrap's log", at(), PATIENCE.as_secs())
@@ -190,7 +212,7 @@ struct Alternate;
 
 impl Alternate {
     fn enter() -> Result<Alternate, Failure> {
-        print("\x1b[?1049h\x1b[?25l")?;
+        print_exactly("\x1b[?1049h\x1b[?25l")?;
         Ok(Alternate)
     }
 }
@@ -217,7 +239,7 @@ fn redraw(text: &str) -> Result<(), Failure> {
         out.push_str(&format!("… {} more lines; a taller window or `memtrap status` shows them\x1b[K", lines.len() - fit));
     }
     out.push_str("\x1b[J");
-    print(&out)
+    print_exactly(&out)
 }
 
 fn understood(text: &str) -> Result<Targets, Failure> {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::Failure;
-use crate::config::{self, PprofSetting, Selector};
+use crate::config::{self, PprofSetting, Process, Selector, User};
 use crate::lang::Lang;
 use crate::target::{InstanceId, ProcFs};
 
@@ -38,6 +38,9 @@ struct Which {
 pub struct TargetArgs {
     #[command(flatten, next_help_heading = "Which process (one of these)")]
     which: Which,
+    /// Only processes of this user, by name or number; with credentials for pprof: who may be shown them
+    #[arg(long, value_name = "USER", help_heading = "Which process (one of these)")]
+    user: Option<User>,
 
     /// Where pprof is: http://127.0.0.1:6060/debug/pprof, unix:///run/x.sock:/debug/pprof; auto: on whichever socket the process itself
     /// listens on; off: the kernel's side only
@@ -82,13 +85,23 @@ impl Which {
             .or_else(|| self.listen.map(|a| (Selector::Listen(a), format!("port-{}", a.port()))))?;
         Some((found.0, file_safe(&found.1)))
     }
+
+    /// Who names a process by its number means its user too, and not whoever has that number later.
+    fn user_of_pid(&self) -> Option<User> {
+        let dir = ProcFs::host().dir(self.pid?).ok()?;
+        match dir.status().ok()?.uids? {
+            [real, effective, saved] if real == effective && effective == saved => Some(User::Uid(real)),
+            _ => None,
+        }
+    }
 }
 
 impl TargetArgs {
     /// The target, with the defaults of a configuration file.
     pub fn target(&self) -> Result<config::Target, Failure> {
         let (selector, name) = self.which.selector().ok_or_else(|| Failure::usage("no process named; see --help"))?;
-        let mut target = config::Target::with_defaults(name, selector);
+        let user = self.user.clone().or_else(|| self.which.user_of_pid());
+        let mut target = config::Target::with_defaults(name, Process { which: selector, user });
         target.pprof.clone_from(&self.pprof.0);
         target.auth.bearer_file.clone_from(&self.bearer_file);
         target.auth.ca_file.clone_from(&self.ca_file);
@@ -98,20 +111,15 @@ impl TargetArgs {
         Ok(target)
     }
 
-    /// Which process is meant.
-    pub fn selector(&self) -> Result<Selector, Failure> {
-        self.which.selector().map(|(selector, _)| selector).ok_or_else(|| Failure::usage("no process named; see --help"))
-    }
-
     /// Where bundles go, absolute: their README names real paths.
     pub fn bundle_dir(&self) -> Result<PathBuf, Failure> {
         std::path::absolute(&self.output).map_err(|e| Failure::usage(format_args!("-o {}: {e}", self.output.display())))
     }
 }
 
-/// The one process that a selector means now.
-pub fn the_one(procfs: &ProcFs, selector: &Selector) -> Result<InstanceId, Failure> {
-    let found = procfs.resolve(&[selector]).into_iter().next();
+/// The one process that is meant now.
+pub fn the_one(procfs: &ProcFs, process: &Process) -> Result<InstanceId, Failure> {
+    let found = procfs.resolve(&[process]).into_iter().next();
     let (instances, problem) = found.map_or((Vec::new(), None), |r| (r.instances, r.problem));
     match instances.as_slice() {
         [one] => Ok(*one),

@@ -8,7 +8,7 @@ use super::live::{Screen, instance_line};
 use super::rules::RuleArgs;
 use super::signals::Signals;
 use super::target::TargetArgs;
-use super::{Failure, print};
+use super::{Failure, print_exactly};
 use crate::config::{self, Config};
 use crate::daemon::{DaemonError, Engine, Event};
 use crate::incident::State;
@@ -66,7 +66,7 @@ async fn follow(engine: &mut Engine, once: bool) -> Result<(), Failure> {
                     if let Some(verdict) = &done.verdict {
                         screen.line(verdict);
                     }
-                    let printed = print(&format!("{}\n", done.path.display()));
+                    let printed = print_exactly(&format!("{}\n", done.path.display()));
                     if once {
                         return printed;
                     }

@@ -13,8 +13,8 @@ use super::bounds::{COOLDOWNS, ETAS, HOLDS, INTERVALS, MIN_READINGS, WARMUPS, ch
 use super::problem::{Errors, Report, Warning};
 use super::reader::{Read, Table, Value, boolean, checked, duration, fault, integer, list, or_off, parsed, path, secret_file, text};
 use super::{
-    Capture, Config, Daemon, Invalid, Listen, Pprof, PprofSetting, Retention, Rules, STEPS, Selector, Source, Target, auth, endpoint,
-    notify, source, upload,
+    Capture, Config, Daemon, Invalid, Listen, Pprof, PprofSetting, Process, Retention, Rules, STEPS, Selector, Source, Target, auth,
+    endpoint, notify, source, upload,
 };
 use crate::clock::human;
 use crate::lang::Lang;
@@ -255,7 +255,7 @@ fn read_target(mut t: Table<'_, '_>, mut settings: Settings) -> Option<Target> {
     let uses = auth::Uses::of_target(&t, pprof.as_ref(), source.as_ref());
     let auth = auth::read(&mut t, &uses);
     settings.read(&mut t);
-    let is_local = source.as_ref().is_some_and(|source| source.selector().is_some());
+    let is_local = source.as_ref().is_some_and(|source| source.process().is_some());
     // what a process on this host serves can be found
     let pprof = pprof.or((is_local && !t.has("pprof")).then_some(Pprof::Auto));
 
@@ -301,7 +301,7 @@ fn read_source(t: &mut Table<'_, '_>) -> Option<Source> {
     [process, metrics, prometheus].into_iter().flatten().next()
 }
 
-fn read_process(mut t: Table<'_, '_>) -> Option<Selector> {
+fn read_process(mut t: Table<'_, '_>) -> Option<Process> {
     let plain = |v: &Value<'_>, what: &str| text(v, what).map(str::to_owned);
     let found = [
         t.take("unit", |v| parse_with(v, "a systemd unit such as \"checkout.service\"", unit)),
@@ -314,6 +314,9 @@ fn read_process(mut t: Table<'_, '_>) -> Option<Selector> {
         t.take("listen", |v| parse_with(v, "an address such as \":6060\"", listening)).map(Selector::Listen),
     ];
     match t.given() {
+        0 if t.has("user") && t.failed().is_empty() => {
+            t.error_here("user says whose processes are meant, not which; write for example { name = \"checkout\", user = \"checkout\" }");
+        }
         0 if t.is_empty() => t.error_here(format_args!("empty; write for example process = {PROCESS_EXAMPLE}")),
         // a single unknown key is told as such
         0 | 1 => {}
@@ -322,8 +325,9 @@ fn read_process(mut t: Table<'_, '_>) -> Option<Selector> {
             t.error_here(format_args!("{n} keys; exactly one of {one_of} says which process is meant"));
         }
     }
+    let user = t.take("user", source::user);
     t.finish(&[]);
-    found.into_iter().flatten().next()
+    found.into_iter().flatten().next().map(|which| Process { which, user })
 }
 
 fn parse_with<T>(value: &Value<'_>, what: &str, parse: impl Fn(&str) -> Result<T, Invalid>) -> Read<T> {

@@ -14,6 +14,7 @@ mod reader;
 mod source;
 mod template;
 mod upload;
+mod user;
 #[cfg(test)]
 mod tests;
 
@@ -32,6 +33,7 @@ pub use problem::{Errors, Place, Problem, Warning};
 pub use source::{MetricLimit, Metrics, Prometheus, QueryLimit, Source};
 pub use template::{Template, Unfilled};
 pub use upload::{Destination, StoreSecrets, Upload};
+pub use user::User;
 
 use crate::lang::Lang;
 use crate::units::{ByteSize, Percent, Rate, SizeOrPercent};
@@ -190,6 +192,20 @@ impl Target {
 }
 
 /// Which processes a target means.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Process {
+    pub which: Selector,
+    /// Only those that run as this user; and credentials go to none but this user's.
+    pub user: Option<User>,
+}
+
+impl From<Selector> for Process {
+    fn from(which: Selector) -> Process {
+        Process { which, user: None }
+    }
+}
+
+/// What they have in common.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Selector {
     Pid(u32),

@@ -320,7 +320,7 @@ fn labels(mut t: Table<'_, '_>) -> Vec<(String, String)> {
     for (name, at, value) in entries.into_iter().take(MAX_LABELS) {
         let starts = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
         if !starts || name.len() > 64 || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
-            let shown = crate::bundle::one_line(name, 64);
+            let shown = crate::text::one_line(name, 64);
             t.error(at, format_args!("{shown}: not the name of a label: letters, digits and _ are allowed"));
         } else if OWN_LABELS.contains(&name) {
             t.error(at, format_args!("{name}: memtrap sets this label itself"));

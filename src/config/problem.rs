@@ -1,5 +1,6 @@
 //! What is wrong with a file, and where: collected while it is read, printed in the order of the file.
 
+use crate::text;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
@@ -210,7 +211,7 @@ impl Report {
         let problem = |(at, message): (usize, String)| Problem {
             file: file.clone(),
             place: Some(self.lines.place(text, at)),
-            message: printable(&message),
+            message: text::lines(&message),
         };
         let mut problems = found.into_iter().take(MAX_SHOWN).map(problem);
         if let Some(first) = problems.next() {
@@ -260,9 +261,4 @@ fn nearest<'a>(key: &str, allowed: &[&'a str]) -> Option<&'a str> {
     let near = allowed.iter().map(|known| (strsim::damerau_levenshtein(key, known), known)).min();
     let close = near.filter(|(distance, known)| *distance <= (known.len() / 3).max(1)).map(|(_, known)| known);
     close.or_else(|| allowed.iter().find(begins)).copied()
-}
-
-/// Control characters of the file must not reach a terminal.
-fn printable(message: &str) -> String {
-    message.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }

@@ -4,7 +4,7 @@ use toml::de::DeValue;
 
 use super::endpoint::Invalid;
 use super::reader::{Read, Table, Value, checked, fault, list, or_off, parsed, text};
-use super::{Auth, Pprof, Rules, Selector, auth};
+use super::{Auth, Pprof, Process, Rules, User, auth};
 use crate::metrics::{self, Pick};
 use crate::units::{ByteSize, SizeOrPercent};
 
@@ -12,21 +12,21 @@ use crate::units::{ByteSize, SizeOrPercent};
 #[derive(Clone, Debug, PartialEq)]
 pub enum Source {
     /// Processes of this host, through procfs.
-    Process(Selector),
+    Process(Process),
     Metrics(Metrics),
     Prometheus(Prometheus),
 }
 
-impl From<Selector> for Source {
-    fn from(selector: Selector) -> Source {
-        Source::Process(selector)
+impl<P: Into<Process>> From<P> for Source {
+    fn from(process: P) -> Source {
+        Source::Process(process.into())
     }
 }
 
 impl Source {
-    pub fn selector(&self) -> Option<&Selector> {
+    pub fn process(&self) -> Option<&Process> {
         match self {
-            Source::Process(selector) => Some(selector),
+            Source::Process(process) => Some(process),
             _ => None,
         }
     }
@@ -37,6 +37,8 @@ impl Source {
 pub struct Metrics {
     /// `http` or `https`, without credentials.
     pub url: String,
+    /// Who serves it and pprof, where they are on this host and credentials are sent.
+    pub user: Option<User>,
     pub rss: Pick,
     pub limit: Option<MetricLimit>,
 }
@@ -53,6 +55,8 @@ pub enum MetricLimit {
 pub struct Prometheus {
     /// Without `/api/v1/query`.
     pub url: String,
+    /// Who serves it, where it is on this host and credentials are sent.
+    pub user: Option<User>,
     pub query: String,
     /// Gives the start times of the same instances, with the same labels; `None`: restarts are not seen.
     pub started: Option<String>,
@@ -81,17 +85,19 @@ const MAX_LABELS: usize = 32;
 /// `metrics = { url, metric, labels }`
 pub(super) fn read_metrics(mut t: Table<'_, '_>) -> Option<Metrics> {
     let url = t.take("url", |v| address(v, "an exposition's URL such as \"http://search:6060/metrics\"", true));
+    let user = t.take("user", user);
     let rss = pick(&mut t, Some(metrics::RSS));
     if !t.has("url") {
         t.missing(format_args!("url: missing; write for example metrics = {METRICS_EXAMPLE}"));
     }
     t.finish(&[]);
-    Some(Metrics { url: url?, rss: rss?, limit: None })
+    Some(Metrics { url: url?, user, rss: rss?, limit: None })
 }
 
 /// `prometheus = { url, query, started, auth }`
 pub(super) fn read_prometheus(mut t: Table<'_, '_>) -> Option<Prometheus> {
     let url = t.take("url", |v| address(v, "the server's URL such as \"http://prometheus:9090\"", false));
+    let user = t.take("user", user);
     let query = t.take("query", promql);
     let started = t.take("started", or_off(promql));
     let mut server_auth = Auth::default();
@@ -105,7 +111,12 @@ pub(super) fn read_prometheus(mut t: Table<'_, '_>) -> Option<Prometheus> {
     }
     let derived = query.as_deref().and_then(start_times_of).filter(|_| !t.has("started"));
     t.finish(&[]);
-    Some(Prometheus { url: url?, query: query?, started: started.unwrap_or(derived), auth: server_auth, limit: None })
+    Some(Prometheus { url: url?, user, query: query?, started: started.unwrap_or(derived), auth: server_auth, limit: None })
+}
+
+/// A user of this host.
+pub(super) fn user(value: &Value<'_>) -> Read<User> {
+    text(value, "a user such as \"checkout\" or \"1001\"")?.parse().or_else(|e: Invalid| fault(value, e.to_string()))
 }
 
 /// What pprof may be depends on what is watched.

@@ -7,7 +7,7 @@ use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 use super::endpoint::{Invalid, directory};
-use crate::bundle::one_line;
+use crate::text::one_line;
 
 const HELP: &str = "write for example http://{instance}/debug/pprof";
 /// Of a label's value in a message.

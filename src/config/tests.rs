@@ -280,6 +280,13 @@ fn a_store_that_cannot_be_meant_is_refused() {
 }
 
 #[test]
+fn a_process_may_be_meant_only_as_a_users() {
+    let t = target("[[target]]\nname = \"t\"\neta = \"5m\"\nprocess = { name = \"checkout\", user = \"shop\" }");
+    let process = Process { which: Selector::Name("checkout".into()), user: Some(User::Name("shop".into())) };
+    assert_eq!(t.source, Source::Process(process));
+}
+
+#[test]
 fn each_kind_of_process_is_named_by_one_key() {
     for (written, selector) in [
         (r#"unit = "checkout""#, Selector::Unit("checkout".into())),
@@ -479,12 +486,20 @@ fn a_targets_own_keys_have_kinds_and_ranges() {
         ),
         (with("\"t\"", "{ listen = \":0\" }", ""), "f:3:22: target \"t\": process.listen: nothing listens on port 0"),
         (
+            with("\"t\"", "{ user = \"shop\" }", ""),
+            "f:3:11: target \"t\": process: user says whose processes are meant, not which; write for example { name = \"checkout\", user = \"checkout\" }",
+        ),
+        (
+            with("\"t\"", "{ name = \"x\", user = \"a:b\" }", ""),
+            "f:3:32: target \"t\": process.user: not a user: write a name such as \"checkout\", or a number such as \"1001\"",
+        ),
+        (
             with("\"t\"", "{ cmdline = \"a(\" }", ""),
             "f:3:23: target \"t\": process.cmdline: not a regular expression: found open group without closing ')'",
         ),
         (
             with("\"t\"", "{ units = \"a\" }", ""),
-            "f:3:13: target \"t\": process.units: unknown key; did you mean `unit`? (allowed here: unit, pid, pid_file, name, exe, cmdline, listen)",
+            "f:3:13: target \"t\": process.units: unknown key; did you mean `unit`? (allowed here: unit, pid, pid_file, name, exe, cmdline, listen, user)",
         ),
         (
             with("\"t\"", "{ pid = 1 }", "pprof = \"http://u:p@h/\""),
@@ -801,7 +816,7 @@ fn columns_count_characters() {
 #[test]
 fn control_characters_do_not_reach_the_terminal() {
     let found = target_mistakes("rearm = \"\\u001b[31m\"\n\"\\u0007\" = 1").join("\n");
-    assert!(found.contains("`\u{fffd}[31m`") && !found.contains(['\u{1b}', '\u{7}']), "{found}");
+    assert!(found.contains(r"`\u{1b}[31m`") && !found.contains(['\u{1b}', '\u{7}']), "{found}");
 }
 
 #[test]

@@ -142,7 +142,7 @@ async fn release(store: &Store, held: &Held) {
 }
 
 fn theirs(claim: &Claim) -> Theirs {
-    Theirs { host: crate::bundle::one_line(&claim.host, 100), bundle: claim.bundle.as_deref().map(|b| crate::bundle::one_line(b, 250)) }
+    Theirs { host: crate::text::one_line(&claim.host, 100), bundle: claim.bundle.as_deref().map(|b| crate::text::one_line(b, 250)) }
 }
 
 async fn put(store: &Store, name: &str, claim: &Claim, mode: PutMode) -> Result<(), object_store::Error> {

@@ -12,7 +12,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use tar::{Builder, EntryType, Header};
 
-use crate::bundle::{self, Bundle, Hash, MANIFEST, MAX_MANIFEST};
+use crate::bundle::{Bundle, Hash, MANIFEST, MAX_MANIFEST};
 use crate::disk::Dir;
 
 /// Profiles are gzip already: more effort would only heat the host.
@@ -104,14 +104,14 @@ impl<'b> Source<'b> {
 }
 
 fn damaged(id: &str, name: &str, how: &'static str) -> ArchiveError {
-    ArchiveError::Damaged { id: id.into(), name: bundle::one_line(name, 200), how }
+    ArchiveError::Damaged { id: id.into(), name: crate::text::one_line(name, 200), how }
 }
 
 fn unreadable(id: &str, name: &str, source: io::Error) -> ArchiveError {
     match source.kind() {
         io::ErrorKind::NotFound => damaged(id, name, "is missing"),
         io::ErrorKind::InvalidInput => damaged(id, name, "is no file of a bundle"),
-        _ => ArchiveError::Read { id: id.into(), name: bundle::one_line(name, 200), source },
+        _ => ArchiveError::Read { id: id.into(), name: crate::text::one_line(name, 200), source },
     }
 }
 
@@ -161,6 +161,7 @@ mod tests {
     use flate2::read::MultiGzDecoder;
 
     use super::*;
+    use crate::bundle;
     use crate::bundle::tests::publish_with;
 
     fn a_bundle(dir: &Path) -> Bundle {

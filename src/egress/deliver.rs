@@ -10,9 +10,9 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 
 use super::notice::{self, Notice};
-use crate::bundle::one_line;
 use crate::client::{Clients, Credentials, Use, root_cause};
 use crate::config::{self, Channel, Notify, Receiver, ReceiverUrl};
+use crate::text::one_line;
 
 const CONNECT: Duration = Duration::from_secs(5);
 /// Of an answer or of what a program says, in the log.
@@ -34,7 +34,7 @@ pub async fn deliver(notice: &Notice, to: &Notify, external_url: Option<&str>, c
             Channel::Slack(receiver) => (receiver, "", notice::slack(&message)),
             Channel::Alertmanager(receiver, labels) => (receiver, "/api/v2/alerts", notice.alert(&message, &link, labels, now)),
         };
-        post(receiver, path, &notice.key(), body.to_string(), clients).await
+        post(receiver, path, &notice.key(), crate::text::escape_json(&body.to_string()), clients).await
     };
     let late = |_| Err(format!("no end within {}", humantime::format_duration(to.timeout)));
     tokio::time::timeout(to.timeout, sent).await.unwrap_or_else(late)

@@ -8,9 +8,10 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::bundle::{Bundle, Outcome, one_line};
+use crate::bundle::{Bundle, Outcome};
 use crate::config::Message;
 use crate::digest;
+use crate::text::one_line;
 use crate::trigger::Fired;
 use crate::units::ByteSize;
 
@@ -151,7 +152,7 @@ impl Notice {
             "incident" => self.incident.clone(),
             _ => String::new(),
         });
-        text.chars().filter(|c| !c.is_control() || *c == '\n').take(MAX_TEXT).collect()
+        crate::text::lines(&text).chars().take(MAX_TEXT).collect()
     }
 
     /// memtrap's own form: the facts, the message, the link and the key.
@@ -305,6 +306,6 @@ mod tests {
     fn control_characters_reach_nobody() {
         let mut n = notice(None);
         n.trigger.reason = "a\u{1b}[31m\u{7}b".into();
-        assert!(n.message(&Message::default(), "").contains("a[31mb"));
+        assert!(n.message(&Message::default(), "").contains(r"a\u{1b}[31m\u{7}b"));
     }
 }

@@ -22,10 +22,10 @@ use std::time::{Duration, SystemTime};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::bundle::one_line;
 use crate::digest;
 use crate::disk::Dir;
 use crate::error::chain;
+use crate::text::one_line;
 
 const SCHEMA: u32 = 1;
 const JOB: &str = "job";

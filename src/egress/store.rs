@@ -9,8 +9,8 @@ use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 
-use crate::bundle::one_line;
 use crate::config::{Destination, Upload};
+use crate::text::one_line;
 
 const MAX_REASON: usize = 300;
 

@@ -26,6 +26,7 @@ use super::store::{Store, StoreError, reason};
 use crate::bundle::{Bundle, Hash, Manifest, Sum};
 use crate::digest;
 use crate::error::chain;
+use crate::text;
 
 /// What is in memory at a time: the part that is sent, the next, and the one that is being made.
 const PART: usize = 8 << 20;
@@ -133,7 +134,7 @@ fn document(manifest: &Manifest, object: &str, sum: &Sum) -> Vec<u8> {
         let name = object.rsplit('/').next().unwrap_or(object);
         map.insert("archive".into(), serde_json::json!({ "object": name, "bytes": sum.bytes, "sha256": sum.sha256 }));
     }
-    serde_json::to_vec_pretty(&value).unwrap_or_default()
+    text::json_pretty(&value).unwrap_or_default().into_bytes()
 }
 
 fn read_document(bundle: &Bundle, name: &str) -> Option<Vec<u8>> {

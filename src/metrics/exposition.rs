@@ -6,7 +6,7 @@
 use super::gostats::{self, GoStats};
 use super::{Pick, START_TIME};
 use crate::anatomy::GoMemory;
-use crate::bundle::one_line;
+use crate::text::one_line;
 
 /// Real lines are far shorter.
 const MAX_LINE: usize = 64 << 10;

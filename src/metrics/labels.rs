@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::bundle::one_line;
+use crate::text::one_line;
 
 /// A longer label set is no identity that could be kept for thousands.
 pub const MAX_SERIES_TEXT: usize = 8 << 10;

@@ -8,7 +8,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use crate::bundle::one_line;
+use crate::text::one_line;
 
 /// Of a warning or an error of the server.
 const MAX_TEXT: usize = 300;

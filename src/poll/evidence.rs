@@ -5,9 +5,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::bundle::one_line;
 use crate::clock::Mono;
 use crate::lang::{Lang, say};
+use crate::text::one_line;
 
 /// What a process that has just started gets to open its port.
 const SETTLE: Duration = Duration::from_secs(5);

@@ -73,8 +73,8 @@ impl Lookup {
         if is_new {
             let (mut known, procfs, targets) = (std::mem::take(&mut self.known), procfs.clone(), targets());
             self.start(now, move || {
-                let selectors: Vec<_> = targets.iter().filter_map(|t| t.source.selector()).collect();
-                let found = procfs.resolve_since(&selectors, &mut known, whole_every, now);
+                let processes: Vec<_> = targets.iter().filter_map(|t| t.source.process()).collect();
+                let found = procfs.resolve_since(&processes, &mut known, whole_every, now);
                 (known, Seen { found: targets.into_iter().zip(found).collect(), mounts: Mounts::read(&procfs) })
             })?;
         }

@@ -9,6 +9,7 @@ use crate::poll::{Found, Readings, Remote, Who};
 
 fn fleet(name: &str) -> Target {
     let prometheus = Prometheus {
+        user: None,
         url: "http://prometheus:9090".into(),
         query: "rss".into(),
         started: None,
@@ -336,7 +337,7 @@ fn a_healthy_instance_elsewhere_gets_a_baseline_too() {
 
 #[test]
 fn an_exposition_is_one_instance() {
-    let metrics = Metrics { url: "http://h/metrics".into(), rss: Pick { metric: "rss".into(), labels: vec![] }, limit: None };
+    let metrics = Metrics { url: "http://h/metrics".into(), user: None, rss: Pick { metric: "rss".into(), labels: vec![] }, limit: None };
     let mut t = Target::with_defaults("shop".into(), Source::Metrics(metrics));
     t.rules = fleet("x").rules;
     t.pprof = Some(Pprof::Http("http://h/debug/pprof".into()));

@@ -98,7 +98,7 @@ impl Watched {
 
     /// Its processes are looked for on this host; else a source tells of them.
     pub fn is_local(&self) -> bool {
-        self.config.source.selector().is_some()
+        self.config.source.process().is_some()
     }
 
     pub fn reconfigured(mut self, config: Arc<config::Target>) -> Watched {

@@ -1,6 +1,5 @@
 //! Why bytes are no profile, in words for the person who has to fetch a better one.
 
-use std::borrow::Cow;
 use std::io;
 
 use crate::units::ByteSize;
@@ -72,10 +71,4 @@ pub(super) fn name_by_content(head: &[u8], error: DecodeError) -> DecodeError {
         return DecodeError::Html;
     }
     DecodeError::Text { start: text.lines().next().unwrap_or("").chars().take(60).collect() }
-}
-
-/// Text from outside as a terminal may show it: without control characters, apart from line ends and tabs.
-pub(super) fn harmless(text: &str) -> Cow<'_, str> {
-    let is_bad = |c: char| c.is_control() && c != '\n' && c != '\t';
-    if text.contains(is_bad) { Cow::Owned(text.replace(is_bad, "\u{fffd}")) } else { Cow::Borrowed(text) }
 }

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, BufRead};
 
-use super::error::harmless;
+use crate::text;
 
 /// Bounds on what is kept of a dump; what is beyond them is counted in [`Dump::others`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +134,7 @@ pub fn parse(mut reader: impl BufRead, limits: &Limits) -> Result<Dump, Goroutin
     match parser.finish() {
         Some(dump) => Ok(dump),
         None if is_empty => Err(GoroutineError::Empty),
-        None => Err(GoroutineError::NotADump { start: harmless(&first).into_owned() }),
+        None => Err(GoroutineError::NotADump { start: text::lines(&first) }),
     }
 }
 

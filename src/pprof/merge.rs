@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use super::error::harmless;
 use super::measure::{convertible, scale};
 use super::profile::{Function, Label, LabelValue, Line, Location, Mapping, Profile, Str, ValueType};
 use super::top::TopError;
+use crate::text;
 
 /// `now - base`: samples with the same stack and labels are one, and gone where nothing is left. Locations are the same
 /// when they have the same offset in the same binary. Sample types that only one of them has are left out.
@@ -13,7 +13,7 @@ pub(super) fn subtract(now: &Profile, base: &Profile) -> Result<Profile, TopErro
     let sources = [Source::new(now, base, 1.0), Source::new(base, now, -1.0)];
     let [now_source, base_source] = &sources;
     if now_source.types.is_empty() {
-        let names = |p: &Profile| harmless(&p.sample_type_names().collect::<Vec<_>>().join(", ")).into_owned();
+        let names = |p: &Profile| text::lines(&p.sample_type_names().collect::<Vec<_>>().join(", "));
         return Err(TopError::NothingInCommon { now: names(now), base: names(base) });
     }
     let mut merger = Merger::default();
@@ -70,7 +70,7 @@ impl<'a> Source<'a> {
 fn common_unit<'a>(now: &'a Profile, base: &'a Profile, a: ValueType, b: ValueType) -> Result<(&'a str, f64, f64), TopError> {
     let ((kind, unit), (base_kind, base_unit)) = ((now.str(a.kind), now.str(a.unit)), (base.str(b.kind), base.str(b.unit)));
     if kind != base_kind || !convertible(unit, base_unit) {
-        let measure = |kind: &str, unit: &str| harmless(&format!("{kind}/{unit}")).into_owned();
+        let measure = |kind: &str, unit: &str| text::lines(&format!("{kind}/{unit}"));
         return Err(TopError::Incompatible { now: measure(kind, unit), base: measure(base_kind, base_unit) });
     }
     let finest = if scale(1, base_unit, unit).0 < 1.0 { base_unit } else { unit };

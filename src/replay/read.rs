@@ -5,8 +5,8 @@ use std::time::SystemTime;
 
 use serde::Deserialize;
 
-use crate::bundle::one_line;
 use crate::clock;
+use crate::text::one_line;
 use crate::units::ByteSize;
 
 /// More than a year of one series each 15 s.

@@ -17,9 +17,10 @@ pub use page::html;
 pub use text::{groups, text};
 
 use crate::analysis::Analysis;
-use crate::bundle::{FileEntry, Manifest, Status, one_line};
+use crate::bundle::{FileEntry, Manifest, Status};
 use crate::clock::human;
 use crate::lang::{Lang, say};
+use crate::text::one_line;
 use crate::units::ByteSize;
 use crate::verdict::{Cause, Confidence, Group, Verdict};
 

@@ -219,7 +219,7 @@ fn page(analysis: &Analysis) -> Page {
 
 /// Sentences with names in them are longer than names.
 fn clean_long(text: &str) -> String {
-    crate::bundle::one_line(text, 2000)
+    crate::text::one_line(text, 2000)
 }
 
 fn marks(manifest: &Manifest, lang: Lang) -> Marks {

@@ -1,34 +1,47 @@
 //! The listening socket and its connections, each of them bounded: how many, how long for a request's head, how long without a byte
 //! taken off, how long altogether.
+//!
+//! Where all places are taken, the connection that has waited longest for a request's head gives up its own; where none waits, because
+//! all are being answered, a few further ones are told how memtrap is, and nothing else. So who opens connections and says nothing, or
+//! takes answers slowly, keeps neither people nor health checks out.
 
 use std::convert::Infallible;
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::body::Body;
-use hyper::Request;
-use hyper::body::Incoming;
+use axum::body::{Body, Bytes};
+use axum::response::IntoResponse;
+use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::header::{CONNECTION, HeaderValue, RETRY_AFTER};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, Sleep};
 
 use super::App;
+use super::routes::HEALTH;
 use crate::config::Listen;
 use crate::writable;
 
 /// At a time; more are turned away at once, so that those who come after are not kept waiting behind slow ones.
 const MAX_CONNECTIONS: usize = 64;
+/// Of them for one address elsewhere, or one user of a unix socket. Loopback is everybody's.
+const MAX_OF_ONE: usize = 32;
+/// Beyond them, for health checks only.
+const RESERVE: usize = 8;
 /// For the head of a request, the wait for it included.
-const HEAD: Duration = Duration::from_secs(10);
+const HEAD: Duration = Duration::from_secs(5);
 /// A client that takes no byte of its answer for this long is gone.
 const STALLED: Duration = Duration::from_secs(30);
 /// For a connection, whatever happens on it: a large file over a slow line.
@@ -93,10 +106,18 @@ impl Listener {
         matches!(self, Listener::Tcp(_))
     }
 
-    async fn accept(&self) -> io::Result<Stream> {
+    async fn accept(&self) -> io::Result<(Stream, Option<Peer>)> {
         match self {
-            Listener::Tcp(listener) => listener.accept().await.map(|(stream, _)| Stream::Tcp(stream)),
-            Listener::Unix { listener, .. } => listener.accept().await.map(|(stream, _)| Stream::Unix(stream)),
+            Listener::Tcp(listener) => {
+                let (stream, from) = listener.accept().await?;
+                let ip = from.ip().to_canonical();
+                Ok((Stream::Tcp(stream), (!ip.is_loopback()).then_some(Peer::Address(ip))))
+            }
+            Listener::Unix { listener, .. } => {
+                let (stream, _) = listener.accept().await?;
+                let peer = stream.peer_cred().ok().map(|peer| Peer::User(peer.uid()));
+                Ok((Stream::Unix(stream), peer))
+            }
         }
     }
 }
@@ -126,19 +147,100 @@ impl Stream {
     }
 }
 
+/// Whose connections share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Peer {
+    Address(IpAddr),
+    User(u32),
+}
+
+/// The connections there are, in the order in which they came.
+#[derive(Debug, Default)]
+struct Places(Vec<Held>);
+
+#[derive(Debug)]
+struct Held {
+    peer: Option<Peer>,
+    seat: Arc<Seat>,
+    task: Option<AbortHandle>,
+}
+
+/// What the table of connections and one of them know of each other.
+#[derive(Debug)]
+struct Seat {
+    /// Requests that are being answered, to the last byte of the answer: none but for the time from a whole head on.
+    answering: AtomicUsize,
+    health_only: bool,
+}
+
+impl Seat {
+    fn waits(&self) -> bool {
+        self.answering.load(Ordering::Relaxed) == 0
+    }
+}
+
+impl Places {
+    /// A place for one more, at the cost of one that waits if need be; `None`: it is turned away.
+    fn admit(&mut self, peer: Option<Peer>) -> Option<Arc<Seat>> {
+        self.0.retain(|held| held.task.as_ref().is_none_or(|task| !task.is_finished()));
+        if self.is_full(peer) {
+            let of_peer = |held: &Held| peer.is_some() && held.peer == peer;
+            // whoever has many gives up one of its own
+            let waiting = |wanted: &dyn Fn(&Held) -> bool| self.0.iter().position(|held| held.seat.waits() && wanted(held));
+            if let Some(oldest) = waiting(&of_peer).or_else(|| waiting(&|_| true)) {
+                let evicted = self.0.remove(oldest);
+                if let Some(task) = evicted.task {
+                    task.abort();
+                }
+            }
+        }
+        let health_only = self.is_full(peer);
+        if self.0.len() >= MAX_CONNECTIONS + RESERVE {
+            return None;
+        }
+        let seat = Arc::new(Seat { answering: AtomicUsize::new(0), health_only });
+        self.0.push(Held { peer, seat: seat.clone(), task: None });
+        Some(seat)
+    }
+
+    fn is_full(&self, peer: Option<Peer>) -> bool {
+        let whole = |held: &&Held| !held.seat.health_only;
+        let of_peer = self.0.iter().filter(whole).filter(|held| peer.is_some() && held.peer == peer).count();
+        self.0.iter().filter(whole).count() >= MAX_CONNECTIONS || of_peer >= MAX_OF_ONE
+    }
+
+    fn runs(&mut self, task: AbortHandle) {
+        if let Some(held) = self.0.last_mut() {
+            held.task = Some(task);
+        }
+    }
+}
+
 /// Answers until it is dropped, and all its connections with it.
 pub(super) async fn answer(listener: Listener, app: Arc<App>) {
     let mut connections = JoinSet::new();
+    let mut places = Places::default();
+    let mut is_failing = false;
     loop {
         tokio::select! {
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
             accepted = listener.accept() => match accepted {
-                Ok(stream) if connections.len() >= MAX_CONNECTIONS => stream.turn_away(),
-                Ok(Stream::Tcp(stream)) => { connections.spawn(connection(stream, app.clone())); }
-                Ok(Stream::Unix(stream)) => { connections.spawn(connection(stream, app.clone())); }
+                Ok((stream, peer)) => {
+                    is_failing = false;
+                    let Some(seat) = places.admit(peer) else {
+                        stream.turn_away();
+                        continue;
+                    };
+                    places.runs(match stream {
+                        Stream::Tcp(stream) => connections.spawn(connection(stream, app.clone(), seat)),
+                        Stream::Unix(stream) => connections.spawn(connection(stream, app.clone(), seat)),
+                    });
+                }
                 Err(error) => {
                     // out of descriptors, most likely: there will be some again
-                    tracing::warn!(%error, "listen: a connection could not be accepted");
+                    if !std::mem::replace(&mut is_failing, true) {
+                        tracing::warn!(%error, "listen: connections cannot be accepted; tried again each second");
+                    }
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }
@@ -146,10 +248,20 @@ pub(super) async fn answer(listener: Listener, app: Arc<App>) {
     }
 }
 
-async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, app: Arc<App>) {
+async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, app: Arc<App>, seat: Arc<Seat>) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let app = app.clone();
-        async move { Ok::<_, Infallible>(app.answer(request.map(Body::new)).await) }
+        let (app, answering) = (app.clone(), Answering::begin(&seat));
+        async move {
+            let response = if answering.0.health_only && request.uri().path() != HEALTH {
+                let mut response = StatusCode::SERVICE_UNAVAILABLE.into_response();
+                response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                response
+            } else {
+                app.answer(request.map(Body::new)).await
+            };
+            Ok::<_, Infallible>(response.map(|body| Answer { body, _answering: answering }))
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -159,6 +271,45 @@ async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static
         .serve_connection(TokioIo::new(Paced::new(stream)), service);
     // how a client goes away is its own affair
     let _ = tokio::time::timeout(LONGEST, connection).await;
+}
+
+/// While it lives, its connection does not wait.
+struct Answering(Arc<Seat>);
+
+impl Answering {
+    fn begin(seat: &Arc<Seat>) -> Answering {
+        seat.answering.fetch_add(1, Ordering::Relaxed);
+        Answering(seat.clone())
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.answering.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A body that is being answered with for as long as there is some of it left.
+struct Answer {
+    body: Body,
+    _answering: Answering,
+}
+
+impl hyper::body::Body for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// A stream whose reader must keep reading.
@@ -212,6 +363,42 @@ mod tests {
     use tokio::io::AsyncWriteExt;
 
     use super::*;
+
+    fn answering(seat: &Arc<Seat>) -> Answering {
+        Answering::begin(seat)
+    }
+
+    #[test]
+    fn who_waits_longest_for_a_request_makes_room() {
+        let mut places = Places::default();
+        let seats: Vec<_> = (0..MAX_CONNECTIONS).map(|_| places.admit(None).unwrap()).collect();
+        // the first is being answered: the second is the oldest that waits
+        let _busy = answering(&seats[0]);
+        let newcomer = places.admit(None).unwrap();
+        assert!(!newcomer.health_only);
+        assert_eq!(places.0.len(), MAX_CONNECTIONS);
+        let has = |seat: &Arc<Seat>| places.0.iter().any(|held| Arc::ptr_eq(&held.seat, seat));
+        assert!(has(&seats[0]) && !has(&seats[1]) && has(&seats[2]));
+    }
+
+    #[test]
+    fn where_all_are_answered_a_health_check_still_finds_a_place_and_nobody_can_take_it_for_long() {
+        let mut places = Places::default();
+        let _busy: Vec<_> = (0..MAX_CONNECTIONS).map(|_| answering(&places.admit(None).unwrap())).collect();
+        for _ in 0..10 * RESERVE {
+            assert!(places.admit(None).unwrap().health_only);
+            assert!(places.0.len() <= MAX_CONNECTIONS + RESERVE);
+        }
+    }
+
+    #[test]
+    fn one_peer_has_half_of_the_places_at_most() {
+        let mut places = Places::default();
+        let greedy = Some(Peer::User(1_001));
+        let _busy: Vec<_> = (0..MAX_OF_ONE).map(|_| answering(&places.admit(greedy).unwrap())).collect();
+        assert!(places.admit(greedy).unwrap().health_only);
+        assert!(!places.admit(Some(Peer::User(1_002))).unwrap().health_only);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_takes_nothing_is_given_up() {

@@ -17,10 +17,11 @@ use super::index::Caught;
 use super::page;
 use super::routes::{Shared, problem};
 use super::view::View;
-use crate::bundle::{self, Bundle, BundleError, MANIFEST, MAX_MANIFEST, one_line};
+use crate::bundle::{self, Bundle, BundleError, MANIFEST, MAX_MANIFEST};
 use crate::egress::archive;
 use crate::error::chain;
 use crate::lang::Lang;
+use crate::text::one_line;
 use crate::units::ByteSize;
 
 const CHUNK: usize = 64 << 10;

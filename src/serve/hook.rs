@@ -8,14 +8,16 @@ use std::collections::{BTreeMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::bundle::one_line;
 use crate::poll::{Ask, Which};
+use crate::text::one_line;
 use crate::trigger::Trigger;
 
 pub(super) const TARGET: &str = "memtrap_target";
 const INSTANCE: &str = "memtrap_instance";
 const TARGETS: [&str; 6] = ["target", "job", "service", "app", "container", "pod"];
 const INSTANCES: [&str; 3] = ["instance", "pod", "pid"];
+pub(super) const CAPTURING: &str = "capturing";
+pub(super) const NOTHING: &str = "nothing";
 /// Of one payload; further alerts are told so.
 const MAX_ALERTS: usize = 200;
 
@@ -43,7 +45,7 @@ pub(super) struct Done {
     pub fingerprint: String,
     pub target: Option<String>,
     pub instance: Option<String>,
-    /// `capturing` or `nothing`.
+    /// [`CAPTURING`] or [`NOTHING`].
     pub action: &'static str,
     pub reason: String,
     pub incident: Option<String>,
@@ -51,7 +53,7 @@ pub(super) struct Done {
 
 impl Done {
     pub fn nothing(&mut self, reason: impl Into<String>) {
-        (self.action, self.reason) = ("nothing", reason.into());
+        (self.action, self.reason) = (NOTHING, reason.into());
     }
 }
 
@@ -86,7 +88,7 @@ impl Alert {
             fingerprint: one_line(&self.fingerprint, 64),
             target: None,
             instance: None,
-            action: "nothing",
+            action: NOTHING,
             reason: String::new(),
             incident: None,
         }

@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
 use crate::analysis;
-use crate::bundle::{self, BundleError, Outcome, one_line};
+use crate::bundle::{self, BundleError, Outcome};
 use crate::clock::Mono;
 use crate::error::chain;
+use crate::text::one_line;
 use crate::trigger::Trigger;
 use crate::verdict::{Cause, Confidence, Explains};
 

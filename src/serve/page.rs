@@ -18,12 +18,12 @@ use super::index::Caught;
 use super::plot::{self, Beside, Plot};
 use super::routes::{Instance, Shared, alone};
 use super::view::{Unavailable, View};
-use crate::bundle::one_line;
 use crate::clock::{self, Mono, human};
 use crate::incident::State as Stand;
 use crate::lang::{Lang, say};
 use crate::poll::{History, InstanceStatus};
 use crate::report;
+use crate::text::one_line;
 use crate::units::ByteSize;
 
 pub(super) const STYLE: &str = include_str!("../../templates/status.css");

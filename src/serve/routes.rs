@@ -20,6 +20,7 @@ use super::{files, hook, metrics, page};
 use crate::clock::{self, Mono, human};
 use crate::incident::Denied;
 use crate::poll::{Ask, Granted, InstanceStatus, NotGranted, Which};
+use crate::text;
 use crate::trigger::Trigger;
 
 /// Needs no token: a load balancer has none.
@@ -59,7 +60,7 @@ fn fixed(content_type: &'static str, text: &'static str) -> Response {
 }
 
 pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response {
-    match serde_json::to_vec(value) {
+    match text::json(value) {
         Ok(body) => (status, [(CONTENT_TYPE, JSON)], body).into_response(),
         Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response(),
     }
@@ -239,15 +240,22 @@ async fn alertmanager(State(view): Shared, body: Body) -> Response {
         if let Some(ask) = ask {
             match view.capture(ask).await {
                 Ok(Ok(Granted { instance, incident, .. })) => {
-                    (done.action, done.reason) = ("capturing", "the capture has begun".into());
+                    (done.action, done.reason) = (hook::CAPTURING, "the capture has begun".into());
                     (done.instance, done.incident) = (Some(instance), Some(incident));
+                    tracing::info!(alert = done.alert, target_name = done.target, "an alert captures");
                 }
                 Ok(Err(why)) => done.nothing(why.to_string()),
                 Err(unavailable) => done.nothing(unavailable.to_string()),
             }
         }
-        tracing::info!(alert = done.alert, target_name = done.target, action = done.action, reason = done.reason, "alert");
+        view.seen.meters.alert(done.action);
         told.push(done);
+    }
+    // one line, however many there are: anybody may post
+    let mut nothing = told.iter().filter(|done| done.action != hook::CAPTURING);
+    if let Some(first) = nothing.next() {
+        let more = nothing.count();
+        tracing::info!(alert = first.alert, target_name = first.target, reason = first.reason, more, "alerts capture nothing");
     }
     json(StatusCode::OK, &serde_json::json!({ "alerts": told }))
 }

@@ -10,13 +10,13 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, Semaphore, oneshot};
 
 use super::index::{Caught, Index};
-use crate::bundle::one_line;
 use crate::clock::{self, Mono};
 use crate::lang::{Lang, say};
 use crate::meters::Meters;
 use crate::poll::{Ask, Command, Granted, History, InstanceStatus, NotGranted};
 use crate::roster::SlotNumber;
 use crate::target::ProcFs;
+use crate::text::one_line;
 
 /// The watcher is between two polls after milliseconds, or it is stuck.
 const PATIENCE: Duration = Duration::from_secs(3);

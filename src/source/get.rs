@@ -9,9 +9,9 @@ use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, HeaderValue, LO
 use reqwest::{Client, Response, StatusCode, Url};
 use tokio::time::Instant;
 
-use crate::bundle::one_line;
-use crate::client::{Credentials, is_refused, root_cause};
+use crate::client::{Credentials, is_refused, root_cause, withheld};
 use crate::clock::human;
+use crate::text::one_line;
 use crate::units::ByteSize;
 
 /// Of an error's body.
@@ -36,6 +36,8 @@ pub(super) struct Ask<'a> {
 #[derive(Debug)]
 pub(super) enum Trouble {
     Refused,
+    /// Credentials were held back, and so nothing was sent.
+    Withheld(String),
     Connect(String),
     TimedOut(Duration),
     Broken(String),
@@ -54,6 +56,7 @@ impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Trouble::Refused => write!(f, "connection refused: does it run, and listen there?"),
+            Trouble::Withheld(why) => f.write_str(why),
             Trouble::Connect(why) => write!(f, "cannot connect: {why}; check the address and the network"),
             Trouble::TimedOut(after) => write!(f, "no whole answer within {}; a longer interval gives it more time", human(*after)),
             Trouble::Broken(why) => write!(f, "the connection broke: {why}"),
@@ -132,7 +135,9 @@ async fn next(response: &mut Response) -> Result<Option<Vec<u8>>, Trouble> {
 }
 
 fn unsent(error: &reqwest::Error, timeout: Duration) -> Trouble {
-    if error.is_timeout() {
+    if let Some(why) = withheld(error) {
+        Trouble::Withheld(why)
+    } else if error.is_timeout() {
         Trouble::TimedOut(timeout)
     } else if is_refused(error) {
         Trouble::Refused

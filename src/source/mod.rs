@@ -27,10 +27,13 @@ use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
-use crate::client::{Clients, Credentials, SetupError, Use};
+use crate::client::{Clients, Credentials, Use};
 use crate::clock::Mono;
-use crate::config::{Auth, Config, Source, Target};
+use crate::config::{Auth, Config, Source, Target, User};
 use crate::poll::{Command, Found, Readings};
+use crate::target::ProcFs;
+use crate::target::peer::Peer;
+use crate::target::trust::Trusted;
 
 /// Questions on their way at the same time; each takes some 40 kB.
 const MAX_ASKING: usize = 64;
@@ -100,7 +103,7 @@ impl Sources {
 
     /// Starts the tasks that are missing.
     pub fn begin(&mut self, config: &Config) {
-        for target in config.targets.iter().filter(|t| t.source.selector().is_none()) {
+        for target in config.targets.iter().filter(|t| t.source.process().is_none()) {
             if !self.running.contains_key(&target.name) {
                 let task = tokio::spawn(supervise(self.hub.clone(), target.clone()));
                 self.running.insert(target.name.clone(), (target.clone(), task));
@@ -188,11 +191,13 @@ impl<'t> Asker<'t> {
     fn new(hub: &Hub, target: &'t Target) -> Asker<'t> {
         match &target.source {
             Source::Metrics(metrics) => {
-                Asker::Scrape(Box::new(scrape::Scrape::new(target, metrics, Door::new(&hub.clients, &target.auth))))
+                Asker::Scrape(Box::new(scrape::Scrape::new(target, metrics, Door::new(&hub.clients, &target.auth, metrics.user.as_ref()))))
             }
-            Source::Prometheus(prometheus) => {
-                Asker::Fleet(Box::new(fleet::Fleet::new(target, prometheus, Door::new(&hub.clients, &prometheus.auth))))
-            }
+            Source::Prometheus(prometheus) => Asker::Fleet(Box::new(fleet::Fleet::new(
+                target,
+                prometheus,
+                Door::new(&hub.clients, &prometheus.auth, prometheus.user.as_ref()),
+            ))),
             Source::Process(_) => Asker::Nobody,
         }
     }
@@ -211,34 +216,49 @@ fn patience(interval: Duration) -> Duration {
     (interval / 10 * 9).min(LONGEST_WAIT)
 }
 
+/// Who must answer at `url`, if credentials are sent and it is on this host.
+fn guard(credentials: &Credentials, url: &reqwest::Url, user: Option<&User>) -> Result<Option<Peer>, String> {
+    if !credentials.are_sent() {
+        return Ok(None);
+    }
+    let procfs = ProcFs::host();
+    Ok(Peer::of_url(&procfs, url, Trusted::of_address(&procfs, user)?, None))
+}
+
 /// Client and credentials, renewed now and then.
 struct Door<'t> {
     clients: Clients,
     auth: &'t Auth,
+    /// Who serves it, if it is on this host.
+    user: Option<&'t User>,
     open: Option<(reqwest::Client, Credentials, Instant)>,
 }
 
 impl<'t> Door<'t> {
-    fn new(clients: &Clients, auth: &'t Auth) -> Door<'t> {
-        Door { clients: clients.clone(), auth, open: None }
+    fn new(clients: &Clients, auth: &'t Auth, user: Option<&'t User>) -> Door<'t> {
+        Door { clients: clients.clone(), auth, user, open: None }
     }
 
     /// The client for this URL, and what is sent along.
     async fn open(&mut self, url: &reqwest::Url) -> Result<(&reqwest::Client, &Credentials), String> {
         let fresh = self.open.as_ref().is_some_and(|(_, _, at)| at.elapsed() < SECRETS || *self.auth == Auth::default());
         if !fresh {
-            let (clients, auth, url) = (self.clients.clone(), self.auth.clone(), url.clone());
+            let (clients, auth, user, url) = (self.clients.clone(), self.auth.clone(), self.user.cloned(), url.clone());
             let reads_files = url.scheme() != "http" || auth != Auth::default();
-            let make = move || {
-                let credentials = Credentials::load(&auth)?;
-                clients.client(&url, None, &credentials, CONNECT, Use::Scrape).map(|client| (client, credentials))
+            let make = move || -> Result<(reqwest::Client, Credentials), String> {
+                let credentials = Credentials::load(&auth).map_err(|e| e.to_string())?;
+                let client = match guard(&credentials, &url, user.as_ref())? {
+                    Some(peer) => clients.guarded(&url, None, &credentials, CONNECT, Use::Scrape, peer.into()),
+                    None => clients.client(&url, None, &credentials, CONNECT, Use::Scrape),
+                };
+                client.map(|client| (client, credentials)).map_err(|e| e.to_string())
             };
             let made = if reads_files {
                 tokio::task::spawn_blocking(make).await.map_err(|e| format!("setting up HTTP crashed: {e}"))?
             } else {
                 make()
             };
-            let (client, credentials) = made.map_err(|e: SetupError| e.to_string())?;
+            let (client, credentials) = made?;
             self.open = Some((client, credentials, Instant::now()));
         }
         self.open.as_ref().map(|(client, credentials, _)| (client, credentials)).ok_or_else(|| "no HTTP client".into())

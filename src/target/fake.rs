@@ -165,6 +165,23 @@ impl Unprivileged {
     }
 }
 
+/// What `make` makes as another user of this host; `None` where this user cannot become one, which is said.
+pub(crate) fn as_user<T: Send>(uid: u32, make: impl FnOnce() -> T + Send) -> Option<T> {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("NOT CHECKED: only root can make another user's sockets");
+        return None;
+    }
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(move || {
+            // of this thread only
+            let uid = rustix::process::Uid::from_raw(uid);
+            rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
+            make()
+        });
+        Some(thread.join().unwrap())
+    })
+}
+
 impl Drop for Unprivileged {
     fn drop(&mut self) {
         if let Some(child) = &mut self.child {

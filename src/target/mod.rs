@@ -6,9 +6,12 @@
 pub mod buildinfo;
 pub mod cgroup;
 pub mod limit;
+pub mod peer;
 pub mod proc;
 pub mod resolve;
 pub mod sockets;
+pub mod trust;
+pub mod users;
 
 #[cfg(test)]
 pub(crate) mod fake;
@@ -79,7 +82,7 @@ impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Identity::Process(id) => write!(f, "pid {}", id.pid),
-            Identity::Series(id) => f.write_str(&crate::bundle::one_line(&id.series, 120)),
+            Identity::Series(id) => f.write_str(&crate::text::one_line(&id.series, 120)),
         }
     }
 }

@@ -101,6 +101,10 @@ impl Stat {
 pub struct Status {
     /// Effective ids.
     pub uid: Option<u32>,
+    /// Real, effective and saved.
+    pub uids: Option<[u32; 3]>,
+    /// It has a number in a pid namespace below that of this /proc: it is in a container.
+    pub is_nested: bool,
     pub gid: Option<u32>,
     pub threads: Option<u64>,
     pub rss: Option<u64>,
@@ -120,7 +124,12 @@ impl Status {
             let word = |n| value.split_ascii_whitespace().nth(n);
             let kib = || word(0)?.parse::<u64>().ok()?.checked_mul(1024);
             match key {
-                "Uid" => status.uid = word(1).and_then(|w| w.parse().ok()),
+                "Uid" => {
+                    let id = |n| word(n).and_then(|w| w.parse().ok());
+                    status.uid = id(1);
+                    status.uids = id(0).zip(id(1)).zip(id(2)).map(|((real, effective), saved)| [real, effective, saved]);
+                }
+                "NSpid" => status.is_nested = word(1).is_some(),
                 "Gid" => status.gid = word(1).and_then(|w| w.parse().ok()),
                 "Threads" => status.threads = word(0).and_then(|w| w.parse().ok()),
                 "VmRSS" => status.rss = kib(),

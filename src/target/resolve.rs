@@ -12,9 +12,9 @@ use std::time::Duration;
 use regex_lite::Regex;
 
 use super::proc::{SMALL, read_path};
-use super::{InstanceId, ProcDir, ProcError, ProcFs, cgroup, sockets};
+use super::{InstanceId, ProcDir, ProcError, ProcFs, cgroup, sockets, users};
 use crate::clock::Mono;
-use crate::config::Selector;
+use crate::config::{Process, Selector};
 use crate::error::chain;
 
 /// The kernel keeps 15 bytes of a command name.
@@ -77,14 +77,14 @@ impl Known {
 }
 
 impl ProcFs {
-    /// One resolution per selector, in their order.
-    pub fn resolve(&self, selectors: &[&Selector]) -> Vec<Resolution> {
-        self.resolve_since(selectors, &mut Known::default(), Duration::ZERO, Mono::default())
+    /// One resolution for each of `processes`, in their order.
+    pub fn resolve(&self, processes: &[&Process]) -> Vec<Resolution> {
+        self.resolve_since(processes, &mut Known::default(), Duration::ZERO, Mono::default())
     }
 
     /// The same in a pass that takes what is known as given, unless it is time to look into all processes again.
-    pub fn resolve_since(&self, selectors: &[&Selector], known: &mut Known, whole_every: Duration, now: Mono) -> Vec<Resolution> {
-        let mut searches: Vec<Search> = selectors.iter().map(|selector| Search::new(self, selector)).collect();
+    pub fn resolve_since(&self, processes: &[&Process], known: &mut Known, whole_every: Duration, now: Mono) -> Vec<Resolution> {
+        let mut searches: Vec<Search> = processes.iter().map(|process| Search::new(self, &process.which)).collect();
         if searches.iter().any(Search::is_open) {
             match self.pids() {
                 Ok(pids) => self.scan(pids, &mut searches, known, whole_every, now),
@@ -94,7 +94,24 @@ impl ProcFs {
                 }
             }
         }
-        searches.into_iter().map(Search::finish).collect()
+        searches.into_iter().zip(processes).map(|(search, process)| self.of_user(search.finish(), process)).collect()
+    }
+
+    /// Leaves out the processes of other users. It is looked at each time: a service changes its user soon after its start.
+    fn of_user(&self, mut found: Resolution, process: &Process) -> Resolution {
+        let Some(user) = process.user.as_ref().filter(|_| !found.instances.is_empty()) else { return found };
+        let uid = match users::uid_of(self, user) {
+            Ok(uid) => uid,
+            Err(why) => return Resolution::none(format!("user: {why}")),
+        };
+        let count = found.instances.len();
+        let status = |id: &InstanceId| self.dir(id.pid).and_then(|dir| dir.status());
+        found.instances.retain(|id| status(id).is_ok_and(|status| status.uids == Some([uid; 3])));
+        if found.instances.is_empty() {
+            let processes = if count == 1 { "the process that fits does" } else { "the processes that fit do" };
+            return Resolution::none(format!("{processes} not run as user {}", users::shown(self, uid)));
+        }
+        found
     }
 
     fn scan(&self, pids: impl Iterator<Item = u32>, searches: &mut [Search], known: &mut Known, whole_every: Duration, now: Mono) {
@@ -329,17 +346,21 @@ impl<'a> Facts<'a> {
     fn is_in_unit(&mut self, unit: &str) -> bool {
         let read = || String::from_utf8_lossy(&self.dir.read("cgroup", SMALL).unwrap_or_default()).into_owned();
         let text = self.cgroup.get_or_insert_with(read);
-        // systemd puts `_` before names that would clash with the kernel's files
-        let is_unit = |part: &str| part == unit || part.strip_prefix('_') == Some(unit);
-        cgroup::memberships(text).any(|(_, path)| path.split('/').any(is_unit))
+        cgroup::memberships(text).any(|(_, path)| path.split('/').any(|part| is_unit(part, unit)))
     }
+}
+
+/// Whether this component of a cgroup's path is the unit with this full name. systemd puts `_` before names that would clash with the
+/// kernel's files.
+pub(super) fn is_unit(part: &str, unit: &str) -> bool {
+    part == unit || part.strip_prefix('_') == Some(unit)
 }
 
 fn shortened(name: &[u8]) -> &[u8] {
     name.get(..COMM_LEN).unwrap_or(name)
 }
 
-fn full_unit_name(unit: &str) -> String {
+pub(super) fn full_unit_name(unit: &str) -> String {
     if UNIT_SUFFIXES.iter().any(|suffix| unit.ends_with(suffix)) { unit.to_owned() } else { format!("{unit}.service") }
 }
 
@@ -381,7 +402,7 @@ mod tests {
     use super::*;
 
     fn one(host: &FakeHost, selector: Selector) -> Resolution {
-        host.procfs().resolve(&[&selector]).remove(0)
+        host.procfs().resolve(&[&selector.into()]).remove(0)
     }
 
     fn pids(resolution: &Resolution) -> Vec<u32> {
@@ -461,7 +482,7 @@ mod tests {
         let host = host();
         host.process(10, "shop").exe("/opt/shop").write();
         host.process(30, "sh").exe("/bin/sh").write();
-        let (selector, mut known) = (Selector::Exe("/opt/shop".into()), Known::default());
+        let (selector, mut known) = (Selector::Exe("/opt/shop".into()).into(), Known::default());
         let mut at = |seconds| {
             let found = host.procfs().resolve_since(&[&selector], &mut known, Duration::from_secs(60), Mono::from_secs(seconds));
             (pids(&found[0]), found[0].problem.clone())
@@ -542,8 +563,28 @@ mod tests {
         host.process(10, "app").exe("/opt/app").cmdline(&["app", "-x"]).write();
         let selectors =
             [Selector::Pid(10), Selector::Name("none".into()), Selector::Cmdline("-x".into()), Selector::Exe("/opt/app".into())];
-        let found = host.procfs().resolve(&selectors.iter().collect::<Vec<_>>());
+        let processes = selectors.map(Process::from);
+        let found = host.procfs().resolve(&processes.iter().collect::<Vec<_>>());
         assert_eq!(found.iter().map(pids).collect::<Vec<_>>(), [vec![10], vec![], vec![10], vec![10]]);
+    }
+
+    #[test]
+    fn only_processes_of_the_user_are_meant_whatever_they_are_called() {
+        let host = host();
+        host.file("etc/passwd", "root:x:0:0:::\nshop:x:1001:1001:::\neve:x:1002:1002:::\n");
+        let status = |uids: [u32; 3]| format!("Uid:\t{}\t{}\t{}\t{}\n", uids[0], uids[1], uids[2], uids[1]);
+        host.process(10, "checkout").file("status", status([1001; 3])).write();
+        host.process(20, "checkout").file("status", status([1002; 3])).write();
+        // what eve starts is not root's, though it has root's rights
+        host.process(30, "checkout").file("status", status([1002, 0, 0])).write();
+        let of = |user: &str| Process { which: Selector::Name("checkout".into()), user: Some(user.parse().unwrap()) };
+        let found = |user: &str| host.procfs().resolve(&[&of(user)]).remove(0);
+        assert_eq!(pids(&found("shop")), [10]);
+        assert_eq!(pids(&found("1002")), [20]);
+        assert_eq!(found("root").problem.unwrap(), "the processes that fit do not run as user root (0)");
+        assert_eq!(found("nobody-here").problem.unwrap(), "user: /etc/passwd knows no user nobody-here: write the user's number");
+        let by_pid = Process { which: Selector::Pid(20), user: Some("shop".parse().unwrap()) };
+        assert_eq!(host.procfs().resolve(&[&by_pid])[0].problem.as_deref(), Some("the process that fits does not run as user shop (1001)"));
     }
 
     #[test]
@@ -575,19 +616,20 @@ mod tests {
             Selector::Cmdline(format!("^{} 61.25$", exe.display())),
             Selector::Name("sleep-of-memtrap-test".into()),
         ];
-        let found = procfs.resolve(&selectors.iter().collect::<Vec<_>>());
+        let processes = selectors.map(Process::from);
+        let found = procfs.resolve(&processes.iter().collect::<Vec<_>>());
         child.kill().unwrap();
         child.wait().unwrap();
         for resolution in &found {
             assert_eq!(resolution.instances, [id], "{resolution:?}");
         }
-        assert_eq!(procfs.resolve(&[&Selector::Exe(exe)])[0].instances, []);
+        assert_eq!(procfs.resolve(&[&Selector::Exe(exe).into()])[0].instances, []);
     }
 
     #[test]
     fn executables_that_may_not_be_seen_are_counted_with_the_remedy() {
         let Some(stranger) = Unprivileged::stranger() else { return };
-        let exe = Selector::Exe("/opt/none".into());
+        let exe = Selector::Exe("/opt/none".into()).into();
         let problem = stranger.as_other_user(|procfs, _| procfs.resolve(&[&exe]).remove(0).problem.unwrap());
         assert!(problem.contains("no process runs /opt/none; no permission to see the executable of "), "{problem}");
         assert!(problem.contains("CAP_SYS_PTRACE"), "{problem}");
@@ -596,7 +638,7 @@ mod tests {
     #[test]
     fn settled_processes_that_may_not_be_seen_stay_in_the_words() {
         let Some(stranger) = Unprivileged::stranger() else { return };
-        let exe = Selector::Exe("/opt/none".into());
+        let exe = Selector::Exe("/opt/none".into()).into();
         let counts = stranger.as_other_user(|procfs, _| {
             let mut known = Known::default();
             [1_000, 1_100].map(|seconds| {
@@ -618,7 +660,7 @@ mod tests {
         }
         let Some(stranger) = Unprivileged::stranger() else { return };
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let selector = Selector::Listen(listener.local_addr().unwrap());
+        let selector = Selector::Listen(listener.local_addr().unwrap()).into();
         // from here on only the child holds the socket
         let socket = std::os::fd::OwnedFd::from(listener);
         let mut child = std::process::Command::new("sleep").arg("60").stdin(socket).spawn().unwrap();

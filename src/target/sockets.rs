@@ -20,6 +20,8 @@ pub(crate) const MAX_FDS: usize = 100_000;
 pub struct Listening {
     pub addr: SocketAddr,
     pub inode: u64,
+    /// Who made the socket.
+    pub uid: u32,
 }
 
 /// Whose socket answers at an address.
@@ -94,17 +96,30 @@ pub fn same_netns(procfs: &ProcFs, pid: u32) -> Option<bool> {
 /// The inodes of the sockets to one of which the kernel would hand a connection to `addr`. An unspecified address means any
 /// local one.
 pub(crate) fn serving(procfs: &ProcFs, addr: SocketAddr) -> Result<BTreeSet<u64>, ProcError> {
+    Ok(listeners_at(procfs, addr)?.iter().map(|row| row.inode).collect())
+}
+
+/// The same with their owners, sorted.
+pub(super) fn listeners_at(procfs: &ProcFs, addr: SocketAddr) -> Result<Vec<Listening>, ProcError> {
     let open = |name: &str| File::open(procfs.path(name)).map_err(|e| ProcError::from_io(procfs.path(name), e));
-    let ranked: Vec<(u8, u64)> =
-        tables(open, &procfs.path("net"))?.iter().filter_map(|row| Some((rank(row.addr, addr)?, row.inode))).collect();
-    let best = ranked.iter().map(|(rank, _)| *rank).min();
-    Ok(ranked.iter().filter(|(rank, _)| Some(*rank) == best).map(|(_, inode)| *inode).collect())
+    let mut rows = tables(open, &procfs.path("net"))?;
+    let best = rows.iter().filter_map(|row| rank(row.addr, addr)).min();
+    rows.retain(|row| best.is_some() && rank(row.addr, addr) == best);
+    rows.sort_unstable();
+    Ok(rows)
 }
 
 /// Everyone who may be seen to hold one of these sockets, by pid, as far as permission goes. One walk over all descriptors.
 fn holders(procfs: &ProcFs, inodes: &BTreeSet<u64>) -> BTreeSet<u32> {
     let holds = |pid: &u32| procfs.dir(*pid).is_ok_and(|dir| holds_any(&dir, inodes) == Ok(true));
     procfs.pids().map(|pids| pids.filter(holds).collect()).unwrap_or_default()
+}
+
+/// Those of these sockets that the process holds.
+pub(super) fn held_by(dir: &ProcDir, inodes: &BTreeSet<u64>) -> Result<BTreeSet<u64>, ProcError> {
+    let mut held = BTreeSet::new();
+    dir.fds(MAX_FDS, |link| held.extend(socket_inode(link).filter(|inode| inodes.contains(inode))))?;
+    Ok(held)
 }
 
 /// No permission to look at the descriptors of a process.
@@ -162,10 +177,10 @@ pub fn read_table(table: impl Read) -> std::io::Result<Vec<Listening>> {
     let mut line = Vec::new();
     while table.read_until(b'\n', &mut line)? > 0 {
         let words: Vec<&str> = std::str::from_utf8(&line).unwrap_or("").split_ascii_whitespace().take(10).collect();
-        match (words.get(3), words.get(1), words.get(9)) {
-            (Some(&"0A"), Some(local), Some(inode)) => {
-                if let (Some(addr), Ok(inode)) = (parse_address(local), inode.parse()) {
-                    rows.push(Listening { addr, inode });
+        match (words.get(3), words.get(1), words.get(7), words.get(9)) {
+            (Some(&"0A"), Some(local), Some(uid), Some(inode)) => {
+                if let (Some(addr), Ok(uid), Ok(inode)) = (parse_address(local), uid.parse(), inode.parse()) {
+                    rows.push(Listening { addr, inode, uid });
                 }
             }
             // the heading, and requests that older kernels list beside their listener
@@ -299,7 +314,7 @@ mod tests {
         host.process(7, "app").socket(3, 55).socket(4, 99).file("net/tcp", in_container).link("ns/net", "net:[2]").write();
         host.link("proc/self/ns/net", "net:[1]");
         let procfs = host.procfs();
-        assert_eq!(listening(&procfs, 7).unwrap(), [Listening { addr: pprof(), inode: 55 }]);
+        assert_eq!(listening(&procfs, 7).unwrap(), [Listening { addr: pprof(), inode: 55, uid: 0 }]);
         assert_eq!(same_netns(&procfs, 7), Some(false));
         assert_eq!(same_netns(&procfs, 8), None);
     }

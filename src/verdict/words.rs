@@ -9,6 +9,7 @@ use super::weigh::Weighed;
 use super::{Cause, DOMINATES, Detail, Explains, detail};
 use crate::anatomy::{Anatomy, Bucket, Missing};
 use crate::lang::{Lang, say};
+use crate::text::one_line;
 use crate::units::ByteSize;
 
 pub(super) use evidence::evidence;
@@ -30,13 +31,12 @@ fn bytes(n: u64) -> String {
 
 /// A name from outside, on one line and not too long.
 pub(super) fn name(text: &str) -> String {
-    let plain: String = text.chars().filter(|c| !c.is_control()).take(MAX_NAME).collect();
-    if plain.len() < text.len() && text.chars().count() > MAX_NAME { format!("{plain}…") } else { plain }
+    one_line(text, MAX_NAME)
 }
 
 /// A sentence from outside: of a manifest.
 pub(super) fn line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_SENTENCE).collect()
+    one_line(text, MAX_SENTENCE)
 }
 
 fn percent(share: f64) -> String {

@@ -9,6 +9,7 @@ mod process;
 use std::io::{self, Read, Write};
 
 use crate::target::{InstanceId, ProcDir, ProcError, ProcFs};
+use crate::text;
 use crate::units::ByteSize;
 
 pub use cgroups::numbers as cgroup_numbers;
@@ -117,8 +118,8 @@ impl KernelStep {
             KernelStep::Cgroup => out.all(cgroups::text(procfs, &dir)?.as_bytes())?,
             KernelStep::Process => {
                 let facts = ProcessFacts::gather(procfs, id, &dir)?;
-                let json = serde_json::to_vec_pretty(&facts).map_err(|e| KernelError::Write { file: out.file, source: e.into() })?;
-                out.all(&json)?;
+                let json = text::json_pretty(&facts).map_err(|e| KernelError::Write { file: out.file, source: e.into() })?;
+                out.all(json.as_bytes())?;
                 out.all(b"\n")?;
             }
         }

@@ -2,7 +2,8 @@
 
 use super::service::{Reply, Service, healthy};
 use super::*;
-use crate::config::{Basic, HeaderValue};
+use crate::config::{Basic, HeaderValue, Process};
+use crate::target::fake::as_user;
 
 const TOKEN: &str = "s3cr3t-t0ken-of-ops";
 
@@ -80,4 +81,79 @@ async fn a_missing_token_file_is_told_and_nothing_is_asked_without_it() {
     let caught = trial.run().await;
     assert!(caught.reason("heap").starts_with("cannot read /nonexistent/token"), "{}", caught.reason("heap"));
     assert_eq!(service.seen(), [] as [&str; 0]);
+}
+
+/// Nobody's number on this host.
+const EVE: u32 = 54_321;
+
+/// A socket that another user has made, held by this very process: as after a handover.
+fn of_eve() -> Option<tokio::net::TcpListener> {
+    let listener = as_user(EVE, || std::net::TcpListener::bind("127.0.0.1:0").unwrap())?;
+    listener.set_nonblocking(true).unwrap();
+    Some(tokio::net::TcpListener::from_std(listener).unwrap())
+}
+
+#[tokio::test]
+async fn another_users_socket_is_shown_no_credentials_and_the_bundle_names_the_cure() {
+    let Some(listener) = of_eve() else { return };
+    let service = Service::on(listener, healthy);
+    for pprof in [service.pprof(), Some(Pprof::Http(format!("http://localhost:{}/debug/pprof", service.addr.port())))] {
+        let caught = with_token(Trial::of(pprof)).run().await;
+        assert_eq!(service.seen(), [] as [&str; 0]);
+        let why = format!(
+            "credentials are not sent there: the socket at {} is of user {EVE}; if that is the service's, say so with `user`",
+            service.addr
+        );
+        assert!(caught.reason("heap").starts_with(&why), "{}", caught.reason("heap"));
+        assert!(caught.captured.warnings.iter().any(|w| w.starts_with(&why)), "{:?}", caught.captured.warnings);
+        assert_eq!(caught.status("status"), Status::Ok);
+    }
+}
+
+#[tokio::test]
+async fn auto_shows_no_credentials_to_another_users_socket_either() {
+    let Some(listener) = of_eve() else { return };
+    let service = Service::on(listener, healthy);
+    let caught = with_token(Trial::of(Some(Pprof::Auto))).run().await;
+    // other tests of this process listen too: what is asked is never eve's
+    assert_eq!(service.seen(), [] as [&str; 0]);
+    drop(caught);
+}
+
+#[tokio::test]
+async fn the_user_that_the_configuration_names_is_shown_them() {
+    let Some(listener) = of_eve() else { return };
+    let service = Service::on(listener, healthy);
+    let mut trial = with_token(Trial::of(service.pprof()));
+    trial.target.source = Process { which: Selector::Pid(1), user: Some(EVE.to_string().parse().unwrap()) }.into();
+    let caught = trial.run().await;
+    assert_eq!(caught.status("heap"), Status::Ok);
+    assert!(service.seen().iter().all(|head| head.contains(TOKEN)));
+}
+
+#[tokio::test]
+async fn without_credentials_another_users_socket_is_asked_as_before() {
+    let Some(listener) = of_eve() else { return };
+    let service = Service::on(listener, healthy);
+    let caught = Trial::of(service.pprof()).run().await;
+    assert_eq!(caught.status("heap"), Status::Ok);
+}
+
+#[tokio::test]
+async fn another_users_unix_socket_is_shown_no_credentials() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let path = dir.path().join("x.sock");
+    let Some(listener) = as_user(EVE, || std::os::unix::net::UnixListener::bind(&path).unwrap()) else { return };
+    listener.set_nonblocking(true).unwrap();
+    let seen = Service::on_unix(tokio::net::UnixListener::from_std(listener).unwrap(), healthy);
+    let pprof = || Some(Pprof::Unix { socket: path.clone(), path: "/debug/pprof".into() });
+    let caught = with_token(Trial::of(pprof())).run().await;
+    assert_eq!(*seen.lock().unwrap(), [] as [&str; 0]);
+    assert!(caught.reason("heap").contains(&format!("is of user {EVE}")), "{}", caught.reason("heap"));
+    let mut trial = with_token(Trial::of(pprof()));
+    trial.target.source = Process { which: Selector::Pid(1), user: Some(EVE.to_string().parse().unwrap()) }.into();
+    assert_eq!(trial.run().await.status("heap"), Status::Ok);
+    assert!(seen.lock().unwrap().iter().all(|head| head.contains(TOKEN)));
 }

@@ -34,7 +34,11 @@ pub(super) struct Service {
 impl Service {
     /// Serves until the test's runtime ends. `answer` gets path and query.
     pub async fn start(answer: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Service {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Service::on(TcpListener::bind("127.0.0.1:0").await.unwrap(), answer)
+    }
+
+    /// The same on a socket that someone else may have made.
+    pub fn on(listener: TcpListener, answer: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Service {
         let service = Service { addr: listener.local_addr().unwrap(), seen: Arc::default() };
         let (seen, answer) = (service.seen.clone(), Arc::new(answer));
         tokio::spawn(async move {
@@ -46,13 +50,19 @@ impl Service {
     }
 
     pub fn start_unix(path: &Path, answer: impl Fn(&str) -> Reply + Send + Sync + 'static) {
-        let listener = UnixListener::bind(path).unwrap();
-        let answer = Arc::new(answer);
+        Service::on_unix(UnixListener::bind(path).unwrap(), answer);
+    }
+
+    /// The heads of the requests that come.
+    pub fn on_unix(listener: UnixListener, answer: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Arc<Mutex<Vec<String>>> {
+        let (seen, answer): (Arc<Mutex<Vec<String>>>, _) = (Arc::default(), Arc::new(answer));
+        let log = Arc::clone(&seen);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, answer.clone(), Arc::default()));
+                tokio::spawn(serve(stream, answer.clone(), log.clone()));
             }
         });
+        seen
     }
 
     pub fn pprof(&self) -> Option<Pprof> {
