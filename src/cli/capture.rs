@@ -55,7 +55,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         started: clock::wall_now(),
         timeline: Arc::new(Mutex::new(vec![Sample { at: Mono::now(), rss }])),
         oom: None,
-        low_disk: false,
+        min_free: ByteSize(0),
         baselines: None,
         lang: args.target.lang,
     };

@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
+use super::outlet;
 use crate::capture::Progress;
 use crate::clock;
 use crate::lang::Lang;
@@ -29,7 +30,7 @@ impl Screen {
     pub fn live(&mut self, text: &str) {
         if self.terminal {
             let cut: String = text.chars().take(self.width - 1).collect();
-            let _ = write!(io::stderr(), "\r\x1b[K{cut}");
+            let _ = outlet::stderr().write_all(format!("\r\x1b[K{cut}").as_bytes());
             self.live = true;
         }
     }
@@ -38,7 +39,7 @@ impl Screen {
     pub fn line(&mut self, text: &str) {
         let clear = if std::mem::take(&mut self.live) { "\r\x1b[K" } else { "" };
         // nobody reads stderr: nothing to tell
-        let _ = writeln!(io::stderr(), "{clear}{text}");
+        let _ = outlet::stderr().write_all(format!("{clear}{text}\n").as_bytes());
     }
 
     /// One step of a capture.

@@ -10,6 +10,7 @@ use tracing_subscriber::fmt;
 use tracing_subscriber::prelude::*;
 
 use super::journal::Journal;
+use super::outlet;
 
 #[derive(Debug, clap::Args)]
 pub struct LogArgs {
@@ -43,7 +44,7 @@ impl LogArgs {
         let filter = Targets::new().with_default(others).with_target("memtrap", level);
         let color = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
         // it would panic where stderr is gone
-        let plain = fmt::layer().with_writer(io::stderr).log_internal_errors(false).with_target(false).with_ansi(color);
+        let plain = fmt::layer().with_writer(outlet::stderr).log_internal_errors(false).with_target(false).with_ansi(color);
         let registry = tracing_subscriber::registry();
         let started = match self.log_format {
             Format::Json => registry.with(plain.json().flatten_event(true).with_filter(filter)).try_init(),

@@ -480,7 +480,7 @@ fn request(trigger: Trigger) -> Request {
         started: at(100),
         timeline: Arc::default(),
         oom: None,
-        low_disk: false,
+        min_free: crate::units::ByteSize(0),
         baselines: None,
         lang: crate::lang::Lang::En,
     }
