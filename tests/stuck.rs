@@ -198,7 +198,7 @@ fn secrets_and_uploads_on_a_disk_that_never_answers_and_a_hook_that_never_ends_c
     let Some(mute) = Mute::mount("a disk that never answers") else { return };
     let dead = mute.path().display();
     let rest = format!(
-        "[upload]\nurl = \"file://{dead}/store\"\nclaim = true\n[[notify]]\nname = \"program\"\nkind = \"exec\"\ncommand = [\"sleep\", \"300\"]\n\
+        "[upload]\nurl = \"file://{dead}/store\"\nclaim = true\n[[notify]]\nname = \"program\"\nkind = \"exec\"\ncommand = [\"/bin/sleep\", \"300\"]\n\
          [[notify]]\nname = \"web\"\nkind = \"webhook\"\nurl = \"http://127.0.0.1:9/x\"\nauth = {{ bearer_file = \"{dead}/token\" }}\n{}",
         troubled("secret", 43, &format!("pprof = \"http://127.0.0.1:9/debug/pprof\"\nauth = {{ bearer_file = \"{dead}/token\" }}"))
     );

@@ -35,6 +35,8 @@ fn is_local(name: &str) -> bool {
     name == "localhost" || name.ends_with(".localhost")
 }
 
+/// The last answer for each name, and when it came.
+type Known = HashMap<String, (Vec<IpAddr>, Mono)>;
 type Look = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
 
 /// What is known of names, and the threads that look for more. Clones share both.
@@ -42,7 +44,7 @@ type Look = dyn Fn(&str) -> io::Result<Vec<IpAddr>> + Send + Sync;
 pub(super) struct Names {
     look: Arc<Look>,
     threads: Threads,
-    known: Arc<Mutex<HashMap<String, (Vec<IpAddr>, Mono)>>>,
+    known: Arc<Mutex<Known>>,
 }
 
 /// Why there is no address.
