@@ -139,8 +139,8 @@ impl Env {
     }
 }
 
-/// Eight times what the analysis reads of one profile.
-const INFLATABLE: ByteSize = ByteSize::mib(512);
+/// Four times what the analysis reads of one profile.
+const INFLATABLE: ByteSize = ByteSize::mib(256);
 
 /// A capture needs two at most, for some milliseconds.
 fn threads() -> Threads {
