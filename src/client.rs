@@ -1,9 +1,10 @@
 //! HTTP clients and credentials, made from what the configuration and its secret files say now.
 //!
-//! For captures, sources and uploads. No proxies, no redirects to elsewhere, one TLS client per distinct set of options. Not here: what is
+//! For captures, sources, uploads and notifications. No proxies, no redirects to elsewhere, one TLS client per distinct set of options. Not here: what is
 //! asked, and how long to wait for it.
 
 mod gate;
+mod names;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,8 @@ use reqwest::{Certificate, Client, ClientBuilder, Identity, Url};
 #[cfg(feature = "remote-store")]
 use reqwest::{NoProxy, Proxy};
 
+use self::names::Names;
+use crate::aside::may_block;
 use crate::config::{self, Auth};
 use crate::systemd;
 use crate::target::peer::Peer;
@@ -37,13 +40,36 @@ pub(crate) struct SetupError(String);
 
 /// The clients that are worth keeping: those for `https`, since each loads the system's roots, which takes milliseconds and 100 kB,
 /// and those of sources, which thousands of endpoints share. Others are cheap, and made anew for each capture.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Clients {
     cached: Arc<Mutex<Vec<(Key, Client)>>>,
+    /// Thousands of sources must not keep the threads that a capture needs.
+    for_captures: Names,
+    for_others: Names,
 }
 
-/// TLS options (`None`: none are needed), connect timeout, and what for.
-type Key = (Option<Vec<u8>>, Duration, Use);
+impl std::fmt::Debug for Clients {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Clients")
+    }
+}
+
+/// TLS options (`None`: none are needed), the patience with a connection, and what for.
+type Key = (Option<Vec<u8>>, Patience, Use);
+
+/// How long a client waits until it is connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Patience {
+    connect: Duration,
+    /// Before that, for an address.
+    name: Duration,
+}
+
+impl Patience {
+    fn with(base: &Url, connect: Duration) -> Patience {
+        Patience { connect, name: if names::is_plain(base) { Duration::ZERO } else { connect.min(names::PATIENCE) } }
+    }
+}
 
 /// What a client is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +107,9 @@ struct Tls {
 impl Credentials {
     /// Reads the secret files. Blocks on the disk.
     pub fn load(auth: &Auth) -> Result<Credentials, SetupError> {
+        if *auth != Auth::default() {
+            may_block();
+        }
         let mut made = Credentials::default();
         let mut secrets = Vec::new();
         if let Some(basic) = &auth.basic {
@@ -152,7 +181,8 @@ impl Credentials {
 
 /// reqwest knows the encoding; no request is sent.
 fn basic_value(username: &str, password: &str) -> Result<HeaderValue, SetupError> {
-    let client = plain(Duration::from_secs(1), Use::Capture).build();
+    install_tls_provider();
+    let client = Client::builder().no_proxy().tls_certs_only([]).build();
     let request = client.and_then(|c| c.get("http://localhost/").basic_auth(username, Some(password)).build());
     let value = request.ok().and_then(|r| r.headers().get(AUTHORIZATION).cloned());
     value.ok_or_else(|| SetupError("basic auth: user name and password make no valid header".into()))
@@ -216,19 +246,21 @@ impl Clients {
     ) -> Result<Client, SetupError> {
         install_tls_provider();
         let tls = base.scheme() == "https";
+        let names = if purpose == Use::Capture { &self.for_captures } else { &self.for_others };
+        let patience = Patience::with(base, connect);
         if !tls && purpose == Use::Capture {
-            let mut builder = plain(connect, purpose);
+            let mut builder = plain(patience, purpose, names);
             if let Some(socket) = socket {
                 builder = builder.unix_socket(socket);
             }
             return builder.build().map_err(failed);
         }
-        let key = (tls.then(|| credentials.tls.fingerprint()), connect, purpose);
+        let key = (tls.then(|| credentials.tls.fingerprint()), patience, purpose);
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, client)) = cached.iter().find(|(k, _)| *k == key) {
             return Ok(client.clone());
         }
-        let builder = if tls { credentials.tls.apply(common(connect, purpose))? } else { plain(connect, purpose) };
+        let builder = if tls { credentials.tls.apply(common(patience, purpose, names))? } else { plain(patience, purpose, names) };
         let client = builder.build().map_err(failed)?;
         if cached.len() == MAX_CACHED {
             cached.clear();
@@ -267,11 +299,12 @@ impl Tls {
     }
 }
 
-fn common(connect: Duration, purpose: Use) -> ClientBuilder {
+fn common(patience: Patience, purpose: Use, names: &Names) -> ClientBuilder {
     let builder = Client::builder()
         .no_proxy()
         .referer(false)
-        .connect_timeout(connect)
+        .dns_resolver(names.within(patience.name))
+        .connect_timeout(patience.connect + patience.name)
         .pool_idle_timeout(IDLE)
         .user_agent(concat!("memtrap/", env!("CARGO_PKG_VERSION")));
     match purpose {
@@ -283,13 +316,18 @@ fn common(connect: Duration, purpose: Use) -> ClientBuilder {
     }
 }
 
+/// A store's client is made anew for each job; what is known of names is not.
+#[cfg(feature = "remote-store")]
+static FOR_UPLOADS: std::sync::LazyLock<Names> = std::sync::LazyLock::new(Names::default);
+
 /// For the requests of object stores, which know their own credentials; `roots` are trusted besides the system's. `total` is for one
 /// request with its answer. Clouds' metadata servers are never asked through the proxy. Blocks for some milliseconds on the system's
 /// certificates.
 #[cfg(feature = "remote-store")]
 pub(crate) fn for_uploads(connect: Duration, total: Duration, roots: Vec<Certificate>, proxy: Option<&str>) -> reqwest::Result<Client> {
     install_tls_provider();
-    let mut builder = common(connect, Use::Upload).timeout(total).tls_certs_merge(roots);
+    let patience = Patience { connect, name: names::PATIENCE };
+    let mut builder = common(patience, Use::Upload, &FOR_UPLOADS).timeout(total).tls_certs_merge(roots);
     if let Some(proxy) = proxy {
         let nearby = NoProxy::from_string("localhost,127.0.0.0/8,::1,169.254.0.0/16,fd00:ec2::254,metadata.google.internal");
         builder = builder.proxy(Proxy::all(proxy)?.no_proxy(nearby));
@@ -297,10 +335,10 @@ pub(crate) fn for_uploads(connect: Duration, total: Duration, roots: Vec<Certifi
     builder.build()
 }
 
-fn plain(connect: Duration, purpose: Use) -> ClientBuilder {
+fn plain(patience: Patience, purpose: Use, names: &Names) -> ClientBuilder {
     install_tls_provider();
     // without roots it costs microseconds, not milliseconds; nothing but http is asked for
-    common(connect, purpose).tls_certs_only([])
+    common(patience, purpose, names).tls_certs_only([])
 }
 
 /// Elsewhere is someone else: neither asked nor given credentials. The redirect itself is then the answer.

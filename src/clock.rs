@@ -48,6 +48,12 @@ impl Mono {
     }
 }
 
+/// Time since boot, that in suspend included: nobody sets it.
+pub fn since_boot() -> Duration {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(t.tv_sec as u64, t.tv_nsec as u32)
+}
+
 /// Reads the wall clock: for labels only, since it can be set back.
 #[expect(clippy::disallowed_methods, reason = "the one place")]
 pub fn wall_now() -> SystemTime {

@@ -17,7 +17,7 @@ mod service;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -25,7 +25,9 @@ use tokio::task::{Id, JoinError, JoinSet};
 
 use self::baselines::Baselines;
 pub use self::service::run;
+use crate::aside::{self, Lane, NoAnswer};
 use crate::bundle;
+use crate::calendar::Calendar;
 use crate::capture;
 use crate::clock::{self, Mono};
 use crate::config::{self, Config};
@@ -35,16 +37,18 @@ use crate::error::chain;
 use crate::incident::Captured;
 use crate::lang::Lang;
 use crate::meters::Meters;
-use crate::poll::{Check, Checked, Command, Handles, InstanceStatus, Job, JobDone, Past, Pulse, Task, Watcher, descriptors};
+use crate::poll::{Check, Checked, Command, Handles, InstanceStatus, Job, JobDone, Pulse, Task, Watcher, descriptors};
 use crate::retention;
 use crate::serve::{self, ServeError};
 use crate::source::Sources;
-use crate::state::{StateError, Store};
+use crate::state::{Saved, StateError, Store};
 use crate::systemd;
 use crate::target::ProcFs;
 
 /// Within this, a running capture ends by itself or is finalized as interrupted; the unit's TimeoutStopSec is longer.
 const STOP_GRACE: Duration = Duration::from_secs(20);
+/// For the watcher, and then for the state, when everything else has ended.
+const LAST_GRACE: Duration = Duration::from_secs(5);
 /// Incidents that wait for a first piece of evidence; beyond, their bundles are left to retention.
 const MAX_HOLLOW: usize = 1_000;
 /// The loop turns at least this often even with nothing due.
@@ -59,8 +63,10 @@ pub enum DaemonError {
     Bundles(#[from] bundle::BundleError),
     #[error("memtrap needs /proc")]
     Proc(#[from] crate::target::ProcError),
-    #[error("no thread for the watcher")]
-    Thread(#[source] std::io::Error),
+    #[error("no thread for it")]
+    Thread(#[from] std::io::Error),
+    #[error("what the last memtrap left could not be looked through")]
+    Past(#[from] NoAnswer),
     #[error("the watcher ended unexpectedly; this is a bug in memtrap, and its message is above")]
     WatcherGone,
     #[error("cannot wait for signals")]
@@ -99,17 +105,22 @@ pub struct Engine {
     handles: Handles,
     meters: Meters,
     sources: Sources,
-    watcher: Option<JoinHandle<()>>,
+    /// Ends with the watcher's thread.
+    watcher: Option<oneshot::Receiver<()>>,
     captures: JoinSet<Result<Ended, String>>,
     running: HashMap<Id, Job>,
     /// The bundle of an incident of which nothing could be saved yet: the next attempt's takes its place.
     hollow: HashMap<String, String>,
     saver: Option<tokio::task::JoinHandle<()>>,
+    /// Where bundles are deleted.
+    housekeeping: Lane,
+    /// Only the daemon deletes: in the foreground the directory is the user's.
+    calendar: Option<Arc<Calendar>>,
+    /// Retention waits for its turn there.
+    prune_waits: Arc<AtomicBool>,
     env: Arc<capture::Env>,
     retention: config::Retention,
     lang: Lang,
-    /// Only the daemon deletes: in the foreground the directory is the user's.
-    prunes: bool,
     /// Only the daemon has a place for them.
     baselines: Option<Baselines>,
     /// Only the daemon uploads.
@@ -120,31 +131,24 @@ pub struct Engine {
 
 impl Engine {
     /// Starts to watch. With a `store`, incidents and cooldowns continue where the last memtrap left them; without, this run
-    /// stands alone. Finishes the partial bundles of a run that was killed.
-    pub fn start(config: &Config, procfs: ProcFs, store: Option<Store>) -> Result<Engine, DaemonError> {
+    /// stands alone. Finishes the partial bundles of a run that was killed. If the future is dropped, some of them may be finished.
+    pub async fn start(config: &Config, procfs: ProcFs, store: Option<Store>) -> Result<Engine, DaemonError> {
+        aside::must_not_wait(true);
         let boot_id = procfs.boot_id()?;
         descriptors::raise();
-        if store.is_some() {
-            // in the foreground the directory is the user's business
-            for doubt in bundle::settle_dir(&config.daemon.bundle_dir)? {
-                tracing::warn!(doubt, "who else may change bundle_dir");
-            }
-        }
-        bundle::try_dir(&config.daemon.bundle_dir)?;
-        for target in &config.targets {
-            if let Err(error) = bundle::try_target(&config.daemon.bundle_dir, &target.name) {
-                tracing::error!(target_name = target.name, error = chain(&error), "nothing can be captured of this target");
-            }
-        }
         let env = capture::Env::new(procfs.clone(), config.daemon.bundle_dir.clone(), boot_id.clone());
-        let saved = store.as_ref().and_then(Store::load);
-        let partials = past::finish_partials(&config.daemon.bundle_dir);
-        let mut interrupted: Vec<_> = partials.into_iter().filter_map(|manifest| past::slot_of(manifest, &boot_id)).collect();
-        if store.is_some() {
-            past::published_unseen(&config.daemon.bundle_dir, saved.as_ref(), |manifest| {
-                interrupted.extend(past::slot_of(manifest, &boot_id))
-            });
-        }
+        let housekeeping = Lane::start("housekeeping")?;
+        let (bundle_dir, this_boot) = (config.daemon.bundle_dir.clone(), boot_id.clone());
+        let (meters, state_dir) = (Meters::default(), config.daemon.state_dir.clone());
+        let counted = meters.clone();
+        let names: Vec<String> = config.targets.iter().map(|target| target.name.clone()).collect();
+        let looked = housekeeping.run(move || {
+            let past = past::look(&bundle_dir, &names, store.as_ref(), &this_boot)?;
+            let stored = past.saved.as_ref().map(Saved::stored);
+            let calendar = store.as_ref().map(|_| Arc::new(Calendar::open(&state_dir, &this_boot, stored, counted)));
+            Ok::<_, DaemonError>((past, store, calendar))
+        });
+        let (past, store, calendar) = looked.await??;
         let watchdog = systemd::watchdog_period();
         let mut fed = Mono::default();
         let beat = Box::new(move |now: Mono| {
@@ -154,35 +158,47 @@ impl Engine {
             }
         });
         let at_least_every = watchdog.map_or(LONGEST_SLEEP, |period| (period / 2).min(LONGEST_SLEEP));
-        let meters = Meters::default();
         let pulse = Pulse { beat, at_least_every, meters: meters.clone() };
-        let (watcher, handles) = Watcher::new(config, procfs, boot_id, Past { saved, interrupted }, pulse, Mono::now());
-        let thread = std::thread::Builder::new().name("watcher".into()).spawn(move || watcher.run()).map_err(DaemonError::Thread)?;
-        let prunes = store.is_some();
+        let (watcher, handles) = Watcher::new(config, procfs, boot_id, past, pulse, Mono::now());
+        let (ends, watcher_ended) = oneshot::channel();
+        std::thread::Builder::new().name("watcher".into()).spawn(move || {
+            let _ends: oneshot::Sender<()> = ends;
+            watcher.run();
+        })?;
         let (env, stop) = (Arc::new(env), watch::Sender::new(false));
-        let baselines =
-            store.as_ref().map(|_| Baselines::start(capture::baseline::dir(&config.daemon.state_dir), env.clone(), stop.subscribe()));
+        let baselines = match &calendar {
+            Some(calendar) => {
+                let dir = capture::baseline::dir(&config.daemon.state_dir);
+                Some(Baselines::start(dir, env.clone(), calendar.clone(), stop.subscribe())?)
+            }
+            None => None,
+        };
         let egress = store.as_ref().map(|_| {
             let mut egress =
                 Egress::new(config.daemon.state_dir.clone(), config.daemon.bundle_dir.clone(), env.host.clone(), meters.clone());
             egress.configure(config);
             egress
         });
-        let saver = store.map(|store| tokio::spawn(keep_saved(store, handles.state.clone())));
+        let saver = match store {
+            Some(store) => Some(tokio::spawn(keep_saved(store, Lane::start("state")?, handles.state.clone()))),
+            None => None,
+        };
         let sources = Sources::start(config, env.clients.clone(), handles.commands.clone());
         let engine = Engine {
             handles,
             meters,
             sources,
-            watcher: Some(thread),
+            watcher: Some(watcher_ended),
             captures: JoinSet::new(),
             running: HashMap::new(),
             hollow: HashMap::new(),
             saver,
+            housekeeping,
+            calendar,
+            prune_waits: Arc::default(),
             env,
             retention: config.retention.clone(),
             lang: config.daemon.lang,
-            prunes,
             baselines,
             egress,
             stop,
@@ -194,12 +210,16 @@ impl Engine {
 
     /// Deletes what is beyond the retention, off this thread.
     fn prune(&self) {
-        if !self.prunes {
+        let Some(calendar) = self.calendar.clone() else { return };
+        if self.prune_waits.swap(true, Ordering::Relaxed) {
             return;
         }
-        let (dir, policy) = (self.env.bundle_dir.clone(), self.retention.clone());
-        tokio::task::spawn_blocking(move || {
-            if let Err(error) = retention::apply(&dir, &policy, clock::wall_now()) {
+        let (dir, policy, waits) = (self.env.bundle_dir.clone(), self.retention.clone(), self.prune_waits.clone());
+        self.housekeeping.give(move || {
+            waits.store(false, Ordering::Relaxed);
+            let now = clock::wall_now();
+            let believed = calendar.is_believed(clock::since_boot(), now);
+            if let Err(error) = retention::apply(&dir, &policy, retention::Clock { now, believed }) {
                 tracing::warn!(error = chain(&error), "retention could not be applied");
             }
         });
@@ -252,7 +272,7 @@ impl Engine {
         let (target, pid, instance) = (job.subject.target.name.clone(), job.subject.instance.pid(), job.subject.label.clone());
         let (env, stop, events) = (self.env.clone(), self.stop.subscribe(), self.progress.0.clone());
         let baselines = self.baselines.as_ref().map(|baselines| baselines.dir().to_owned());
-        let request = requests::full(&job, &env, self.retention.min_free_disk, baselines, self.lang);
+        let request = requests::full(&job, self.retention.min_free_disk, baselines, self.lang);
         // in the foreground somebody waits
         let request = capture::Request { answers_early: !self.prunes, ..request };
         let claim = self.egress.as_ref().and_then(|egress| egress.claim(&request, &env.boot_id));
@@ -337,7 +357,7 @@ impl Engine {
     fn replace_hollow(&mut self, incident: &str, done: &capture::Captured, is_evidence: bool) {
         if let Some(earlier) = self.hollow.remove(incident) {
             let dir = self.env.bundle_dir.clone();
-            tokio::task::spawn_blocking(move || {
+            self.housekeeping.give(move || {
                 if let Err(error) = bundle::open(&dir, &earlier).and_then(|found| bundle::remove(&found)) {
                     tracing::warn!(bundle = earlier, error = chain(&error), "an empty bundle could not be removed");
                 }
@@ -430,25 +450,26 @@ impl Engine {
             egress.stop().await;
         }
         self.tell(Command::Stop);
-        if let Some(thread) = self.watcher.take() {
-            // the loop wakes at once for a command
-            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        if let Some(ended) = self.watcher.take() {
+            // the loop wakes at once for a command, unless the kernel does not answer it
+            let _ = tokio::time::timeout(LAST_GRACE, ended).await;
         }
         if let Some(saver) = self.saver.take()
-            && tokio::time::timeout(Duration::from_secs(5), saver).await.is_err()
+            && tokio::time::timeout(LAST_GRACE, saver).await.is_err()
         {
             tracing::warn!("the state could not be stored in time");
         }
+        aside::must_not_wait(false);
     }
 }
 
 /// Stores every newest state until the watcher has ended.
-async fn keep_saved(store: Store, mut states: watch::Receiver<Option<crate::state::Saved>>) {
+async fn keep_saved(store: Store, lane: Lane, mut states: watch::Receiver<Option<crate::state::Saved>>) {
     let store = Arc::new(store);
     while states.changed().await.is_ok() {
         let Some(saved) = states.borrow_and_update().clone() else { continue };
         let store = store.clone();
-        let result = tokio::task::spawn_blocking(move || store.save(&saved)).await;
+        let result = lane.run(move || store.save(&saved)).await;
         if let Ok(Err(error)) = result {
             tracing::error!(error = chain(&error), "state not stored; a restart now would forget incidents and cooldowns");
         }

@@ -21,8 +21,9 @@
 //! | room | one purpose |
 //! | --- | --- |
 //! | [`clock`], [`units`], `digest`, `text`, `disk`, `writable`, [`error`], [`lang`], [`layout`] | the words that all rooms share |
+//! | [`aside`] | threads for what may never answer, of each kind its own; the table of them |
 //! | [`config`] | TOML to a valid [`config::Config`], every mistake at once; touches nothing but the text |
-//! | [`client`] | HTTP clients and credentials, for captures and sources |
+//! | [`client`] | HTTP clients, credentials and names of hosts, for captures, sources, uploads and notifications |
 //! | [`target`] | selectors to processes; their limits, sockets, cgroups, Go build; reads /proc below a root that tests replace |
 //! | [`metrics`] | what services say of themselves: expositions, answers of the Prometheus query API, label sets |
 //! | [`source`] | one task per target elsewhere: asks, and tells the watcher |
@@ -33,6 +34,7 @@
 //! | [`state`] | what of that outlives memtrap |
 //! | [`capture`] | the plan as a list of steps with recorded outcomes; HTTP; kernel evidence |
 //! | [`bundle`] | the only writer of bundle paths: partial, manifest, rename |
+//! | [`calendar`] | whether the wall clock can be believed |
 //! | [`retention`] | which bundles to delete |
 //! | [`egress`] | what leaves this host: uploads and notifications, each from a queue on disk; which of several memtraps has an incident |
 //! | [`pprof`] | Go's profiles: bounded decoding, what `go tool pprof -top` prints |
@@ -48,6 +50,7 @@
 // they panic where the reader is gone or the disk is full: `cli::print` and `cli::tell` do not
 #![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 
+pub mod aside;
 pub mod clock;
 mod digest;
 mod disk;
@@ -73,6 +76,7 @@ pub mod budget;
 pub mod state;
 pub mod capture;
 pub mod bundle;
+pub mod calendar;
 pub mod retention;
 pub mod egress;
 

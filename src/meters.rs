@@ -53,6 +53,7 @@ pub struct Meters {
     capture_seconds: Histogram,
     poll_seconds: Histogram,
     waiting: Family<ReceiverLabels, Gauge>,
+    clock_doubted: Gauge,
     last_turn: Arc<AtomicU64>,
 }
 
@@ -65,6 +66,7 @@ impl Default for Meters {
             capture_seconds: Histogram::new(CAPTURE_SECONDS),
             poll_seconds: Histogram::new(POLL_SECONDS),
             waiting: Family::default(),
+            clock_doubted: Gauge::default(),
             last_turn: Arc::default(),
         }
     }
@@ -106,6 +108,15 @@ impl Meters {
         }
     }
 
+    /// Nothing is deleted for its age at the moment, as the wall clock has jumped.
+    pub fn clock_doubted(&self, doubted: bool) {
+        self.clock_doubted.set(i64::from(doubted));
+    }
+
+    pub fn is_clock_doubted(&self) -> bool {
+        self.clock_doubted.get() != 0
+    }
+
     /// The polling loop turns.
     pub fn beat(&self, now: Mono) {
         self.last_turn.store(now.as_nanos(), Ordering::Relaxed);
@@ -127,6 +138,8 @@ impl Meters {
         registry.register_with_unit("memtrap_capture_duration", help, Unit::Seconds, self.capture_seconds.clone());
         let help = "Time to read and judge all that is due at one moment";
         registry.register_with_unit("memtrap_poll_duration", help, Unit::Seconds, self.poll_seconds.clone());
+        let help = "1 while nothing is deleted for its age, as the wall clock has jumped";
+        registry.register("memtrap_clock_doubted", help, self.clock_doubted.clone());
         let help = "Deliveries that have not arrived yet: bundles to be uploaded, and notifications";
         registry.register("memtrap_egress_waiting", help, self.waiting.clone());
     }

@@ -1,17 +1,22 @@
 //! Which bundles to delete: measured, planned (pure), then applied.
 //!
 //! Of each target the first, the worst (highest RSS) and the latest bundle are kept as long as its count allows; only age
-//! takes those too, and never the latest. What carries no manifest of memtrap's own is not looked at, let alone deleted.
+//! takes those too, and never the latest. While the clock is doubted (`calendar`), nothing is old. What was taken under a clock that was
+//! ahead, and is from the future now, counts as the oldest: else it would displace all that is taken from now on. What carries no manifest of memtrap's own is not looked at, let alone deleted.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use crate::aside::may_block;
 use crate::bundle::{self, Bundle, BundleError};
 use crate::config::Retention;
 use crate::error::chain;
 use crate::units::ByteSize;
+
+/// Clocks of hosts that share a directory differ.
+const FUTURE: Duration = Duration::from_secs(3_600);
 
 /// What the plan needs to know of a bundle.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,10 +36,29 @@ pub struct Removal {
     pub why: String,
 }
 
+/// The wall clock, and whether it is believed.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    pub now: SystemTime,
+    pub believed: bool,
+}
+
+impl Clock {
+    fn age(self, bundle: &Kept) -> Duration {
+        if self.believed { self.now.duration_since(bundle.started).unwrap_or(Duration::ZERO) } else { Duration::ZERO }
+    }
+
+    /// What bundles are sorted by; their IDs hold their time too.
+    fn order(self, bundle: &Kept) -> (SystemTime, &str) {
+        let is_future = bundle.started.duration_since(self.now).is_ok_and(|ahead| ahead > FUTURE);
+        (if is_future { SystemTime::UNIX_EPOCH } else { bundle.started }, &bundle.id)
+    }
+}
+
 /// The deletions that bring `bundles` within `policy`, least valuable first. `free` is the disk's free space in bytes.
 ///
 /// Age and count are bounds of each target, size and free disk of all together; those two spare what is protected.
-pub fn plan(bundles: &[Kept], policy: &Retention, free: u64, now: SystemTime) -> Vec<Removal> {
+pub fn plan(bundles: &[Kept], policy: &Retention, free: u64, clock: Clock) -> Vec<Removal> {
     let mut targets: BTreeMap<&str, Vec<&Kept>> = BTreeMap::new();
     for bundle in bundles {
         targets.entry(&bundle.target).or_default().push(bundle);
@@ -43,9 +67,9 @@ pub fn plan(bundles: &[Kept], policy: &Retention, free: u64, now: SystemTime) ->
     let mut rest: Vec<&Kept> = Vec::new();
     let mut protected: HashSet<&str> = HashSet::new();
     for of_target in targets.values_mut() {
-        of_target.sort_by_key(|b| (b.started, &b.id));
+        of_target.sort_by_key(|b| clock.order(b));
         let latest = of_target.last().map(|b| b.id.as_str());
-        let too_old = |b: &Kept| now.duration_since(b.started).unwrap_or(Duration::ZERO) > policy.max_age;
+        let too_old = |b: &Kept| clock.age(b) > policy.max_age;
         let (old, mut young): (Vec<&Kept>, Vec<&Kept>) = of_target.iter().partition(|b| too_old(b) && Some(b.id.as_str()) != latest);
         removals.extend(old.iter().map(|b| b.removed(format!("older than max_age {}", humantime::format_duration(policy.max_age)))));
 
@@ -60,7 +84,7 @@ pub fn plan(bundles: &[Kept], policy: &Retention, free: u64, now: SystemTime) ->
     let mut total: u64 = rest.iter().fold(0, |sum, b| sum.saturating_add(b.bytes));
     let mut free = removals.iter().fold(free, |sum, r| sum.saturating_add(r.bytes));
     rest.retain(|b| !protected.contains(b.id.as_str()));
-    rest.sort_by_key(|b| (b.started, &b.id));
+    rest.sort_by_key(|b| clock.order(b));
     for bundle in rest {
         let why = if total > policy.max_total_size.0 {
             format!("all together above max_total_size {}", policy.max_total_size)
@@ -104,11 +128,12 @@ pub struct Applied {
 }
 
 /// Measures `bundle_dir`, plans and deletes. Blocks on the disk.
-pub fn apply(bundle_dir: &Path, policy: &Retention, now: SystemTime) -> Result<Applied, BundleError> {
+pub fn apply(bundle_dir: &Path, policy: &Retention, clock: Clock) -> Result<Applied, BundleError> {
+    may_block();
     let kept: Vec<Kept> = bundle::each(bundle_dir)?.map(|b| Kept::of(&b)).collect();
     let free = bundle::free_disk(bundle_dir).unwrap_or(u64::MAX);
     let mut applied = Applied::default();
-    for removal in plan(&kept, policy, free, now) {
+    for removal in plan(&kept, policy, free, clock) {
         let Ok(bundle) = bundle::open(bundle_dir, &removal.id) else { continue };
         match bundle::remove(&bundle) {
             Ok(()) => {
@@ -156,7 +181,7 @@ mod tests {
     }
 
     fn removed(bundles: &[Kept], policy: &Retention, free: u64, today: u64) -> Vec<String> {
-        plan(bundles, policy, free, day(today)).into_iter().map(|r| r.id).collect()
+        plan(bundles, policy, free, Clock { now: day(today), believed: true }).into_iter().map(|r| r.id).collect()
     }
 
     #[test]
@@ -204,6 +229,26 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_is_doubted_makes_nothing_old() {
+        let p = Retention { max_age: Duration::from_secs(DAY), max_bundles_per_target: 3, ..policy() };
+        let ahead = Clock { now: day(2_000), believed: false };
+        let removed: Vec<String> = plan(&caught("a", &[5, 1, 9, 2, 3]), &p, 0, ahead).into_iter().map(|r| r.id).collect();
+        assert_eq!(removed, ["a/1", "a/3"], "the count counts all the same");
+    }
+
+    #[test]
+    fn what_was_taken_under_a_clock_that_was_ahead_displaces_nothing_that_is_taken_since() {
+        let p = Retention { max_bundles_per_target: 3, ..policy() };
+        let mut bundles = caught("a", &[5, 9, 1, 2]);
+        // while the clock was years ahead
+        bundles.get_mut(1).unwrap().started = day(1_900);
+        bundles.get_mut(2).unwrap().started = day(1_901);
+        bundles.push(Kept { started: day(5), ..bundles[3].clone() });
+        bundles.last_mut().unwrap().id = "a/4".into();
+        assert_eq!(removed(&bundles, &p, 0, 6), ["a/2", "a/3"], "kept are the first, the worst and the latest");
+    }
+
+    #[test]
     fn only_what_has_a_manifest_is_deleted() {
         let dir = tempfile::tempdir().unwrap();
         let mut ids = Vec::new();
@@ -214,7 +259,7 @@ mod tests {
         fs::create_dir(&foreign).unwrap();
         fs::write(foreign.join("thesis.txt"), "mine").unwrap();
         let p = Retention { max_bundles_per_target: 1, ..policy() };
-        let applied = apply(dir.path(), &p, day(2)).unwrap();
+        let applied = apply(dir.path(), &p, Clock { now: day(2), believed: true }).unwrap();
         assert_eq!(applied.bundles, 2);
         let left: Vec<String> = bundle::list(dir.path()).unwrap().into_iter().map(|b| b.id).collect();
         assert_eq!(left, [ids[2].clone()]);

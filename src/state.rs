@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use crate::aside::may_block;
 use crate::budget::Spending;
 use crate::clock::Mono;
 use crate::disk::{Dir, trust};
@@ -90,6 +91,7 @@ pub struct Store {
 impl Store {
     /// Creates the directory (0700) if needed and locks it. One that someone else could change is refused.
     pub fn open(path: &Path) -> Result<Store, StateError> {
+        may_block();
         let in_dir = |source| StateError::Dir { path: path.to_owned(), source };
         for doubt in judged(path, trust::settle(path, false))? {
             tracing::warn!(doubt, "who else may change state_dir");

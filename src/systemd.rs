@@ -6,10 +6,13 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::sync::OnceLock;
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 
+use crate::aside::may_block;
 use crate::incident::State;
 
 /// How a configuration names a credential instead of a file: `credential:NAME`.
@@ -22,6 +25,7 @@ pub fn is_credential_name(name: &str) -> bool {
 
 /// Opens the file of a secret: of `credential:NAME` in the directory that systemd made for this process, of any other path there.
 pub fn open_secret(file: &Path) -> io::Result<File> {
+    may_block();
     let path = in_credentials(file, std::env::var_os("CREDENTIALS_DIRECTORY").as_deref().map(Path::new))?;
     // a FIFO in its place must not make the open wait
     let nonblock = rustix::fs::OFlags::NONBLOCK.bits() as i32;
@@ -34,10 +38,33 @@ fn in_credentials<'f>(file: &'f Path, directory: Option<&Path>) -> io::Result<Co
     directory.map(|dir| Cow::Owned(dir.join(name))).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, none))
 }
 
-/// Tells systemd; a failure is logged, since a swallowed one shows only as a start-up timeout.
+/// Messages on their way to a service manager that takes none at the moment.
+const MAX_WAITING: usize = 64;
+
+/// Tells systemd, on a thread of its own: neither the polling nor the captures wait for a service manager. A failure is logged, since a
+/// swallowed one shows only as a start-up timeout.
 fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
+    static HERALD: OnceLock<Option<SyncSender<String>>> = OnceLock::new();
+    if !listens() {
+        return;
+    }
+    let message = states.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    let failed = |error: &dyn std::fmt::Display| {
         tracing::warn!(%error, "sd_notify failed; with Type=notify, systemd will think that memtrap hangs");
+    };
+    let herald = HERALD.get_or_init(|| {
+        let (words, given) = sync_channel::<String>(MAX_WAITING);
+        let tell = move || {
+            for message in given {
+                if let Err(error) = sd_notify::notify(&[NotifyState::Custom(&message)]) {
+                    failed(&error);
+                }
+            }
+        };
+        std::thread::Builder::new().name("systemd".into()).spawn(tell).inspect_err(|e| failed(e)).ok().map(|_| words)
+    });
+    if let Some(Err(TrySendError::Full(_))) = herald.as_ref().map(|herald| herald.try_send(message)) {
+        tracing::debug!("the service manager does not listen; a message for it is dropped");
     }
 }
 

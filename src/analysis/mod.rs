@@ -26,7 +26,7 @@ use crate::capture::{End, RemoteInstance, kernel::ProcessFacts};
 use crate::disk::Dir;
 use crate::error::chain;
 use crate::lang::{Lang, say};
-use crate::pprof::{self, Profile, goroutine};
+use crate::pprof::{self, DecodeError, Profile, goroutine};
 use crate::units::ByteSize;
 use crate::verdict::{self, Cause, Ending, Facts, Gogc, TopLine, Verdict};
 use identity::Identity;
@@ -52,6 +52,8 @@ const PROFILE: pprof::Limits = pprof::Limits {
 };
 /// Of all profiles of a directory together, once they are decoded.
 const PROFILES_MEMORY: usize = 256 << 20;
+/// What they may inflate to, good or not.
+const PROFILES_INFLATED: u64 = 256 << 20;
 const TOP_ROWS: usize = 20;
 
 /// Why there is nothing to say.
@@ -150,7 +152,7 @@ pub fn of_directory(
         Some(base) => Files::open(base, lang)?,
         None => files.below("baseline"),
     };
-    healthy.profiles = files.profiles;
+    (healthy.profiles, healthy.inflatable) = (files.profiles, files.inflatable);
     // another bundle may well be of another process
     let was_here = |profile: &Profile| base.is_some() || vdso.zip(identity::vdso(profile)).is_none_or(|(now, then)| now == then);
     let mut base_heap = base.and_then(|_| healthy.profile("heap_gc.pb.gz")).or_else(|| healthy.profile("heap.pb.gz"));
@@ -159,7 +161,7 @@ pub fn of_directory(
     if !is_comparable {
         (base_heap, base_goroutines) = (None, None);
     }
-    files.profiles = healthy.profiles;
+    (files.profiles, files.inflatable) = (healthy.profiles, healthy.inflatable);
 
     let standing = told.standing(base_goroutines.as_ref(), module);
     let in_use = told.in_use(base_heap.as_ref(), &standing, module, manifest.as_ref().and_then(marking));
@@ -223,7 +225,7 @@ pub fn of_directory(
 
 /// The verdict that a bundle holds; `None` without one that can be read. Blocks on the disk.
 pub fn verdict_in(bundle: &Bundle) -> Option<Verdict> {
-    Files { dir: Some(bundle.dir().ok()?), lang: Lang::En, problems: Vec::new(), profiles: 0 }.json("verdict.json")
+    Files::at(Some(bundle.dir().ok()?), Lang::En).json("verdict.json")
 }
 
 /// The same process while it was healthy.
@@ -339,18 +341,24 @@ struct Files {
     problems: Vec<String>,
     /// Bytes of the profiles that were decoded, here and in the baseline.
     profiles: usize,
+    /// What the profiles may still inflate to, here and in the baseline.
+    inflatable: u64,
 }
 
 impl Files {
+    fn at(dir: Option<Dir>, lang: Lang) -> Files {
+        Files { dir, lang, problems: Vec::new(), profiles: 0, inflatable: PROFILES_INFLATED }
+    }
+
     fn open(dir: &Path, lang: Lang) -> Result<Files, AnalysisError> {
         match Dir::open(dir) {
-            Ok(dir) => Ok(Files { dir: Some(dir), lang, problems: Vec::new(), profiles: 0 }),
+            Ok(dir) => Ok(Files::at(Some(dir), lang)),
             Err(source) => Err(AnalysisError::Read { path: dir.to_owned(), source }),
         }
     }
 
     fn below(&self, name: &str) -> Files {
-        let mut files = Files { dir: None, lang: self.lang, problems: Vec::new(), profiles: 0 };
+        let mut files = Files::at(None, self.lang);
         match self.dir.as_ref().map(|dir| dir.dir(name)) {
             Some(Ok(dir)) => files.dir = Some(dir),
             Some(Err(e)) if e.kind() != io::ErrorKind::NotFound => files.say_useless(name, &e.to_string()),
@@ -379,15 +387,23 @@ impl Files {
     }
 
     fn profile(&mut self, name: &str) -> Option<Profile> {
-        let used = self.profiles;
+        let (used, mut left) = (self.profiles, self.inflatable);
         let profile = self.parse(name, PROFILE.inflated_bytes, |mut file| {
             if used > PROFILES_MEMORY {
                 return Err(format!("the other profiles take more than {} of memory", ByteSize(PROFILES_MEMORY as u64)));
             }
             let mut bytes = Vec::new();
             file.read_to_end(&mut bytes).map_err(|e| e.to_string())?;
-            Profile::parse(&bytes, &PROFILE).map_err(|e| chain(&e))
-        })?;
+            let parsed = Profile::parse_within(&bytes, &PROFILE, &mut left);
+            parsed.map_err(|e| match e {
+                DecodeError::TooLarge { limit } if limit.0 < PROFILE.inflated_bytes => {
+                    format!("all profiles together inflate to more than {}", ByteSize(PROFILES_INFLATED))
+                }
+                e => chain(&e),
+            })
+        });
+        self.inflatable = left;
+        let profile = profile?;
         self.profiles += profile.memory();
         Some(profile)
     }
@@ -506,6 +522,24 @@ mod tests {
         assert_eq!(analysis.verdict.rss_bytes, 1536 << 10);
         assert!(analysis.verdict.missing.iter().any(|m| m.starts_with("heap_gc.pb.gz cannot be used")), "{:?}", analysis.verdict.missing);
         assert_eq!(analysis.verdict.confidence, verdict::Confidence::Low);
+    }
+
+    #[test]
+    fn what_all_profiles_inflate_to_is_bounded() {
+        use std::io::Write;
+        let mut bomb = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        (0..60).for_each(|_| bomb.write_all(&vec![0xff; 1 << 20]).unwrap());
+        let bomb = bomb.finish().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let names = ["heap_gc.pb.gz", "heap.pb.gz", "goroutine.pb.gz", "goroutineleak.pb.gz", "heap_gc_after.pb.gz"];
+        names.iter().for_each(|name| std::fs::write(dir.path().join(name), &bomb).unwrap());
+        let mut files = Files::open(dir.path(), Lang::En).unwrap();
+        for name in names {
+            assert!(files.profile(name).is_none());
+        }
+        let said = "heap_gc_after.pb.gz cannot be used: all profiles together inflate to more than 256MiB";
+        assert!(files.problems.iter().any(|p| p == said), "{:?}", files.problems);
+        assert_eq!(files.problems.iter().filter(|p| p.contains("all profiles together")).count(), 1, "{:?}", files.problems);
     }
 
     #[test]

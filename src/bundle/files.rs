@@ -8,6 +8,7 @@ use std::sync::Arc;
 use ring::digest::{Context, SHA256};
 use rustix::fs::FileType;
 
+use crate::aside::may_block;
 use crate::disk::Dir;
 
 /// Far more than any bundle holds.
@@ -67,6 +68,7 @@ impl Hash {
 
 impl Write for BundleFile {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        may_block();
         let n = self.file.write(buf)?;
         self.hash.update(buf.get(..n).unwrap_or(buf));
         Ok(n)

@@ -24,11 +24,13 @@ pub(crate) mod tests;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::aside::may_block;
 use crate::disk::{Dir, trust};
 use crate::writable;
 
 pub use files::{BundleFile, Files, Hash, MAX_REJECTED, Sum};
 pub use manifest::{ANOTHERS, FileEntry, Instance, MANIFEST, Manifest, Outcome, SCHEMA, Status, by_cause};
+pub(crate) use partial::own_entry;
 pub use partial::{Note, Partial, Published};
 pub(crate) use read::subdirectories;
 pub use read::{Bundle, MAX_MANIFEST, Problem, Survey, Verified, each, each_since, ids, list, list_of, open, open_named, survey, verify};
@@ -74,8 +76,9 @@ impl BundleError {
     }
 }
 
-/// Bytes that memtrap may still write on the disk of this directory, or of what exists of its path; `None` if it cannot be asked.
+/// Bytes that memtrap may still write on the disk of this directory, or of what exists of its path; `None` if it cannot be asked. Blocks on the disk.
 pub fn free_disk(dir: &Path) -> Option<u64> {
+    may_block();
     let stat = dir.ancestors().find_map(|d| rustix::fs::statvfs(d).ok())?;
     Some(stat.f_bavail.saturating_mul(stat.f_frsize))
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::files::{self, Files, Sum};
 use super::manifest::{FileEntry, MANIFEST, Manifest, Outcome, Status};
 use super::{BundleError, is_plain_name, readme};
+use crate::aside::may_block;
 use crate::clock;
 use crate::disk::Dir;
 use crate::disk::trust::{self, Owned, User};
@@ -47,6 +48,7 @@ pub(super) type Journal = Arc<Mutex<Option<File>>>;
 impl Note {
     /// Blocks on the disk. Not synced: it must outlive memtrap, not the host.
     pub fn write(self) {
+        may_block();
         let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
         let (Some(file), Ok(mut text)) = (journal.as_mut(), serde_json::to_vec(&self.line)) else { return };
         text.push(b'\n');
@@ -185,16 +187,6 @@ impl Partial {
         self.record(own_entry(step, name, written));
     }
 
-    /// Copies a file of an earlier bundle, of so many bytes, into this one and notes it like [`Partial::add`].
-    pub fn add_from(&mut self, step: &str, name: &str, source: io::Result<File>, bytes: u64) {
-        let copied = source.and_then(|source| {
-            let mut file = self.files.create(name)?;
-            io::copy(&mut source.take(bytes), &mut file)?;
-            Ok(file.finish())
-        });
-        self.record(own_entry(step, name, copied));
-    }
-
     /// README and manifest, everything synced, then the rename. Blocks on the disk.
     ///
     /// On an error the directory is left as it is: still a partial, to be finished at the next start.
@@ -281,7 +273,7 @@ fn begin(dir: &Dir, path: &Path, manifest: &Manifest) -> Result<(File, File), Bu
 }
 
 /// The entry of a file that memtrap made of what it knew itself.
-fn own_entry(step: &str, name: &str, written: io::Result<Sum>) -> FileEntry {
+pub(crate) fn own_entry(step: &str, name: &str, written: io::Result<Sum>) -> FileEntry {
     let base = FileEntry::skipped(step, name, "");
     match written {
         Ok(sum) => FileEntry { bytes: sum.bytes, sha256: Some(sum.sha256), status: Status::Ok, reason: None, attempts: 1, ..base },

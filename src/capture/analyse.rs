@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
+use crate::aside::Threads;
 use crate::bundle::Manifest;
 use crate::clock::human;
 use crate::lang::Lang;
@@ -17,24 +18,39 @@ use crate::units::ByteSize;
 
 /// A large bundle takes a second or two.
 const TIMEOUT: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_secs(10);
 const MAX_OUTPUT: u64 = 16 << 20;
 const MAX_ERROR: u64 = 4 << 10;
 
 /// Runs `program analyze` on a bundle that is still at `partial` and will be at `published`. The error is a sentence.
 ///
 /// If the future is dropped, the process is killed; nothing is written anywhere.
-pub(super) async fn ask(program: &Path, partial: PathBuf, published: PathBuf, manifest: &Manifest, lang: Lang) -> Result<Written, String> {
+pub(super) async fn ask(
+    program: &Path,
+    threads: &Threads,
+    partial: PathBuf,
+    published: PathBuf,
+    manifest: &Manifest,
+    lang: Lang,
+) -> Result<Written, String> {
     let input = serde_json::to_vec(manifest).map_err(|e| e.to_string())?;
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .arg0("memtrap")
         .args(["analyze", "--lang", lang.name(), "--child-of"])
         .args([published, partial])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|e| format!("the analysis could not be started: {e}"))?;
+        .kill_on_drop(true);
+    // its file may lie on a disk that hangs
+    let runtime = tokio::runtime::Handle::current();
+    let start = move || {
+        let _inside = runtime.enter();
+        command.spawn()
+    };
+    let unstarted = |why: &dyn std::fmt::Display| format!("the analysis could not be started: {why}");
+    let mut child = threads.run(START, start).await.map_err(|e| unstarted(&e))?.map_err(|e| unstarted(&e))?;
     let Ok(done) = tokio::time::timeout(TIMEOUT, converse(&mut child, &input)).await else {
         return Err(format!("the analysis was ended after {}", human(TIMEOUT)));
     };

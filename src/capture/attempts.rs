@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use tokio::task::spawn_blocking;
-
 use super::fetch::{self, Bounds, Endpoint, Failure};
 use super::reach::{Budget, Contact};
 use super::run::Runner;
-use super::sink::{Body, Sink, judge};
+use super::sink::{Body, Inflatable, Judged, Sink, judge};
 use super::taken::Taken;
 use super::watch::Ended;
 use crate::bundle::Sum;
@@ -28,18 +26,21 @@ pub(super) struct Want<'a> {
 pub(super) struct Got {
     pub taken: Taken,
     pub failure: Option<Failure>,
+    /// What a profile's first value adds up to.
+    pub total: Option<i64>,
 }
 
 /// What came of one attempt: what is kept of it, and a remark or a failure.
 struct Attempt {
     file: Option<(String, Sum)>,
+    total: Option<i64>,
     result: Result<Option<String>, Failure>,
 }
 
 /// A body's file, closed.
 enum Closed {
     Empty,
-    Good(Sum),
+    Good(Sum, Judged),
     Rejected((String, Sum), String),
 }
 
@@ -59,7 +60,7 @@ impl Runner<'_> {
                 Ok(note) => {
                     self.reach.note(Contact::Answered, true);
                     taken.notes.extend(note);
-                    return Got { taken, failure: None };
+                    return Got { taken, failure: None, total: attempt.total };
                 }
                 Err(failure) => failure,
             };
@@ -74,7 +75,7 @@ impl Runner<'_> {
                 taken.notes.extend(brief.map(str::to_owned));
                 taken = taken.failed(failure.to_string());
                 taken.notes.extend(ended.map(|why| why.to_string()));
-                return Got { taken, failure: Some(failure) };
+                return Got { taken, failure: Some(failure), total: None };
             }
             taken.notes.push(format!("attempt {}: {failure}", taken.attempts));
         }
@@ -85,7 +86,7 @@ impl Runner<'_> {
         let bounds = Bounds { timeout, max_bytes: self.max_file_size().0 };
         let client = if budget.quick { &endpoint.quick } else { &endpoint.client };
         let sink = Sink::new(self.partial.files(), want.file, want.body);
-        let (sink, mut result) = fetch::get(endpoint, client, endpoint.url(want.rest), bounds, sink, &mut self.watch).await;
+        let (sink, mut result) = fetch::get(endpoint, client, endpoint.url(want.rest), bounds, (sink, &self.lane), &mut self.watch).await;
         if let Err(Failure::Connect { .. } | Failure::Broken { .. }) = result
             && let Some(why @ Ended::Gone(_)) = self.watch.check()
         {
@@ -94,27 +95,32 @@ impl Runner<'_> {
         if let Err(full @ Failure::Disk(_)) = result {
             // what is left of it would take the room that later steps and the manifest need
             let (files, name) = (self.partial.files(), want.file.to_owned());
-            drop(sink);
-            let _ = spawn_blocking(move || files.remove(&name)).await;
-            return Attempt { file: None, result: Err(full) };
+            let clear = move || {
+                drop(sink);
+                files.remove(&name)
+            };
+            let _ = self.lane.run(clear).await;
+            return Attempt { file: None, total: None, result: Err(full) };
         }
         let closed = match self.close(sink, want, &endpoint.credentials).await {
             Ok(closed) => closed,
-            Err(e) => return Attempt { file: None, result: Err(Failure::Disk(e)) },
+            Err(e) => return Attempt { file: None, total: None, result: Err(Failure::Disk(e)) },
         };
         match (closed, result) {
-            (Closed::Empty, Ok(())) => Attempt { file: None, result: Err(Failure::Content("the answer is empty".into())) },
-            (Closed::Empty, Err(failure)) => Attempt { file: None, result: Err(failure) },
-            (Closed::Good(sum), result) => {
+            (Closed::Empty, Ok(())) => Attempt { file: None, total: None, result: Err(Failure::Content("the answer is empty".into())) },
+            (Closed::Empty, Err(failure)) => Attempt { file: None, total: None, result: Err(failure) },
+            (Closed::Good(sum, judged), result) => {
                 let result = match result {
                     Err(late) if want.body == Body::Profile => {
                         Ok(Some(format!("the profile is complete, though its answer did not end well: {late}")))
                     }
                     result => result.map(|()| None),
                 };
-                Attempt { file: Some((want.file.to_owned(), sum)), result }
+                Attempt { file: Some((want.file.to_owned(), sum)), total: judged.total, result }
             }
-            (Closed::Rejected(file, why), result) => Attempt { file: Some(file), result: result.and(Err(Failure::Content(why))) },
+            (Closed::Rejected(file, why), result) => {
+                Attempt { file: Some(file), total: None, result: result.and(Err(Failure::Content(why))) }
+            }
         }
     }
 
@@ -125,21 +131,25 @@ impl Runner<'_> {
             && old != new
         {
             // one that stays is found as unlisted by `verify`; nothing worse
-            let _ = spawn_blocking(move || files.remove(&old)).await;
+            let _ = self.lane.run(move || files.remove(&old)).await;
         }
     }
 
     /// Ends a body's file and says what it is.
-    async fn close(&self, sink: Option<Sink>, want: Want<'_>, credentials: &Credentials) -> std::io::Result<Closed> {
+    async fn close(&mut self, sink: Option<Sink>, want: Want<'_>, credentials: &Credentials) -> std::io::Result<Closed> {
         let Some(sink) = sink else { return Ok(Closed::Empty) };
         let (files, file, body, credentials) = (self.partial.files(), want.file.to_owned(), want.body, credentials.clone());
-        let closing = spawn_blocking(move || {
-            let Some(sum) = sink.finish()? else { return Ok(Closed::Empty) };
-            match judge(&files, &file, body) {
-                Ok(()) => Ok(Closed::Good(sum)),
-                Err(why) => Ok(Closed::Rejected(files.reject(&file, |bytes| credentials.redact_bytes(bytes))?, why)),
-            }
+        let mut left = self.inflatable;
+        let closing = self.lane.run(move || -> std::io::Result<(Closed, Inflatable)> {
+            let Some(sum) = sink.finish()? else { return Ok((Closed::Empty, left)) };
+            let closed = match judge(&files, &file, body, &mut left) {
+                Ok(judged) => Closed::Good(sum, judged),
+                Err(why) => Closed::Rejected(files.reject(&file, |bytes| credentials.redact_bytes(bytes))?, why),
+            };
+            Ok((closed, left))
         });
-        closing.await.map_err(std::io::Error::other)?
+        let (closed, left) = closing.await.map_err(std::io::Error::other)??;
+        self.inflatable = left;
+        Ok(closed)
     }
 }

@@ -5,18 +5,28 @@
 //! forgotten within the hour after its end, as long as others are taken; that of an instance elsewhere, whose end is not seen here, when
 //! it was not renewed for twice as long as it should have been.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch::Receiver;
 
 use super::{CaptureError, Env, Request};
-use crate::bundle::{self, Bundle, Outcome, Partial, subdirectories};
+use crate::aside::{Lane, NoAnswer};
+use crate::bundle::{self, Bundle, FileEntry, Files, Outcome, Partial, Status, Sum, subdirectories};
+use crate::calendar::Calendar;
+use crate::clock;
+use crate::config::Target;
 use crate::digest;
 use crate::disk::Dir;
 use crate::target::{Identity, InstanceId, ProcFs};
 use crate::text;
+
+/// For the disk of `state_dir`, which the bundle's may do without.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Of a file that is copied, held at a time.
+const CHUNK: usize = 256 << 10;
 
 /// The steps of a baseline, as the plan names them.
 pub(super) const STEPS: [&str; 5] = ["status", "smaps_rollup", "heap", "memstats", "goroutine"];
@@ -51,8 +61,14 @@ fn process_of(dir: &Path) -> Option<InstanceId> {
 /// Takes the baseline of an instance that is healthy now, as `request` describes it, and forgets those that it replaces and those of
 /// instances that are gone.
 ///
-/// If the future is dropped, a partial stays and is removed at the next start.
-pub async fn take(request: Request, env: &Env, dir: PathBuf, stop: Receiver<bool>) -> Result<(), CaptureError> {
+/// `tidy` is where the directory is tidied, and by which calendar. If the future is dropped, a partial stays and is removed at the next start.
+pub async fn take(
+    request: Request,
+    env: &Env,
+    dir: PathBuf,
+    tidy: (Lane, Arc<Calendar>),
+    stop: Receiver<bool>,
+) -> Result<(), CaptureError> {
     let Some(instance) = request.instance.map(Identity::Process).or_else(|| Some(Identity::Series(request.remote.as_ref()?.id.clone())))
     else {
         return Ok(());
@@ -63,11 +79,12 @@ pub async fn take(request: Request, env: &Env, dir: PathBuf, stop: Receiver<bool
     let (env, now) = (Env { bundle_dir: own_dir.clone(), ..env.clone() }, request.started);
     let taken = super::run(request, &env, stop, &mut |_| {}).await?;
     let procfs = env.procfs.clone();
-    let tidied = tokio::task::spawn_blocking(move || {
+    let (lane, calendar) = tidy;
+    let tidied = lane.run(move || {
         keep_one(&own_dir, &name, &taken.id, taken.evidence);
-        sweep_now_and_then(&dir, &procfs, stale, now);
+        sweep_now_and_then(&dir, &procfs, stale, &calendar, now);
     });
-    tidied.await.map_err(CaptureError::Thread)
+    Ok(tidied.await?)
 }
 
 /// The latest baseline of this very process. Blocks on the disk.
@@ -78,27 +95,119 @@ pub fn latest(dir: &Path, target: &str, instance: &Identity, boot_id: &str) -> O
         .rfind(|b| b.manifest.instance.identity().as_ref() == Some(instance) && of_this_boot(b))
 }
 
-/// Puts the files of a baseline into a bundle, below `baseline/`.
-pub(super) fn copy_into(partial: &mut Partial, baseline: &Bundle) {
-    let dir = baseline.dir();
-    let open = |name: &str| dir.as_ref().map_err(|e| io::Error::new(e.kind(), e.to_string())).and_then(|dir| dir.file(name));
-    for entry in baseline.manifest.files.iter().filter(|e| e.has_file() && STEPS.contains(&e.step.as_str())) {
-        let plain = entry.name.rsplit('/').next().unwrap_or(&entry.name);
-        let name = format!("baseline/{plain}");
-        partial.add_from(&format!("baseline_{}", entry.step), &name, open(&entry.name), entry.bytes);
-    }
-    let facts = serde_json::json!({
-        "taken": baseline.manifest.started,
-        "rss_bytes": baseline.manifest.trigger.rss_bytes,
-        "outcome": baseline.manifest.outcome,
+/// Puts the baseline of this instance into its bundle, below `baseline/`, if there is one. A disk that does not hand it out in time costs the
+/// bundle its baseline and nothing else.
+pub(super) async fn copy_into(
+    mut partial: Partial,
+    lane: &Lane,
+    env: &Env,
+    dir: PathBuf,
+    target: Arc<Target>,
+    id: Identity,
+) -> Result<Partial, NoAnswer> {
+    let (key, boot_id) = (format!("baseline {dir}", dir = dir_of(&dir, &target.name, &id).display()), env.boot_id.clone());
+    let found = env.threads.run_for(&key, PATIENCE, move || latest(&dir, &target.name, &id, &boot_id)).await;
+    let why = match found {
+        Ok(None) => return Ok(partial),
+        Ok(Some(baseline)) => {
+            let (mut late, baseline) = (None, Arc::new(baseline));
+            for entry in baseline.manifest.files.iter().filter(|e| e.has_file() && STEPS.contains(&e.step.as_str())) {
+                let plain = entry.name.rsplit('/').next().unwrap_or(&entry.name);
+                let (step, name) = (format!("baseline_{}", entry.step), format!("baseline/{plain}"));
+                let copied = copy(env, &key, (baseline.clone(), entry), partial.files(), &name, lane).await?;
+                late = late.or(copied.as_ref().err().filter(|e| e.kind() == io::ErrorKind::TimedOut).map(ToString::to_string));
+                let given_up = late.is_some();
+                partial = lane
+                    .run(move || {
+                        partial.record(bundle::own_entry(&step, &name, copied));
+                        partial
+                    })
+                    .await?;
+                if given_up {
+                    break;
+                }
+            }
+            let facts = serde_json::json!({
+                "taken": baseline.manifest.started,
+                "rss_bytes": baseline.manifest.trigger.rss_bytes,
+                "outcome": baseline.manifest.outcome,
+            });
+            return lane
+                .run(move || {
+                    partial.add("baseline", "baseline/baseline.json", format!("{facts:#}\n").as_bytes());
+                    partial
+                })
+                .await;
+        }
+        Err(why) => format!("the disk of state_dir: {why}"),
+    };
+    let entry = FileEntry { status: Status::Failed, ..FileEntry::skipped("baseline", "baseline/baseline.json", why) };
+    lane.run(move || {
+        partial.record(entry);
+        partial
+    })
+    .await
+}
+
+/// Reads on one thread and writes on the bundle's lane, so that what hangs never comes to write into a published bundle.
+async fn copy(
+    env: &Env,
+    key: &str,
+    (baseline, entry): (Arc<Bundle>, &FileEntry),
+    files: Files,
+    name: &str,
+    lane: &Lane,
+) -> Result<io::Result<Sum>, NoAnswer> {
+    let (from, bytes) = (entry.name.clone(), entry.bytes);
+    let opened = env.threads.run_for(key, PATIENCE, move || baseline.file(&from).map(|file| file.take(bytes))).await;
+    let late = |why: NoAnswer| io::Error::new(io::ErrorKind::TimedOut, format!("the disk of state_dir: {why}"));
+    let mut from = match opened.map_err(late).and_then(|opened| opened) {
+        Ok(from) => from,
+        Err(e) => return Ok(Err(e)),
+    };
+    let named = name.to_owned();
+    let made = lane.run(move || files.create(&named).map(|file| (files, named, file))).await?;
+    let (files, named, mut file) = match made {
+        Ok(made) => made,
+        Err(e) => return Ok(Err(e)),
+    };
+    let failed = loop {
+        let read = env.threads.run_for(key, PATIENCE, move || {
+            let mut chunk = Vec::new();
+            let read = (&mut from).take(CHUNK as u64).read_to_end(&mut chunk);
+            read.map(|_| (from, chunk))
+        });
+        match read.await.map_err(late).and_then(|read| read) {
+            Ok((_, chunk)) if chunk.is_empty() => return Ok(Ok(file.finish())),
+            Ok((rest, chunk)) => {
+                from = rest;
+                let (back, wrote) = lane
+                    .run(move || {
+                        let wrote = file.write_all(&chunk);
+                        (file, wrote)
+                    })
+                    .await?;
+                file = back;
+                if let Err(e) = wrote {
+                    break e;
+                }
+            }
+            Err(e) => break e,
+        }
+    };
+    let removed = lane.run(move || {
+        drop(file);
+        files.remove(&named)
     });
-    partial.add("baseline", "baseline/baseline.json", (text::json_pretty(&facts).unwrap_or_default() + "\n").as_bytes());
+    // what stays is found as unlisted by `verify`; nothing worse
+    let _ = removed.await?;
+    Ok(Err(failed))
 }
 
 /// Removes what killed runs left and baselines of instances that are gone. Blocks on the disk.
-pub fn clean(dir: &Path, procfs: &ProcFs, boot_id: &str, now: SystemTime) {
+pub fn clean(dir: &Path, procfs: &ProcFs, boot_id: &str, calendar: &Calendar, now: SystemTime) {
     sweep_each(&dir.join(LOCAL), now, |own, bundle| bundle.manifest.boot_id == boot_id && is_of_the_living(procfs, own));
-    sweep_elsewhere(dir, LONGEST, now);
+    sweep_elsewhere(dir, LONGEST, calendar, now);
 }
 
 /// Of what this instance has, the latest that holds all; if none does, the latest with evidence.
@@ -111,7 +220,7 @@ fn keep_one(own: &Path, target: &str, taken: &str, has_evidence: bool) {
     discarded.iter().for_each(discard);
 }
 
-fn sweep_now_and_then(dir: &Path, procfs: &ProcFs, stale: Duration, now: SystemTime) {
+fn sweep_now_and_then(dir: &Path, procfs: &ProcFs, stale: Duration, calendar: &Calendar, now: SystemTime) {
     let marker = dir.join(SWEPT);
     let last = marker.symlink_metadata().and_then(|m| m.modified()).ok();
     if last.is_some_and(|last| now.duration_since(last).unwrap_or_default() < SWEEP) {
@@ -123,14 +232,18 @@ fn sweep_now_and_then(dir: &Path, procfs: &ProcFs, stale: Duration, now: SystemT
     for own in subdirectories(&dir.join(LOCAL)).into_iter().filter(|own| !is_of_the_living(procfs, own)) {
         sweep_one(&own, now, |_| false);
     }
-    sweep_elsewhere(dir, stale, now);
+    sweep_elsewhere(dir, stale, calendar, now);
 }
 
 fn is_of_the_living(procfs: &ProcFs, own: &Path) -> bool {
     process_of(own).is_some_and(|id| procfs.is_alive(id))
 }
 
-fn sweep_elsewhere(dir: &Path, stale: Duration, now: SystemTime) {
+/// By age, which a clock that has jumped does not tell.
+fn sweep_elsewhere(dir: &Path, stale: Duration, calendar: &Calendar, now: SystemTime) {
+    if !calendar.is_believed(clock::since_boot(), now) {
+        return;
+    }
     sweep_each(&dir.join(REMOTE), now, |_, bundle| {
         let written = bundle.path.symlink_metadata().and_then(|m| m.modified()).ok();
         written.is_some_and(|at| now.duration_since(at).unwrap_or_default() <= stale)

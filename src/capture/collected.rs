@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use crate::aside::Lane;
 use crate::bundle::{BundleFile, Files, Sum};
 use crate::clock::Mono;
 use crate::config::Capture;
@@ -53,6 +53,7 @@ pub(super) type Collected<R> = io::Result<(R, Option<Sum>)>;
 /// `patience`. The thread then stays where it is, the file is removed, and what is written to it later goes nowhere.
 pub(super) async fn within<T, E>(
     patience: Duration,
+    lane: &Lane,
     files: Files,
     name: &str,
     collect: impl FnOnce(&mut BundleFile) -> Result<T, E> + Send + 'static,
@@ -90,7 +91,7 @@ where
     late.store(true, Ordering::Relaxed);
     let name = name.to_owned();
     // a disk that does not answer either is met again by the next step
-    let _ = timeout(patience, spawn_blocking(move || files.remove(&name))).await;
+    let _ = timeout(patience, lane.run(move || files.remove(&name))).await;
     None
 }
 
@@ -123,7 +124,8 @@ mod tests {
             ended.send(wrote.is_ok()).unwrap();
             Err::<(), &str>("late")
         };
-        assert!(within(Duration::from_millis(200), files, "smaps", stuck).await.is_none());
+        let lane = Lane::start("test").unwrap();
+        assert!(within(Duration::from_millis(200), &lane, files, "smaps", stuck).await.is_none());
         assert_eq!(names(&dir), [] as [&str; 0]);
         go_on.send(()).unwrap();
         assert!(end.await.unwrap());
@@ -144,10 +146,10 @@ mod tests {
     #[tokio::test]
     async fn a_file_is_kept_and_an_empty_one_of_an_error_is_not() {
         let (dir, files) = place();
-        let patience = Duration::from_secs(10);
-        let (result, sum) = within(patience, files.clone(), "status", |out| out.write_all(b"Name")).await.unwrap().unwrap();
+        let (patience, lane) = (Duration::from_secs(10), Lane::start("test").unwrap());
+        let (result, sum) = within(patience, &lane, files.clone(), "status", |out| out.write_all(b"Name")).await.unwrap().unwrap();
         assert_eq!((result.is_ok(), sum.map(|s| s.bytes)), (true, Some(4)));
-        let (result, sum) = within(patience, files, "stat", |_| Err::<(), _>("denied")).await.unwrap().unwrap();
+        let (result, sum) = within(patience, &lane, files, "stat", |_| Err::<(), _>("denied")).await.unwrap().unwrap();
         assert_eq!((result, sum.is_none()), (Err("denied"), true));
         assert_eq!(names(&dir), ["status"]);
     }

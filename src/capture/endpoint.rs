@@ -3,17 +3,16 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use reqwest::Url;
-use tokio::task::{JoinHandle, spawn_blocking};
-use tokio::time::timeout;
+use tokio::task::JoinHandle;
 
 use super::collected::Unanswered;
 use super::fetch::Endpoint;
 use super::reach::quick_connect;
 use super::watch::Watch;
 use super::{Env, collected, discover};
+use crate::aside::NoAnswer;
 use crate::bundle::ANOTHERS;
 use crate::client::{Clients, Credentials, Use};
 use crate::config::{self, Pprof, Source};
@@ -52,15 +51,15 @@ impl Unusable {
 /// What can be done before the endpoint is asked anything: it reads the kernel's socket tables, which takes milliseconds, while the kernel's
 /// evidence is collected.
 pub(super) struct Preparing {
-    job: JoinHandle<Result<Prepared, Unusable>>,
-    patience: Duration,
+    job: JoinHandle<Result<Result<Prepared, Unusable>, NoAnswer>>,
 }
 
 /// Makes the clients, and finds out whose the address is. Nothing is sent.
 pub(super) fn prepare(target: &Arc<config::Target>, id: Option<InstanceId>, env: &Env) -> Preparing {
     let (target, procfs, clients, unanswered) = (target.clone(), env.procfs.clone(), env.clients.clone(), env.unanswered.clone());
     let patience = collected::patience(&target.capture);
-    let job = spawn_blocking(move || -> Result<Prepared, Unusable> {
+    let (threads, name) = (env.threads.clone(), target.name.clone());
+    let prepare = move || -> Result<Prepared, Unusable> {
         let credentials = Credentials::load(&target.auth).map_err(|e| e.to_string())?;
         let make = Make { clients, credentials, target: &target, procfs: &procfs, id };
         match &target.pprof {
@@ -98,15 +97,17 @@ pub(super) fn prepare(target: &Arc<config::Target>, id: Option<InstanceId>, env:
                 Ok(Prepared::Explicit(Found { endpoint: Arc::new(endpoint), index: None, warnings: Vec::new() }))
             }
         }
-    });
-    Preparing { job, patience }
+    };
+    Preparing { job: tokio::spawn(async move { threads.run_for(&name, patience, prepare).await }) }
 }
 
 impl Preparing {
     /// For `auto` asks the process's own sockets. The error is a sentence without secrets.
     pub async fn finish(self, watch: &mut Watch) -> Result<Found, Unusable> {
-        let prepared = timeout(self.patience, self.job).await.map_err(|_| "the kernel has not told whose the pprof address is in time")?;
-        match prepared.map_err(|e| format!("preparing the pprof client failed: {e}"))?? {
+        let prepared = self.job.await.map_err(|e| format!("preparing the pprof client failed: {e}"))?;
+        match prepared
+            .map_err(|why| format!("the files of `auth` could not be read, or the kernel not asked whose the pprof address is: {why}"))??
+        {
             Prepared::Explicit(found) => Ok(found),
             Prepared::Candidates(endpoints, argv) => {
                 let (endpoint, index) = discover::first(endpoints, &argv, watch).await?;

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::reach::Contact;
 use super::sink::Sink;
 use super::watch::{Ended, Watch};
+use crate::aside::Lane;
 use crate::client::{Credentials, is_refused, root_cause, withheld};
 use crate::clock::human;
 use crate::text::one_line;
@@ -163,10 +164,10 @@ pub(super) async fn get(
     client: &Client,
     url: Url,
     bounds: Bounds,
-    sink: Sink,
+    (sink, lane): (Sink, &Lane),
     watch: &mut Watch,
 ) -> (Option<Sink>, Result<(), Failure>) {
-    let mut body = Pour { sink: Some(sink), buffer: Vec::new() };
+    let mut body = Pour { sink: Some(sink), lane, buffer: Vec::new() };
     let mut done = stream(endpoint, client, url, bounds, &mut body, watch).await;
     // what was got before a failure is worth keeping as well
     if let Err(e) = body.flush().await
@@ -177,7 +178,14 @@ pub(super) async fn get(
     (body.sink, done)
 }
 
-async fn stream(endpoint: &Endpoint, client: &Client, url: Url, bounds: Bounds, body: &mut Pour, watch: &mut Watch) -> Result<(), Failure> {
+async fn stream(
+    endpoint: &Endpoint,
+    client: &Client,
+    url: Url,
+    bounds: Bounds,
+    body: &mut Pour<'_>,
+    watch: &mut Watch,
+) -> Result<(), Failure> {
     let mut clock = Clock { deadline: Instant::now() + bounds.timeout, timeout: bounds.timeout, answered: false, bytes: 0 };
     let mut response = answer(endpoint, client, url, &mut clock, watch).await?;
     loop {
@@ -276,14 +284,15 @@ impl Clock {
     }
 }
 
-/// Carries bytes to a sink in large pieces, each on a blocking thread: none is held while waiting for the network.
-struct Pour {
+/// Carries bytes to a sink in large pieces.
+struct Pour<'l> {
     /// `None` after a piece whose thread failed.
     sink: Option<Sink>,
+    lane: &'l Lane,
     buffer: Vec<u8>,
 }
 
-impl Pour {
+impl Pour<'_> {
     async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.buffer.extend_from_slice(bytes);
         if self.buffer.len() >= BUFFER { self.flush().await } else { Ok(()) }
@@ -295,7 +304,7 @@ impl Pour {
         }
         let mut sink = self.sink.take().ok_or_else(|| io::Error::other("an earlier write did not end"))?;
         let mut buffer = std::mem::take(&mut self.buffer);
-        let write = tokio::task::spawn_blocking(move || {
+        let write = self.lane.run(move || {
             let done = sink.write(&buffer);
             buffer.clear();
             (sink, buffer, done)

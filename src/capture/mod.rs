@@ -43,7 +43,8 @@ pub use collected::Unanswered;
 pub use end::End;
 pub use remote::RemoteInstance;
 
-use crate::bundle::{BundleError, FileEntry, Instance, Manifest, Outcome, Partial, Published, SCHEMA, Status};
+use crate::aside::{Lane, NoAnswer, Threads};
+use crate::bundle::{self, BundleError, FileEntry, Instance, Manifest, Outcome, Partial, Published, SCHEMA, Status};
 use crate::clock::{self, Mono};
 use crate::config;
 use crate::lang::Lang;
@@ -53,6 +54,7 @@ use crate::target::limit::OomCounter;
 use crate::target::{Identity, InstanceId, ProcFs};
 use crate::text;
 use crate::trigger::Fired;
+use crate::units::ByteSize;
 use run::Runner;
 
 /// RSS samples in order of time: those before the capture, and those that the watcher adds while it runs.
@@ -89,8 +91,8 @@ pub struct Request {
     pub lang: Lang,
     /// Somebody waits for the answer: it is told before the CPU profile too, see [`Progress::Answer`].
     pub answers_early: bool,
-    /// Free space is below `min_free_disk`: big parts are left out.
-    pub low_disk: bool,
+    /// With less free space than this, big parts are left out.
+    pub min_free: ByteSize,
     /// Where baselines are kept: that of the instance becomes a part of the bundle.
     pub baselines: Option<PathBuf>,
 }
@@ -115,6 +117,10 @@ pub struct Env {
     pub boot_id: String,
     pub clients: Clients,
     pub unanswered: Unanswered,
+    /// For what is asked of neither the service nor the bundle's disk: secrets, the kernel's tables, earlier bundles.
+    pub(crate) threads: Threads,
+    /// What all profiles of a capture may inflate to while they are looked through; one of them to half of it.
+    pub inflatable: ByteSize,
     /// The program whose `analyze` command writes verdicts; `None`: bundles have none.
     pub analyser: Option<PathBuf>,
 }
@@ -131,9 +137,19 @@ impl Env {
             boot_id,
             clients: Clients::default(),
             unanswered: Unanswered::default(),
+            threads: threads(),
+            inflatable: INFLATABLE,
             analyser: Some(THIS_PROGRAM.into()),
         }
     }
+}
+
+/// Four times what the analysis reads of one profile.
+const INFLATABLE: ByteSize = ByteSize::mib(256);
+
+/// A capture needs two at most, for some milliseconds.
+fn threads() -> Threads {
+    Threads::new("prepare", 32)
 }
 
 /// Tries whether pprof of this process would answer now: where it is, or why not.
@@ -190,14 +206,16 @@ pub enum CaptureError {
     /// The evidence lies in the partial, which the next start finishes.
     #[error("the bundle could not be finished; what was captured is in {path}, and will be finished when memtrap starts next")]
     Publish { path: PathBuf, source: BundleError },
-    #[error("a thread that writes the bundle failed; what was captured will be finished when memtrap starts next")]
-    Thread(#[source] tokio::task::JoinError),
+    #[error("no thread to write the bundle")]
+    NoThread(#[source] std::io::Error),
+    #[error("the thread that writes the bundle failed; what was captured will be finished when memtrap starts next")]
+    Thread(#[from] NoAnswer),
 }
 
 /// Captures now, to the end of the plan, and publishes the bundle. Takes as long as the CPU profile and the timeouts of
 /// the steps make it; when `stop` becomes true, as long as the disk needs.
 ///
-/// The disk is used on blocking threads only. If the future is dropped, the partial bundle stays, with a journal of
+/// The disk is used on a thread of the capture's own. If the future is dropped, the partial bundle stays, with a journal of
 /// what was done, and is finished as interrupted at the next start of memtrap.
 pub async fn run(
     request: Request,
@@ -205,22 +223,25 @@ pub async fn run(
     stop: Receiver<bool>,
     progress: &mut (dyn FnMut(Progress) + Send + Sync),
 ) -> Result<Captured, CaptureError> {
+    let lane = Lane::start("capture").map_err(CaptureError::NoThread)?;
+    let (dir, min_free) = (env.bundle_dir.clone(), request.min_free);
+    let low_disk = lane.run(move || bundle::free_disk(&dir).is_some_and(|free| free < min_free.0)).await?;
     let conditions = plan::Conditions {
         local: request.instance.is_some(),
         remote: request.remote.is_some(),
         no_pprof: request.no_pprof.as_deref(),
-        low_disk: request.low_disk,
+        low_disk,
         hurry: request.hurry,
         scope: request.scope,
     };
     let plan = plan::of(&request.target, conditions);
-    let (mut partial, oom) = begin(&request, env, &plan).await?;
+    let (mut partial, oom) = begin(&request, env, &plan, &lane).await?;
     if let Some(warning) = &request.warning {
         let note = partial.warn(warning.clone());
-        tokio::task::spawn_blocking(move || note.write()).await.map_err(CaptureError::Thread)?;
+        lane.run(move || note.write()).await?;
     }
     let tell = run::Tell::new(progress);
-    let mut runner = Runner::new(&request, env, partial, stop, &tell);
+    let mut runner = Runner::new(&request, env, partial, lane.clone(), low_disk, stop, &tell);
     let (core, rest) = plan::at_the_answer(plan);
     runner.walk(core).await;
     match env.analyser.as_ref().filter(|_| request.answers_early && !rest.is_empty()) {
@@ -230,7 +251,7 @@ pub async fn run(
             let (at, published) = (runner.partial.path().into(), runner.partial.published_path().into());
             let answer = async {
                 // the whole bundle's comes at the end, whatever becomes of this one
-                if let Ok(written) = analyse::ask(program, at, published, &manifest, request.lang).await {
+                if let Ok(written) = analyse::ask(program, at, published, &manifest, request.lang, &env.threads).await {
                     tell.say(Progress::Answer(written.verdict.summary));
                 }
                 std::future::pending::<()>().await
@@ -250,21 +271,25 @@ pub async fn run(
     let (started, local) = (request.started, request.instance.is_some());
     let remote = request.remote;
     let identity = request.instance.map(Identity::Process).or_else(|| remote.as_ref().map(|r| Identity::Series(r.id.clone())));
-    let healthy = request.baselines.zip(identity).map(|(dir, id)| (dir, request.target.clone(), id, env.boot_id.clone()));
-    let gathered = tokio::task::spawn_blocking(move || {
-        if full {
-            partial.add("timeline", "timeline.csv", end::timeline(&samples, started, anchor).as_bytes());
-        }
-        if let Some(remote) = remote {
-            partial.add("metrics", "metrics.json", text::json_pretty(&remote).unwrap_or_default().as_bytes());
-        }
-        if let Some(baseline) =
-            healthy.filter(|_| full).and_then(|(dir, target, id, boot)| baseline::latest(&dir, &target.name, &id, &boot))
-        {
-            baseline::copy_into(&mut partial, &baseline);
-        }
+    let baselines = request.baselines.filter(|_| full).zip(identity);
+    let mut partial = lane
+        .run(move || {
+            if full {
+                partial.add("timeline", "timeline.csv", end::timeline(&samples, started, anchor).as_bytes());
+            }
+            if let Some(remote) = remote {
+                partial.add("metrics", "metrics.json", text::json_pretty(&remote).unwrap_or_default().as_bytes());
+            }
+            (partial, samples.last().copied())
+        })
+        .await?;
+    if let Some((dir, id)) = baselines {
+        partial.0 = baseline::copy_into(partial.0, &lane, env, dir, request.target.clone(), id).await?;
+    }
+    let (mut partial, last) = partial;
+    let gathered = lane.run(move || {
         if local && full {
-            let end = End::look(gone, oom.as_ref(), samples.last().copied(), anchor);
+            let end = End::look(gone, oom.as_ref(), last, anchor);
             // the files of the plan are of a process that lives
             let left = oom.as_ref().filter(|_| end.gone).map(|oom| kernel::cgroup_numbers(oom.cgroup())).unwrap_or_default();
             if !left.is_empty() {
@@ -274,7 +299,7 @@ pub async fn run(
         }
         partial
     });
-    let mut partial = gathered.await.map_err(CaptureError::Thread)?;
+    let mut partial = gathered.await?;
     let outcome = match (stopped, lacking) {
         (true, _) => Outcome::Interrupted,
         (false, true) => Outcome::Partial,
@@ -284,11 +309,11 @@ pub async fn run(
         Some(_) if stopped => Some(Err("memtrap was told to stop; `memtrap analyze` on this bundle gives it".to_owned())),
         Some(program) => {
             let manifest = Manifest { outcome, finished: clock::rfc3339_millis(clock::wall_now()), ..partial.manifest().clone() };
-            Some(analyse::ask(program, partial.path().into(), partial.published_path().into(), &manifest, lang).await)
+            Some(analyse::ask(program, &env.threads, partial.path().into(), partial.published_path().into(), &manifest, lang).await)
         }
         None => None,
     };
-    let published = tokio::task::spawn_blocking(move || {
+    let published = lane.run(move || {
         let summary = match answer {
             Some(Ok(written)) => {
                 let json = text::json_pretty(&written.verdict).unwrap_or_default() + "\n";
@@ -307,11 +332,11 @@ pub async fn run(
         let published = partial.publish(outcome, clock::wall_now()).map_err(|source| CaptureError::Publish { path, source });
         published.map(|published| captured(published, summary))
     });
-    published.await.map_err(CaptureError::Thread)?
+    published.await?
 }
 
 /// Makes the partial, whose draft has every step of the plan as not taken yet.
-async fn begin(request: &Request, env: &Env, plan: &[plan::Step]) -> Result<(Partial, Option<OomCounter>), CaptureError> {
+async fn begin(request: &Request, env: &Env, plan: &[plan::Step], lane: &Lane) -> Result<(Partial, Option<OomCounter>), CaptureError> {
     let mut draft = Manifest {
         schema: SCHEMA,
         memtrap_version: env!("CARGO_PKG_VERSION").into(),
@@ -337,13 +362,13 @@ async fn begin(request: &Request, env: &Env, plan: &[plan::Step]) -> Result<(Par
     };
     let (id, known) = (request.instance, request.oom.clone());
     let (procfs, bundle_dir, started) = (env.procfs.clone(), env.bundle_dir.clone(), request.started);
-    let made = tokio::task::spawn_blocking(move || {
+    let made = lane.run(move || {
         let dir = id.and_then(|id| procfs.dir_of(id).ok());
         draft.instance.exe = dir.and_then(|d| d.exe().ok()).map(|exe| exe.to_string_lossy().into_owned());
         let oom = known.or_else(|| Some(OomCounter::new(CgroupRef::of(&procfs, id?.pid).ok()??)));
         Partial::create(&bundle_dir, started, draft).map(|partial| (partial, oom))
     });
-    made.await.map_err(CaptureError::Thread)?.map_err(CaptureError::Begin)
+    made.await?.map_err(CaptureError::Begin)
 }
 
 fn captured(published: Published, verdict: Option<String>) -> Captured {

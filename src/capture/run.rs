@@ -5,21 +5,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use tokio::sync::watch::Receiver;
-use tokio::task::spawn_blocking;
-use tokio::time::timeout;
 
 use super::attempts::{Got, Want};
 use super::fetch::{self, Bounds, Endpoint, Failure};
 use super::kernel::{KernelError, KernelOptions, KernelStep};
 use super::plan::{Step, Work};
 use super::reach::Reach;
-use super::sink::Body;
+use super::sink::{Body, Inflatable};
 use super::taken::{Ending, Taken};
 use super::watch::{Ended, Watch};
 use super::{Env, Progress, Request, collected, discover, endpoint};
+use crate::aside::Lane;
 use crate::bundle::{ANOTHERS, BundleFile, Note, Partial};
 use crate::clock::{self, Mono};
-use crate::pprof::{self, quick};
 use crate::target::ProcError;
 use crate::units::ByteSize;
 
@@ -35,6 +33,10 @@ pub(super) struct Runner<'a> {
     pub(super) request: &'a Request,
     env: &'a Env,
     pub(super) partial: Partial,
+    /// Where the disk is used.
+    pub(super) lane: Lane,
+    low_disk: bool,
+    pub(super) inflatable: Inflatable,
     pub(super) watch: Watch,
     pub(super) reach: Reach,
     preparing: Option<endpoint::Preparing>,
@@ -81,7 +83,15 @@ pub(super) struct Walked {
 }
 
 impl<'a> Runner<'a> {
-    pub fn new(request: &'a Request, env: &'a Env, partial: Partial, stop: Receiver<bool>, tell: &'a Tell<'a>) -> Runner<'a> {
+    pub fn new(
+        request: &'a Request,
+        env: &'a Env,
+        partial: Partial,
+        lane: Lane,
+        low_disk: bool,
+        stop: Receiver<bool>,
+        tell: &'a Tell<'a>,
+    ) -> Runner<'a> {
         let watch = Watch::new(env.procfs.clone(), request.instance, stop);
         let reach = Reach::default();
         let preparing = Some(endpoint::prepare(&request.target, request.instance, env));
@@ -90,6 +100,9 @@ impl<'a> Runner<'a> {
             request,
             env,
             partial,
+            lane,
+            low_disk,
+            inflatable: Inflatable::new(env.inflatable),
             watch,
             reach,
             preparing,
@@ -119,7 +132,7 @@ impl<'a> Runner<'a> {
             let entry = taken.entry(&step, milliseconds);
             self.tell.say(Progress::Done(entry.clone()));
             let note = self.partial.note(entry);
-            written(note).await;
+            self.written(note).await;
             if later {
                 queue.push_back((step, true));
             }
@@ -174,9 +187,14 @@ impl<'a> Runner<'a> {
         }
     }
 
+    async fn written(&self, note: Note) {
+        // a journal that cannot be written costs the capture nothing
+        let _ = self.lane.run(move || note.write()).await;
+    }
+
     pub(super) fn max_file_size(&self) -> ByteSize {
         let max = self.request.target.capture.max_file_size;
-        if self.request.low_disk { max.min(MAX_ON_LOW_DISK) } else { max }
+        if self.low_disk { max.min(MAX_ON_LOW_DISK) } else { max }
     }
 
     async fn kernel(&mut self, step: KernelStep, name: &str) -> Taken {
@@ -189,7 +207,7 @@ impl<'a> Runner<'a> {
             return Taken::default().failed("the kernel has not answered an earlier question about this process");
         }
         let collect = move |out: &mut BundleFile| unanswered.ask(id, || step.collect(&procfs, id, &options, out));
-        let done = collected::within(patience, files, &file, collect).await;
+        let done = collected::within(patience, &self.lane, files, &file, collect).await;
         let source = match step {
             KernelStep::Cgroup => "/cgroup",
             KernelStep::Process => "",
@@ -225,7 +243,8 @@ impl<'a> Runner<'a> {
             self.pprof = match preparing.finish(&mut self.watch).await {
                 Ok(found) => {
                     for warning in found.warnings {
-                        written(self.partial.warn(warning)).await;
+                        let note = self.partial.warn(warning);
+                        self.written(note).await;
                     }
                     Pprof::Ready { endpoint: found.endpoint, index: found.index }
                 }
@@ -248,30 +267,31 @@ impl<'a> Runner<'a> {
         if got.taken.ending != Ending::Ok {
             return;
         }
-        let (files, file) = (self.partial.files(), step.file.clone());
         if step.name == "goroutine" {
-            let total = spawn_blocking(move || quick::total(files.read(&file).ok()?, &pprof::Limits::default()).ok()?.try_into().ok());
-            self.goroutines = total.await.ok().flatten();
+            self.goroutines = got.total.and_then(|total| total.try_into().ok());
         } else if step.name == "heap" {
-            let samples = spawn_blocking(move || Some(quick::check(files.read(&file).ok()?, &pprof::Limits::default()).ok()?.samples));
-            self.sites = samples.await.ok().flatten().unwrap_or(0);
+            self.sites = got.samples.unwrap_or(0);
         } else if step.name == "cmdline"
             && let Some(id) = self.request.instance
         {
-            let (procfs, unanswered) = (self.env.procfs.clone(), self.env.unanswered.clone());
-            let differs = spawn_blocking(move || {
+            let (files, file) = (self.partial.files(), step.file.clone());
+            let said = self.lane.run(move || {
                 let mut said = Vec::new();
                 std::io::Read::read_to_end(&mut std::io::Read::take(files.read(&file).ok()?, MAX_CMDLINE as u64), &mut said).ok()?;
-                let argv = endpoint::argv(&procfs, id, &unanswered)?;
-                Some(said.len() < MAX_CMDLINE && said.strip_suffix(b"\0").unwrap_or(&said) != argv)
+                Some(said)
             });
+            let Ok(Some(said)) = said.await else { return };
+            let (procfs, unanswered) = (self.env.procfs.clone(), self.env.unanswered.clone());
             let patience = collected::patience(&self.request.target.capture);
-            if timeout(patience, differs).await.is_ok_and(|done| done.ok().flatten() == Some(true)) {
+            let key = format!("pid {}", id.pid);
+            let argv = self.env.threads.run_for(&key, patience, move || endpoint::argv(&procfs, id, &unanswered));
+            let differs = |argv: Vec<u8>| said.len() < MAX_CMDLINE && said.strip_suffix(b"\0").unwrap_or(&said) != argv;
+            if argv.await.ok().flatten().is_some_and(differs) {
                 let pid = id.pid;
                 let note = self
                     .partial
                     .warn(format!("the service behind `pprof` reports other arguments (cmdline.txt) than process {pid} has: {ANOTHERS}"));
-                written(note).await;
+                self.written(note).await;
             }
         }
     }
@@ -336,9 +356,4 @@ impl<'a> Runner<'a> {
             return got.taken;
         }
     }
-}
-
-async fn written(note: Note) {
-    // a journal that cannot be written costs the capture nothing
-    let _ = spawn_blocking(move || note.write()).await;
 }

@@ -3,7 +3,8 @@
 use std::io::{self, Read, Write};
 
 use crate::bundle::{BundleFile, Files, MAX_REJECTED, Sum};
-use crate::pprof::{self, quick};
+use crate::pprof::{DecodeError, quick};
+use crate::units::ByteSize;
 
 const MEMSTATS: &[u8] = b"# runtime.MemStats";
 /// The part itself is some 6 kB.
@@ -106,8 +107,32 @@ impl MemStats {
     }
 }
 
-/// Why a complete body is not what it should be, in words. Blocks on the disk; constant memory.
-pub(super) fn judge(files: &Files, name: &str, body: Body) -> Result<(), String> {
+/// Bytes that profiles may inflate to while they are looked through: what inflates costs the processor, however little of it was on the wire.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Inflatable {
+    /// Of one of them.
+    one: u64,
+    /// Of all that are still to come.
+    left: u64,
+}
+
+impl Inflatable {
+    /// One may take half of it.
+    pub fn new(all: ByteSize) -> Inflatable {
+        Inflatable { one: all.0 / 2, left: all.0 }
+    }
+}
+
+/// What a complete body told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Judged {
+    /// The sum of the first values of a profile's samples.
+    pub total: Option<i64>,
+}
+
+/// Why a complete body is not what it should be, in words. What a profile inflates to is taken off `inflatable`. Blocks on the disk; constant
+/// memory.
+pub(super) fn judge(files: &Files, name: &str, body: Body, inflatable: &mut Inflatable) -> Result<Judged, String> {
     let unreadable = |e: io::Error| format!("the file just written cannot be read: {e}");
     let mut head = Vec::new();
     files.read(name).map_err(unreadable)?.take(512).read_to_end(&mut head).map_err(unreadable)?;
@@ -117,13 +142,23 @@ pub(super) fn judge(files: &Files, name: &str, body: Body) -> Result<(), String>
     match body {
         _ if html => refused("an HTML or XML page"),
         Body::Profile => {
-            let checked = quick::check(files.read(name).map_err(unreadable)?, &pprof::Limits::default());
-            checked.map(|_| ()).map_err(|e| format!("the answer is no complete profile: {e}"))
+            let (share, left) = (inflatable.one.min(inflatable.left), inflatable.left);
+            let mut rest = share;
+            let checked = quick::check_within(files.read(name).map_err(unreadable)?, &mut rest);
+            inflatable.left -= share - rest;
+            match checked {
+                Ok(summary) => Ok(Judged { total: Some(summary.total) }),
+                Err(DecodeError::TooLarge { .. }) if left < inflatable.one => {
+                    let left = ByteSize(left);
+                    Err(format!("the answer inflates to more than {left}, which is what is left for all profiles of this capture"))
+                }
+                Err(e) => Err(format!("the answer is no complete profile: {e}")),
+            }
         }
         Body::MemStats if !head.starts_with(MEMSTATS) => refused("no heap profile in text form with its runtime.MemStats"),
         Body::GoroutineText if !head.starts_with(b"goroutine ") => refused("no text of goroutine stacks"),
         Body::Trace if !head.starts_with(b"go 1.") => refused("no Go execution trace"),
-        _ => Ok(()),
+        _ => Ok(Judged::default()),
     }
 }
 
@@ -163,6 +198,6 @@ mod tests {
         let mut sink = Sink::new(files.clone(), "memstats.txt", Body::MemStats);
         sink.write(b"something else").unwrap();
         assert_eq!(sink.finish().unwrap().unwrap().bytes, 14);
-        assert!(judge(&files, "memstats.txt", Body::MemStats).unwrap_err().contains("MemStats"));
+        assert!(judge(&files, "memstats.txt", Body::MemStats, &mut Inflatable::new(ByteSize(0))).unwrap_err().contains("MemStats"));
     }
 }

@@ -53,7 +53,7 @@ enum Format {
 
 /// More than any real bundle needs; a hostile one ends here and not in the daemon.
 const CHILD_MEMORY: u64 = 1 << 30;
-const CHILD_CPU_SECONDS: u64 = 60;
+const CHILD_CPU_SECONDS: u64 = 30;
 const MAX_MANIFEST: u64 = 8 << 20;
 
 pub fn run(args: Args) -> Result<(), Failure> {

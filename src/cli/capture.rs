@@ -57,7 +57,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         timeline: Arc::new(Mutex::new(vec![Sample { at: Mono::now(), rss }])),
         oom: None,
         answers_early: true,
-        low_disk: false,
+        min_free: ByteSize(0),
         hurry: false,
         baselines: None,
         lang: args.target.lang,

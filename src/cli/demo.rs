@@ -114,7 +114,7 @@ async fn watch(args: &Args, screen: &mut Screen, service: &Child, address: &str)
     let config = one_target(target, std::path::absolute(&args.output)?);
 
     screen.line(&format!("pid {pid} serves on {address} and leaks {LEAK}/s; the trap is set at RSS {THRESHOLD}"));
-    let mut engine = Engine::start(&config, ProcFs::host(), None)?;
+    let mut engine = Engine::start(&config, ProcFs::host(), None).await?;
     let caught = tokio::time::timeout(PATIENCE, follow(&mut engine, screen)).await;
     engine.stop().await;
     caught.unwrap_or_else(|_| Err(Failure::job(format_args!("nothing was caught within {}", crate::clock::human(PATIENCE)))))

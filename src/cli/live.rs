@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
+use super::outlet;
 use crate::bundle::Status;
 use crate::capture::Progress;
 use crate::clock;
@@ -33,7 +34,7 @@ impl Screen {
     pub fn live(&mut self, text: &str) {
         if self.terminal {
             let cut: String = text::lines(text).replace(['\n', '\t'], " ").chars().take(self.width - 1).collect();
-            let _ = write!(io::stderr(), "\r\x1b[K{cut}");
+            let _ = outlet::stderr().write_all(format!("\r\x1b[K{cut}").as_bytes());
             self.live = true;
         }
     }
@@ -43,7 +44,7 @@ impl Screen {
         self.say_same();
         let clear = if std::mem::take(&mut self.live) { "\r\x1b[K" } else { "" };
         // nobody reads stderr: nothing to tell
-        let _ = writeln!(io::stderr(), "{clear}{}", text::lines(text));
+        let _ = outlet::stderr().write_all(format!("{clear}{}\n", text::lines(text)).as_bytes());
     }
 
     /// How many more failed for the cause that was told.

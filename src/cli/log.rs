@@ -14,6 +14,7 @@ use tracing_subscriber::prelude::*;
 use tracing_subscriber::{filter::FilterExt, fmt};
 
 use super::journal::Journal;
+use super::outlet;
 use super::quiet::Quiet;
 use crate::text;
 
@@ -49,7 +50,7 @@ impl LogArgs {
         let filter = Targets::new().with_default(others).with_target("memtrap", level).and(Quiet::default());
         let color = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
         // it would panic where stderr is gone
-        let plain = fmt::layer().with_writer(io::stderr).log_internal_errors(false).with_target(false).with_ansi(color);
+        let plain = fmt::layer().with_writer(outlet::stderr).log_internal_errors(false).with_target(false).with_ansi(color);
         let registry = tracing_subscriber::registry();
         let started = match self.log_format {
             Format::Json => registry.with(plain.json().flatten_event(true).with_writer(|| Json).with_filter(filter)).try_init(),

@@ -11,6 +11,7 @@ mod demo;
 mod journal;
 mod live;
 mod log;
+mod outlet;
 mod quiet;
 mod replay;
 mod rules;
@@ -136,18 +137,20 @@ pub fn main() -> ExitCode {
         Command::Replay(args) => replay::run(args),
         Command::Demo(args) => on_runtime(demo::run(args)),
     };
-    match result {
+    let code = match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             tell(failure.message.trim_end());
             ExitCode::from(failure.code)
         }
-    }
+    };
+    outlet::stderr().flush_all();
+    code
 }
 
 /// A line for stderr. If nobody can read it, there is nobody to be told.
 fn tell(line: impl fmt::Display) {
-    let _ = writeln!(std::io::stderr(), "{}", text::lines(&line.to_string()));
+    let _ = outlet::stderr().write_all(format!("{}\n", text::lines(&line.to_string())).as_bytes());
 }
 
 /// Text for stdout. What could steer a terminal is shown escaped: all of it may come from outside. JSON has none of that, see
@@ -165,12 +168,12 @@ fn print_exactly(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// One thread for everything async, and few, short-lived ones for what blocks: the least memory, since each has an arena of its own.
+/// One thread for everything async.
 fn on_runtime(job: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .max_blocking_threads(6)
-        .thread_keep_alive(Duration::from_secs(2))
+        // nothing is meant to use them: see `aside`
+        .max_blocking_threads(1)
         .build()
         .map_err(|e| Failure::job(format_args!("no async runtime: {e}")))?;
     let result = runtime.block_on(job);

@@ -13,7 +13,7 @@ use crate::config::{self, Auth, Listen};
 use crate::error::chain;
 use crate::lang::Lang;
 use crate::layout::{columns, wrapped};
-use crate::serve::{Instance, Targets, word, words_of_eta, words_of_slope};
+use crate::serve::{Instance, Targets, clock_words, word, words_of_eta, words_of_slope};
 use crate::target::ProcFs;
 use crate::target::peer::Peer;
 use crate::target::trust::{CURE, Trusted};
@@ -259,6 +259,9 @@ fn table(targets: &Targets) -> String {
     if let Some(failed) = &targets.not_reloaded {
         push(&wrapped(&failed.words(Lang::En), WIDTH, ""));
     }
+    if targets.clock_doubted {
+        push(&wrapped(&clock_words(Lang::En), WIDTH, ""));
+    }
     if targets.instances.is_empty() {
         push("the daemon watches no target");
         return out;
@@ -347,7 +350,8 @@ mod tests {
     }
 
     fn shown_after(not_reloaded: Option<NotReloaded>, instances: Vec<Instance>) -> String {
-        table(&Targets { schema: 1, memtrap_version: "0".into(), host: "h".into(), time: "t".into(), not_reloaded, instances })
+        let (memtrap_version, host, time) = ("0".into(), "h".into(), "t".into());
+        table(&Targets { schema: 1, memtrap_version, host, time, not_reloaded, clock_doubted: false, instances })
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     target.interval = args.rules.interval;
     let mut config = one_target(target, args.target.bundle_dir()?);
     config.daemon.lang = args.target.lang;
-    let mut engine = Engine::start(&config, ProcFs::host(), None)?;
+    let mut engine = Engine::start(&config, ProcFs::host(), None).await?;
     let outcome = follow(&mut engine, args.once).await;
     engine.stop().await;
     outcome

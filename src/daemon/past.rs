@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::bundle::{self, Manifest, Outcome};
+use crate::bundle::{self, BundleError, Manifest, Outcome};
 use crate::clock;
 use crate::error::chain;
 use crate::incident::{Incident, SavedSlot};
-use crate::state::Saved;
+use crate::poll::Past;
+use crate::state::{Saved, Store};
 use crate::trigger::Trigger;
 
 /// How far the times of files may be behind the clock.
@@ -15,8 +16,31 @@ const FILE_TIMES: Duration = Duration::from_secs(1);
 /// Without any stored state, bundles of this long ago count as unseen by it.
 const UNSEEN_WITHOUT_STATE: Duration = Duration::from_secs(3600);
 
+/// Everything that earlier runs left, finished where it was not. Blocks on the disk.
+pub(super) fn look(bundle_dir: &Path, targets: &[String], store: Option<&Store>, boot_id: &str) -> Result<Past, BundleError> {
+    if store.is_some() {
+        // in the foreground the directory is the user's business
+        for doubt in bundle::settle_dir(bundle_dir)? {
+            tracing::warn!(doubt, "who else may change bundle_dir");
+        }
+    }
+    bundle::try_dir(bundle_dir)?;
+    for target in targets {
+        if let Err(error) = bundle::try_target(bundle_dir, target) {
+            tracing::error!(target_name = target, error = chain(&error), "nothing can be captured of this target");
+        }
+    }
+    let saved = store.and_then(Store::load);
+    let partials = finish_partials(bundle_dir);
+    let mut interrupted: Vec<_> = partials.into_iter().filter_map(|manifest| slot_of(manifest, boot_id)).collect();
+    if store.is_some() {
+        published_unseen(bundle_dir, saved.as_ref(), |manifest| interrupted.extend(slot_of(manifest, boot_id)));
+    }
+    Ok(Past { saved, interrupted })
+}
+
 /// Finishes what a killed run left.
-pub(super) fn finish_partials(bundle_dir: &Path) -> Vec<Manifest> {
+fn finish_partials(bundle_dir: &Path) -> Vec<Manifest> {
     let mut manifests = Vec::new();
     for finished in bundle::interrupted::finish_all(bundle_dir, clock::wall_now()) {
         match finished {
@@ -34,13 +58,16 @@ pub(super) fn finish_partials(bundle_dir: &Path) -> Vec<Manifest> {
 
 /// Bundles that were published after the state was last stored: the kill came between the two, and the bundle is all that tells of the
 /// incident. Each is handed on as it is read: the clock may have been set, and there may be thousands.
-pub(super) fn published_unseen(bundle_dir: &Path, saved: Option<&Saved>, mut each: impl FnMut(Manifest)) {
-    let stored = saved.map_or_else(|| clock::wall_now() - UNSEEN_WITHOUT_STATE, Saved::stored);
+fn published_unseen(bundle_dir: &Path, saved: Option<&Saved>, mut each: impl FnMut(Manifest)) {
+    let now = clock::wall_now();
+    // under a clock that was ahead: it tells nothing
+    let stored = saved.map(Saved::stored).filter(|stored| *stored <= now + FILE_TIMES);
+    let stored = stored.unwrap_or_else(|| now - UNSEEN_WITHOUT_STATE);
     bundle::each_since(bundle_dir, stored - FILE_TIMES, |found| each(found.manifest));
 }
 
 /// The incident that a bundle is of, as the state would have told it had it been stored in time.
-pub(super) fn slot_of(manifest: Manifest, boot_id: &str) -> Option<(String, SavedSlot)> {
+fn slot_of(manifest: Manifest, boot_id: &str) -> Option<(String, SavedSlot)> {
     if manifest.trigger.trigger == Trigger::Manual {
         return None; // of no incident, or of one that the state knows
     }

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::bundle;
 use crate::capture;
 use crate::clock;
 use crate::config::{Capture, Target};
@@ -17,7 +16,7 @@ use crate::units::ByteSize;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The capture that a rule orders.
-pub(super) fn full(job: &Job, env: &capture::Env, min_free: ByteSize, baselines: Option<PathBuf>, lang: Lang) -> capture::Request {
+pub(super) fn full(job: &Job, min_free: ByteSize, baselines: Option<PathBuf>, lang: Lang) -> capture::Request {
     capture::Request {
         incident_id: job.incident.clone(),
         part: job.part,
@@ -26,7 +25,7 @@ pub(super) fn full(job: &Job, env: &capture::Env, min_free: ByteSize, baselines:
         timeline: job.timeline.clone(),
         oom: job.oom.clone(),
         hurry: job.hurry,
-        low_disk: bundle::free_disk(&env.bundle_dir).is_some_and(|free| free < min_free.0),
+        min_free,
         baselines,
         lang,
         ..of_subject(&job.subject, capture::Scope::Full)
@@ -73,7 +72,7 @@ fn of_subject(subject: &Subject, scope: capture::Scope) -> capture::Request {
         timeline: Arc::default(),
         oom: None,
         answers_early: false,
-        low_disk: false,
+        min_free: ByteSize(0),
         baselines: None,
         lang: Lang::default(),
     }

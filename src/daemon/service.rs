@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 
 use super::{DaemonError, Engine, Event};
+use crate::aside::{Lane, Threads};
 use crate::capture::Progress;
 use crate::config::{self, Config};
 use crate::error::chain;
@@ -17,13 +19,22 @@ use crate::target::ProcFs;
 /// How often the line that `systemctl status` shows is looked at anew.
 const STATUS_EVERY: Duration = Duration::from_secs(15);
 
+/// For the file of a reload: the configuration in force must not depend on a disk that hangs.
+const READING: Duration = Duration::from_secs(10);
+
 /// The daemon, until SIGTERM or SIGINT. SIGHUP reads `file` again.
 pub async fn run(config: Config, file: PathBuf) -> Result<(), DaemonError> {
-    let store = Store::open(&config.daemon.state_dir)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signals)?;
     let mut hangup = signal(SignalKind::hangup()).map_err(DaemonError::Signals)?;
-    let mut engine = Engine::start(&config, ProcFs::host(), Some(store))?;
+    let mut engine = tokio::select! {
+        started = start(&config) => started?,
+        _ = terminate.recv() => return stopped_early(),
+        _ = interrupt.recv() => return stopped_early(),
+    };
+    let files = Threads::new("configuration", 2);
+    let mut reading: Option<JoinHandle<Read>> = None;
+    let mut again = false;
     let mut server = Server::new(engine.seen());
     if let Err(error) = server.configure(&config.daemon).await {
         engine.stop().await;
@@ -59,13 +70,21 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), DaemonError> {
             },
             _ = look.tick() => line.tell(&engine).await,
             _ = hangup.recv() => {
-                let (note, mistakes) = reload(&mut engine, &file, &mut running);
+                again = reading.is_some();
+                reading.get_or_insert_with(|| read(&files, &file));
+            }
+            Some(read_again) = of(&mut reading) => {
+                reading = None;
+                let (note, mistakes) = reload(&mut engine, read_again, &mut running);
                 line.note = note.to_owned();
                 let listens = server.configure(&running).await.map_err(|error| chain(&error));
                 if let Err(error) = &listens {
                     tracing::error!(error, "memtrap listens as before");
                 }
                 server.reloaded(mistakes.and(listens));
+                if std::mem::take(&mut again) {
+                    reading = Some(read(&files, &file));
+                }
             }
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
@@ -77,6 +96,40 @@ pub async fn run(config: Config, file: PathBuf) -> Result<(), DaemonError> {
     drop(server);
     engine.stop().await;
     Ok(())
+}
+
+/// Blocks on no disk: whoever says stop meanwhile is heard.
+async fn start(config: &Config) -> Result<Engine, DaemonError> {
+    let dir = config.daemon.state_dir.clone();
+    let store = Lane::start("state")?.run(move || Store::open(&dir)).await??;
+    Engine::start(config, ProcFs::host(), Some(store)).await
+}
+
+fn stopped_early() -> Result<(), DaemonError> {
+    tracing::info!("memtrap stops before it has started to watch");
+    Ok(())
+}
+
+/// The configuration as its file says now, or what is wrong with it.
+type Read = Result<(Config, Vec<String>), String>;
+
+fn read(files: &Threads, file: &Path) -> JoinHandle<Read> {
+    systemd::reloading();
+    let (files, file) = (files.clone(), file.to_owned());
+    tokio::spawn(async move {
+        let shown = file.display().to_string();
+        let load = move || match config::load(&file) {
+            Ok((config, warnings)) => Ok((config, warnings.iter().map(ToString::to_string).collect())),
+            Err(errors) => Err(errors.to_string()),
+        };
+        files.run(READING, load).await.unwrap_or_else(|why| Err(format!("{shown} could not be read: {why}")))
+    })
+}
+
+/// `None` if nothing is being read. Cancel safe.
+async fn of(reading: &mut Option<JoinHandle<Read>>) -> Option<Read> {
+    let read = reading.as_mut()?.await;
+    Some(read.unwrap_or_else(|crashed| Err(crashed.to_string())))
 }
 
 /// What `systemctl status` shows, told when it changes.
@@ -100,12 +153,11 @@ impl StatusLine {
 }
 
 /// A file with mistakes changes nothing but the log. Returns what became of it, in a few words, and the mistakes.
-fn reload(engine: &mut Engine, file: &Path, running: &mut config::Daemon) -> (&'static str, Result<(), String>) {
-    systemd::reloading();
-    match config::load(file) {
+fn reload(engine: &mut Engine, read: Read, running: &mut config::Daemon) -> (&'static str, Result<(), String>) {
+    match read {
         Ok((config, warnings)) => {
             for warning in warnings {
-                tracing::warn!(%warning, "configuration");
+                tracing::warn!(warning, "configuration");
             }
             let (state_dir, bundle_dir) = (running.state_dir.clone(), running.bundle_dir.clone());
             if (&config.daemon.state_dir, &config.daemon.bundle_dir) != (&state_dir, &bundle_dir) {
@@ -120,10 +172,10 @@ fn reload(engine: &mut Engine, file: &Path, running: &mut config::Daemon) -> (&'
             (note, Ok(()))
         }
         Err(errors) => {
-            tracing::error!(%errors, "the new configuration has mistakes; the old one stays in force");
+            tracing::error!(errors, "the new configuration has mistakes; the old one stays in force");
             let note = "running the old configuration: the new one has mistakes";
             systemd::ready(note);
-            (note, Err(errors.to_string()))
+            (note, Err(errors))
         }
     }
 }

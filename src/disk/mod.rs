@@ -17,6 +17,8 @@ use std::path::{Component, Path};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
+use crate::aside::may_block;
+
 /// Names below a directory have one or two parts; whoever writes a manifest may write others.
 const MOST_PARTS: usize = 16;
 /// A bundle has two levels.
@@ -47,6 +49,7 @@ pub(crate) struct Entry {
 impl Dir {
     /// Links in `path` are followed: it is what the operator wrote.
     pub fn open(path: &Path) -> io::Result<Dir> {
+        may_block();
         Ok(Dir { fd: rustix::fs::openat(CWD, path, HANDLE, Mode::empty())? })
     }
 
@@ -222,6 +225,7 @@ impl Dir {
     }
 
     fn at(&self, name: &Path, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
+        may_block();
         let parts = parts(name)?;
         let flags = flags | OFlags::CLOEXEC;
         // what is there must not make the open wait, nor become this process's terminal

@@ -1,6 +1,7 @@
 //! One notice to one receiver: a POST, or a program.
 
 use std::process::Stdio;
+use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
 use reqwest::Url;
@@ -10,10 +11,13 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 
 use super::notice::{self, Notice};
+use crate::aside::{NoAnswer, Threads};
 use crate::client::{Clients, Credentials, Use, root_cause};
 use crate::config::{self, Channel, Notify, Receiver, ReceiverUrl};
 use crate::text::one_line;
 
+/// Where secret files are read and programs started: a receiver whose disk hangs takes one of them, and keeps no other waiting.
+static THREADS: LazyLock<Threads> = LazyLock::new(|| Threads::new("receivers", 16));
 const CONNECT: Duration = Duration::from_secs(5);
 /// Of an answer or of what a program says, in the log.
 const MAX_SAID: usize = 2_048;
@@ -29,27 +33,27 @@ pub async fn deliver(notice: &Notice, to: &Notify, external_url: Option<&str>, c
     let message = notice.message(&to.message, &link);
     let sent = async {
         let (receiver, path, body) = match &to.how {
-            Channel::Exec(command) => return execute(command, notice.environment(&message, &link)).await,
+            Channel::Exec(command) => return execute(to, command, notice.environment(&message, &link)).await,
             Channel::Webhook(receiver) => (receiver, "", notice.webhook(&message, &link)),
             Channel::Slack(receiver) => (receiver, "", notice::slack(&message)),
             Channel::Alertmanager(receiver, labels) => (receiver, "/api/v2/alerts", notice.alert(&message, &link, labels, now)),
         };
-        post(receiver, path, &notice.key(), crate::text::escape_json(&body.to_string()), clients).await
+        post(to, (receiver, path), &notice.key(), crate::text::escape_json(&body.to_string()), clients).await
     };
     let late = |_| Err(format!("no end within {}", humantime::format_duration(to.timeout)));
     tokio::time::timeout(to.timeout, sent).await.unwrap_or_else(late)
 }
 
-async fn post(receiver: &Receiver, path: &str, key: &str, body: String, clients: &Clients) -> Result<(), String> {
+async fn post(to: &Notify, (receiver, path): (&Receiver, &str), key: &str, body: String, clients: &Clients) -> Result<(), String> {
     let (receiver, path, clients) = (receiver.clone(), path.to_owned(), clients.clone());
-    // secret files and the system's certificates are read on a blocking thread
-    let prepared = tokio::task::spawn_blocking(move || {
+    // secret files and the system's certificates are read
+    let prepared = THREADS.run_for(&to.name, to.timeout, move || {
         let url = address(&receiver.url, &path)?;
         let credentials = Credentials::load(&receiver.auth).map_err(|e| e.to_string())?;
         let client = clients.client(&url, None, &credentials, CONNECT, Use::Scrape).map_err(|e| e.to_string())?;
         Ok::<_, String>((url, credentials, client))
     });
-    let (url, credentials, client) = prepared.await.map_err(|e| format!("reading its credentials crashed: {e}"))??;
+    let (url, credentials, client) = prepared.await.map_err(|why| format!("its secret files could not be read: {why}"))??;
     let request = client.post(url).headers(credentials.headers.clone()).header(CONTENT_TYPE, "application/json");
     let sent = request.header("Idempotency-Key", key).body(body).send().await;
     let mut answer = sent.map_err(|e| one_line(&root_cause(&e), MAX_SHOWN))?;
@@ -102,9 +106,10 @@ impl Drop for Group {
     }
 }
 
-async fn execute(command: &[String], environment: Vec<(&'static str, String)>) -> Result<(), String> {
+async fn execute(to: &Notify, command: &[String], environment: Vec<(&'static str, String)>) -> Result<(), String> {
     let Some((program, arguments)) = command.split_first() else { return Err("no program".into()) };
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(arguments)
         .env_clear()
         .envs(std::env::var_os("PATH").map(|path| ("PATH", path)))
@@ -114,8 +119,16 @@ async fn execute(command: &[String], environment: Vec<(&'static str, String)>) -
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .process_group(0)
-        .spawn()
-        .map_err(|e| format!("{program}: {e}"))?;
+        .kill_on_drop(true);
+    // its file may lie on a disk that hangs
+    let runtime = tokio::runtime::Handle::current();
+    let start = move || {
+        let _inside = runtime.enter();
+        command.spawn()
+    };
+    let started = THREADS.run_for(&to.name, to.timeout, start).await;
+    let mut child =
+        started.map_err(|why: NoAnswer| format!("{program} could not be started: {why}"))?.map_err(|e| format!("{program}: {e}"))?;
     let mut group = Group(child.id().and_then(|id| Pid::from_raw(id as i32)));
     let stderr = child.stderr.take();
     let reader = tokio::spawn(async move {

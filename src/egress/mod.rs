@@ -1,12 +1,12 @@
 //! What leaves this host: bundles, on their way to where people look for them, and the news of them.
 //!
 //! ```text
-//!                       (one thread)
+//!                       (a thread)
 //!  Engine ──bundle_saved──> worker ──> queue ──> upload ──> store
 //!         │                    │       (disk)  (archive)
 //!         ├──claim, 2 s ──────>│
 //!         │<── ours / theirs ──┘ arbiter: claim (pure) + conditional create
-//!         │
+//!         │             (another thread)
 //!         └─bundle_saved──> notifier ──> queue ──> deliver ──> receivers
 //!                                       (disk)    (notice)
 //! ```
@@ -23,8 +23,8 @@
 //! | [`notify`] | the loop that tells |
 //! | `trouble` | failures in a row, said once |
 //!
-//! Nothing here delays or loses a capture: all of it has its own thread, runtime and disk threads, a claim is waited for [`PATIENCE`] and no
-//! longer, and whatever goes wrong ends in a line of the log and another try.
+//! Nothing here delays or loses a capture: uploads and notifications have a thread, a runtime and disk threads each, so that a store that hangs
+//! keeps no news back; a claim is waited for [`PATIENCE`] and no longer, and whatever goes wrong ends in a line of the log and another try.
 
 pub mod arbiter;
 pub mod archive;
@@ -41,9 +41,8 @@ pub mod upload;
 mod worker;
 
 use std::io::{self, Read, Write};
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ring::rand::{SecureRandom, SystemRandom};
@@ -101,7 +100,8 @@ struct Running {
     commands: mpsc::UnboundedSender<Command>,
     notices: mpsc::UnboundedSender<notify::Command>,
     stop: watch::Sender<bool>,
-    thread: JoinHandle<()>,
+    /// Each ends with its thread.
+    ended: [oneshot::Receiver<()>; 2],
     uploads: bool,
     claims: bool,
     notifies: bool,
@@ -115,6 +115,9 @@ impl Egress {
 
     /// Goes on as the configuration says. A failure to start is logged: captures matter more.
     pub fn configure(&mut self, config: &Config) {
+        if self.running.as_ref().is_some_and(Running::has_failed) {
+            self.running = None;
+        }
         if (config.upload.is_some() || !config.notify.is_empty()) && self.running.is_none() {
             match self.start() {
                 Ok(running) => self.running = Some(running),
@@ -133,34 +136,25 @@ impl Egress {
 
     fn start(&self) -> Result<Running, EgressError> {
         let dir = self.state_dir.join("egress");
-        let queue = Queue::open(&dir.join("upload"), MOST_JOBS)?;
-        let holder =
-            Dir::make(&dir).and_then(|dir| lasting_name(&dir)).map_err(|source| EgressError::Name { path: dir.join(NAME), source })?;
         let (commands, receiver) = mpsc::unbounded_channel();
         let (notices, news) = mpsc::unbounded_channel();
         let (stop, stopped) = watch::channel(false);
-        let notify_dir = dir.join("notify");
-        let to_tell = Queue::open(&notify_dir, MOST_JOBS)?;
-        let notifier = Notifier::new(self.bundle_dir.clone(), &notify_dir, &holder, to_tell, news, stopped.clone(), self.meters.clone());
-        let me = Claimant { holder, host: self.host.clone() };
-        let worker = Worker::new(self.bundle_dir.clone(), me, queue, receiver, stopped, self.meters.clone());
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .max_blocking_threads(3)
-            .thread_keep_alive(Duration::from_secs(2))
-            .build()
-            .map_err(EgressError::Thread)?;
-        let work = move || {
-            // what a hook may do is not what memtrap may: capabilities end with this thread
-            if let Err(error) = rustix::thread::clear_ambient_capability_set() {
-                tracing::debug!(%error, "ambient capabilities cannot be dropped; the kernel may not know them");
-            }
-            runtime.block_on(async { tokio::join!(worker.run(), notifier.run()) });
-            // a stuck disk must not hold the exit
-            runtime.shutdown_timeout(Duration::from_secs(1));
-        };
-        let thread = std::thread::Builder::new().name("egress".into()).spawn(work).map_err(EgressError::Thread)?;
-        Ok(Running { commands, notices, stop, thread, uploads: false, claims: false, notifies: false })
+        let naming = Arc::new(Mutex::new(()));
+        let (place, named, meters, until) = (dir.clone(), naming.clone(), self.meters.clone(), stopped.clone());
+        let (bundle_dir, host) = (self.bundle_dir.clone(), self.host.clone());
+        let uploads = on_thread("uploads", "nothing will be uploaded", move || {
+            let queue = Queue::open(&place.join("upload"), MOST_JOBS)?;
+            let me = Claimant { holder: name(&place, &named)?, host };
+            Ok(Worker::new(bundle_dir, me, queue, receiver, until, meters).run())
+        })?;
+        let (bundle_dir, meters) = (self.bundle_dir.clone(), self.meters.clone());
+        let notifications = on_thread("notices", "nobody will be notified", move || {
+            let notify_dir = dir.join("notify");
+            let queue = Queue::open(&notify_dir, MOST_JOBS)?;
+            let holder = name(&dir, &naming)?;
+            Ok(Notifier::new(bundle_dir, &notify_dir, &holder, queue, news, stopped, meters).run())
+        })?;
+        Ok(Running { commands, notices, stop, ended: [uploads, notifications], uploads: false, claims: false, notifies: false })
     }
 
     /// A bundle was published: it is to be uploaded if any is, and whoever wants to know of it is told.
@@ -205,14 +199,20 @@ impl Egress {
     pub async fn stop(self) {
         let Some(running) = self.running else { return };
         running.stop.send_replace(true);
-        let joined = tokio::task::spawn_blocking(move || running.thread.join());
-        if tokio::time::timeout(STOP_GRACE, joined).await.is_err() {
+        let [uploads, notifications] = running.ended;
+        let both = async { drop(tokio::join!(uploads, notifications)) };
+        if tokio::time::timeout(STOP_GRACE, both).await.is_err() {
             tracing::warn!("an upload or a notification did not end in time; it is repeated at the next start");
         }
     }
 }
 
 impl Running {
+    /// A thread has ended, though nobody stopped it: what it needs on the disk could not be had.
+    fn has_failed(&self) -> bool {
+        self.commands.is_closed() || self.notices.is_closed()
+    }
+
     fn notify(&self, command: notify::Command) {
         if self.notices.send(command).is_err() {
             tracing::error!("the notifications have ended unexpectedly; nobody is told of bundles until memtrap starts anew");
@@ -224,6 +224,48 @@ impl Running {
             tracing::error!("the uploads have ended unexpectedly; bundles stay here until memtrap starts anew");
         }
     }
+}
+
+/// A thread with a runtime of its own for what `make` makes, which may take its time on the disk. Without it, `loss` is logged.
+fn on_thread<F: Future<Output = ()>>(
+    name: &str,
+    loss: &'static str,
+    make: impl FnOnce() -> Result<F, EgressError> + Send + 'static,
+) -> Result<oneshot::Receiver<()>, EgressError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(3)
+        .thread_keep_alive(Duration::from_secs(2))
+        .build()
+        .map_err(EgressError::Thread)?;
+    let (ends, ended) = oneshot::channel();
+    let work = move || {
+        let _ends: oneshot::Sender<()> = ends;
+        // what a hook may do is not what memtrap may: capabilities end with this thread
+        if let Err(error) = rustix::thread::clear_ambient_capability_set() {
+            tracing::debug!(%error, "ambient capabilities cannot be dropped; the kernel may not know them");
+        }
+        match make() {
+            Ok(work) => runtime.block_on(work),
+            Err(error) => tracing::error!(error = chain(&error), "{loss}"),
+        }
+        // a stuck disk must not hold the exit
+        runtime.shutdown_timeout(Duration::from_secs(1));
+    };
+    std::thread::Builder::new().name(name.into()).spawn(work).map_err(EgressError::Thread)?;
+    Ok(ended)
+}
+
+/// Does what waits for a disk on one of the few threads that this runtime has for it.
+#[expect(clippy::disallowed_methods, reason = "uploads and notifications have a runtime each, which shares these threads with nobody")]
+async fn on_disk<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> Result<T, tokio::task::JoinError> {
+    tokio::task::spawn_blocking(job).await
+}
+
+/// The name of this memtrap, which both threads may come to make.
+fn name(dir: &Path, naming: &Mutex<()>) -> Result<String, EgressError> {
+    let _one = naming.lock().unwrap_or_else(PoisonError::into_inner);
+    Dir::make(dir).and_then(|dir| lasting_name(&dir)).map_err(|source| EgressError::Name { path: dir.join(NAME), source })
 }
 
 /// Tries whether the store takes and gives back objects now, as whoever runs this; says where they would go.
@@ -240,7 +282,7 @@ pub async fn probe(upload: &config::Upload) -> Result<String, StoreError> {
 
 async fn try_store(upload: &config::Upload) -> Result<String, StoreError> {
     let settings = upload.clone();
-    let opened = tokio::task::spawn_blocking(move || Store::open(&settings)).await;
+    let opened = on_disk(move || Store::open(&settings)).await;
     let store = opened.unwrap_or_else(|e| Err(StoreError(e.to_string())))?;
     let name = format!("{}", std::process::id());
     match tokio::time::timeout(PROBE, arbiter::probe(&store, upload.claim, &name)).await {

@@ -15,6 +15,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 
 use super::deliver::deliver;
 use super::notice::Notice;
+use super::on_disk;
 use super::queue::Queue;
 use super::trouble::{Trouble, spread};
 use crate::bundle::{self, Bundle};
@@ -29,6 +30,8 @@ use crate::meters::Meters;
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// News of yesterday's incident may still help; later it is found in the list of bundles.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(3 * 24 * 3_600);
+/// Three days have more: so many say that it is not the clock which has jumped, and that memtrap ran meanwhile.
+const GIVE_UP_ATTEMPTS: u32 = 100;
 const MAX_VERDICT: u64 = 16 << 20;
 /// Since when each receiver is told.
 const RECEIVERS: &str = "receivers.json";
@@ -193,7 +196,7 @@ impl Notifier {
                 tracing::info!(receiver, delivery = key, failures, "notified");
                 noted
             }
-            Err(why) if self.queue.age(&key, now) > GIVE_UP_AFTER => {
+            Err(why) if self.queue.age(&key, now) > GIVE_UP_AFTER && self.queue.attempts(&key) >= GIVE_UP_ATTEMPTS => {
                 tracing::error!(receiver, delivery = key, why, "not notified in three days; given up");
                 self.queue.abandon(&key)
             }
@@ -220,7 +223,7 @@ impl Notifier {
 
     async fn saved(&mut self, id: &str) {
         let (dir, wanted) = (self.bundle_dir.clone(), id.to_owned());
-        let read = tokio::task::spawn_blocking(move || bundle::open(&dir, &wanted).map(|bundle| notice_of(&bundle)));
+        let read = on_disk(move || bundle::open(&dir, &wanted).map(|bundle| notice_of(&bundle)));
         match read.await {
             Ok(Ok(notice)) => self.push(&notice, |_| true),
             Ok(Err(error)) => tracing::error!(bundle = id, error = chain(&error), "nobody is told of it"),
@@ -280,7 +283,7 @@ impl Notifier {
     /// interrupted and has become a bundle at this start.
     async fn catch_up(&mut self, now: SystemTime) {
         let (dir, oldest) = (self.bundle_dir.clone(), self.since.values().copied().min().unwrap_or(u64::MAX));
-        let recent = tokio::task::spawn_blocking(move || {
+        let recent = on_disk(move || {
             let (mut ids, mut recent) = (Vec::new(), Vec::new());
             // one manifest in memory at a time
             for bundle in bundle::each(&dir)? {

@@ -193,6 +193,11 @@ impl<T: Clone + Serialize + DeserializeOwned> Queue<T> {
         self.jobs.get(key).map_or(Duration::ZERO, |job| Duration::from_millis(unix_ms(now).saturating_sub(job.queued_ms)))
     }
 
+    /// How often it has failed.
+    pub fn attempts(&self, key: &str) -> u32 {
+        self.jobs.get(key).map_or(0, |job| job.attempts)
+    }
+
     /// Drops the jobs that nobody wants any more; says how many there were.
     pub fn abandon_unless(&mut self, wanted: impl Fn(&T) -> bool) -> Result<usize, QueueError> {
         let stale: Vec<String> = self.jobs.iter().filter(|(_, job)| !wanted(&job.payload)).map(|(key, _)| key.clone()).collect();

@@ -481,7 +481,7 @@ fn request(trigger: Trigger) -> Request {
         timeline: Arc::default(),
         oom: None,
         answers_early: false,
-        low_disk: false,
+        min_free: crate::units::ByteSize(0),
         hurry: false,
         baselines: None,
         lang: crate::lang::Lang::En,

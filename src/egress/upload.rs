@@ -22,6 +22,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
 use super::archive::{self, ArchiveError};
+use super::on_disk;
 use super::store::{Store, StoreError, reason};
 use crate::bundle::{Bundle, Hash, Manifest, Sum};
 use crate::digest;
@@ -148,7 +149,7 @@ fn read_document(bundle: &Bundle, name: &str) -> Option<Vec<u8>> {
 async fn send_archive(store: &Store, bundle: &Arc<Bundle>, path: &Path, stop: &mut watch::Receiver<bool>) -> Result<Sum, UploadError> {
     let (parts, mut made) = mpsc::channel(1);
     let source = bundle.clone();
-    let maker = tokio::task::spawn_blocking(move || archive::write(&source, Parts::new(parts))?.finish().map_err(ArchiveError::Write));
+    let maker = tokio::spawn(on_disk(move || archive::write(&source, Parts::new(parts))?.finish().map_err(ArchiveError::Write)));
     let first = made.recv().await.unwrap_or_default();
     let Some(second) = made.recv().await else {
         // one part, and nothing is sent before it is known to be whole
@@ -191,8 +192,10 @@ async fn send_parts(
     Ok(())
 }
 
-async fn made_of(maker: tokio::task::JoinHandle<Result<Sum, ArchiveError>>) -> Result<Sum, UploadError> {
-    match maker.await {
+type Maker = tokio::task::JoinHandle<Result<Result<Sum, ArchiveError>, tokio::task::JoinError>>;
+
+async fn made_of(maker: Maker) -> Result<Sum, UploadError> {
+    match maker.await.and_then(|made| made) {
         Ok(Ok(sum)) => Ok(sum),
         Ok(Err(error @ ArchiveError::Damaged { .. })) => Err(UploadError::Damaged(error)),
         Ok(Err(error)) => Err(UploadError::Disk(error)),

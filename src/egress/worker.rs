@@ -1,7 +1,7 @@
 //! The loop that delivers: one job at a time, when it is due, and not while the store is down.
 //!
-//! It runs on a thread and a runtime of its own, so that neither the hashing of a part nor a name server that does not answer takes
-//! anything from a capture.
+//! It runs on a thread and a runtime of its own, so that neither the hashing of a part nor a store that does not answer takes anything from a
+//! capture.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use super::arbiter::{self, Claimant, Claimed};
 use super::claim::Sighting;
+use super::on_disk;
 use super::queue::{Pushed, Queue};
 use super::store::{Store, StoreError};
 use super::trouble::{Trouble, spread};
@@ -24,6 +25,8 @@ use crate::error::chain;
 use crate::meters::Meters;
 use crate::units::ByteSize;
 
+/// Questions for claims at a time: a store that hangs must not gather them.
+const MAX_CLAIMS: usize = 8;
 /// The clock may be set while nothing happens.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
@@ -92,6 +95,7 @@ impl Worker {
     /// Until told to stop. A job that runs then ends early and stays queued.
     pub async fn run(mut self) {
         let mut jobs: JoinSet<Outcome> = JoinSet::new();
+        let mut claims: JoinSet<()> = JoinSet::new();
         let mut current = String::new();
         let mut stop = self.stop.clone();
         loop {
@@ -111,13 +115,14 @@ impl Worker {
                     break;
                 }
                 command = self.commands.recv() => match command {
-                    Some(command) => self.obey(command).await,
+                    Some(command) => self.obey(command, &mut claims).await,
                     None => break,
                 },
                 Some(ended) = jobs.join_next() => {
                     let crashed = |error| Outcome::Failed(format!("the upload crashed, which is a bug in memtrap: {error}"));
                     self.ended(&current, ended.unwrap_or_else(crashed));
                 }
+                Some(_) = claims.join_next() => {}
                 () = tokio::time::sleep(pause), if jobs.is_empty() => {}
             }
         }
@@ -132,12 +137,15 @@ impl Worker {
         Some(due.max(self.trouble.pause(Mono::now())))
     }
 
-    async fn obey(&mut self, command: Command) {
+    async fn obey(&mut self, command: Command, claims: &mut JoinSet<()>) {
         match command {
             Command::Saved(id) => self.push(&id),
+            Command::Claim(_, reply) if claims.len() >= MAX_CLAIMS => {
+                let _ = reply.send(Err(StoreError("earlier questions are not answered yet".into())));
+            }
             Command::Claim(seen, reply) => {
                 let (settings, me) = (self.settings.clone(), self.me.clone());
-                tokio::spawn(async move {
+                claims.spawn(async move {
                     let answer = match settings {
                         Some(settings) => claim(&settings, &seen, &me).await,
                         None => Err(StoreError("uploads were switched off meanwhile".into())),
@@ -162,7 +170,7 @@ impl Worker {
     /// Queues the bundles that no job or note is of: a kill may have come between the two, or uploads are new here.
     async fn catch_up(&mut self) {
         let dir = self.bundle_dir.clone();
-        let listed = tokio::task::spawn_blocking(move || bundle::each(&dir).map(|all| all.map(|b| b.id).collect::<Vec<_>>()));
+        let listed = on_disk(move || bundle::each(&dir).map(|all| all.map(|b| b.id).collect::<Vec<_>>()));
         let ids = match listed.await {
             Ok(Ok(ids)) => ids,
             Ok(Err(error)) => return tracing::warn!(error = chain(&error), "bundles of earlier runs are not looked for"),
@@ -251,7 +259,7 @@ async fn claim(settings: &Arc<Settings>, seen: &Sighting, me: &Claimant) -> Resu
 
 /// Secret files and the system's certificates are read on a blocking thread.
 async fn open_store(settings: Arc<Settings>) -> Result<Store, StoreError> {
-    let opened = tokio::task::spawn_blocking(move || Store::open(&settings.upload)).await;
+    let opened = on_disk(move || Store::open(&settings.upload)).await;
     opened.unwrap_or_else(|error| Err(StoreError(format!("the store's setup crashed, which is a bug in memtrap: {error}"))))
 }
 
@@ -303,7 +311,7 @@ async fn attempt(
 
 async fn open_bundle(id: &str, bundle_dir: &Path) -> Result<Bundle, Outcome> {
     let (dir, wanted) = (bundle_dir.to_owned(), id.to_owned());
-    match tokio::task::spawn_blocking(move || bundle::open(&dir, &wanted)).await {
+    match on_disk(move || bundle::open(&dir, &wanted)).await {
         Ok(Ok(bundle)) => Ok(bundle),
         Ok(Err(BundleError::NotFound { .. })) => Err(Outcome::Hopeless("it was deleted before it could be uploaded".into())),
         Ok(Err(error @ (BundleError::BadId { .. } | BundleError::BadManifest { .. }))) => Err(Outcome::Hopeless(chain(&error))),
@@ -314,7 +322,7 @@ async fn open_bundle(id: &str, bundle_dir: &Path) -> Result<Bundle, Outcome> {
 
 async fn delete_local(bundle: Arc<Bundle>) -> bool {
     let id = bundle.id.clone();
-    match tokio::task::spawn_blocking(move || bundle::remove(&bundle)).await {
+    match on_disk(move || bundle::remove(&bundle)).await {
         Ok(Ok(())) => true,
         Ok(Err(error)) => {
             tracing::warn!(bundle = id, error = chain(&error), "uploaded, but the local copy could not be deleted; retention will");

@@ -19,12 +19,23 @@ impl Profile {
     /// refuses: an index outside of its table, an id that is missing, doubled or 0, a first string that is not empty,
     /// samples with more or fewer values than there are types, two profiles written after one another.
     pub fn parse(bytes: &[u8], limits: &Limits) -> Result<Profile, DecodeError> {
-        let limit = limits.inflated_bytes.min(u64::from(u32::MAX));
+        Profile::parse_within(bytes, limits, &mut u64::MAX.clone())
+    }
+
+    /// The same of several profiles that share a budget: what this one inflates to, good or not, is taken off `left`.
+    pub fn parse_within(bytes: &[u8], limits: &Limits, left: &mut u64) -> Result<Profile, DecodeError> {
+        let limit = limits.inflated_bytes.min(*left).min(u64::from(u32::MAX));
         let too_large = DecodeError::TooLarge { limit: ByteSize(limit) };
         let inflated;
         let data = match bytes {
             [0x1f, 0x8b, ..] => {
-                inflated = Plain::open(bytes)?.read_all(limit)?;
+                let all = Plain::open(bytes)?.read_all(limit);
+                *left = left.saturating_sub(match &all {
+                    Ok(all) => all.len() as u64,
+                    Err(DecodeError::TruncatedGzip { inflated } | DecodeError::DamagedGzip { inflated, .. }) => *inflated,
+                    Err(_) => limit,
+                });
+                inflated = all?;
                 inflated.as_slice()
             }
             plain if plain.len() as u64 > limit => return Err(too_large),

@@ -26,11 +26,18 @@ pub struct Summary {
 /// Reads `reader` to its end and says whether it is a complete profile, gzipped or not.
 /// Holds about 60 KiB, whatever the size. Only `limits.inflated_bytes` applies.
 pub fn check(reader: impl Read, limits: &Limits) -> Result<Summary, DecodeError> {
-    let mut walk = Walk::new(Plain::open(reader)?, limits.inflated_bytes);
-    walk.profile().map_err(|e| {
+    check_within(reader, &mut limits.inflated_bytes.clone())
+}
+
+/// The same of several profiles that share a budget: what this one inflates to, complete or not, is taken off `left`.
+pub fn check_within(reader: impl Read, left: &mut u64) -> Result<Summary, DecodeError> {
+    let mut walk = Walk::new(Plain::open(reader)?, *left);
+    let checked = walk.profile().map_err(|e| {
         walk.see_head();
         name_by_content(walk.head.get(..walk.head_len).unwrap_or(&[]), e)
-    })
+    });
+    *left = left.saturating_sub(walk.at);
+    checked
 }
 
 /// The sum of the first value of all samples of a complete profile: [`check`] for those who want one number.

@@ -29,8 +29,9 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, Sleep};
 
-use super::App;
 use super::routes::HEALTH;
+use super::{App, PATIENCE};
+use crate::aside::Threads;
 use crate::config::Listen;
 use crate::writable;
 
@@ -70,15 +71,22 @@ impl Drop for SocketFile {
 }
 
 impl Listener {
-    pub async fn bind(listen: &Listen) -> io::Result<Listener> {
+    /// Who listens on a stale socket's name may not accept, and its disk may not answer: `threads` are for that.
+    pub async fn bind(listen: &Listen, threads: &Threads) -> io::Result<Listener> {
         match listen {
             Listen::Tcp(address) => Ok(Listener::Tcp(TcpListener::bind(address).await?)),
             Listen::Unix(path) => {
-                remove_stale(path)?;
-                let listener = UnixListener::bind(path)?;
-                let file = SocketFile(path.clone());
-                std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE))?;
-                Ok(Listener::Unix { listener, _file: file })
+                let path = path.clone();
+                let bound = threads.run(PATIENCE, move || {
+                    remove_stale(&path)?;
+                    let listener = std::os::unix::net::UnixListener::bind(&path)?;
+                    let file = SocketFile(path.clone());
+                    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(SOCKET_MODE))?;
+                    listener.set_nonblocking(true)?;
+                    Ok::<_, io::Error>((listener, file))
+                });
+                let (listener, file) = bound.await.map_err(|why| io::Error::new(io::ErrorKind::TimedOut, why.to_string()))??;
+                Ok(Listener::Unix { listener: UnixListener::from_std(listener)?, _file: file })
             }
         }
     }
@@ -90,7 +98,7 @@ impl Listener {
                 true => writable::try_dir(path.parent().unwrap_or(path)),
                 false => Err(io::ErrorKind::AddrInUse.into()),
             },
-            _ => Listener::bind(listen).await.map(drop),
+            _ => Listener::bind(listen, &Threads::new("listen", 1)).await.map(drop),
         }
     }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
 use crate::analysis;
+use crate::aside::{NoAnswer, Threads};
 use crate::bundle::{self, BundleError, Outcome};
 use crate::clock::Mono;
 use crate::error::chain;
@@ -19,6 +20,8 @@ use crate::verdict::{Cause, Confidence, Explains};
 /// The directory is looked at no more often than this.
 const FRESH: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(3);
+/// A listing that has begun is waited for by whoever asks next.
+const FOREVER: Duration = Duration::from_secs(30 * 86_400);
 /// Of a verdict's sentence.
 const MAX_SUMMARY: usize = 600;
 
@@ -60,12 +63,15 @@ pub(super) struct Index {
     dir: PathBuf,
     listed: Option<(Mono, Arc<Vec<Caught>>)>,
     /// A listing that is being made: one at a time, however slow the disk.
-    listing: Option<JoinHandle<Result<Arc<Vec<Caught>>, BundleError>>>,
+    listing: Option<JoinHandle<Listing>>,
+    threads: Threads,
 }
+
+type Listing = Result<Result<Arc<Vec<Caught>>, BundleError>, NoAnswer>;
 
 impl Index {
     pub fn new(dir: PathBuf) -> Index {
-        Index { dir, listed: None, listing: None }
+        Index { dir, listed: None, listing: None, threads: Threads::new("index", 1) }
     }
 
     /// Every bundle, the newest first.
@@ -77,11 +83,14 @@ impl Index {
         }
         // who finds one that others have waited for does not wait for it as well
         let patience = if self.listing.is_some() { Duration::ZERO } else { PATIENCE };
-        let (dir, known) = (self.dir.clone(), self.listed.as_ref().map(|(_, list)| list.clone()));
-        let listing = self.listing.get_or_insert_with(|| tokio::task::spawn_blocking(move || list(dir, known.unwrap_or_default())));
+        let (dir, known, threads) = (self.dir.clone(), self.listed.as_ref().map(|(_, list)| list.clone()), self.threads.clone());
+        let listing = self
+            .listing
+            .get_or_insert_with(|| tokio::spawn(async move { threads.run(FOREVER, move || list(dir, known.unwrap_or_default())).await }));
         let Ok(done) = tokio::time::timeout(patience, listing).await else { return Err("the disk does not answer".into()) };
         self.listing = None;
-        let list = done.map_err(|crashed| crashed.to_string())?.map_err(|error| chain(&error))?;
+        let done = done.map_err(|crashed| crashed.to_string())?.map_err(|crashed| crashed.to_string())?;
+        let list = done.map_err(|error| chain(&error))?;
         self.listed = Some((now, list.clone()));
         Ok(list)
     }

@@ -41,13 +41,16 @@ use tokio::task::JoinHandle;
 use self::connections::Listener;
 use self::guard::{Guard, Refusal, Token};
 use self::view::View;
+use crate::aside::{NoAnswer, Threads};
 use crate::config::{self, Listen};
 
 pub use index::{Answer, Caught};
-pub(crate) use page::{word, words_of_eta, words_of_slope};
+pub(crate) use page::{clock_words, word, words_of_eta, words_of_slope};
 pub use routes::{Instance, Targets};
 pub use view::{NotReloaded, Seen};
 
+/// For the disks of the token and of a socket.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(3);
 const MAX_TOKEN_FILE: u64 = 4096;
 /// Shorter ones can be guessed.
 const MIN_TOKEN: usize = 16;
@@ -68,6 +71,8 @@ pub enum ServeError {
 pub struct Server {
     view: Arc<View>,
     running: Option<Running>,
+    /// For the token's file and the socket's.
+    threads: Threads,
 }
 
 #[derive(Debug)]
@@ -86,7 +91,7 @@ impl Drop for Running {
 impl Server {
     /// One that does not listen yet.
     pub fn new(seen: Seen) -> Server {
-        Server { view: Arc::new(View::new(seen)), running: None }
+        Server { view: Arc::new(View::new(seen)), running: None, threads: Threads::new("listen", 2) }
     }
 
     /// Listens where `daemon` says, with the token that its file holds now; on an error, all stays as it was.
@@ -96,7 +101,14 @@ impl Server {
             self.running = None;
             return Ok(());
         };
-        let token = daemon.token_file.as_deref().map(read_token).transpose()?;
+        let token = match daemon.token_file.clone() {
+            Some(file) => {
+                let path = file.clone();
+                let late = |why: NoAnswer| ServeError::Token { path, source: io::Error::new(io::ErrorKind::TimedOut, why.to_string()) };
+                Some(self.threads.run(PATIENCE, move || read_token(&file)).await.unwrap_or_else(|why| Err(late(why)))?)
+            }
+            None => None,
+        };
         if let Some(running) = self.running.as_ref().filter(|r| r.listen == *listen) {
             running.app.guard.write().unwrap_or_else(PoisonError::into_inner).token = token;
             return Ok(());
@@ -120,15 +132,15 @@ impl Server {
 
     /// Before the old socket is closed, unless that is what stands in the way: then it is opened again if the new one cannot be.
     async fn bind(&mut self, listen: &Listen) -> io::Result<Listener> {
-        let first = Listener::bind(listen).await;
+        let first = Listener::bind(listen, &self.threads).await;
         let is_in_use = first.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::AddrInUse);
         let Some(mut old) = self.running.take_if(|_| is_in_use) else { return first };
         old.task.abort();
         // it ends at once, and its socket with it
         let _ = (&mut old.task).await;
-        let second = Listener::bind(listen).await;
+        let second = Listener::bind(listen, &self.threads).await;
         if second.is_err()
-            && let Ok(again) = Listener::bind(&old.listen).await
+            && let Ok(again) = Listener::bind(&old.listen, &self.threads).await
         {
             old.task = tokio::spawn(connections::answer(again, old.app.clone()));
             self.running = Some(old);

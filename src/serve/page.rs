@@ -45,14 +45,14 @@ pub(super) struct Wanted {
 }
 
 pub(super) async fn whole(state: Shared, wanted: Query<Wanted>) -> Response {
-    match fill(&state.0, wanted.0).await {
-        Ok(live) => html(StatusCode::OK, &Whole { live }),
+    match fill(&state.0, wanted.0, |live| html(StatusCode::OK, &Whole { live })).await {
+        Ok(page) => page,
         Err(unavailable) => said(StatusCode::SERVICE_UNAVAILABLE, unavailable.to_string()),
     }
 }
 
 pub(super) async fn live(State(view): Shared, Query(wanted): Query<Wanted>) -> Result<Response, Unavailable> {
-    Ok(html(StatusCode::OK, &fill(&view, wanted).await?))
+    fill(&view, wanted, |live| html(StatusCode::OK, &live)).await
 }
 
 /// A page that says one thing.
@@ -184,44 +184,86 @@ fn is_over(i: &InstanceStatus) -> bool {
     i.rss_bytes.zip(i.threshold_bytes.first()).is_some_and(|(rss, threshold)| rss >= *threshold)
 }
 
-async fn fill(view: &Arc<View>, wanted: Wanted) -> Result<Live, Unavailable> {
+/// Sorting and writing are done aside: there may be thousands of instances.
+async fn fill(view: &Arc<View>, wanted: Wanted, write: impl FnOnce(Live) -> Response + Send + 'static) -> Result<Response, Unavailable> {
     let lang = view.lang();
     let instances = view.instances().await?;
     let mut troubles: Vec<String> = view.reloads().failed.iter().map(|failed| failed.words(lang)).collect();
+    if view.seen.meters.is_clock_doubted() {
+        troubles.push(clock_words(lang));
+    }
     let bundles = view.bundles().await.unwrap_or_else(|why| {
         troubles.push(why.to_string());
         Arc::default()
     });
-    let mut shown: Vec<&InstanceStatus> = instances
-        .iter()
-        .filter(|i| wanted.target.as_ref().is_none_or(|t| i.target == *t) && wanted.state.is_none_or(|s| i.state == s))
-        .collect();
-    shown.sort_by_cached_key(|i| (rank(i), i.target.clone(), i.slot));
-    let pages = shown.len().div_ceil(PAGE).max(1);
-    let page = wanted.page.unwrap_or(1).clamp(1, pages);
-    let on_page: Vec<&InstanceStatus> = shown.iter().copied().skip((page - 1) * PAGE).take(PAGE).collect();
-    let histories = view.histories(on_page.iter().map(|i| (i.target.clone(), i.slot)).collect()).await?;
+    let (all, chosen) = (instances.clone(), wanted.clone());
+    let place = view.render(move || Place::of(&all, &chosen)).await?;
+    let histories = view.histories(place.on_page.iter().map(|i| (i.target.clone(), i.slot)).collect()).await?;
+    let host = one_line(&view.seen.host, 100);
+    view.render(move || write(fill_live(wanted, &instances, &bundles, place, &histories, (lang, host, troubles)))).await
+}
+
+/// What follows from a clock that has jumped.
+pub(crate) fn clock_words(lang: Lang) -> String {
+    say!(lang;
+        "the wall clock may have jumped: nothing is deleted for its age before it has gone on steadily for a day";
+        "系统时钟可能跳变过：在它稳定走满一天之前，不会因为过期删除任何东西"
+    )
+}
+
+/// The part of the instances that is on a page.
+struct Place {
+    on_page: Vec<InstanceStatus>,
+    page: usize,
+    pages: usize,
+    /// On all pages.
+    shown: usize,
+}
+
+impl Place {
+    fn of(instances: &[InstanceStatus], wanted: &Wanted) -> Place {
+        let mut shown: Vec<&InstanceStatus> = instances
+            .iter()
+            .filter(|i| wanted.target.as_ref().is_none_or(|t| i.target == *t) && wanted.state.is_none_or(|s| i.state == s))
+            .collect();
+        shown.sort_by_cached_key(|i| (rank(i), i.target.clone(), i.slot));
+        let pages = shown.len().div_ceil(PAGE).max(1);
+        let page = wanted.page.unwrap_or(1).clamp(1, pages);
+        let on_page = shown.iter().copied().skip((page - 1) * PAGE).take(PAGE).cloned().collect();
+        Place { on_page, page, pages, shown: shown.len() }
+    }
+}
+
+fn fill_live(
+    wanted: Wanted,
+    instances: &[InstanceStatus],
+    bundles: &[Caught],
+    place: Place,
+    histories: &[History],
+    (lang, host, troubles): (Lang, String, Vec<String>),
+) -> Live {
+    let Place { on_page, page, pages, shown } = place;
     let histories: BTreeMap<(&str, u32), &History> = histories.iter().map(|h| ((h.target.as_str(), h.slot), h)).collect();
-    let alone = alone(&instances);
+    let alone = alone(instances);
     let now = (Mono::now(), clock::wall_now());
     let (mut loud, mut calm) = (Vec::new(), Vec::new());
-    for status in on_page {
-        let instance = Instance::join(status, alone.contains(status.target.as_str()), &bundles);
+    for status in &on_page {
+        let instance = Instance::join(status, alone.contains(status.target.as_str()), bundles);
         let history = histories.get(&(status.target.as_str(), status.slot)).map_or(&[][..], |h| h.samples.as_slice());
-        let card = card(&instance, history, &bundles, now, lang);
+        let card = card(&instance, history, bundles, now, lang);
         if is_loud(status.state) { loud.push(card) } else { calm.push(card) }
     }
     let link = |n: usize| wanted.link(wanted.target.as_deref(), wanted.state, n);
     let of_target: Vec<&Caught> = bundles.iter().filter(|b| wanted.target.as_ref().is_none_or(|t| b.target == *t)).collect();
-    let (headline, mood) = headline(&instances, lang);
-    Ok(Live {
+    let (headline, mood) = headline(instances, lang);
+    Live {
         lang,
         version: env!("CARGO_PKG_VERSION"),
-        host: one_line(&view.seen.host, 100),
+        host,
         headline,
         mood,
         time: crate::clock::rfc3339_seconds(now.1).replace('T', " ").replace('Z', " UTC"),
-        chips: chips(&instances, &wanted, lang),
+        chips: chips(instances, &wanted, lang),
         only: wanted
             .target
             .iter()
@@ -237,7 +279,7 @@ async fn fill(view: &Arc<View>, wanted: Wanted) -> Result<Live, Unavailable> {
             say!(lang;
                 "page {page} of {pages}, {} instances, the most alarming first";
                 "第 {page}/{pages} 页，共 {} 个实例，最紧急的在前",
-                shown.len()
+                shown
             )
         } else {
             String::new()
@@ -245,7 +287,7 @@ async fn fill(view: &Arc<View>, wanted: Wanted) -> Result<Live, Unavailable> {
         more_bundles: of_target.len().saturating_sub(BUNDLES),
         bundles: of_target.into_iter().take(BUNDLES).map(|b| row(b, lang)).collect(),
         troubles,
-    })
+    }
 }
 
 impl Wanted {

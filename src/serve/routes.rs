@@ -88,6 +88,9 @@ pub struct Targets {
     /// Absent while the configuration in force is the file's.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub not_reloaded: Option<NotReloaded>,
+    /// The wall clock has jumped, and nothing is deleted for its age at the moment.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub clock_doubted: bool,
     /// In the order of the configuration.
     pub instances: Vec<Instance>,
 }
@@ -133,25 +136,33 @@ struct Of {
 
 async fn targets(State(view): Shared, Query(of): Query<Of>) -> Result<Response, Unavailable> {
     let (instances, bundles) = (view.instances().await?, view.bundles().await.unwrap_or_default());
-    let alone = alone(&instances);
-    let wanted = instances.iter().filter(|i| of.target.as_ref().is_none_or(|t| i.target == *t));
-    let body = Targets {
-        schema: SCHEMA,
-        memtrap_version: env!("CARGO_PKG_VERSION").into(),
-        host: view.seen.host.clone(),
-        time: clock::rfc3339_millis(clock::wall_now()),
-        not_reloaded: view.reloads().failed,
-        instances: wanted.map(|i| Instance::join(i, alone.contains(i.target.as_str()), &bundles)).collect(),
-    };
-    Ok(json(StatusCode::OK, &body))
+    let (host, not_reloaded, clock_doubted) = (view.seen.host.clone(), view.reloads().failed, view.seen.meters.is_clock_doubted());
+    view.render(move || {
+        let alone = alone(&instances);
+        let wanted = instances.iter().filter(|i| of.target.as_ref().is_none_or(|t| i.target == *t));
+        let body = Targets {
+            schema: SCHEMA,
+            memtrap_version: env!("CARGO_PKG_VERSION").into(),
+            host,
+            time: clock::rfc3339_millis(clock::wall_now()),
+            not_reloaded,
+            clock_doubted,
+            instances: wanted.map(|i| Instance::join(i, alone.contains(i.target.as_str()), &bundles)).collect(),
+        };
+        json(StatusCode::OK, &body)
+    })
+    .await
 }
 
 async fn bundles(State(view): Shared, Query(of): Query<Of>) -> Result<Response, Unavailable> {
     let all = view.bundles().await?;
-    let wanted: Vec<&Caught> = all.iter().filter(|b| of.target.as_ref().is_none_or(|t| b.target == *t)).collect();
-    let more = wanted.len().saturating_sub(MAX_BUNDLES);
-    let shown = wanted.get(..MAX_BUNDLES).unwrap_or(&wanted);
-    Ok(json(StatusCode::OK, &serde_json::json!({ "schema": SCHEMA, "bundles": shown, "more": more })))
+    view.render(move || {
+        let wanted: Vec<&Caught> = all.iter().filter(|b| of.target.as_ref().is_none_or(|t| b.target == *t)).collect();
+        let more = wanted.len().saturating_sub(MAX_BUNDLES);
+        let shown = wanted.get(..MAX_BUNDLES).unwrap_or(&wanted);
+        json(StatusCode::OK, &serde_json::json!({ "schema": SCHEMA, "bundles": shown, "more": more }))
+    })
+    .await
 }
 
 async fn health(State(view): Shared) -> Response {
@@ -165,16 +176,16 @@ async fn health(State(view): Shared) -> Response {
 
 async fn exposition(State(view): Shared) -> Result<Response, Unavailable> {
     // what memtrap counts is worth having even if the rest is not
-    let scrape = metrics::Scrape {
-        instances: view.instances().await.unwrap_or_default(),
-        bundles: view.bundles().await.unwrap_or_default(),
-        reloads: view.reloads(),
-        own: Own::read(&view.seen.procfs),
-    };
-    Ok(match metrics::text(&view.seen.meters, scrape) {
-        Ok(text) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
-        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    let (instances, bundles) = (view.instances().await.unwrap_or_default(), view.bundles().await.unwrap_or_default());
+    let (reloads, meters, procfs) = (view.reloads(), view.seen.meters.clone(), view.seen.procfs.clone());
+    view.render(move || {
+        let scrape = metrics::Scrape { instances, bundles, reloads, own: Own::read(&procfs) };
+        match metrics::text(&meters, scrape) {
+            Ok(text) => ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+            Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        }
     })
+    .await
 }
 
 #[derive(Debug, Deserialize)]

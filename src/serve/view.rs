@@ -7,9 +7,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Mutex, Semaphore, oneshot};
+use tokio::sync::{Mutex, oneshot};
 
 use super::index::{Caught, Index};
+use crate::aside::Threads;
 use crate::clock::{self, Mono};
 use crate::lang::{Lang, say};
 use crate::meters::Meters;
@@ -22,6 +23,9 @@ use crate::text::one_line;
 const PATIENCE: Duration = Duration::from_secs(3);
 const FRESH: Duration = Duration::from_millis(500);
 const DISK_THREADS: usize = 2;
+/// Pages of ten thousand instances take some 100 ms of a core each.
+const RENDER_THREADS: usize = 2;
+const RENDER: Duration = Duration::from_secs(10);
 /// The loop turns at least every ten seconds, with nothing due.
 const STUCK: Duration = Duration::from_secs(30);
 
@@ -37,6 +41,8 @@ pub(super) enum Unavailable {
     Bundles(String),
     #[error("the disk with the bundles does not answer")]
     Disk,
+    #[error("too many ask for pages at the same time; try again in a moment")]
+    Busy,
 }
 
 /// The handles of a running engine that the server needs.
@@ -88,15 +94,16 @@ pub(super) struct View {
     index: Mutex<Index>,
     lang: RwLock<Lang>,
     reloads: RwLock<Reloads>,
-    disk: Arc<Semaphore>,
+    disk: Threads,
+    rendering: Threads,
 }
 
 impl View {
     pub fn new(seen: Seen) -> View {
         let index = Mutex::new(Index::new(seen.bundle_dir.clone()));
         let reloads = RwLock::new(Reloads { succeeded: clock::wall_now(), failed: None });
-        let disk = Arc::new(Semaphore::new(DISK_THREADS));
-        View { seen, instances: Mutex::default(), index, lang: RwLock::default(), reloads, disk }
+        let (disk, rendering) = (Threads::new("serve", DISK_THREADS), Threads::new("render", RENDER_THREADS));
+        View { seen, instances: Mutex::default(), index, lang: RwLock::default(), reloads, disk, rendering }
     }
 
     /// Of the page.
@@ -164,15 +171,14 @@ impl View {
         self.index.lock().await.newest_first(Mono::now()).await.map_err(Unavailable::Bundles)
     }
 
-    /// Does what waits for the disk. Few at a time, so that a disk that hangs takes no more threads from the captures.
+    /// Does what waits for the disk.
     pub async fn on_disk<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T, Unavailable> {
-        let hangs = || Unavailable::Disk;
-        let turn = tokio::time::timeout(PATIENCE, self.disk.clone().acquire_owned()).await.map_err(|_| hangs())?.map_err(|_| hangs())?;
-        let done = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            job()
-        });
-        tokio::time::timeout(PATIENCE, done).await.map_err(|_| hangs())?.map_err(|_| hangs())
+        self.disk.run(PATIENCE, job).await.map_err(|_| Unavailable::Disk)
+    }
+
+    /// Makes a page of what may be thousands of instances, or of bundles.
+    pub async fn render<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T, Unavailable> {
+        self.rendering.run(RENDER, job).await.map_err(|_| Unavailable::Busy)
     }
 
     /// `Err`: for how long the polling loop has not turned.

@@ -23,8 +23,8 @@ const MAX_BODY: u64 = 64 << 20;
 const MAX_SERIES: usize = 20_000;
 /// Limits are changed by people and orchestrators now and then.
 const LIMIT_REFRESH: Duration = Duration::from_secs(30);
-/// A body from which on reading it would hold up everything else for too long: 5,000 series, a quarter of it, take 5 ms.
-const LARGE: usize = 4 << 20;
+/// A body from which on reading it would hold up everything else for too long: it takes a millisecond.
+const LARGE: usize = 256 << 10;
 
 pub(super) struct Fleet<'t> {
     target: &'t Target,
@@ -115,8 +115,15 @@ impl<'t> Fleet<'t> {
             let answer = read.all(&body).map_err(|e| e.to_string());
             (answer, read)
         };
-        let (answer, mut read) =
-            if large { tokio::task::spawn_blocking(work).await.map_err(|e| format!("reading the answer crashed: {e}"))? } else { work() };
+        let (answer, mut read) = match large {
+            true => self
+                .door
+                .threads
+                .run_for(self.door.name, patience(self.target.interval), work)
+                .await
+                .map_err(|why| format!("the answer: {why}"))?,
+            false => work(),
+        };
         self.known = std::mem::take(&mut read.known);
         self.limits = std::mem::take(&mut read.limits);
         answer.map(|answer| (answer, read))

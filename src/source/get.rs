@@ -17,6 +17,8 @@ use crate::units::ByteSize;
 /// Of an error's body.
 const MAX_ERROR_TEXT: usize = 16 << 10;
 const MAX_LINE: usize = 200;
+/// Of a body that is gzipped, read before others have their turn.
+const PIECE: usize = 1 << 10;
 
 /// What is asked, of whom, and at what cost at most.
 pub(super) struct Ask<'a> {
@@ -112,14 +114,18 @@ async fn fetch(ask: Ask<'_>, sink: &mut (dyn Write + Send)) -> Result<(), Troubl
     if code == StatusCode::OK {
         let mut body = Body::new(sink, gzip, ask.max_bytes);
         while let Some(chunk) = next(&mut response).await? {
-            body.take(&chunk)?;
+            // a few bytes may inflate to a thousand times as many
+            for piece in chunk.chunks(if gzip { PIECE } else { PIECE << 6 }) {
+                body.take(piece)?;
+                tokio::task::yield_now().await;
+            }
         }
         return body.finish();
     }
     let mut text = Vec::new();
     let mut body = Body::new(&mut text, gzip, MAX_ERROR_TEXT as u64);
     while let Ok(Some(chunk)) = next(&mut response).await {
-        if body.take(&chunk).is_err() {
+        if chunk.chunks(PIECE).any(|piece| body.take(piece).is_err()) {
             break;
         }
     }

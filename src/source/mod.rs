@@ -27,6 +27,7 @@ use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
+use crate::aside::Threads;
 use crate::client::{Clients, Credentials, Use};
 use crate::clock::Mono;
 use crate::config::{Auth, Config, Source, Target, User};
@@ -49,6 +50,10 @@ const LESS_OFTEN: u32 = 8;
 const AT_LEAST: Duration = Duration::from_secs(30);
 /// Secret files are read again after this time, and when they do not open a door any more.
 const SECRETS: Duration = Duration::from_secs(60);
+/// Threads that read secret files, or large answers.
+const THREADS: usize = 32;
+/// For secret files.
+const SECRETS_PATIENCE: Duration = Duration::from_secs(5);
 /// After a task has crashed.
 const RESTART: Duration = Duration::from_secs(10);
 
@@ -56,6 +61,7 @@ const RESTART: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 struct Hub {
     clients: Clients,
+    threads: Threads,
     asking: Arc<Semaphore>,
     trying_again: Arc<Semaphore>,
     watcher: Sender<Command>,
@@ -64,7 +70,7 @@ struct Hub {
 impl Hub {
     fn new(clients: Clients, watcher: Sender<Command>) -> Hub {
         let (asking, trying_again) = (Arc::new(Semaphore::new(MAX_ASKING)), Arc::new(Semaphore::new(MAX_TRYING_AGAIN)));
-        Hub { clients, asking, trying_again, watcher }
+        Hub { clients, threads: Threads::new("sources", THREADS), asking, trying_again, watcher }
     }
 }
 
@@ -92,8 +98,9 @@ impl Sources {
     /// Ends the tasks of targets that are no longer the same. What they told is in the watcher's channel by then, before whatever is
     /// sent to it after this call.
     pub fn end_changed(&mut self, config: &Config) {
+        let now: HashMap<&str, &Arc<Target>> = config.targets.iter().map(|t| (t.name.as_str(), t)).collect();
         self.running.retain(|name, (target, task)| {
-            let same = config.targets.iter().any(|t| t.name == *name && t == target);
+            let same = now.get(name.as_str()).is_some_and(|t| *t == target);
             if !same {
                 task.abort();
             }
@@ -191,7 +198,7 @@ impl<'t> Asker<'t> {
     fn new(hub: &Hub, target: &'t Target) -> Asker<'t> {
         match &target.source {
             Source::Metrics(metrics) => {
-                Asker::Scrape(Box::new(scrape::Scrape::new(target, metrics, Door::new(&hub.clients, &target.auth, metrics.user.as_ref()))))
+                Asker::Scrape(Box::new(scrape::Scrape::new(target, metrics, Door::new(hub, &target.name, &target.auth, metrics.user.as_ref()))))
             }
             Source::Prometheus(prometheus) => Asker::Fleet(Box::new(fleet::Fleet::new(
                 target,
@@ -228,6 +235,9 @@ fn guard(credentials: &Credentials, url: &reqwest::Url, user: Option<&User>) -> 
 /// Client and credentials, renewed now and then.
 struct Door<'t> {
     clients: Clients,
+    threads: Threads,
+    /// Of the target.
+    name: &'t str,
     auth: &'t Auth,
     /// Who serves it, if it is on this host.
     user: Option<&'t User>,
@@ -235,8 +245,8 @@ struct Door<'t> {
 }
 
 impl<'t> Door<'t> {
-    fn new(clients: &Clients, auth: &'t Auth, user: Option<&'t User>) -> Door<'t> {
-        Door { clients: clients.clone(), auth, user, open: None }
+    fn new(hub: &Hub, name: &'t str, auth: &'t Auth, user: Option<&'t User>) -> Door<'t> {
+        Door { clients: hub.clients.clone(), threads: hub.threads.clone(), name, auth, user, open: None }
     }
 
     /// The client for this URL, and what is sent along.
@@ -254,7 +264,8 @@ impl<'t> Door<'t> {
                 client.map(|client| (client, credentials)).map_err(|e| e.to_string())
             };
             let made = if reads_files {
-                tokio::task::spawn_blocking(make).await.map_err(|e| format!("setting up HTTP crashed: {e}"))?
+                let made = self.threads.run_for(self.name, SECRETS_PATIENCE, make).await;
+                made.map_err(|why| format!("the files of `auth` could not be read: {why}"))?
             } else {
                 make()
             };

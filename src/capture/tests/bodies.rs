@@ -216,7 +216,7 @@ async fn a_leak_profile_is_asked_for_only_where_the_index_lists_it() {
 #[tokio::test]
 async fn a_nearly_full_disk_gets_a_small_bundle_that_says_so() {
     let service = Service::start(healthy).await;
-    let caught = Trial { low_disk: true, ..Trial::of(service.pprof()) }.run().await;
+    let caught = Trial { min_free: ByteSize(u64::MAX), ..Trial::of(service.pprof()) }.run().await;
     assert_eq!(caught.captured.outcome, Outcome::Partial);
     assert!(caught.reason("allocs").contains("min_free_disk"));
     assert!(caught.has("heap_gc.pb.gz") && !caught.has("goroutine.txt") && !caught.has("proc/smaps"));
@@ -249,4 +249,23 @@ async fn memstats_that_take_too_long_are_asked_for_once() {
     let caught = trial.run().await;
     assert_eq!(service.count("/debug/pprof/heap?debug=1"), 1);
     assert_eq!((caught.status("memstats"), caught.status("memstats_gc")), (Status::Failed, Status::Skipped));
+}
+
+#[tokio::test]
+async fn what_all_profiles_of_a_capture_inflate_to_is_bounded_and_the_rest_of_it_is_had() {
+    let bomb = gzip(&vec![0; 3 << 20]);
+    let service = Service::start(move |path| match path {
+        "/debug/pprof/allocs" | "/debug/pprof/threadcreate" | "/debug/pprof/mutex" => Reply::Ok(bomb.clone()),
+        path => healthy(path),
+    });
+    let service = service.await;
+    let caught = Trial { inflatable: ByteSize::mib(4), ..Trial::of(service.pprof()) }.run().await;
+    for step in ["threadcreate", "allocs"] {
+        assert!(caught.reason(step).ends_with("more than 2.00MiB after decompression"), "{}", caught.reason(step));
+    }
+    // what else it inflated was a few bytes
+    assert!(caught.reason("mutex").ends_with("which is what is left for all profiles of this capture"), "{}", caught.reason("mutex"));
+    for step in ["heap", "goroutine", "goroutine_text", "memstats_gc"] {
+        assert_eq!(caught.status(step), Status::Ok, "{step}");
+    }
 }

@@ -68,7 +68,8 @@ struct Trial {
     dir: tempfile::TempDir,
     target: Target,
     instance: Option<InstanceId>,
-    low_disk: bool,
+    min_free: ByteSize,
+    inflatable: ByteSize,
     analyser: Option<std::path::PathBuf>,
     stop: watch::Sender<bool>,
 }
@@ -89,7 +90,8 @@ impl Trial {
             dir,
             target: Target { pprof, ..target() },
             instance: Some(instance),
-            low_disk: false,
+            min_free: ByteSize(0),
+            inflatable: super::INFLATABLE,
             analyser: None,
             stop: watch::channel(false).0,
         }
@@ -103,6 +105,8 @@ impl Trial {
             boot_id: "b007".into(),
             clients: Clients::default(),
             unanswered: super::Unanswered::default(),
+            threads: super::threads(),
+            inflatable: self.inflatable,
             analyser: self.analyser.clone(),
         }
     }
@@ -125,7 +129,7 @@ impl Trial {
             timeline: Arc::new(Mutex::new(vec![Sample { at: Mono::from_secs(1), rss: 1 << 30 }])),
             oom: None,
             answers_early: false,
-            low_disk: self.low_disk,
+            min_free: self.min_free,
             hurry: false,
         }
     }
