@@ -110,8 +110,9 @@ pub struct Engine {
     lang: Lang,
     /// Only the daemon deletes: in the foreground the directory is the user's.
     prunes: bool,
-    /// Only the daemon has a place for them.
     baselines: Option<Baselines>,
+    /// Where they are kept without a state directory.
+    _scratch: Option<tempfile::TempDir>,
     /// Only the daemon uploads.
     egress: Option<Egress>,
     stop: watch::Sender<bool>,
@@ -160,8 +161,10 @@ impl Engine {
         let thread = std::thread::Builder::new().name("watcher".into()).spawn(move || watcher.run()).map_err(DaemonError::Thread)?;
         let prunes = store.is_some();
         let (env, stop) = (Arc::new(env), watch::Sender::new(false));
-        let baselines =
-            store.as_ref().map(|_| Baselines::start(capture::baseline::dir(&config.daemon.state_dir), env.clone(), stop.subscribe()));
+        // in the foreground they are kept for this run
+        let scratch = if prunes { None } else { tempfile::Builder::new().prefix("memtrap-").tempdir().ok() };
+        let dir = scratch.as_ref().map(|dir| dir.path()).or(prunes.then_some(config.daemon.state_dir.as_path()));
+        let baselines = dir.map(|dir| Baselines::start(capture::baseline::dir(dir), env.clone(), stop.subscribe()));
         let egress = store.as_ref().map(|_| {
             let mut egress =
                 Egress::new(config.daemon.state_dir.clone(), config.daemon.bundle_dir.clone(), env.host.clone(), meters.clone());
@@ -184,6 +187,7 @@ impl Engine {
             lang: config.daemon.lang,
             prunes,
             baselines,
+            _scratch: scratch,
             egress,
             stop,
             progress: mpsc::unbounded_channel(),

@@ -222,6 +222,9 @@ pub async fn run(
     let mut runner = Runner::new(&request, env, partial, stop, &tell);
     let (core, rest) = plan::at_the_answer(plan);
     runner.walk(core).await;
+    if let Some(healthy) = baseline_of(&request, env) {
+        runner = runner.change(healthy).await.map_err(CaptureError::Thread)?;
+    }
     match env.analyser.as_ref().filter(|_| request.answers_early && !rest.is_empty()) {
         None => runner.walk(rest).await,
         Some(program) => {
@@ -248,19 +251,12 @@ pub async fn run(
     let anchor = (Mono::now(), clock::wall_now());
     let (started, local) = (request.started, request.instance.is_some());
     let remote = request.remote;
-    let identity = request.instance.map(Identity::Process).or_else(|| remote.as_ref().map(|r| Identity::Series(r.id.clone())));
-    let healthy = request.baselines.zip(identity).map(|(dir, id)| (dir, request.target.clone(), id, env.boot_id.clone()));
     let gathered = tokio::task::spawn_blocking(move || {
         if full {
             partial.add("timeline", "timeline.csv", end::timeline(&samples, started, anchor).as_bytes());
         }
         if let Some(remote) = remote {
             partial.add("metrics", "metrics.json", serde_json::to_string_pretty(&remote).unwrap_or_default().as_bytes());
-        }
-        if let Some(baseline) =
-            healthy.filter(|_| full).and_then(|(dir, target, id, boot)| baseline::latest(&dir, &target.name, &id, &boot))
-        {
-            baseline::copy_into(&mut partial, &baseline);
         }
         if local && full {
             let end = End::look(gone, oom.as_ref(), samples.last().copied(), anchor);
@@ -307,6 +303,19 @@ pub async fn run(
         published.map(|published| captured(published, summary))
     });
     published.await.map_err(CaptureError::Thread)?
+}
+
+/// What copies the instance's baseline into its bundle, if there may be one.
+fn baseline_of(request: &Request, env: &Env) -> Option<impl FnOnce(&mut Partial) + Send + 'static> {
+    let remote = request.remote.as_ref();
+    let id = request.instance.map(Identity::Process).or_else(|| remote.map(|r| Identity::Series(r.id.clone())))?;
+    let dir = request.baselines.clone().filter(|_| request.scope == Scope::Full)?;
+    let (name, boot_id) = (request.target.name.clone(), env.boot_id.clone());
+    Some(move |partial: &mut Partial| {
+        if let Some(baseline) = baseline::latest(&dir, &name, &id, &boot_id) {
+            baseline::copy_into(partial, &baseline);
+        }
+    })
 }
 
 /// Makes the partial, whose draft has every step of the plan as not taken yet.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use tokio::sync::watch::Receiver;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::timeout;
 
 use super::attempts::{Got, Want};
@@ -80,6 +80,17 @@ impl<'a> Runner<'a> {
         let preparing = Some(endpoint::prepare(&request.target, request.instance, env));
         let pprof = Pprof::Unusable("pprof was not asked".into());
         Runner { request, env, partial, watch, reach, preparing, pprof, goroutines: None, lacking: false, tell }
+    }
+
+    /// Does something to the partial that blocks on the disk.
+    pub async fn change(self, change: impl FnOnce(&mut Partial) + Send + 'static) -> Result<Runner<'a>, JoinError> {
+        let Runner { request, env, mut partial, watch, reach, preparing, pprof, goroutines, lacking, tell } = self;
+        let partial = spawn_blocking(move || {
+            change(&mut partial);
+            partial
+        });
+        let partial = partial.await?;
+        Ok(Runner { request, env, partial, watch, reach, preparing, pprof, goroutines, lacking, tell })
     }
 
     pub async fn walk(&mut self, plan: Vec<Step>) {
