@@ -114,15 +114,18 @@ pub struct Engine {
     saver: Option<tokio::task::JoinHandle<()>>,
     /// Where bundles are deleted.
     housekeeping: Lane,
-    /// Only the daemon deletes: in the foreground the directory is the user's.
+    /// Whether the wall clock is believed.
     calendar: Option<Arc<Calendar>>,
+    /// Only the daemon deletes: in the foreground the directory is the user's.
+    prunes: bool,
     /// Retention waits for its turn there.
     prune_waits: Arc<AtomicBool>,
     env: Arc<capture::Env>,
     retention: config::Retention,
     lang: Lang,
-    /// Only the daemon has a place for them.
     baselines: Option<Baselines>,
+    /// Where they are kept without a state directory.
+    _scratch: Option<tempfile::TempDir>,
     /// Only the daemon uploads.
     egress: Option<Egress>,
     stop: watch::Sender<bool>,
@@ -145,10 +148,14 @@ impl Engine {
         let looked = housekeeping.run(move || {
             let past = past::look(&bundle_dir, &names, store.as_ref(), &this_boot)?;
             let stored = past.saved.as_ref().map(Saved::stored);
-            let calendar = store.as_ref().map(|_| Arc::new(Calendar::open(&state_dir, &this_boot, stored, counted)));
-            Ok::<_, DaemonError>((past, store, calendar))
+            // in the foreground baselines are kept for this run
+            let scratch = if store.is_some() { None } else { tempfile::Builder::new().prefix("memtrap-").tempdir().ok() };
+            let kept_in = store.as_ref().map(|_| state_dir).or(scratch.as_ref().map(|dir| dir.path().to_owned()));
+            let calendar = kept_in.as_ref().map(|dir| Arc::new(Calendar::open(dir, &this_boot, stored, counted)));
+            Ok::<_, DaemonError>((past, store, scratch, kept_in, calendar))
         });
-        let (past, store, calendar) = looked.await??;
+        let (past, store, scratch, kept_in, calendar) = looked.await??;
+        let prunes = store.is_some();
         let watchdog = systemd::watchdog_period();
         let mut fed = Mono::default();
         let beat = Box::new(move |now: Mono| {
@@ -166,12 +173,11 @@ impl Engine {
             watcher.run();
         })?;
         let (env, stop) = (Arc::new(env), watch::Sender::new(false));
-        let baselines = match &calendar {
-            Some(calendar) => {
-                let dir = capture::baseline::dir(&config.daemon.state_dir);
-                Some(Baselines::start(dir, env.clone(), calendar.clone(), stop.subscribe())?)
+        let baselines = match (kept_in, &calendar) {
+            (Some(dir), Some(calendar)) => {
+                Some(Baselines::start(capture::baseline::dir(&dir), env.clone(), calendar.clone(), stop.subscribe())?)
             }
-            None => None,
+            _ => None,
         };
         let egress = store.as_ref().map(|_| {
             let mut egress =
@@ -195,11 +201,13 @@ impl Engine {
             saver,
             housekeeping,
             calendar,
+            prunes,
             prune_waits: Arc::default(),
             env,
             retention: config.retention.clone(),
             lang: config.daemon.lang,
             baselines,
+            _scratch: scratch,
             egress,
             stop,
             progress: mpsc::unbounded_channel(),
@@ -210,7 +218,7 @@ impl Engine {
 
     /// Deletes what is beyond the retention, off this thread.
     fn prune(&self) {
-        let Some(calendar) = self.calendar.clone() else { return };
+        let Some(calendar) = self.calendar.clone().filter(|_| self.prunes) else { return };
         if self.prune_waits.swap(true, Ordering::Relaxed) {
             return;
         }

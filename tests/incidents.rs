@@ -308,6 +308,31 @@ fn watch_catches_once_and_prints_the_bundle() {
 }
 
 #[test]
+fn watch_compares_with_a_baseline_that_it_took_after_the_warm_up() {
+    let svc = Svc::start(GoVersion::Newest, &["-grow", "10485760"]);
+    let dir = tempfile::tempdir().unwrap();
+    let mut watch = Command::new(env!("CARGO_BIN_EXE_memtrap"));
+    watch.args(["watch", "--pid", &svc.pid().to_string(), "--threshold", "80MiB", "--for", "0s", "--warmup", "0s", "--cpu-seconds", "0"]);
+    watch.args(["--once", "-o"]).arg(dir.path()).env("TMPDIR", dir.path());
+    let mut watch = watch.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let taken = || {
+        let scratch = fs::read_dir(dir.path()).unwrap().flatten().find(|e| e.file_name().to_str().unwrap().starts_with("memtrap-"));
+        let own = scratch.map(|e| e.path().join("baselines/local"));
+        own.is_some_and(|own| fs::read_dir(own).is_ok_and(|d| d.flatten().any(|e| !bundles_in(&e.path()).is_empty())))
+    };
+    common::wait_until(Duration::from_secs(20), "a baseline", taken);
+    svc.tell("grow?bytes=104857600");
+    assert!(watch.wait().unwrap().success());
+    let at = dir.path().join(format!("pid-{}", svc.pid()));
+    let bundle = fs::read_dir(at).unwrap().next().unwrap().unwrap().path();
+    assert_eq!(entry(&bundle, "baseline/heap.pb.gz")["status"], "ok");
+    let verdict: serde_json::Value = serde_json::from_slice(&fs::read(bundle.join("verdict.json")).unwrap()).unwrap();
+    assert!(verdict["baseline_rss_bytes"].as_u64().unwrap() < 50 * MIB, "{verdict:#}");
+    let left = fs::read_dir(dir.path()).unwrap().flatten().filter(|e| e.file_name().to_str().unwrap().starts_with("memtrap-")).count();
+    assert_eq!(left, 0, "what was kept for the run goes with it");
+}
+
+#[test]
 fn the_bundle_holds_a_baseline_of_the_healthy_process() {
     let svc = Svc::start(GoVersion::Newest, &["-grow", "10485760"]);
     let memtrap = Memtrap::start(&target(&svc, "threshold = \"80MiB\"\nfor = \"0s\"\nwarmup = \"1s\"\nskip = [\"profile\"]"));

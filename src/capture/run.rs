@@ -5,6 +5,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use tokio::sync::watch::Receiver;
+<<<<<<< HEAD
+=======
+use tokio::task::{JoinError, spawn_blocking};
+use tokio::time::timeout;
+>>>>>>> screen
 
 use super::attempts::{Got, Want};
 use super::fetch::{self, Bounds, Endpoint, Failure};
@@ -113,6 +118,17 @@ impl<'a> Runner<'a> {
             lacking: false,
             tell,
         }
+    }
+
+    /// Does something to the partial that blocks on the disk.
+    pub async fn change(self, change: impl FnOnce(&mut Partial) + Send + 'static) -> Result<Runner<'a>, JoinError> {
+        let Runner { request, env, mut partial, watch, reach, preparing, pprof, goroutines, lacking, tell } = self;
+        let partial = spawn_blocking(move || {
+            change(&mut partial);
+            partial
+        });
+        let partial = partial.await?;
+        Ok(Runner { request, env, partial, watch, reach, preparing, pprof, goroutines, lacking, tell })
     }
 
     pub async fn walk(&mut self, plan: Vec<Step>) {
