@@ -187,3 +187,15 @@ pub fn by_stack(profile: &Profile, kind: &str) -> BTreeMap<Vec<String>, f64> {
     }
     sums
 }
+
+/// What was allocated below a function of the service's own and below no other of its own: what is in the stacks whose innermost frame
+/// outside of the library is this one.
+pub fn of_place(profile: &Profile, kind: &str, function: &str) -> f64 {
+    // a path of someone's module has a domain: github.com/…
+    let is_library = |f: &str| !f.starts_with("main.") && !f.split_once('/').is_some_and(|(domain, _)| domain.contains('.'));
+    let by_place = by_stack(profile, kind).into_iter().filter(|(stack, _)| {
+        let place = stack.iter().find(|f| !is_library(f)).or(stack.first());
+        place.is_some_and(|place| place == function)
+    });
+    by_place.map(|(_, value)| value).sum()
+}
