@@ -177,10 +177,7 @@ impl<'a> Runner<'a> {
         match &step.work {
             Work::Kernel(_) => Taken::default(),
             Work::Get { body: Body::MemStats, .. } if self.sites > MAX_SITES => Taken::skipped(
-                &format!(
-                    "{} allocation sites: `heap?debug=1`, which has MemStats, would keep the service busy naming them all",
-                    self.sites
-                ),
+                format!("{} allocation sites: `heap?debug=1`, which has MemStats, would keep the service busy naming them all", self.sites),
                 false,
             ),
             Work::Get { body: Body::MemStats, .. } if self.no_memstats => {
