@@ -228,7 +228,10 @@ impl Clients {
         peer: Arc<Peer>,
     ) -> Result<Client, SetupError> {
         install_tls_provider();
-        let mut builder = if base.scheme() == "https" { credentials.tls.apply(common(connect, purpose))? } else { plain(connect, purpose) };
+        let names = if purpose == Use::Capture { &self.for_captures } else { &self.for_others };
+        let patience = Patience::with(base, connect);
+        let tls = base.scheme() == "https";
+        let mut builder = if tls { credentials.tls.apply(common(patience, purpose, names))? } else { plain(patience, purpose, names) };
         if let Some(socket) = socket {
             builder = builder.unix_socket(socket);
         }

@@ -10,6 +10,7 @@ use super::taken::Taken;
 use super::watch::Ended;
 use crate::bundle::Sum;
 use crate::client::Credentials;
+use crate::pprof::quick::Summary;
 
 /// What is asked for.
 #[derive(Clone, Copy)]
@@ -26,14 +27,14 @@ pub(super) struct Want<'a> {
 pub(super) struct Got {
     pub taken: Taken,
     pub failure: Option<Failure>,
-    /// What a profile's first value adds up to.
-    pub total: Option<i64>,
+    /// What a complete profile holds.
+    pub summary: Option<Summary>,
 }
 
 /// What came of one attempt: what is kept of it, and a remark or a failure.
 struct Attempt {
     file: Option<(String, Sum)>,
-    total: Option<i64>,
+    summary: Option<Summary>,
     result: Result<Option<String>, Failure>,
 }
 
@@ -60,7 +61,7 @@ impl Runner<'_> {
                 Ok(note) => {
                     self.reach.note(Contact::Answered, true);
                     taken.notes.extend(note);
-                    return Got { taken, failure: None, total: attempt.total };
+                    return Got { taken, failure: None, summary: attempt.summary };
                 }
                 Err(failure) => failure,
             };
@@ -75,7 +76,7 @@ impl Runner<'_> {
                 taken.notes.extend(brief.map(str::to_owned));
                 taken = taken.failed(failure.to_string());
                 taken.notes.extend(ended.map(|why| why.to_string()));
-                return Got { taken, failure: Some(failure), total: None };
+                return Got { taken, failure: Some(failure), summary: None };
             }
             taken.notes.push(format!("attempt {}: {failure}", taken.attempts));
         }
@@ -100,15 +101,15 @@ impl Runner<'_> {
                 files.remove(&name)
             };
             let _ = self.lane.run(clear).await;
-            return Attempt { file: None, total: None, result: Err(full) };
+            return Attempt { file: None, summary: None, result: Err(full) };
         }
         let closed = match self.close(sink, want, &endpoint.credentials).await {
             Ok(closed) => closed,
-            Err(e) => return Attempt { file: None, total: None, result: Err(Failure::Disk(e)) },
+            Err(e) => return Attempt { file: None, summary: None, result: Err(Failure::Disk(e)) },
         };
         match (closed, result) {
-            (Closed::Empty, Ok(())) => Attempt { file: None, total: None, result: Err(Failure::Content("the answer is empty".into())) },
-            (Closed::Empty, Err(failure)) => Attempt { file: None, total: None, result: Err(failure) },
+            (Closed::Empty, Ok(())) => Attempt { file: None, summary: None, result: Err(Failure::Content("the answer is empty".into())) },
+            (Closed::Empty, Err(failure)) => Attempt { file: None, summary: None, result: Err(failure) },
             (Closed::Good(sum, judged), result) => {
                 let result = match result {
                     Err(late) if want.body == Body::Profile => {
@@ -116,10 +117,10 @@ impl Runner<'_> {
                     }
                     result => result.map(|()| None),
                 };
-                Attempt { file: Some((want.file.to_owned(), sum)), total: judged.total, result }
+                Attempt { file: Some((want.file.to_owned(), sum)), summary: judged.summary, result }
             }
             (Closed::Rejected(file, why), result) => {
-                Attempt { file: Some(file), total: None, result: result.and(Err(Failure::Content(why))) }
+                Attempt { file: Some(file), summary: None, result: result.and(Err(Failure::Content(why))) }
             }
         }
     }

@@ -134,7 +134,7 @@ pub(super) async fn copy_into(
             });
             return lane
                 .run(move || {
-                    partial.add("baseline", "baseline/baseline.json", format!("{facts:#}\n").as_bytes());
+                    partial.add("baseline", "baseline/baseline.json", (text::json_pretty(&facts).unwrap_or_default() + "\n").as_bytes());
                     partial
                 })
                 .await;

@@ -244,8 +244,8 @@ pub async fn run(
     let mut runner = Runner::new(&request, env, partial, lane.clone(), low_disk, stop, &tell);
     let (core, rest) = plan::at_the_answer(plan);
     runner.walk(core).await;
-    if let Some(healthy) = baseline_of(&request, env) {
-        runner = runner.change(healthy).await.map_err(CaptureError::Thread)?;
+    if let Some((dir, id)) = baseline_of(&request) {
+        runner.partial = baseline::copy_into(runner.partial, &lane, env, dir, request.target.clone(), id).await?;
     }
     match env.analyser.as_ref().filter(|_| request.answers_early && !rest.is_empty()) {
         None => runner.walk(rest).await,
@@ -254,7 +254,7 @@ pub async fn run(
             let (at, published) = (runner.partial.path().into(), runner.partial.published_path().into());
             let answer = async {
                 // the whole bundle's comes at the end, whatever becomes of this one
-                if let Ok(written) = analyse::ask(program, at, published, &manifest, request.lang, &env.threads).await {
+                if let Ok(written) = analyse::ask(program, &env.threads, at, published, &manifest, request.lang).await {
                     tell.say(Progress::Answer(written.verdict.summary));
                 }
                 std::future::pending::<()>().await
@@ -273,10 +273,7 @@ pub async fn run(
     let anchor = (Mono::now(), clock::wall_now());
     let (started, local) = (request.started, request.instance.is_some());
     let remote = request.remote;
-<<<<<<< HEAD
-    let identity = request.instance.map(Identity::Process).or_else(|| remote.as_ref().map(|r| Identity::Series(r.id.clone())));
-    let baselines = request.baselines.filter(|_| full).zip(identity);
-    let mut partial = lane
+    let (mut partial, last) = lane
         .run(move || {
             if full {
                 partial.add("timeline", "timeline.csv", end::timeline(&samples, started, anchor).as_bytes());
@@ -287,20 +284,7 @@ pub async fn run(
             (partial, samples.last().copied())
         })
         .await?;
-    if let Some((dir, id)) = baselines {
-        partial.0 = baseline::copy_into(partial.0, &lane, env, dir, request.target.clone(), id).await?;
-    }
-    let (mut partial, last) = partial;
     let gathered = lane.run(move || {
-=======
-    let gathered = tokio::task::spawn_blocking(move || {
-        if full {
-            partial.add("timeline", "timeline.csv", end::timeline(&samples, started, anchor).as_bytes());
-        }
-        if let Some(remote) = remote {
-            partial.add("metrics", "metrics.json", serde_json::to_string_pretty(&remote).unwrap_or_default().as_bytes());
-        }
->>>>>>> screen
         if local && full {
             let end = End::look(gone, oom.as_ref(), last, anchor);
             // the files of the plan are of a process that lives
@@ -348,17 +332,11 @@ pub async fn run(
     published.await?
 }
 
-/// What copies the instance's baseline into its bundle, if there may be one.
-fn baseline_of(request: &Request, env: &Env) -> Option<impl FnOnce(&mut Partial) + Send + 'static> {
+/// Where the instance's baseline is looked for, if there may be one.
+fn baseline_of(request: &Request) -> Option<(PathBuf, Identity)> {
     let remote = request.remote.as_ref();
     let id = request.instance.map(Identity::Process).or_else(|| remote.map(|r| Identity::Series(r.id.clone())))?;
-    let dir = request.baselines.clone().filter(|_| request.scope == Scope::Full)?;
-    let (name, boot_id) = (request.target.name.clone(), env.boot_id.clone());
-    Some(move |partial: &mut Partial| {
-        if let Some(baseline) = baseline::latest(&dir, &name, &id, &boot_id) {
-            baseline::copy_into(partial, &baseline);
-        }
-    })
+    Some((request.baselines.clone().filter(|_| request.scope == Scope::Full)?, id))
 }
 
 /// Makes the partial, whose draft has every step of the plan as not taken yet.

@@ -5,11 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use tokio::sync::watch::Receiver;
-<<<<<<< HEAD
-=======
-use tokio::task::{JoinError, spawn_blocking};
-use tokio::time::timeout;
->>>>>>> screen
 
 use super::attempts::{Got, Want};
 use super::fetch::{self, Bounds, Endpoint, Failure};
@@ -118,17 +113,6 @@ impl<'a> Runner<'a> {
             lacking: false,
             tell,
         }
-    }
-
-    /// Does something to the partial that blocks on the disk.
-    pub async fn change(self, change: impl FnOnce(&mut Partial) + Send + 'static) -> Result<Runner<'a>, JoinError> {
-        let Runner { request, env, mut partial, watch, reach, preparing, pprof, goroutines, lacking, tell } = self;
-        let partial = spawn_blocking(move || {
-            change(&mut partial);
-            partial
-        });
-        let partial = partial.await?;
-        Ok(Runner { request, env, partial, watch, reach, preparing, pprof, goroutines, lacking, tell })
     }
 
     pub async fn walk(&mut self, plan: Vec<Step>) {
@@ -263,7 +247,8 @@ impl<'a> Runner<'a> {
                 }
                 Err(unusable) => {
                     if unusable.is_withheld {
-                        written(self.partial.warn(unusable.why.clone())).await;
+                        let note = self.partial.warn(unusable.why.clone());
+                        self.written(note).await;
                     }
                     Pprof::Unusable(unusable.why)
                 }
@@ -281,9 +266,9 @@ impl<'a> Runner<'a> {
             return;
         }
         if step.name == "goroutine" {
-            self.goroutines = got.total.and_then(|total| total.try_into().ok());
+            self.goroutines = got.summary.and_then(|summary| summary.total.try_into().ok());
         } else if step.name == "heap" {
-            self.sites = got.samples.unwrap_or(0);
+            self.sites = got.summary.map_or(0, |summary| summary.samples);
         } else if step.name == "cmdline"
             && let Some(id) = self.request.instance
         {

@@ -3,7 +3,8 @@
 use std::io::{self, Read, Write};
 
 use crate::bundle::{BundleFile, Files, MAX_REJECTED, Sum};
-use crate::pprof::{DecodeError, quick};
+use crate::pprof::DecodeError;
+use crate::pprof::quick::{self, Summary};
 use crate::units::ByteSize;
 
 const MEMSTATS: &[u8] = b"# runtime.MemStats";
@@ -126,8 +127,8 @@ impl Inflatable {
 /// What a complete body told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Judged {
-    /// The sum of the first values of a profile's samples.
-    pub total: Option<i64>,
+    /// Of a profile.
+    pub summary: Option<Summary>,
 }
 
 /// Why a complete body is not what it should be, in words. What a profile inflates to is taken off `inflatable`. Blocks on the disk; constant
@@ -147,7 +148,7 @@ pub(super) fn judge(files: &Files, name: &str, body: Body, inflatable: &mut Infl
             let checked = quick::check_within(files.read(name).map_err(unreadable)?, &mut rest);
             inflatable.left -= share - rest;
             match checked {
-                Ok(summary) => Ok(Judged { total: Some(summary.total) }),
+                Ok(summary) => Ok(Judged { summary: Some(summary) }),
                 Err(DecodeError::TooLarge { .. }) if left < inflatable.one => {
                     let left = ByteSize(left);
                     Err(format!("the answer inflates to more than {left}, which is what is left for all profiles of this capture"))

@@ -197,13 +197,15 @@ enum Asker<'t> {
 impl<'t> Asker<'t> {
     fn new(hub: &Hub, target: &'t Target) -> Asker<'t> {
         match &target.source {
-            Source::Metrics(metrics) => {
-                Asker::Scrape(Box::new(scrape::Scrape::new(target, metrics, Door::new(hub, &target.name, &target.auth, metrics.user.as_ref()))))
-            }
+            Source::Metrics(metrics) => Asker::Scrape(Box::new(scrape::Scrape::new(
+                target,
+                metrics,
+                Door::new(hub, &target.name, &target.auth, metrics.user.as_ref()),
+            ))),
             Source::Prometheus(prometheus) => Asker::Fleet(Box::new(fleet::Fleet::new(
                 target,
                 prometheus,
-                Door::new(&hub.clients, &prometheus.auth, prometheus.user.as_ref()),
+                Door::new(hub, &target.name, &prometheus.auth, prometheus.user.as_ref()),
             ))),
             Source::Process(_) => Asker::Nobody,
         }
