@@ -228,14 +228,19 @@ impl Clients {
         peer: Arc<Peer>,
     ) -> Result<Client, SetupError> {
         install_tls_provider();
-        let names = if purpose == Use::Capture { &self.for_captures } else { &self.for_others };
-        let patience = Patience::with(base, connect);
-        let tls = base.scheme() == "https";
-        let mut builder = if tls { credentials.tls.apply(common(patience, purpose, names))? } else { plain(patience, purpose, names) };
+        let (patience, names) = (Patience::with(base, connect), self.names(purpose));
+        let mut builder = match base.scheme() {
+            "https" => credentials.tls.apply(common(patience, purpose, names))?,
+            _ => plain(patience, purpose, names),
+        };
         if let Some(socket) = socket {
             builder = builder.unix_socket(socket);
         }
         builder.connector_layer(Gate(peer)).build().map_err(failed)
+    }
+
+    fn names(&self, purpose: Use) -> &Names {
+        if purpose == Use::Capture { &self.for_captures } else { &self.for_others }
     }
 
     /// A client for `base`. May block for some milliseconds on the system's certificates.
@@ -249,8 +254,7 @@ impl Clients {
     ) -> Result<Client, SetupError> {
         install_tls_provider();
         let tls = base.scheme() == "https";
-        let names = if purpose == Use::Capture { &self.for_captures } else { &self.for_others };
-        let patience = Patience::with(base, connect);
+        let (patience, names) = (Patience::with(base, connect), self.names(purpose));
         if !tls && purpose == Use::Capture {
             let mut builder = plain(patience, purpose, names);
             if let Some(socket) = socket {

@@ -6,14 +6,19 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use tokio::task::spawn_blocking;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use crate::aside::Threads;
 use crate::target::peer::{Look, Peer};
+
+/// Where the kernel's tables are looked at; a look takes milliseconds.
+static LOOKS: LazyLock<Threads> = LazyLock::new(|| Threads::new("peer", 16));
+const PATIENCE: Duration = Duration::from_secs(5);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -75,7 +80,7 @@ where
 
 async fn look(peer: &Arc<Peer>) -> Result<Look, BoxError> {
     let peer = peer.clone();
-    Ok(spawn_blocking(move || peer.look()).await?.map_err(Withheld)?)
+    Ok(LOOKS.run(PATIENCE, move || peer.look()).await?.map_err(Withheld)?)
 }
 
 #[cfg(test)]

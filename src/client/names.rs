@@ -150,13 +150,15 @@ mod tests {
         Ipv4Addr::new(10, 0, 0, last).into()
     }
 
-    /// Counts how often it is asked; `silent` names get no answer before the returned sender is dropped.
-    fn names(silent: &'static str) -> (Names, Arc<AtomicUsize>, mpsc::Sender<()>) {
+    /// Counts how often it is asked, and says so each time; `silent` names get no answer before `end` is dropped.
+    fn names(silent: &'static str) -> (Names, Asked, mpsc::Sender<()>) {
         let (end, told) = mpsc::channel::<()>();
-        let (asked, told) = (Arc::new(AtomicUsize::new(0)), Mutex::new(told));
-        let count = asked.clone();
+        let (begins, begun) = mpsc::channel();
+        let (count, told) = (Arc::new(AtomicUsize::new(0)), Mutex::new(told));
+        let asked = Asked { count: count.clone(), begun };
         let look = move |name: &str| {
             count.fetch_add(1, Ordering::Relaxed);
+            let _ = begins.send(());
             if name.starts_with(silent) {
                 let _ = told.lock().unwrap().recv();
             }
@@ -169,6 +171,17 @@ mod tests {
         (Names::by(Arc::new(look)), asked, end)
     }
 
+    struct Asked {
+        count: Arc<AtomicUsize>,
+        begun: mpsc::Receiver<()>,
+    }
+
+    impl Asked {
+        fn times(&self) -> usize {
+            self.count.load(Ordering::Relaxed)
+        }
+    }
+
     async fn ask(names: &Names, name: &str, patience: Duration) -> Result<Vec<IpAddr>, String> {
         names.addresses(name.to_owned(), patience).await.map_err(|e| e.to_string())
     }
@@ -179,10 +192,11 @@ mod tests {
         for n in 0..MOST - 1 {
             let said = ask(&names, &format!("silent-{n}"), Duration::from_millis(1)).await.unwrap_err();
             assert!(said.starts_with("the name server did not answer within"), "{said}");
+            asked.begun.recv_timeout(LONG).unwrap();
             assert_eq!(ask(&names, "silent-0", Duration::from_millis(1)).await.unwrap_err(), "the name server did not answer within 1ms");
         }
         assert_eq!(ask(&names, "search", LONG).await, Ok(vec![ip(7)]));
-        assert_eq!(asked.load(Ordering::Relaxed), MOST, "one look for each name, however often it was wanted");
+        assert_eq!(asked.times(), MOST, "one look for each name, however often it was wanted");
         drop(end);
     }
 
@@ -193,7 +207,7 @@ mod tests {
         for name in ["localhost", "LOCALHOST.", "svc.localhost"] {
             assert_eq!(ask(&names, name, LONG).await, Ok(here.clone()));
         }
-        assert_eq!(asked.load(Ordering::Relaxed), 0);
+        assert_eq!(asked.times(), 0);
         for (url, plain) in [("http://localhost/", true), ("http://127.0.0.1:1/", true), ("http://[::1]/", true), ("http://search/", false)]
         {
             assert_eq!(is_plain(&Url::parse(url).unwrap()), plain, "{url}");
@@ -207,7 +221,7 @@ mod tests {
         drop(end);
         assert_eq!(ask(&names, "search", LONG).await, Ok(vec![ip(7)]));
         assert_eq!(ask(&names, "search", LONG).await, Ok(vec![ip(7)]));
-        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        assert_eq!(asked.times(), 1);
 
         let (_end, told) = mpsc::channel::<()>();
         let told = Mutex::new(told);
