@@ -499,7 +499,7 @@ fn a_rule_that_the_cooldown_holds_back_is_told_once() {
     let mut s = Story::at_once();
     s.rss(150).rss(50);
     assert!(!s.slot.take_muted());
-    assert!(s.slot.reason(&s.levels, s.now, Lang::En).starts_with("recovered; armed again in"));
+    assert!(s.slot.reason(&s.levels, s.now, Lang::En).starts_with("no rule is met; armed again in"));
     s.rss(150).rss(150);
     assert!(s.slot.take_muted());
     let reason = s.slot.reason(&s.levels, s.now, Lang::En);

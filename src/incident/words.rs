@@ -63,7 +63,7 @@ impl Slot {
             }
             State::Cooldown => {
                 let (left, grown) = (cooldown.unwrap_or_default(), self.grown(lang));
-                say!(lang; "recovered; armed again in {left}{grown}"; "已恢复；{left} 后重新待命{grown}")
+                say!(lang; "no rule is met; armed again in {left}{grown}"; "没有规则成立；{left} 后重新待命{grown}")
             }
             State::Pending => match (&self.phase, self.life.as_ref().and_then(|l| l.detector.pending_for())) {
                 (Phase::Retrying { at, why, .. }, _) => {
