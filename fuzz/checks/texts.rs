@@ -1,5 +1,5 @@
 use memtrap::anatomy::smaps::{self as maps, Kind, Mappings, Usage};
-use memtrap::anatomy::{self, Evidence, Found, GoMemory, Split, memstats as footer};
+use memtrap::anatomy::{self, Evidence, Found, GoMemory, Split, Threads, memstats as footer};
 use memtrap::config as toml;
 use memtrap::pprof::goroutine::{self, Dump, Limits};
 
@@ -67,7 +67,7 @@ pub fn smaps(data: &[u8]) {
     }
 }
 
-const KINDS: [Kind; 11] = [
+const KINDS: [Kind; 12] = [
     Kind::GoHeap,
     Kind::GoRuntime,
     Kind::Brk,
@@ -77,12 +77,14 @@ const KINDS: [Kind; 11] = [
     Kind::Globals,
     Kind::OtherAnon,
     Kind::File,
+    Kind::FileCopy,
     Kind::Shmem,
     Kind::Special,
 ];
 
 fn kinds_add_up(mappings: &Mappings, expected: Option<u64>) {
-    let (resident, rest) = mappings.arenas(expected);
+    let (resident, mut rest) = mappings.arenas(expected);
+    rest.settle(Threads::default());
     let guessed = resident.filter(|r| r.found != Found::Named).map(|r| r.usage).unwrap_or_default();
     let fields: [fn(&Usage) -> u64; 7] = [|u| u.mappings, |u| u.size, |u| u.rss, |u| u.anon, |u| u.lazy_free, |u| u.huge, |u| u.swap];
     for (n, field) in fields.into_iter().enumerate() {

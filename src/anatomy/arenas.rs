@@ -93,7 +93,7 @@ impl Guarded {
 
 /// What is known of the threads of a process that may have stacks of the C library's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Threads {
+pub struct Threads {
     /// All but the first, whose stack the kernel names; `None` where nobody counted. None can have one in a program without cgo.
     pub others: Option<u64>,
     /// The soft limit of a stack, which is the size that they get.
@@ -103,7 +103,7 @@ pub(super) struct Threads {
 impl Mappings {
     /// Takes as many of the mappings with guard pages for stacks of threads as there are threads, of sizes that stacks have; the others
     /// are someone's guarded memory.
-    pub(super) fn settle(&mut self, threads: Threads) {
+    pub fn settle(&mut self, threads: Threads) {
         // some may have come between the two readings
         let most = |others: u64| if others == 0 { 0 } else { others.saturating_add(others / 8).saturating_add(KEPT_STACKS) };
         let mut left = threads.others.map(most);

@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::lang::Lang;
 
-pub use arenas::Found;
+pub use arenas::{Found, Threads};
 pub use bucket::{Bucket, Parts};
 pub use kernel::{Split, stack_limit};
 pub use memstats::GoMemory;
