@@ -158,5 +158,8 @@ fn a_probe_asks_sources_and_says_what_is_wrong() {
     let row = table.lines().find(|l| l.starts_with("svc ")).unwrap();
     assert!(row.contains("256MiB (metric svc_memory_limit_bytes)") && row.ends_with(&svc.pprof()), "{table}");
     assert!(table.contains("shop    127.0.0.1:1") && table.contains("477MiB"), "{table}");
-    assert!(said.contains("shop (127.0.0.1:1): pprof: http://127.0.0.1:1/p/cmdline: connection refused") && !said.contains("svc ("), "{said}");
+    assert!(
+        said.contains("shop (127.0.0.1:1): pprof: http://127.0.0.1:1/p/cmdline: connection refused") && !said.contains("svc ("),
+        "{said}"
+    );
 }

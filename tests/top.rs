@@ -109,12 +109,8 @@ fn profiles_of_different_kinds_are_not_compared() {
 
 #[test]
 fn what_is_no_profile_is_named_with_what_to_do() {
-    for (name, what, advice) in [
-        ("go1.27/heap_debug1.txt", "text, not a profile; it begins with `heap profile:", "fetch it without `debug=`"),
-        ("go1.27/goroutine_debug2.txt", "text, not a profile; it begins with `goroutine ", "fetch it without `debug=`"),
-        ("go1.27", "is a directory", "heap_gc.pb.gz"),
-        ("go1.27/nothing.pb.gz", "cannot be read", "No such file"),
-    ] {
+    for (name, what, advice) in [("go1.27", "is a directory", "heap_gc.pb.gz"), ("go1.27/nothing.pb.gz", "cannot be read", "No such file")]
+    {
         let error = command(&[&path(name)]).unwrap_err();
         assert!(error.contains(what) && error.contains(advice), "{name}: {error}");
     }

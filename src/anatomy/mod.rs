@@ -32,7 +32,7 @@ pub use bucket::{Bucket, Parts};
 pub use kernel::{Split, stack_limit};
 pub use memstats::GoMemory;
 
-use arenas::{Resident, Threads};
+use arenas::Resident;
 use smaps::{Kind, Mappings, Rollup};
 
 /// Everything that was found out about one process's memory at about one moment. Whatever could not be had is `None`.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::http::ask;
+use super::http::{ask, try_ask};
 use super::{not_checked, repo, wait_until};
 
 /// A screen that pages are looked at on.
@@ -30,7 +30,7 @@ pub const SCREENS: [Screen; 4] = [
     Screen { name: "phone-dark", width: 390, height: 844, is_dark: true, is_phone: true },
 ];
 
-/// Ends with its owner: the driver's standard input closes even if the test is killed, and its Chromium dies with the driver.
+/// Ends with its owner: the driver's standard input closes even if the test is killed, and that ends the driver and its Chromium.
 pub struct Browser {
     driver: Child,
     address: String,
@@ -52,8 +52,8 @@ fn programs(what: &str) -> Option<(PathBuf, PathBuf)> {
     Some((browser.into(), driver.into()))
 }
 
-/// Of the process's standard input, by the shell: closing it ends the driver, and the driver its Chromium.
-const UNTIL_STDIN_CLOSES: &str = "\"$0\" --port=0 & trap 'kill $!' EXIT; read -r _ || :";
+/// Of the process's standard input, by the shell: closing it ends the driver, and the Chromium with this profile, which would outlive it.
+const UNTIL_STDIN_CLOSES: &str = "\"$0\" --port=0 & trap 'kill $!; pkill -f -- \"--user-data-dir=$1\"' EXIT; read -r _ || :";
 
 impl Browser {
     /// `None`, said loudly, where there is none; then `what` is not checked.
@@ -61,7 +61,13 @@ impl Browser {
         let (chromium, chromedriver) = programs(what)?;
         let profile = TempDir::new().unwrap();
         let mut driver = Command::new("sh");
-        driver.args(["-c", UNTIL_STDIN_CLOSES]).arg(chromedriver).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        driver
+            .args(["-c", UNTIL_STDIN_CLOSES])
+            .arg(chromedriver)
+            .arg(profile.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
         let mut driver = driver.spawn().unwrap();
         let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines().map_while(Result::ok);
         let port = lines
@@ -181,6 +187,8 @@ fn base64(text: &str) -> Vec<u8> {
 
 impl Drop for Browser {
     fn drop(&mut self) {
+        // Chromium goes with its session; where that fails, with the shell
+        let _ = try_ask(&self.address, "DELETE", &self.session, &[], "");
         drop(self.driver.stdin.take());
         let _ = self.driver.wait();
     }
