@@ -169,7 +169,7 @@ fn a_target_whose_pprof_does_not_answer_says_so_before_it_matters() {
 fn a_capture_can_be_asked_for_and_the_rules_stay_armed() {
     let svc = Svc::start(GoVersion::Newest, &["-grow", "10485760"]);
     let config = target(&svc, "threshold = \"80MiB\"\nfor = \"0s\"\n").replace("skip = [\"profile\"]", "cpu_seconds = 4");
-    let memtrap = Memtrap::start_with(&format!("{LISTEN}max_captures_per_hour = 2\n"), &config);
+    let memtrap = Memtrap::start_with(&format!("{LISTEN}max_captures_per_hour = 1\n"), &config);
     let at = memtrap.address();
     wait_for_state(&memtrap, &at, "armed");
 
