@@ -6,18 +6,26 @@ use std::path::{Path, PathBuf};
 
 use super::Failure;
 use crate::analysis::single::{self, Single, SingleError};
-use crate::pprof::{Profile, Zone, top};
+use crate::clock;
+use crate::goruntime::{self, heap::AsOf};
+use crate::pprof::{Limits, Profile, Zone, top};
+use crate::target::ProcFs;
 
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "Examples:
   memtrap top heap_gc.pb.gz
   memtrap top allocs.pb.gz --sample-index alloc_objects -n 20
   memtrap top heap_gc.pb.gz --base baseline/heap.pb.gz
-  memtrap top profile.pb.gz --cum")]
+  memtrap top profile.pb.gz --cum
+  memtrap top --pid 4821")]
 pub struct Args {
     /// A profile as /debug/pprof serves it, gzipped or not; heap?debug=1 and goroutines as text will do
-    #[arg(value_name = "PROFILE")]
-    pub profile: PathBuf,
+    #[arg(value_name = "PROFILE", required_unless_present = "pid", conflicts_with = "pid")]
+    pub profile: Option<PathBuf>,
+
+    /// The heap of this Go process, read from its memory: it need not serve pprof, is not stopped, and may be stripped
+    #[arg(long, value_name = "N")]
+    pub pid: Option<u32>,
 
     /// What to count: a sample type's name, such as inuse_space, or its number from 0 [default: the profile's own choice]
     #[arg(long, short = 'i', value_name = "I")]
@@ -38,11 +46,23 @@ pub struct Args {
 
 /// Prints the table. Times are in the zone of `TZ`, or else of /etc/localtime.
 pub fn run(args: Args) -> Result<(), Failure> {
-    let profile = read(&args.profile)?;
+    let (profile, name) = match (&args.profile, args.pid) {
+        (Some(path), _) => (read(path)?, path.display().to_string()),
+        (None, pid) => live(pid.unwrap_or_default())?,
+    };
     let base = args.base.as_deref().map(read).transpose()?;
     let options = top::Options { sample_index: args.sample_index, cum: args.cum, node_count: args.count, ..top::Options::default() };
     let text = top::text(&profile, base.as_ref(), &options, &local_zone());
-    super::print(&text.map_err(|e| Failure::usage(format_args!("{}: {e}", args.profile.display())))?)
+    super::print(&text.map_err(|e| Failure::usage(format_args!("{name}: {e}")))?)
+}
+
+/// The heap profile of a process, out of its memory, and what to call it.
+fn live(pid: u32) -> Result<(Profile, String), Failure> {
+    let refused = |e: &dyn std::fmt::Display| Failure::job(format_args!("the heap of process {pid} cannot be read: {e}"));
+    let process = ProcFs::host().dir(pid).map_err(|e| refused(&e))?;
+    let bytes = goruntime::heap_of(&process, AsOf::LastCollection, clock::wall_now()).map_err(|e| refused(&e))?;
+    let profile = Profile::parse(&bytes, &Limits::default()).map_err(|e| refused(&e))?;
+    Ok((profile, format!("process {pid}")))
 }
 
 /// Decodes a profile, gzipped or not, or its form as text.

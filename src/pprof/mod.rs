@@ -15,6 +15,7 @@
 //! and no input makes this code panic.
 
 mod decode;
+pub mod encode;
 mod error;
 pub mod flame;
 mod frames;

@@ -63,6 +63,10 @@ pub enum Build {
     Cgo,
     /// For 32 bits (386), without cgo.
     Narrow,
+    /// Without symbols and debug information, as packages and images have them.
+    Stripped,
+    /// Position independent.
+    Pie,
 }
 
 impl Build {
@@ -72,6 +76,16 @@ impl Build {
             Build::Plain => ("0", "amd64", ""),
             Build::Cgo => ("1", "amd64", "-cgo"),
             Build::Narrow => ("0", "386", "-386"),
+            Build::Stripped => ("0", "amd64", "-stripped"),
+            Build::Pie => ("0", "amd64", "-pie"),
+        }
+    }
+
+    fn flags(self) -> &'static [&'static str] {
+        match self {
+            Build::Stripped => &["-ldflags=-s -w"],
+            Build::Pie => &["-buildmode=pie"],
+            _ => &[],
         }
     }
 }
@@ -91,6 +105,7 @@ pub fn go_program(version: GoVersion, name: &str, build: Build) -> PathBuf {
         let output = Command::new(go)
             .args(["build", "-o"])
             .arg(&binary)
+            .args(build.flags())
             .arg(".")
             .current_dir(source)
             .env("GOCACHE", repo().join("target/go/cache"))

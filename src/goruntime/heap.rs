@@ -1,0 +1,281 @@
+//! The heap profile from the runtime's buckets (`runtime/mprof.go`), un-sampled as `runtime/pprof` does it.
+
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+
+use super::functions::Frame;
+use super::layout::Field;
+use super::memory::Record;
+use super::{Refused, Runtime};
+use crate::pprof::encode::{Builder, Call, Line, Type};
+
+/// `bucketType` of the heap profile.
+const MEM_PROFILE: u64 = 1;
+/// `maxStack` was 32 up to Go 1.22; `GODEBUG=profstackdepth` allows 1024.
+const MAX_DEPTH: u64 = 1024;
+/// Allocation sites. A process was seen with 262,144.
+const MAX_BUCKETS: usize = 1 << 20;
+/// `future` holds the next cycles.
+const CYCLES: u64 = 3;
+
+/// Which of the runtime's counts a profile shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AsOf {
+    /// The last finished collection, as `/debug/pprof/heap` does.
+    LastCollection,
+    /// This moment, with what is garbage by now: all there is before the first collection.
+    Now,
+}
+
+/// Objects of one size that were allocated by one stack; sampled counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Bucket {
+    stack: Vec<u64>,
+    object_size: u64,
+    counts: Counts,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    allocs: u64,
+    frees: u64,
+}
+
+impl Counts {
+    fn plus(self, other: Counts) -> Counts {
+        Counts { allocs: self.allocs.wrapping_add(other.allocs), frees: self.frees.wrapping_add(other.frees) }
+    }
+}
+
+/// The profile in pprof's format, gzipped, with the four sample types of `/debug/pprof/heap`.
+///
+/// Refused where the program has no heap profile (nothing in it uses `runtime.MemProfile`, or its rate is 0), and where the buckets are
+/// no buckets. `taken_unix_ns` is what the profile says of its time.
+pub fn profile(runtime: &Runtime, as_of: AsOf, taken_unix_ns: u64) -> Result<Vec<u8>, Refused> {
+    let rate = sampling_rate(runtime)?;
+    let buckets = read(runtime, as_of)?;
+    let mut names = Names { runtime, known: HashMap::new() };
+    let types = [("alloc_objects", "count"), ("alloc_space", "bytes"), ("inuse_objects", "count"), ("inuse_space", "bytes")];
+    let mut builder = Builder::new(&types.map(|(kind, unit)| Type { kind, unit }), Type { kind: "space", unit: "bytes" }, rate);
+    builder.time_nanos(taken_unix_ns);
+    for bucket in &buckets {
+        let in_use = bucket.counts.allocs - bucket.counts.frees;
+        let (allocs, alloc_bytes) = unsampled(bucket.counts.allocs, bucket.object_size, rate);
+        let (objects, bytes) = unsampled(in_use, bucket.object_size, rate);
+        let own = own_frames(&mut names, &bucket.stack)?;
+        let calls = calls(&mut names, own)?;
+        builder.sample(&[allocs, alloc_bytes, objects, bytes], &calls, ("bytes", bucket.object_size));
+    }
+    builder.finish().map_err(|e| Refused::new(format!("the profile cannot be written: {e}")))
+}
+
+/// Bytes per sample on average.
+fn sampling_rate(runtime: &Runtime) -> Result<u64, Refused> {
+    if !runtime.globals.has_mem_profile {
+        return Err(Refused::new(
+            "this program keeps no heap profile: nothing linked into it uses runtime.MemProfile, as net/http/pprof does",
+        ));
+    }
+    let at = runtime.globals.mem_profile_rate.ok_or_else(|| Refused::new("runtime.MemProfileRate was not found in its code"))?;
+    match runtime.memory.u64(at)? {
+        0 => Err(Refused::new("this program keeps no heap profile: its runtime.MemProfileRate is 0")),
+        rate if rate < 1 << 40 => Ok(rate),
+        rate => Err(Refused::new(format!("its runtime.MemProfileRate would be {rate}: the layout does not fit"))),
+    }
+}
+
+/// An average of `rate` bytes lies between two samples, so an object of `size` bytes is in the sample with the probability
+/// 1 − exp(−size/rate) (`scaleHeapSample` in `runtime/pprof/protomem.go`). Objects and bytes, truncated as Go does.
+fn unsampled(count: u64, size: u64, rate: u64) -> (i64, i64) {
+    let bytes = count.saturating_mul(size);
+    let whole = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    if count == 0 || size == 0 {
+        return (0, 0);
+    }
+    if rate <= 1 {
+        return (whole(count), whole(bytes));
+    }
+    let scale = 1.0 / (1.0 - (-(size as f64) / rate as f64).exp());
+    ((count as f64 * scale) as i64, (bytes as f64 * scale) as i64)
+}
+
+/// Where the parts of a bucket are.
+struct At {
+    head: u32,
+    next: Field,
+    kind: Field,
+    size: Field,
+    depth: Field,
+    active: u64,
+    future: u64,
+    cycle: u64,
+    record: u64,
+    allocs: Field,
+    frees: Field,
+    /// Not in Go 1.27, which counts objects only.
+    bytes: Option<(Field, Field)>,
+}
+
+impl At {
+    fn of(runtime: &Runtime) -> Result<At, Refused> {
+        const BUCKET: &str = "runtime.bucket";
+        const RECORD: &str = "runtime.memRecord";
+        const CYCLE: &str = "runtime.memRecordCycle";
+        let layout = &runtime.layout;
+        Ok(At {
+            head: layout.size(BUCKET)?,
+            next: layout.field(BUCKET, "allnext")?,
+            kind: layout.field(BUCKET, "typ")?,
+            size: layout.field(BUCKET, "size")?,
+            depth: layout.field(BUCKET, "nstk")?,
+            active: layout.field(RECORD, "active")?.offset.into(),
+            future: layout.field(RECORD, "future")?.offset.into(),
+            cycle: layout.size(CYCLE)?.into(),
+            record: layout.size(RECORD)?.into(),
+            allocs: layout.field(CYCLE, "allocs")?,
+            frees: layout.field(CYCLE, "frees")?,
+            bytes: layout.find(CYCLE, "alloc_bytes").zip(layout.find(CYCLE, "free_bytes")),
+        })
+    }
+
+    fn counts(&self, body: &Record, at: u64, size: u64) -> Result<Counts, Refused> {
+        let word = |field: Field| body.at(at + u64::from(field.offset), field.size);
+        let counts = Counts { allocs: word(self.allocs)?, frees: word(self.frees)? };
+        if let Some((alloc_bytes, free_bytes)) = self.bytes
+            && (word(alloc_bytes)? != counts.allocs.wrapping_mul(size) || word(free_bytes)? != counts.frees.wrapping_mul(size))
+        {
+            return Err(Refused::new(
+                "a bucket's bytes are not its objects times their size: the layout does not fit, or it was just written",
+            ));
+        }
+        Ok(counts)
+    }
+}
+
+fn read(runtime: &Runtime, as_of: AsOf) -> Result<Vec<Bucket>, Refused> {
+    let memory = runtime.memory;
+    let at = At::of(runtime)?;
+    let found = |at: Option<u64>, name| at.ok_or_else(|| Refused::new(format!("runtime.{name} was not found in its code")));
+    let cycle = memory.u64(found(runtime.globals.mprof_cycle, "mProfCycle")?)? & 0xffff_ffff;
+    // the low bit says that the cycle's counts have gone into `active` already
+    let shown: Vec<u64> = match as_of {
+        AsOf::Now => (0..CYCLES).collect(),
+        AsOf::LastCollection if cycle & 1 == 1 => Vec::new(),
+        AsOf::LastCollection => vec![(cycle >> 1) % CYCLES],
+    };
+    let mut buckets = Vec::new();
+    let mut seen = HashSet::new();
+    let mut next = memory.u64(found(runtime.globals.mbuckets, "mbuckets")?)?;
+    while next != 0 {
+        if !seen.insert(next) {
+            return Err(Refused::new("its buckets form a ring: the layout does not fit"));
+        }
+        if seen.len() > MAX_BUCKETS {
+            return Err(Refused::new(format!("it has more than {MAX_BUCKETS} allocation sites")));
+        }
+        let head = memory.record(next, at.head)?;
+        let (kind, size, depth) = (head.get(at.kind)?, head.get(at.size)?, head.get(at.depth)?);
+        if kind != MEM_PROFILE || depth == 0 || depth > MAX_DEPTH {
+            return Err(Refused::new(format!("what should be a bucket is none (type {kind}, {depth} frames): the layout does not fit")));
+        }
+        let body = next.wrapping_add(at.head.into());
+        let stack = memory.words(body, depth, MAX_DEPTH)?;
+        if let Some(stray) = stack.iter().find(|pc| !runtime.module.text.contains(pc.wrapping_sub(1))) {
+            return Err(Refused::new(format!("a bucket's stack leads to {stray:#x}, outside of the program's code")));
+        }
+        let counts = settled(|| {
+            let record = memory.record(body.wrapping_add(depth * 8), at.record as u32)?;
+            let active = at.counts(&record, at.active, size)?;
+            shown.iter().try_fold(active, |sum, i| Ok(sum.plus(at.counts(&record, at.future + i * at.cycle, size)?)))
+        })?;
+        if counts.frees > counts.allocs {
+            return Err(Refused::new("a bucket has more frees than allocations: the layout does not fit"));
+        }
+        if counts.allocs > 0 {
+            buckets.push(Bucket { stack, object_size: size, counts });
+        }
+        next = head.get(at.next)?;
+    }
+    Ok(buckets)
+}
+
+/// A record that is being written may contradict itself for a moment.
+fn settled(mut read: impl FnMut() -> Result<Counts, Refused>) -> Result<Counts, Refused> {
+    const TRIES: usize = 3;
+    let mut last = read();
+    for _ in 1..TRIES {
+        match last {
+            Ok(counts) if counts.frees <= counts.allocs => return last,
+            _ => last = read(),
+        }
+    }
+    last
+}
+
+/// Functions by address.
+struct Names<'r> {
+    runtime: &'r Runtime<'r>,
+    known: HashMap<u64, Rc<[Frame]>>,
+}
+
+impl Names<'_> {
+    /// The call at this return address, and those that it is inlined into.
+    fn frames(&mut self, pc: u64) -> Result<Rc<[Frame]>, Refused> {
+        if let Some(frames) = self.known.get(&pc) {
+            return Ok(frames.clone());
+        }
+        let frames: Rc<[Frame]> = self.runtime.functions()?.frames(pc.wrapping_sub(1))?.into();
+        self.known.insert(pc, frames.clone());
+        Ok(frames)
+    }
+}
+
+/// A bucket's stack has an address for each inlined call too; a profile has one for all that are inlined into one another.
+fn calls(names: &mut Names, stack: &[u64]) -> Result<Vec<Call>, Refused> {
+    let mut calls = Vec::with_capacity(stack.len());
+    let mut rest = stack.iter();
+    while let Some(pc) = rest.next() {
+        let frames = names.frames(*pc)?;
+        for outer in frames.iter().skip(1) {
+            let is_next = match rest.as_slice().first() {
+                Some(next) => names.frames(*next)?.first().is_some_and(|frame| frame.function == outer.function),
+                None => false,
+            };
+            if is_next {
+                rest.next();
+            }
+        }
+        let lines = frames.iter().filter(|frame| frame.function != "runtime.goexit");
+        let lines: Vec<Line> = lines.map(|f| Line { function: f.function.clone(), file: f.file.clone(), line: f.line }).collect();
+        if !lines.is_empty() {
+            calls.push(Call { address: *pc, lines });
+        }
+    }
+    Ok(calls)
+}
+
+/// The stack without the allocator's own frames; all of it, if there are no others.
+fn own_frames<'s>(names: &mut Names, stack: &'s [u64]) -> Result<&'s [u64], Refused> {
+    for (i, pc) in stack.iter().enumerate() {
+        let frames = names.frames(*pc)?;
+        if !frames.first().is_some_and(|f| f.function.starts_with("runtime.") || f.function.starts_with("internal/runtime/")) {
+            return Ok(stack.get(i..).unwrap_or_default());
+        }
+    }
+    Ok(stack)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_stands_for_as_many_objects_as_its_probability_says() {
+        // runtime/pprof's own: 1/(1-exp(-1024/524288)) = 512.5
+        assert_eq!(unsampled(1, 1024, 512 << 10), (512, 524_800));
+        assert_eq!(unsampled(3, 64 << 20, 512 << 10), (3, 3 * (64 << 20)), "a large object is always in the sample");
+        assert_eq!(unsampled(5, 16, 1), (5, 80), "every object was sampled");
+        assert_eq!((unsampled(0, 16, 512 << 10), unsampled(7, 0, 512 << 10)), ((0, 0), (0, 0)));
+        assert_eq!(unsampled(u64::MAX, u64::MAX, 1), (i64::MAX, i64::MAX));
+    }
+}

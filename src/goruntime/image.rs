@@ -1,0 +1,101 @@
+//! The executable of a process: which parts of it are in memory where, and which Go built it.
+
+use std::fs::File;
+
+use object::read::elf::{ElfFile64, FileHeader, ProgramHeader};
+use object::{LittleEndian, Object, ObjectSection, ReadCache, elf};
+
+use super::Refused;
+use crate::target::ProcDir;
+use crate::target::buildinfo;
+
+const PAGE: u64 = 4096;
+/// The program of a process is among the first of its mappings.
+const MAX_MAPS: usize = 8 << 20;
+const MAX_SEGMENTS: usize = 64;
+
+/// A part of the executable, as it lies in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    pub start: u64,
+    /// Bytes that come from the file; the rest is zeroed at the start.
+    pub in_file: u64,
+    pub executable: bool,
+}
+
+/// A Go executable in the memory of a process.
+#[derive(Debug)]
+pub struct Image {
+    /// As build info has it: `go1.27.3 X:greenteagc`.
+    pub go_version: String,
+    pub segments: Vec<Segment>,
+    /// Where the section of the function table is, in the builds that have one.
+    pub pclntab: Option<u64>,
+}
+
+impl Image {
+    /// Reads headers and sections of the executable, on demand, and where the kernel has put it.
+    pub fn of(process: &ProcDir) -> Result<Image, Refused> {
+        let cannot = |e: &dyn std::fmt::Display| Refused::new(format!("its executable cannot be read: {e}"));
+        let exe = process.open("exe").map_err(|e| cannot(&e))?;
+        let go_version = buildinfo::read(&exe).map_err(|e| cannot(&e))?.go_version;
+        let maps = process.read("maps", MAX_MAPS).map_err(|e| cannot(&e))?;
+        let path = process.link("exe").map_err(|e| cannot(&e))?;
+        let first = first_mapping(&maps, path.as_encoded_bytes());
+        Image::parse(exe, go_version, first)
+    }
+
+    /// `first` is where the first page of the file is mapped.
+    fn parse(exe: File, go_version: String, first: Option<u64>) -> Result<Image, Refused> {
+        let damaged = |e: object::Error| Refused::new(format!("its executable is no 64-bit ELF file that can be read: {e}"));
+        let cache = ReadCache::new(exe);
+        let file: ElfFile64<'_, LittleEndian, _> = ElfFile64::parse(&cache).map_err(damaged)?;
+        let endian = file.endian();
+        if file.elf_header().e_machine(endian) != elf::EM_X86_64 {
+            return Err(Refused::new("only x86-64 can be read so far"));
+        }
+        let loads = file.elf_program_headers().iter().filter(|h| h.p_type(endian) == elf::PT_LOAD).take(MAX_SEGMENTS);
+        let lowest = loads.clone().map(|h| h.p_vaddr(endian)).min().ok_or_else(|| Refused::new("its executable has no segments"))?;
+        let bias = match file.elf_header().e_type(endian) {
+            elf::ET_DYN => {
+                first.ok_or_else(|| Refused::new("its executable is not among its mappings"))?.wrapping_sub(lowest & !(PAGE - 1))
+            }
+            _ => 0,
+        };
+        let segments = loads
+            .map(|h| Segment {
+                start: h.p_vaddr(endian).wrapping_add(bias),
+                in_file: h.p_filesz(endian),
+                executable: h.p_flags(endian).0 & elf::PF_X.0 != 0,
+            })
+            .collect();
+        let section = [".gopclntab", ".data.rel.ro.gopclntab"].iter().find_map(|name| file.section_by_name(name));
+        Ok(Image { go_version, segments, pclntab: section.map(|s| s.address().wrapping_add(bias)) })
+    }
+}
+
+/// Where the mapping of the file's first page begins.
+fn first_mapping(maps: &[u8], path: &[u8]) -> Option<u64> {
+    maps.split(|b| *b == b'\n').find_map(|line| {
+        let mut words = line.splitn(6, |b| *b == b' ');
+        let range = std::str::from_utf8(words.next()?).ok()?;
+        let offset = std::str::from_utf8(words.nth(1)?).ok()?;
+        let name = words.nth(2)?.trim_ascii_start();
+        let is_first = u64::from_str_radix(offset, 16) == Ok(0) && name == path;
+        is_first.then(|| u64::from_str_radix(range.split('-').next()?, 16).ok()).flatten()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_page_of_the_executable_tells_where_it_is() {
+        let maps = b"55d0c0000000-55d0c0100000 r--p 00000000 fe:00 1234                       /opt/a b\n\
+                     55d0c0100000-55d0c0200000 r-xp 00100000 fe:00 1234                       /opt/a b\n";
+        assert_eq!(first_mapping(maps, b"/opt/a b"), Some(0x55d0_c000_0000));
+        assert_eq!(first_mapping(maps, b"/opt/a"), None);
+        assert_eq!(first_mapping(b"", b""), None);
+    }
+}

@@ -1,0 +1,95 @@
+//! Go's runtime, read from outside: what `/debug/pprof` would say of a process, out of its memory.
+//!
+//! No request, no stop, no collection, nothing written: `/proc/PID/mem` is read while the process runs, hangs or is frozen. Nothing in
+//! the process has to be prepared, and its executable may be stripped.
+//!
+//! ```text
+//!  image      which Go, where its segments lie                      (ELF headers, build info, maps)
+//!    └ layout     where this Go keeps its fields                    (a table: one column per minor release)
+//!    └ module     runtime.firstmoduledata                           (found by the function table that it points to)
+//!        └ functions   names, files, lines, inlined calls           (pclntab)
+//!        └ globals     mheap_, memstats, mbuckets, allp …           (read off the runtime's own code)
+//!            ├ memstats   MemStats
+//!            └ heap       the buckets as a pprof profile
+//! ```
+//!
+//! Every address, length and count is the target's word: reads are bounded by [`memory::Reader`], and each part checks what it reads
+//! against something else that it reads. A part that does not fit is [`Refused`], with the reason, and others go on.
+//!
+//! Deliberately not here: what is done with it, and contents: only names, addresses, counts and sizes leave this room.
+
+pub mod functions;
+pub mod globals;
+pub mod heap;
+pub mod image;
+pub mod layout;
+pub mod memory;
+pub mod memstats;
+pub mod module;
+
+use std::fmt;
+use std::time::SystemTime;
+
+use crate::target::ProcDir;
+use functions::Functions;
+use globals::Globals;
+use image::Image;
+use layout::Layout;
+use memory::{LiveMemory, Reader};
+use module::Module;
+
+/// GOMAXPROCS is at most the number of CPUs, unless someone asked for more.
+const MAX_PS: u64 = 1 << 16;
+
+/// Why something of the process cannot be known: one sentence, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused(String);
+
+impl Refused {
+    pub(crate) fn new(why: impl Into<String>) -> Refused {
+        Refused(why.into())
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// A Go program in memory: where everything is.
+pub struct Runtime<'m> {
+    pub memory: &'m Reader<'m>,
+    pub layout: Layout,
+    pub module: Module,
+    pub globals: Globals,
+}
+
+impl<'m> Runtime<'m> {
+    pub fn find(memory: &'m Reader<'m>, image: &Image) -> Result<Runtime<'m>, Refused> {
+        let layout = Layout::of(&image.go_version)?;
+        let module = Module::find(memory, image, &layout)?;
+        let globals = Globals::find(memory, &module, &Functions::new(memory, &module, &layout)?, &layout)?;
+        Ok(Runtime { memory, layout, module, globals })
+    }
+
+    pub fn functions(&self) -> Result<Functions<'_>, Refused> {
+        Functions::new(self.memory, &self.module, &self.layout)
+    }
+}
+
+/// The heap profile of a process as a gzipped pprof profile, `taken` now. See [`heap::profile`].
+pub fn heap_of(process: &ProcDir, as_of: heap::AsOf, taken: SystemTime) -> Result<Vec<u8>, Refused> {
+    let memory = memory_of(process)?;
+    let reader = Reader::new(&memory);
+    let runtime = Runtime::find(&reader, &Image::of(process)?)?;
+    let unix_ns = taken.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX));
+    heap::profile(&runtime, as_of, unix_ns)
+}
+
+/// The memory of a process. Needs its uid, or CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH.
+pub fn memory_of(process: &ProcDir) -> Result<LiveMemory, Refused> {
+    process.open("mem").map(LiveMemory::new).map_err(|e| Refused::new(format!("its memory cannot be opened: {e}")))
+}
