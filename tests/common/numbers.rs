@@ -82,7 +82,8 @@ fn whole(pattern: &str) -> Regex {
         ("s", r"[+-]?[\d.]+(?:[KMGTPE]i)?B"),
         ("p", r"<?\d+%"),
         ("n", r"\d+(?: thousand|\.\d million)?"),
-        ("f", r"an unnamed function|[^,;\s]+(?: [^,;\s]+)*?"),
+        // what stands in the brackets of a generic function has commas and spaces, and brackets of its own
+        ("f", r"an unnamed function|(?:[^,;\[]|\[(?:[^\[\]]|\[(?:[^\[\]]|\[[^\[\]]*\])*\])*\])+?"),
     ];
     let mut text = pattern.to_owned();
     for (kind, regex) in kinds {

@@ -121,7 +121,7 @@ var ballast []byte
 
 // serveOnBallast has a heap goal of twice the untouched ballast, and fills the difference with garbage.
 func serveOnBallast(bytes int64) {
-	ballast = make([]byte, bytes)
+	ballast = reserve(int(bytes))
 	runtime.GC()
 	go serve(5 * time.Millisecond)
 	go serve(5 * time.Millisecond)
