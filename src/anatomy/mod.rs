@@ -138,6 +138,14 @@ pub struct Collected {
     pub garbage: u64,
 }
 
+/// How far NextGC, in bytes, stands above what was live, in percent: between these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EffectiveGogc {
+    pub goal: u64,
+    pub least: u64,
+    pub most: u64,
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Anatomy {
     pub rss_bytes: u64,
@@ -183,7 +191,7 @@ pub struct Anatomy {
     pub forced: bool,
     /// By how much the heap may grow beyond what was live after the last collection, in percent: what GOGC comes to with SetGCPercent and
     /// memory limits. `None` for a heap as small as the runtime's least.
-    pub effective_gogc: Option<u64>,
+    pub effective_gogc: Option<EffectiveGogc>,
 }
 
 impl Anatomy {
@@ -233,6 +241,8 @@ impl Anatomy {
 const MAX_SCALING: u64 = 10;
 /// The goal of a heap that is next to nothing is 4 MiB with GOGC=100: below some times that it tells nothing of GOGC.
 const LEAST_GOAL: u64 = 32 << 20;
+/// The mean of Go's heap sampling, in bytes.
+const SAMPLING: u64 = 512 << 10;
 /// RSS that falls by more than one part in this many while it is read, fell for a reason.
 const FELL: u64 = 50;
 /// What the runtime keeps for each allocation site, at most: the record, and the addresses of 128 frames.
@@ -424,14 +434,18 @@ fn build_as(evidence: &Evidence, untouched: Option<u64>) -> Anatomy {
     anatomy
 }
 
-/// NextGC against what was live when it was set: right after a collection that is what the profile of that collection has. The used part
-/// of stacks counts beside the heap, and how much that is is not known: where stacks are large nothing is said.
-fn effective_gogc(evidence: &Evidence) -> Option<u64> {
-    let (after, live) = (evidence.memstats_gc?, evidence.heap_gc_inuse?);
+/// NextGC against what was live when it was set. MemStats of after a collection has at least that much allocated; a profile has as much
+/// as sampling tells, so two of its standard deviations are taken off. The used part of stacks counts beside the heap, and how much that
+/// is is not known: where stacks are large nothing is said.
+fn effective_gogc(evidence: &Evidence) -> Option<EffectiveGogc> {
+    let (after, sampled) = (evidence.memstats_gc?, evidence.heap_gc_inuse?);
     let goal = after.next_gc.filter(|goal| *goal > LEAST_GOAL)?;
-    let live = live.min(after.heap_alloc).max(1);
-    let percent = u128::from(goal.saturating_sub(live)) * 100 / u128::from(live);
-    (after.stack_inuse < live / 8).then(|| u64::try_from(percent).unwrap_or(u64::MAX))
+    let samples = (sampled / SAMPLING).max(1) as f64;
+    let surely = (sampled as f64 * (1.0 - 2.0 / samples.sqrt())).max(0.0) as u64;
+    let above =
+        |live: u64| (u128::from(goal.saturating_sub(live)) * 100).checked_div(live.into()).map_or(u64::MAX, |percent| clamped(percent));
+    let (least, most) = (above(after.heap_alloc), above(surely.min(after.heap_alloc)));
+    (after.stack_inuse < sampled / 8).then_some(EffectiveGogc { goal, least, most })
 }
 
 /// Divides the anonymous part; what it adds sums up to `anon`.

@@ -204,6 +204,20 @@ fn anonymous_memory_beside_a_mapped_file_is_no_global_variables() {
 }
 
 #[test]
+fn how_far_the_heap_may_grow_is_told_within_what_sampling_leaves_open() {
+    let after = GoMemory { next_gc: Some(195 * MIB), heap_alloc: 19 * MIB, stack_inuse: MIB, ..GoMemory::default() };
+    // 18 samples: live may be half of what they say
+    let of = |sampled| build(&Evidence { memstats_gc: Some(after), heap_gc_inuse: Some(sampled), ..Evidence::default() }).effective_gogc;
+    let small = of(9 * MIB).unwrap();
+    assert_eq!((small.goal, small.least), (195 * MIB, 926));
+    assert!((3900..4300).contains(&small.most), "{small:?}");
+    // of stacks it is not known how much is in use
+    let stacks = GoMemory { stack_inuse: 4 * MIB, ..after };
+    let evidence = Evidence { memstats_gc: Some(stacks), heap_gc_inuse: Some(9 * MIB), ..Evidence::default() };
+    assert_eq!(build(&evidence).effective_gogc, None);
+}
+
+#[test]
 fn a_profile_corrects_what_was_allocated_after_the_collection() {
     let stats = |heap_alloc, total_alloc| GoMemory { heap_alloc, heap_inuse: heap_alloc, total_alloc, ..GoMemory::default() };
     let evidence = |inuse| Evidence {

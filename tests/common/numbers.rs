@@ -613,14 +613,16 @@ const EVIDENCE: &[(&str, Rule)] = &[
         },
     ),
     (
-        "NextGC is {s:goal}, {n:above}% above what was live, not GOGC={n:set} as the environment has it: debug\\.SetGCPercent or a memory limit sets it\\.",
+        "NextGC is {s:goal}, (?:at least {n:least}|at most {n:most})% above what was live, not GOGC={n:set} as the environment has it: debug\\.SetGCPercent(?: or a memory limit)? sets it\\.",
         |c, m| {
-            let goal = c.now.runtime("NextGC");
+            let goal = c.now.memstats("memstats_gc.txt", "NextGC");
             is(m, "goal", goal)?;
             is(m, "set", Some(c.now.env("GOGC").and_then(|v| v.parse().ok()).unwrap_or(100.0)))?;
-            // what was live at the last collection, stacks and globals with it, is at most what a later one found
-            let least = c.now.memstats("memstats_gc.txt", "HeapAlloc").zip(goal).map(|(live, goal)| (goal / live - 1.0) * 100.0);
-            within(m, "above", 0.0, least.map_or(f64::MAX, |most| most.max(0.0) * 2.0 + 10.0))
+            let above = |live: Option<f64>| live.zip(goal).map_or(f64::MAX, |(live, goal)| ((goal / live - 1.0) * 100.0).max(0.0));
+            let allocated = c.now.memstats("memstats_gc.txt", "HeapAlloc");
+            is(m, "least", Some(above(allocated).floor()))?;
+            let profiled = c.now.profile("heap_gc.pb.gz").and_then(|p| total(&p, "inuse_space"));
+            within(m, "most", above(profiled).min(above(allocated)).floor(), f64::MAX)
         },
     ),
     ("Collections have taken {p:share} of the CPU that the process may use since it started \\(GCCPUFraction\\)\\.", |c, m| {

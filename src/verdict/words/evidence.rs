@@ -197,12 +197,22 @@ fn goal(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, lang: Lang) {
         Some(Gogc::Percent(percent)) if facts.gomemlimit.is_none() => Some(percent),
         _ => None,
     };
-    if let Some((said_percent, effective)) = by_environment.zip(anatomy.effective_gogc).filter(|(said, is)| differs(*said, *is)) {
-        let goal = bytes(go.next_gc.unwrap_or(0));
-        said.push(say!(lang;
-            "NextGC is {goal}, {effective}% above what was live, not GOGC={said_percent} as the environment has it: debug.SetGCPercent or a memory limit sets it.";
-            "NextGC 为 {goal}，只比存活高 {effective}%，与环境中的 GOGC={said_percent} 不符：由 debug.SetGCPercent 或内存上限设定。"
-        ));
+    if let Some((said_percent, is)) = by_environment.zip(anatomy.effective_gogc) {
+        let goal = bytes(is.goal);
+        let twice = u64::from(said_percent).saturating_mul(2);
+        if is.least > twice {
+            let least = is.least;
+            said.push(say!(lang;
+                "NextGC is {goal}, at least {least}% above what was live, not GOGC={said_percent} as the environment has it: debug.SetGCPercent sets it.";
+                "NextGC 为 {goal}，比存活至少高 {least}%，与环境中的 GOGC={said_percent} 不符：由 debug.SetGCPercent 设定。"
+            ));
+        } else if is.most.saturating_mul(2) < said_percent.into() {
+            let most = is.most;
+            said.push(say!(lang;
+                "NextGC is {goal}, at most {most}% above what was live, not GOGC={said_percent} as the environment has it: debug.SetGCPercent or a memory limit sets it.";
+                "NextGC 为 {goal}，比存活最多高 {most}%，与环境中的 GOGC={said_percent} 不符：由 debug.SetGCPercent 或内存上限设定。"
+            ));
+        }
     }
     if let Some(fraction) = go.gc_cpu_fraction.filter(|fraction| *fraction >= COSTLY_GC) {
         let share = percent(fraction);
@@ -211,12 +221,6 @@ fn goal(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, lang: Lang) {
             "启动以来，GC 占用了进程可用 CPU 的 {share}（GCCPUFraction）。"
         ));
     }
-}
-
-/// Beyond what rounding, roots and the smallest heap do.
-fn differs(said: u32, is: u64) -> bool {
-    let said = u64::from(said);
-    is.saturating_mul(2) < said || is > said.saturating_mul(3)
 }
 
 fn goroutines_say(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, lang: Lang) {
