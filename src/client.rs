@@ -3,6 +3,7 @@
 //! For captures, sources, uploads and notifications. No proxies, no redirects to elsewhere, one TLS client per distinct set of options. Not here: what is
 //! asked, and how long to wait for it.
 
+mod cause;
 mod gate;
 mod names;
 
@@ -23,7 +24,9 @@ use crate::config::{self, Auth};
 use crate::systemd;
 use crate::target::peer::Peer;
 use crate::text::one_line;
-use gate::{Gate, Withheld};
+use gate::Gate;
+
+pub(crate) use self::cause::{Cause, USE_HTTPS, root_cause, says_in_the_clear, withheld};
 
 /// Tokens, certificates and keys are far smaller.
 const MAX_SECRET: u64 = 64 << 10;
@@ -212,6 +215,10 @@ pub(crate) fn read(file: &Path, max: u64) -> Result<Vec<u8>, SetupError> {
     match done {
         Ok(n) if n as u64 > max => Err(SetupError(format!("{} is larger than {max} bytes; is it the right file?", file.display()))),
         Ok(_) => Ok(bytes),
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => Err(SetupError(format!(
+            "cannot read {}: {e}; let memtrap's user read it, or hand it over with `LoadCredential=` in a drop-in and write `credential:NAME`",
+            file.display()
+        ))),
         Err(e) => Err(SetupError(format!("cannot read {}: {e}; see that memtrap may read it", file.display()))),
     }
 }
@@ -278,7 +285,7 @@ impl Clients {
 }
 
 fn failed(error: reqwest::Error) -> SetupError {
-    SetupError(format!("cannot set up HTTP: {}", root_cause(&error)))
+    SetupError(format!("cannot set up HTTP: {}", Cause::of(&error)))
 }
 
 impl Tls {
@@ -352,39 +359,6 @@ fn plain(patience: Patience, purpose: Use, names: &Names) -> ClientBuilder {
 fn same_origin(attempt: Attempt) -> reqwest::redirect::Action {
     let same = attempt.previous().last().is_some_and(|from| from.origin() == attempt.url().origin());
     if same && attempt.previous().len() <= MAX_REDIRECTS { attempt.follow() } else { attempt.stop() }
-}
-
-/// Why credentials were held back, and nothing sent, if that is what happened.
-pub(crate) fn withheld(error: &reqwest::Error) -> Option<String> {
-    let mut cause: Option<&dyn std::error::Error> = Some(error);
-    while let Some(e) = cause {
-        if let Some(withheld) = e.downcast_ref::<Withheld>() {
-            return Some(withheld.to_string());
-        }
-        cause = e.source();
-    }
-    None
-}
-
-/// Whether nobody listens there.
-pub(crate) fn is_refused(error: &reqwest::Error) -> bool {
-    let mut cause: Option<&dyn std::error::Error> = Some(error);
-    while let Some(e) = cause {
-        if e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused) {
-            return true;
-        }
-        cause = e.source();
-    }
-    false
-}
-
-/// The innermost message of an error: what the system said.
-pub(crate) fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    one_line(&cause.to_string(), 200)
 }
 
 #[cfg(test)]

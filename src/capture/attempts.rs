@@ -88,7 +88,7 @@ impl Runner<'_> {
         let client = if budget.quick { &endpoint.quick } else { &endpoint.client };
         let sink = Sink::new(self.partial.files(), want.file, want.body);
         let (sink, mut result) = fetch::get(endpoint, client, endpoint.url(want.rest), bounds, (sink, &self.lane), &mut self.watch).await;
-        if let Err(Failure::Connect { .. } | Failure::Broken { .. }) = result
+        if let Err(Failure::Connect { .. } | Failure::Broken { .. } | Failure::Unanswered(_)) = result
             && let Some(why @ Ended::Gone(_)) = self.watch.check()
         {
             result = Err(Failure::Ended(why));

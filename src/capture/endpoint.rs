@@ -19,7 +19,7 @@ use crate::config::{self, Pprof, Source};
 use crate::target::peer::Peer;
 use crate::target::sockets::{self, Ownership};
 use crate::target::trust::Trusted;
-use crate::target::{InstanceId, ProcFs};
+use crate::target::{InstanceId, ProcFs, obstacle};
 
 pub(super) struct Found {
     pub endpoint: Arc<Endpoint>,
@@ -83,16 +83,20 @@ pub(super) fn prepare(target: &Arc<config::Target>, id: Option<InstanceId>, env:
             }
             Some(Pprof::Template(_)) => Err("`pprof` names labels, and no series to take them from is known".into()),
             Some(Pprof::Http(base)) => {
-                let (endpoint, peer) = make.http(base)?;
+                let (mut endpoint, peer) = make.http(base)?;
                 look(peer).map_err(Unusable::withheld)?;
-                let warning = id.and_then(|id| foreign(&procfs, &endpoint.base, id));
+                let addrs = loopbacks(&endpoint.base).unwrap_or_default();
+                let local = id.filter(|_| !addrs.is_empty());
+                endpoint.obstacle = local.and_then(|id| obstacle::of_loopback(&procfs, &addrs, id));
+                let warning = local.and_then(|id| foreign(&procfs, &addrs, id));
                 Ok(Prepared::Explicit(Found { endpoint: Arc::new(endpoint), index: None, warnings: warning.into_iter().collect() }))
             }
             Some(Pprof::Unix { socket, path }) => {
                 let base = Url::parse(&format!("http://localhost/{}", path.trim_start_matches('/')));
                 let base = base.map_err(|e| format!("the path in `pprof` is not usable: {e}"))?;
                 let shown = format!("unix://{}:/{}", socket.display(), path.trim_matches('/'));
-                let (endpoint, peer) = make.endpoint(base, Some(socket.clone()), shown)?;
+                let (mut endpoint, peer) = make.endpoint(base, Some(socket.clone()), shown)?;
+                endpoint.obstacle = obstacle::of_socket(&procfs, socket);
                 look(peer).map_err(Unusable::withheld)?;
                 Ok(Prepared::Explicit(Found { endpoint: Arc::new(endpoint), index: None, warnings: Vec::new() }))
             }
@@ -172,7 +176,7 @@ impl Make<'_> {
         };
         let capture = &self.target.capture;
         let (normal, quick) = (client(capture.connect_timeout)?, client(quick_connect(capture))?);
-        Ok((Endpoint { client: normal, quick, base, shown, credentials: self.credentials.clone() }, peer))
+        Ok((Endpoint { client: normal, quick, base, shown, credentials: self.credentials.clone(), obstacle: None }, peer))
     }
 
     /// Who must answer there, if credentials are sent and it is on this host.
@@ -192,18 +196,23 @@ impl Make<'_> {
     }
 }
 
-/// A loopback address should be the watched process's own; says so if it is not, or cannot be known.
-fn foreign(procfs: &ProcFs, base: &Url, id: InstanceId) -> Option<String> {
+/// Where on memtrap's loopback this leads; `None`: elsewhere.
+fn loopbacks(base: &Url) -> Option<Vec<SocketAddr>> {
     let port = base.port_or_known_default()?;
     let host = base.host_str()?;
     let ips: Vec<IpAddr> = match host {
         "localhost" => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
         _ => vec![host.trim_matches(['[', ']']).parse::<IpAddr>().ok().map(|ip| ip.to_canonical()).filter(IpAddr::is_loopback)?],
     };
+    Some(ips.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
+}
+
+/// A loopback address should be the watched process's own; says so if it is not, or cannot be known.
+fn foreign(procfs: &ProcFs, addrs: &[SocketAddr], id: InstanceId) -> Option<String> {
     let pid = id.pid;
     let mut warning = None;
-    for addr in ips.into_iter().map(|ip| SocketAddr::new(ip, port)) {
-        match sockets::owner_check(procfs, addr, id) {
+    for addr in addrs {
+        match sockets::owner_check(procfs, *addr, id) {
             Ownership::Own => return None,
             Ownership::Other { pids } => {
                 let owner = match pids.as_slice() {

@@ -13,7 +13,7 @@ use super::reach::Contact;
 use super::sink::Sink;
 use super::watch::{Ended, Watch};
 use crate::aside::Lane;
-use crate::client::{Credentials, is_refused, root_cause, withheld};
+use crate::client::{Cause, Credentials, USE_HTTPS, root_cause, says_in_the_clear, withheld};
 use crate::clock::human;
 use crate::text::one_line;
 use crate::units::ByteSize;
@@ -36,6 +36,8 @@ pub(super) struct Endpoint {
     /// `base` for people: no credentials, no query; the socket for a unix one.
     pub shown: String,
     pub credentials: Credentials,
+    /// What is known to keep a connection from this place, with the cure.
+    pub obstacle: Option<String>,
 }
 
 impl Endpoint {
@@ -57,8 +59,9 @@ impl Endpoint {
 #[derive(Debug)]
 pub(super) enum Failure {
     Connect {
-        refused: bool,
-        why: String,
+        cause: Cause,
+        /// What was known beforehand.
+        obstacle: Option<String>,
     },
     /// Credentials were held back, and so nothing was sent.
     Withheld(String),
@@ -71,10 +74,14 @@ pub(super) enum Failure {
         bytes: u64,
         why: String,
     },
+    /// The request was sent, or begun, and no answer to it came.
+    Unanswered(Cause),
     Status {
         code: StatusCode,
         go: bool,
         line: String,
+        /// It was asked in the clear, and wants TLS.
+        wants_tls: bool,
     },
     Redirect {
         to: String,
@@ -92,7 +99,8 @@ impl Failure {
     /// Whether another attempt may fare better.
     pub fn is_passing(&self) -> bool {
         match self {
-            Failure::Connect { .. } | Failure::Broken { .. } => true,
+            Failure::Connect { cause, .. } | Failure::Unanswered(cause) => !cause.is_lasting(),
+            Failure::Broken { .. } => true,
             Failure::TimedOut { answered, .. } => !answered,
             Failure::Status { code, go, .. } => match code.as_u16() {
                 429 | 502 | 503 | 504 => true,
@@ -116,9 +124,13 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Connect { refused: true, .. } => write!(f, "connection refused: is the service listening there?"),
+            Failure::Connect { cause, obstacle } if cause.is_refused() => {
+                write!(f, "connection refused: {}", obstacle.as_deref().unwrap_or("is the service listening there?"))
+            }
+            Failure::Connect { cause, obstacle: Some(obstacle) } => write!(f, "cannot connect: {cause}; {obstacle}"),
             Failure::Withheld(why) => f.write_str(why),
-            Failure::Connect { why, .. } => write!(f, "cannot connect: {why}; check the address in `pprof` and the network"),
+            Failure::Connect { cause, .. } => write!(f, "cannot connect: {}", cause.with("check the address in `pprof` and the network")),
+            Failure::Unanswered(cause) => write!(f, "no answer: {cause}"),
             Failure::TimedOut { after, answered: false, .. } => {
                 write!(f, "no answer within {}: the service may be stuck or very busy", human(*after))
             }
@@ -126,12 +138,13 @@ impl fmt::Display for Failure {
                 write!(f, "incomplete: only {bytes} bytes came within {}; a longer step_timeout may help", human(*after))
             }
             Failure::Broken { bytes, why } => write!(f, "incomplete: the connection ended after {bytes} bytes of the body ({why})"),
-            Failure::Status { code, line, .. } => {
+            Failure::Status { code, line, wants_tls, .. } => {
                 write!(f, "HTTP {}", code.as_u16())?;
                 if !line.is_empty() {
                     write!(f, " `{line}`")?;
                 }
                 match code.as_u16() {
+                    _ if *wants_tls => write!(f, ": {USE_HTTPS} in `pprof`"),
                     401 => write!(f, ": the service wants credentials; check `auth` in the configuration"),
                     403 => write!(f, ": the service refuses these credentials or this address; check `auth` in the configuration"),
                     404 => write!(f, ": the service does not expose this profile; check the path in `pprof`"),
@@ -223,7 +236,7 @@ pub(super) async fn get_small(endpoint: &Endpoint, url: Url, bounds: Bounds, wat
 /// Sends the request; the response's head, if it is a 200.
 async fn answer(endpoint: &Endpoint, client: &Client, url: Url, clock: &mut Clock, watch: &mut Watch) -> Result<Response, Failure> {
     let request = client.get(url).headers(endpoint.credentials.headers.clone());
-    let mut response = clock.limit(watch, request.send()).await?.map_err(|e| unsent(&e, clock))?;
+    let mut response = clock.limit(watch, request.send()).await?.map_err(|e| unsent(endpoint, &e, clock))?;
     clock.answered = true;
     let status = response.status();
     if status == StatusCode::OK {
@@ -239,27 +252,27 @@ async fn answer(endpoint: &Endpoint, client: &Client, url: Url, clock: &mut Cloc
     let mut text = Vec::new();
     while let Ok(Ok(Some(chunk))) = clock.limit(watch, response.chunk()).await {
         text.extend_from_slice(chunk.get(..MAX_ERROR_TEXT - text.len()).unwrap_or(&chunk));
-        if text.len() == MAX_ERROR_TEXT || text.contains(&b'\n') {
+        // a page says what it is about further down
+        if text.len() == MAX_ERROR_TEXT || text.contains(&b'\n') && status != StatusCode::BAD_REQUEST {
             break;
         }
     }
     let text = endpoint.credentials.redact(&String::from_utf8_lossy(&text));
-    let line = text.lines().find(|l| !l.trim().is_empty()).map(|l| one_line(l, MAX_LINE)).unwrap_or_default();
-    Err(Failure::Status { code: status, go, line })
+    let telling = text.lines().find(|l| says_in_the_clear(l));
+    let line = telling.or_else(|| text.lines().find(|l| !l.trim().is_empty())).map(|l| one_line(l, MAX_LINE)).unwrap_or_default();
+    Err(Failure::Status { code: status, go, line, wants_tls: telling.is_some() })
 }
 
-fn unsent(error: &reqwest::Error, clock: &Clock) -> Failure {
+fn unsent(endpoint: &Endpoint, error: &reqwest::Error, clock: &Clock) -> Failure {
     if let Some(why) = withheld(error) {
         Failure::Withheld(why)
     } else if error.is_connect() {
-        Failure::Connect {
-            refused: is_refused(error),
-            why: if error.is_timeout() { "connection timed out".into() } else { root_cause(error) },
-        }
+        let cause = if error.is_timeout() { Cause::passing("connection timed out") } else { Cause::of(error) };
+        Failure::Connect { cause, obstacle: endpoint.obstacle.clone() }
     } else if error.is_timeout() {
         Failure::TimedOut { after: clock.timeout, answered: false, bytes: 0 }
     } else {
-        Failure::Broken { bytes: 0, why: root_cause(error) }
+        Failure::Unanswered(Cause::of(error))
     }
 }
 

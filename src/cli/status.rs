@@ -8,15 +8,15 @@ use reqwest::{StatusCode, Url};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, print, print_exactly};
-use crate::client::{Clients, Credentials, Use, is_refused, root_cause, withheld};
+use crate::client::{Cause, Clients, Credentials, Use, root_cause, withheld};
 use crate::config::{self, Auth, Listen};
 use crate::error::chain;
 use crate::lang::Lang;
 use crate::layout::{columns, wrapped};
 use crate::serve::{Instance, Targets, clock_words, word, words_of_eta, words_of_slope};
-use crate::target::ProcFs;
 use crate::target::peer::Peer;
 use crate::target::trust::{CURE, Trusted};
+use crate::target::{ProcFs, obstacle};
 use crate::text::{self, one_line};
 use crate::units::ByteSize;
 
@@ -156,15 +156,20 @@ impl Daemon {
         }?;
         let asked = client.get(self.url.clone()).headers(credentials.headers).timeout(PATIENCE).send().await;
         let mut answer = asked.map_err(|e| {
-            let absent = is_refused(&e) || root_cause(&e).contains("No such file");
+            let cause = Cause::of(&e);
+            let absent = cause.is_refused() || root_cause(&e).contains("No such file");
+            let closed =
+                || self.socket.as_ref().filter(|_| cause.is_forbidden()).and_then(|path| obstacle::of_socket(&ProcFs::host(), path));
             Failure::job(if let Some(why) = withheld(&e) {
                 format!("{}: the token is not sent: {}", at(), why.trim_end_matches(CURE).trim_end_matches("; "))
             } else if absent {
                 format!("nothing listens on {}: is memtrap running? see `systemctl status memtrap`", at())
             } else if e.is_timeout() {
                 format!("{} does not answer within {} s; see memtrap's log", at(), PATIENCE.as_secs())
+            } else if let Some(why) = closed() {
+                format!("{}: {why}", at())
             } else {
-                format!("{}: {}", at(), root_cause(&e))
+                format!("{}: {cause}", at())
             })
         })?;
         let status = answer.status();

@@ -12,7 +12,7 @@ use tokio::process::Command;
 
 use super::notice::{self, Notice};
 use crate::aside::{NoAnswer, Threads};
-use crate::client::{Clients, Credentials, Use, root_cause};
+use crate::client::{Cause, Clients, Credentials, USE_HTTPS, Use, says_in_the_clear};
 use crate::config::{self, Channel, Notify, Receiver, ReceiverUrl};
 use crate::text::one_line;
 
@@ -56,7 +56,7 @@ async fn post(to: &Notify, (receiver, path): (&Receiver, &str), key: &str, body:
     let (url, credentials, client) = prepared.await.map_err(|why| format!("its secret files could not be read: {why}"))??;
     let request = client.post(url).headers(credentials.headers.clone()).header(CONTENT_TYPE, "application/json");
     let sent = request.header("Idempotency-Key", key).body(body).send().await;
-    let mut answer = sent.map_err(|e| one_line(&root_cause(&e), MAX_SHOWN))?;
+    let mut answer = sent.map_err(|e| one_line(&Cause::of(&e).to_string(), 2 * MAX_SHOWN))?;
     let status = answer.status();
     if status.is_success() {
         return Ok(());
@@ -72,7 +72,13 @@ async fn post(to: &Notify, (receiver, path): (&Receiver, &str), key: &str, body:
         }
     }
     let said = credentials.redact(&String::from_utf8_lossy(&said));
-    Err(format!("HTTP {} `{}`", status.as_u16(), one_line(said.trim(), MAX_SHOWN)))
+    let cure = match status.as_u16() {
+        _ if says_in_the_clear(&said) => format!(": {USE_HTTPS} in `url`"),
+        401 | 403 => ": it wants credentials, or other ones; check `auth` and the URL".into(),
+        404 => ": check the path of the URL".into(),
+        _ => String::new(),
+    };
+    Err(format!("HTTP {} `{}`{cure}", status.as_u16(), one_line(said.trim(), MAX_SHOWN)))
 }
 
 /// Blocks on the disk.

@@ -9,7 +9,7 @@ use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, HeaderValue, LO
 use reqwest::{Client, Response, StatusCode, Url};
 use tokio::time::Instant;
 
-use crate::client::{Credentials, is_refused, root_cause, withheld};
+use crate::client::{Cause, Credentials, USE_HTTPS, root_cause, says_in_the_clear, withheld};
 use crate::clock::human;
 use crate::text::one_line;
 use crate::units::ByteSize;
@@ -40,9 +40,11 @@ pub(super) enum Trouble {
     Refused,
     /// Credentials were held back, and so nothing was sent.
     Withheld(String),
-    Connect(String),
+    Connect(Cause),
     TimedOut(Duration),
     Broken(String),
+    /// The request was sent, or begun, and no answer to it came.
+    Unanswered(Cause),
     Status {
         code: StatusCode,
         /// The beginning of the body, without secrets; may hold anything.
@@ -59,7 +61,8 @@ impl fmt::Display for Trouble {
         match self {
             Trouble::Refused => write!(f, "connection refused: does it run, and listen there?"),
             Trouble::Withheld(why) => f.write_str(why),
-            Trouble::Connect(why) => write!(f, "cannot connect: {why}; check the address and the network"),
+            Trouble::Connect(cause) => write!(f, "cannot connect: {}", cause.with("check the address and the network")),
+            Trouble::Unanswered(cause) => write!(f, "no answer: {cause}"),
             Trouble::TimedOut(after) => write!(f, "no whole answer within {}; a longer interval gives it more time", human(*after)),
             Trouble::Broken(why) => write!(f, "the connection broke: {why}"),
             Trouble::Status { code, text } => {
@@ -68,6 +71,7 @@ impl fmt::Display for Trouble {
                     write!(f, " `{}`", one_line(line, MAX_LINE))?;
                 }
                 match code.as_u16() {
+                    _ if says_in_the_clear(text) => write!(f, ": {USE_HTTPS}"),
                     401 | 403 => write!(f, ": it wants credentials, or other ones; check `auth` in the configuration"),
                     404 => write!(f, ": check the path of the URL"),
                     _ => Ok(()),
@@ -145,12 +149,13 @@ fn unsent(error: &reqwest::Error, timeout: Duration) -> Trouble {
         Trouble::Withheld(why)
     } else if error.is_timeout() {
         Trouble::TimedOut(timeout)
-    } else if is_refused(error) {
-        Trouble::Refused
-    } else if error.is_connect() {
-        Trouble::Connect(root_cause(error))
     } else {
-        Trouble::Broken(root_cause(error))
+        let cause = Cause::of(error);
+        match error.is_connect() {
+            _ if cause.is_refused() => Trouble::Refused,
+            true => Trouble::Connect(cause),
+            false => Trouble::Unanswered(cause),
+        }
     }
 }
 

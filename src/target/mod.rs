@@ -6,6 +6,7 @@
 pub mod buildinfo;
 pub mod cgroup;
 pub mod limit;
+pub mod obstacle;
 pub mod peer;
 pub mod proc;
 pub mod resolve;

@@ -15,7 +15,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 
 use super::sockets::{self, Listening};
 use super::trust::{CURE, Trusted};
-use super::{InstanceId, ProcFs, users};
+use super::{InstanceId, ProcFs, obstacle, users};
 
 /// An address of this host that credentials would be sent to.
 #[derive(Clone, Debug)]
@@ -113,7 +113,7 @@ impl Peer {
         // without the permission to see the holders, the maker of the socket must be the very user that is meant
         match rows.iter().find(|row| !seen.contains(&row.inode) && !self.trusted.is_named(row.uid)) {
             None => Ok(()),
-            Some(_) => Err("a process that cannot be seen (run memtrap as the same user, or with CAP_SYS_PTRACE) lives".into()),
+            Some(_) => Err(format!("a process that cannot be seen ({}) lives", obstacle::cure_of_denial(Path::new("/proc/1/fd")))),
         }
     }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::InstanceId;
+use super::{InstanceId, obstacle};
 
 /// Enough for `stat`, `status`, `cgroup` and other files that the kernel keeps short.
 pub(crate) const SMALL: usize = 64 << 10;
@@ -31,8 +31,8 @@ const KERNEL_THREAD: u64 = 0x0020_0000;
 pub enum ProcError {
     #[error("process {pid} does not exist (any more)")]
     Gone { pid: u32 },
-    #[error("no permission to read {path}; run memtrap as the user of that process, or with CAP_SYS_PTRACE")]
-    Denied { path: PathBuf },
+    #[error("no permission to read {path}: {cure}")]
+    Denied { path: PathBuf, cure: String },
     #[error("{path} is missing: this kernel does not provide it, or not for this process")]
     Absent { path: PathBuf },
     #[error("{path} cannot be understood: {why}")]
@@ -44,7 +44,7 @@ pub enum ProcError {
 impl ProcError {
     pub(crate) fn from_io(path: PathBuf, source: io::Error) -> ProcError {
         match Errno::from_io_error(&source) {
-            Some(Errno::ACCESS | Errno::PERM) => ProcError::Denied { path },
+            Some(Errno::ACCESS | Errno::PERM) => ProcError::Denied { cure: obstacle::cure_of_denial(&path), path },
             Some(Errno::NOENT | Errno::NOTDIR) => ProcError::Absent { path },
             _ => ProcError::Io { path, source },
         }

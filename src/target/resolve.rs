@@ -12,7 +12,7 @@ use std::time::Duration;
 use regex_lite::Regex;
 
 use super::proc::{SMALL, read_path};
-use super::{InstanceId, ProcDir, ProcError, ProcFs, cgroup, sockets, users};
+use super::{InstanceId, ProcDir, ProcError, ProcFs, cgroup, obstacle, sockets, users};
 use crate::clock::Mono;
 use crate::config::{Process, Selector};
 use crate::error::chain;
@@ -250,7 +250,8 @@ impl<'a> Search<'a> {
 fn no_permission(count: usize, want: &Want) -> String {
     let what = if matches!(want, Want::Sockets(_)) { "descriptors" } else { "executable" };
     let processes = if count == 1 { "process" } else { "processes" };
-    format!("no permission to see the {what} of {count} {processes}: run memtrap as the same user, or with CAP_SYS_PTRACE")
+    let cure = obstacle::cure_of_denial(Path::new(if what == "descriptors" { "/proc/1/fd" } else { "/proc/1/exe" }));
+    format!("no permission to see the {what} of {count} {processes}: {cure}")
 }
 
 impl Want<'_> {
@@ -386,7 +387,9 @@ fn by_pid_file(procfs: &ProcFs, path: &Path) -> Resolution {
     let bytes = match read_path(path, MAX_PID_FILE + 1) {
         Ok(bytes) => bytes,
         Err(ProcError::Absent { .. }) => return Resolution::none(format!("the pid file {} does not exist", path.display())),
-        Err(ProcError::Denied { .. }) => return Resolution::none(format!("no permission to read the pid file {}", path.display())),
+        Err(ProcError::Denied { cure, .. }) => {
+            return Resolution::none(format!("no permission to read the pid file {}: {cure}", path.display()));
+        }
         Err(e) => return Resolution::none(chain(&e)),
     };
     let number = std::str::from_utf8(&bytes).ok().filter(|text| text.len() <= MAX_PID_FILE).and_then(|text| text.trim().parse().ok());

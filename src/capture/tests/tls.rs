@@ -80,3 +80,15 @@ async fn an_unknown_certificate_is_named_as_the_reason() {
     assert_eq!(caught.status("heap"), Status::Failed);
     assert!(caught.reason("heap").contains("certificate"), "{}", caught.reason("heap"));
 }
+
+#[tokio::test]
+async fn plain_http_to_a_port_of_tls_is_told_the_scheme_and_not_tried_again() {
+    let trial = Trial::of(None);
+    let (server, client) = (pair(&trial, "server"), pair(&trial, "client"));
+    let addr = serve(&server, &client);
+    let trial = only_heap(trial, addr, Auth::default());
+    let pprof = Some(Pprof::Http(format!("http://{addr}/debug/pprof")));
+    let caught = Trial { target: Target { pprof, ..trial.target.clone() }, ..trial }.run().await;
+    assert!(caught.reason("heap").contains("write https:// if it serves TLS"), "{}", caught.reason("heap"));
+    assert_eq!(caught.entry("heap").attempts, 1);
+}

@@ -106,7 +106,7 @@ fn connector(upload: &Upload) -> Result<Connector, StoreError> {
             .ok_or_else(|| StoreError(format!("{} holds no PEM certificates", file.display())))?,
     };
     let made = crate::client::for_uploads(CONNECT, REQUEST, roots, upload.proxy.as_deref());
-    made.map(Connector).map_err(|e| StoreError(format!("cannot set up HTTP: {}", crate::client::root_cause(&e))))
+    made.map(Connector).map_err(|e| StoreError(format!("cannot set up HTTP: {}", crate::client::Cause::of(&e))))
 }
 
 /// Sends the stores' requests through memtrap's HTTP client.
