@@ -39,7 +39,7 @@ use crate::budget::Refusal;
 use crate::clock::Mono;
 use crate::config::Rules;
 use crate::lang::Lang;
-use crate::series::{Rise, Sample, Series};
+use crate::series::{Kept, Rise, Sample, Series};
 use crate::target::Identity;
 use crate::trigger::{Detector, Fired, Levels, STALE_AFTER, Trigger};
 
@@ -201,6 +201,11 @@ impl Slot {
 
     pub fn series(&self) -> Option<&Series> {
         self.life.as_ref().map(|l| l.detector.series())
+    }
+
+    /// The last hour as the rules have seen it, oldest first.
+    pub fn kept(&self, levels: &Levels) -> Vec<Kept> {
+        self.life.as_ref().map_or_else(Vec::new, |l| l.detector.kept(levels))
     }
 
     pub fn slope(&self) -> Option<f64> {

@@ -16,8 +16,45 @@ pub struct Sample {
     pub rss: u64,
 }
 
+/// A reading as a bundle keeps it, so that the rules can be tried on it again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    pub sample: Sample,
+    /// From the first to the last of the readings that it stands for, it in their middle; zero for a reading as it was.
+    pub span: Duration,
+    /// How long its process had been running.
+    pub age: Duration,
+    /// The limit at that time.
+    pub limit: Option<u64>,
+}
+
+impl Kept {
+    pub fn reading(sample: Sample) -> Kept {
+        Kept { sample, span: Duration::ZERO, age: Duration::ZERO, limit: None }
+    }
+
+    /// How many readings it stands for, where one comes each `interval`.
+    pub fn count(&self, interval: Duration) -> u32 {
+        let count = self.span.as_secs_f64() / interval.as_secs_f64().max(1e-3);
+        (count as u32).saturating_add(1).min(MAX_IN_KEPT)
+    }
+
+    /// Them: evenly from the first to the last.
+    pub fn readings(&self, interval: Duration) -> impl Iterator<Item = Sample> + use<> {
+        let (count, Sample { at, rss }) = (self.count(interval), self.sample);
+        let (first, step) = if count > 1 { (at - self.span / 2, self.span / (count - 1)) } else { (at, Duration::ZERO) };
+        (0..count).map(move |n| Sample { at: first + step * n, rss })
+    }
+}
+
+/// The last reading of a bucket is before its end.
+const EDGE: Duration = Duration::from_millis(1);
+/// One kept reading stands for no more than so many.
+const MAX_IN_KEPT: u32 = 10_000;
 /// Readings kept unthinned.
 const RECENT: usize = 16;
+/// The same while a rule is met that has not held long enough yet: they are what it is judged by.
+const RECENT_PENDING: usize = 512;
 /// Of those, the ones that tell how it goes on.
 const FEW: usize = 5;
 /// Buckets that a rule's window is cut into, unless polling is coarser.
@@ -102,6 +139,10 @@ impl Window {
         self.span
     }
 
+    pub fn bucket(&self) -> Duration {
+        self.buckets.width
+    }
+
     /// Takes a reading; true if that closed a bucket, which is when a line can have changed.
     pub fn push(&mut self, sample: Sample) -> bool {
         self.buckets.push(sample)
@@ -128,6 +169,36 @@ impl Window {
     pub fn clear(&mut self) {
         self.buckets.points.clear();
         self.buckets.open = None;
+    }
+
+    /// What it holds of the time before `from`; `after` is what is kept from then on, oldest first. Put together they make the same means.
+    fn kept(&self, from: Mono, after: &[Kept], interval: Duration) -> Vec<Kept> {
+        let width = self.buckets.width;
+        let open = self.buckets.open.map(|open| Sample { at: open.first + open.last.since(open.first) / 2, rss: open.mean() });
+        let row = |p: Sample| {
+            let start = self.buckets.start_of(p.at);
+            let end = start + width;
+            if start >= from {
+                return None;
+            }
+            // of readings that lie evenly about their middle
+            let half = p.at.since(start).min((end - EDGE).since(p.at));
+            if end <= from {
+                return Some(Kept { span: half * 2, ..Kept::reading(p) });
+            }
+            let rest = after.iter().take_while(|k| k.sample.at < end).flat_map(|k| k.readings(interval));
+            let (sum, count, last) = rest.fold((0.0, 0.0, p.at), |(sum, count, _), s| (sum + s.rss as f64, count + 1.0, s.at));
+            let first = (p.at - last.since(p.at)).max(start);
+            let span = (from - interval).since(first);
+            let kept = Kept { span, ..Kept::reading(Sample { at: first + span / 2, rss: p.rss }) };
+            if first >= from {
+                return None;
+            }
+            let own = f64::from(kept.count(interval));
+            let rss = (p.rss as f64 * (own + count) - sum) / own;
+            Some(Kept { sample: Sample { rss: rss.max(0.0) as u64, ..kept.sample }, ..kept })
+        };
+        self.buckets.closed().chain(open).filter_map(row).collect()
     }
 
     /// Highest minus lowest bucket, bytes. No robust line over the sampled part can rise by more,
@@ -269,6 +340,8 @@ fn median(numbers: &mut [f64]) -> f64 {
 #[derive(Clone, Debug)]
 pub struct Series {
     recent: VecDeque<Sample>,
+    /// A rule is pending.
+    keeps_more: bool,
     timeline: Thinned,
 }
 
@@ -281,12 +354,16 @@ impl Default for Series {
 impl Series {
     pub fn new() -> Series {
         let buckets = (TIMELINE_SPAN.as_secs() / TIMELINE_WIDTH.as_secs()) as usize;
-        Series { recent: VecDeque::with_capacity(RECENT), timeline: Thinned::new(TIMELINE_WIDTH, buckets, Keep::Max) }
+        Series { recent: VecDeque::with_capacity(RECENT), keeps_more: false, timeline: Thinned::new(TIMELINE_WIDTH, buckets, Keep::Max) }
     }
 
     pub fn push(&mut self, sample: Sample) {
-        if self.recent.len() == RECENT {
+        let most = if self.keeps_more { RECENT_PENDING } else { RECENT };
+        while self.recent.len() >= most {
             self.recent.pop_front();
+        }
+        if !self.keeps_more && self.recent.capacity() > RECENT * 2 {
+            self.recent.shrink_to(RECENT);
         }
         self.recent.push_back(sample);
         self.timeline.push(sample);
@@ -294,6 +371,35 @@ impl Series {
 
     pub fn last(&self) -> Option<Sample> {
         self.recent.back().copied()
+    }
+
+    /// From the next reading on: whether a rule is pending, so that the readings that decide about it are kept as they were.
+    pub fn keep_more(&mut self, more: bool) {
+        self.keeps_more = more;
+    }
+
+    /// The last hour as the rules have seen it, oldest first: the readings as they were as far as they are kept, before them what the
+    /// rules' windows hold, the finest first, and before that the highest of each quarter of a minute.
+    pub fn kept(&self, windows: &[&Window], interval: Duration) -> Vec<Kept> {
+        let mut kept: Vec<Kept> = self.recent.iter().copied().map(Kept::reading).collect();
+        let Some(mut from) = self.recent.front().map(|first| first.at) else { return kept };
+        for window in windows {
+            let mut earlier = window.kept(from, &kept, interval);
+            // the bucket that it began with is all there
+            from = earlier.first().map_or(from, |first| window.buckets.start_of(first.sample.at));
+            earlier.append(&mut kept);
+            kept = earlier;
+        }
+        let width = self.timeline.width;
+        let open = self.timeline.open.map(|open| open.max);
+        let before = self.timeline.closed().chain(open).filter_map(|p| {
+            let start = self.timeline.start_of(p.at);
+            let span = ((start + width).min(from) - EDGE).since(start);
+            let sample = Sample { at: start + span / 2, rss: p.rss };
+            // of a part of its time only if the highest was in that
+            (p.at < from).then_some(Kept { span, ..Kept::reading(sample) })
+        });
+        before.chain(kept.iter().copied()).collect()
     }
 
     /// Slope of the last few readings, bytes per second: quick to see a jump, and as easily fooled by one.
@@ -323,13 +429,15 @@ impl Series {
         self.recent.range(self.recent.len().saturating_sub(FEW)..).map(|s| s.rss).max().unwrap_or(0)
     }
 
-    /// The last hour, oldest first: thinned, then the recent readings as they were.
+    /// The last hour for people, oldest first: the highest of each quarter of a minute, then the recent readings as they were.
     pub fn timeline(&self) -> Vec<Sample> {
         let raw_from = self.recent.front().map_or(Mono::default(), |s| s.at);
         let open = self.timeline.open.map(|o| o.max);
         self.timeline.closed().chain(open).take_while(|p| p.at < raw_from).chain(self.recent.iter().copied()).collect()
     }
 }
+
+const TICK: Duration = Duration::from_millis(10);
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Keep {
@@ -349,10 +457,10 @@ struct Thinned {
     open: Option<Open>,
 }
 
-/// Eight bytes a bucket: centiseconds since the base, and pages of 4 KiB (16 TiB at most).
+/// Eight bytes a bucket: [`TICK`]s since the base, and pages of 4 KiB (16 TiB at most).
 #[derive(Clone, Copy, Debug)]
 struct Point {
-    centis: u32,
+    ticks: u32,
     pages: u32,
 }
 
@@ -366,7 +474,19 @@ struct Open {
     max: Sample,
 }
 
+impl Open {
+    fn mean(&self) -> u64 {
+        (self.sum / u128::from(self.count.max(1))) as u64
+    }
+}
+
 impl Thinned {
+    /// When the bucket of this time began.
+    fn start_of(&self, at: Mono) -> Mono {
+        let width = self.width.as_nanos().max(1) as u64;
+        Mono::from_nanos(at.as_nanos() / width * width)
+    }
+
     fn new(width: Duration, capacity: usize, keep: Keep) -> Thinned {
         Thinned { width, capacity, keep, base: Mono::default(), points: VecDeque::new(), open: None }
     }
@@ -398,10 +518,7 @@ impl Thinned {
     fn close(&mut self, bucket: Open) {
         let sample = match self.keep {
             Keep::Max => bucket.max,
-            Keep::Mean => Sample {
-                at: bucket.first + bucket.last.since(bucket.first) / 2,
-                rss: (bucket.sum / u128::from(bucket.count.max(1))) as u64,
-            },
+            Keep::Mean => Sample { at: bucket.first + bucket.last.since(bucket.first) / 2, rss: bucket.mean() },
         };
         if self.points.len() >= self.capacity {
             self.points.pop_front();
@@ -409,9 +526,9 @@ impl Thinned {
         if self.points.is_empty() {
             self.base = sample.at;
         }
-        let mut centis = centis_since(self.base, sample.at);
-        if centis > u64::from(u32::MAX / 2) {
-            centis = self.rebase(sample.at);
+        let mut ticks = ticks_since(self.base, sample.at);
+        if ticks > u64::from(u32::MAX / 2) {
+            ticks = self.rebase(sample.at);
         }
         if self.points.len() == self.points.capacity() {
             // no more than will ever be used: there may be thousands of series
@@ -419,17 +536,17 @@ impl Thinned {
             self.points.reserve_exact(len.max(8).min(self.capacity.saturating_sub(len)).max(1));
         }
         self.points.push_back(Point {
-            centis: u32::try_from(centis).unwrap_or(u32::MAX),
+            ticks: u32::try_from(ticks).unwrap_or(u32::MAX),
             pages: u32::try_from(sample.rss >> 12).unwrap_or(u32::MAX),
         });
     }
 
     /// After most of a year the offsets would overflow: counts them from the oldest point instead.
     fn rebase(&mut self, newest: Mono) -> u64 {
-        let shift = self.points.front().map_or(0, |p| p.centis);
-        self.base = self.base + Duration::from_millis(u64::from(shift) * 10);
-        self.points.iter_mut().for_each(|p| p.centis -= shift);
-        centis_since(self.base, newest)
+        let shift = self.points.front().map_or(0, |p| p.ticks);
+        self.base = self.base + TICK * shift;
+        self.points.iter_mut().for_each(|p| p.ticks -= shift);
+        ticks_since(self.base, newest)
     }
 
     /// How many buckets these points cover, with the holes between them that are short enough.
@@ -447,14 +564,12 @@ impl Thinned {
 
     fn closed(&self) -> impl DoubleEndedIterator<Item = Sample> + Clone {
         let base = self.base;
-        self.points
-            .iter()
-            .map(move |p| Sample { at: base + Duration::from_millis(u64::from(p.centis) * 10), rss: u64::from(p.pages) << 12 })
+        self.points.iter().map(move |p| Sample { at: base + TICK * p.ticks, rss: u64::from(p.pages) << 12 })
     }
 }
 
-fn centis_since(base: Mono, at: Mono) -> u64 {
-    (at.since(base).as_millis() / 10) as u64
+fn ticks_since(base: Mono, at: Mono) -> u64 {
+    ((at.since(base) + TICK / 2).as_nanos() / TICK.as_nanos()) as u64
 }
 
 #[cfg(test)]

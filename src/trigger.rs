@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::{self, Mono};
 use crate::config;
 use crate::lang::{Lang, say};
-use crate::series::{Line, Peaks, Sample, Series, TooFew, Window, bucket_width};
+use crate::series::{Kept, Line, Peaks, Sample, Series, TooFew, Window, bucket_width};
 use crate::units::{ByteSize, Rate, SizeOrPercent};
 
 /// The rule that fired.
@@ -100,7 +100,7 @@ pub struct Levels {
     pub limit: Option<u64>,
     pub hold: Duration,
     warmup: Duration,
-    interval: Duration,
+    pub interval: Duration,
 }
 
 impl Levels {
@@ -273,6 +273,13 @@ impl Detector {
         &self.series
     }
 
+    /// The last hour as the rules have seen it, oldest first.
+    pub fn kept(&self, levels: &Levels) -> Vec<Kept> {
+        let mut windows: Vec<&Window> = self.tracked().map(|t| &t.window).collect();
+        windows.sort_by_key(|window| window.bucket());
+        self.series.kept(&windows, levels.interval)
+    }
+
     /// Takes a reading. `age` is how long the process had been running, `stage` which stage of the threshold is next.
     pub fn observe(&mut self, sample: Sample, age: Duration, levels: &Levels, stage: usize) {
         let passed = self.series.last().and_then(|last| passed(sample.at.since(last.at), levels.interval));
@@ -282,7 +289,15 @@ impl Detector {
         }
         let above = levels.stages.get(stage).is_some_and(|s| sample.rss >= s.bytes);
         self.above.update(above, passed, levels.hold);
+        self.measure(sample, age, levels, passed);
+        let mut all = std::iter::once(&self.above).chain(self.tracked().map(|t| &t.held));
+        let is_undecided = all.any(|held| held.is_pending() && held.time < levels.hold);
+        drop(all);
+        self.series.keep_more(is_undecided);
+    }
 
+    /// What is seen over windows.
+    fn measure(&mut self, sample: Sample, age: Duration, levels: &Levels, passed: Option<Duration>) {
         let reading = At { sample, passed, warm: age >= levels.warmup, hold: levels.hold, recent_top: self.series.recent_top() };
         if let Some((tracked, (rise, rate))) = self.slope.as_mut().zip(levels.slope) {
             tracked.update(reading, rise / 2, |tracked| {

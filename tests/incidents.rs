@@ -9,7 +9,7 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
-use common::{GoVersion, Idle, MIB, Memtrap, Svc, bundles_in, entry, go_binary, manifest, not_checked};
+use common::{Cgroup, GoVersion, Idle, MIB, Memtrap, Svc, bundles_in, entry, go_binary, manifest};
 use rustix::process::Signal;
 
 /// A target of this process, with what a test sets of it.
@@ -103,35 +103,6 @@ fn a_slow_leak_below_the_threshold_fires_by_slope() {
     assert_eq!(fired["trigger"], "slope", "{fired}");
     let slope = fired["slope_bytes_per_second"].as_f64().unwrap() / MIB as f64;
     assert!((1.5..8.0).contains(&slope), "{slope} MiB/s");
-}
-
-/// A v1 memory cgroup with a limit, removed when dropped.
-struct Cgroup(std::path::PathBuf);
-
-impl Cgroup {
-    fn new(limit: u64) -> Option<Cgroup> {
-        let path = Path::new("/sys/fs/cgroup/memory").join(format!("memtrap-test-{}-{limit}", std::process::id()));
-        let made = fs::create_dir(&path).and_then(|()| fs::write(path.join("memory.limit_in_bytes"), limit.to_string()));
-        if let Err(e) = made {
-            not_checked(&format!("a process in a memory cgroup near its limit: {}: {e}", path.display()));
-            return None;
-        }
-        Some(Cgroup(path))
-    }
-
-    /// Starts the service inside.
-    fn start(&self, args: &[&str]) -> Svc {
-        let mut command = Command::new("sh");
-        let script = format!("echo $$ > {}/cgroup.procs && exec \"$0\" \"$@\"", self.0.display());
-        command.args(["-c", &script]).arg(common::go_svc(GoVersion::Newest));
-        Svc::start_in(command, args)
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        common::wait_until(Duration::from_secs(5), "the cgroup is empty", || fs::remove_dir(&self.0).is_ok());
-    }
 }
 
 #[test]

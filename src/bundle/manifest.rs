@@ -1,9 +1,14 @@
 //! `manifest.json`, schema 1: what was caught, by which trigger, and how each file came to be.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
+
+use crate::config::{self, Rules};
 
 use crate::target::{Identity, InstanceId, SeriesId};
 use crate::trigger::Fired;
+use crate::units::{Rate, SizeOrPercent};
 
 /// The end of a warning that says why what answered may not be the process that is captured.
 pub const ANOTHERS: &str = "the profiles may be of another process";
@@ -20,6 +25,9 @@ pub struct Manifest {
     pub target: String,
     pub instance: Instance,
     pub trigger: Fired,
+    /// Of a capture that a rule ordered.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub rules: Option<RulesInForce>,
     pub host: String,
     pub boot_id: String,
     /// RFC 3339, UTC.
@@ -166,6 +174,75 @@ pub fn by_cause<'e>(entries: impl IntoIterator<Item = &'e FileEntry>) -> Vec<Vec
         }
     }
     groups.into_iter().map(|(_, group)| group).collect()
+}
+
+/// The rules that the instance was watched by, so that `memtrap replay` can try them again. Times in seconds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RulesInForce {
+    /// Sizes in bytes (`1048576B`), or percentages.
+    pub threshold: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub slope: Option<RateInForce>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub eta: Option<f64>,
+    #[serde(rename = "for")]
+    pub hold: f64,
+    pub warmup: f64,
+    pub cooldown: f64,
+    pub rearm: String,
+    pub escalate: bool,
+    pub interval: f64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RateInForce {
+    pub rise: String,
+    pub window: f64,
+}
+
+impl RulesInForce {
+    pub fn of(rules: &Rules, interval: Duration) -> RulesInForce {
+        let exact = |level: &SizeOrPercent| match level {
+            SizeOrPercent::Size(size) => format!("{}B", size.0),
+            SizeOrPercent::Percent(share) => share.to_string(),
+        };
+        RulesInForce {
+            threshold: rules.threshold.iter().map(exact).collect(),
+            slope: rules.slope.map(|rate| RateInForce { rise: exact(&rate.rise), window: rate.window.as_secs_f64() }),
+            eta: rules.eta.map(|eta| eta.as_secs_f64()),
+            hold: rules.hold.as_secs_f64(),
+            warmup: rules.warmup.as_secs_f64(),
+            cooldown: rules.cooldown.as_secs_f64(),
+            rearm: rules.rearm.to_string(),
+            escalate: rules.escalate,
+            interval: interval.as_secs_f64(),
+        }
+    }
+
+    /// With how often RSS was read; `None` if it is not what [`RulesInForce::of`] writes.
+    pub fn rules(&self) -> Option<(Rules, Duration)> {
+        let time = |seconds: f64| Duration::try_from_secs_f64(seconds).ok();
+        let level = |text: &String| text.parse::<SizeOrPercent>().ok();
+        let slope = match &self.slope {
+            Some(rate) => Some(Rate { rise: level(&rate.rise)?, window: time(rate.window).filter(|w| !w.is_zero())? }),
+            None => None,
+        };
+        let eta = match self.eta {
+            Some(eta) => Some(time(eta)?),
+            None => None,
+        };
+        let rules = Rules {
+            threshold: self.threshold.iter().map(level).collect::<Option<_>>()?,
+            slope,
+            eta,
+            hold: time(self.hold)?,
+            warmup: time(self.warmup)?,
+            cooldown: time(self.cooldown)?,
+            rearm: self.rearm.parse().ok()?,
+            escalate: self.escalate,
+        };
+        Some((rules, time(self.interval).filter(|interval| config::INTERVALS.contains(interval))?))
+    }
 }
 
 impl Manifest {

@@ -29,7 +29,7 @@ use crate::disk::{Dir, trust};
 use crate::writable;
 
 pub use files::{BundleFile, Files, Hash, MAX_REJECTED, Sum};
-pub use manifest::{ANOTHERS, FileEntry, Instance, MANIFEST, Manifest, Outcome, SCHEMA, Status, by_cause};
+pub use manifest::{ANOTHERS, FileEntry, Instance, MANIFEST, Manifest, Outcome, RulesInForce, SCHEMA, Status, by_cause};
 pub(crate) use partial::own_entry;
 pub use partial::{Note, Partial, Published};
 pub(crate) use read::subdirectories;

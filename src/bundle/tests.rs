@@ -39,6 +39,7 @@ fn draft() -> Manifest {
             eta_seconds: None,
             reason: "RSS 1.52GiB is at or above 1.50GiB".into(),
         },
+        rules: None,
         host: "host-a".into(),
         boot_id: "b007".into(),
         started: "2026-11-23T08:13:36.000Z".into(),

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{self, Mono};
-use crate::series::Sample;
+use crate::series::{Kept, Sample};
 use crate::target::limit::OomCounter;
 
 /// `end.json`. Times are RFC 3339.
@@ -46,15 +46,25 @@ impl End {
     }
 }
 
-/// `timeline.csv`. `during` is what was sampled after the capture began, at `started` on the wall clock.
-pub(super) fn timeline(samples: &[Sample], started: SystemTime, anchor: (Mono, SystemTime)) -> String {
-    let mut csv = String::from("time,unix_ms,rss_bytes,phase\n");
-    for sample in samples {
+/// `timeline.csv`. `during` is what was sampled after the capture began, at `started` on the wall clock. A line with `span_ms` stands for
+/// that time around it: the mean of a bucket of a rule's window, or before those the highest of a quarter of a minute.
+pub(super) fn timeline(kept: &[Kept], started: SystemTime, anchor: (Mono, SystemTime)) -> String {
+    let mut csv = String::from("time,unix_ms,rss_bytes,phase,span_ms,boot_ms,age_ms,limit_bytes\n");
+    for Kept { sample, span, age, limit } in kept {
         let at = sample.at.to_wall(anchor);
         let unix = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
         let phase = if at <= started { "before" } else { "during" };
         // writing to a String does not fail
-        let _ = writeln!(csv, "{},{unix},{},{phase}", clock::rfc3339_millis(at), sample.rss);
+        let _ = writeln!(
+            csv,
+            "{},{unix},{},{phase},{},{},{},{}",
+            clock::rfc3339_millis(at),
+            sample.rss,
+            span.as_millis(),
+            sample.at.as_nanos() / 1_000_000,
+            age.as_millis(),
+            limit.map_or(String::new(), |l| l.to_string()),
+        );
     }
     csv
 }
@@ -68,8 +78,12 @@ mod tests {
     fn the_timeline_tells_before_from_during() {
         let wall = SystemTime::UNIX_EPOCH + Duration::from_millis(1_795_421_616_500);
         let anchor = (Mono::from_secs(100), wall);
-        let samples = [Sample { at: Mono::from_secs(99), rss: 7 }, Sample { at: Mono::from_millis(100_250), rss: 9 }];
-        let expected = "time,unix_ms,rss_bytes,phase\n2026-11-23T08:13:35.500Z,1795421615500,7,before\n2026-11-23T08:13:36.750Z,1795421616750,9,during\n";
+        let (age, limit) = (Duration::from_secs(5), Some(64));
+        let before = Kept { span: Duration::from_secs(15), ..Kept::reading(Sample { at: Mono::from_secs(99), rss: 7 }) };
+        let samples = [before, Kept { age, limit, ..Kept::reading(Sample { at: Mono::from_millis(100_250), rss: 9 }) }];
+        let expected = "time,unix_ms,rss_bytes,phase,span_ms,boot_ms,age_ms,limit_bytes\n\
+            2026-11-23T08:13:35.500Z,1795421615500,7,before,15000,99000,0,\n\
+            2026-11-23T08:13:36.750Z,1795421616750,9,during,0,100250,5000,64\n";
         assert_eq!(timeline(&samples, wall, anchor), expected);
     }
 }

@@ -44,11 +44,11 @@ pub use end::End;
 pub use remote::RemoteInstance;
 
 use crate::aside::{Lane, NoAnswer, Threads};
-use crate::bundle::{self, BundleError, FileEntry, Instance, Manifest, Outcome, Partial, Published, SCHEMA, Status};
+use crate::bundle::{self, BundleError, FileEntry, Instance, Manifest, Outcome, Partial, Published, RulesInForce, SCHEMA, Status};
 use crate::clock::{self, Mono};
 use crate::config;
 use crate::lang::Lang;
-use crate::series::Sample;
+use crate::series::Kept;
 use crate::target::cgroup::CgroupRef;
 use crate::target::limit::OomCounter;
 use crate::target::{Identity, InstanceId, ProcFs};
@@ -58,7 +58,7 @@ use crate::units::ByteSize;
 use run::Runner;
 
 /// RSS samples in order of time: those before the capture, and those that the watcher adds while it runs.
-pub type TimelineHandle = Arc<Mutex<Vec<Sample>>>;
+pub type TimelineHandle = Arc<Mutex<Vec<Kept>>>;
 
 /// One capture to make.
 #[derive(Clone, Debug)]
@@ -281,7 +281,7 @@ pub async fn run(
             if let Some(remote) = remote {
                 partial.add("metrics", "metrics.json", text::json_pretty(&remote).unwrap_or_default().as_bytes());
             }
-            (partial, samples.last().copied())
+            (partial, samples.last().map(|kept| kept.sample))
         })
         .await?;
     let gathered = lane.run(move || {
@@ -356,6 +356,7 @@ async fn begin(request: &Request, env: &Env, plan: &[plan::Step], lane: &Lane) -
             started_unix_ms: request.remote.as_ref().and_then(|r| r.id.started_unix_ms),
         },
         trigger: request.fired.clone(),
+        rules: Some(RulesInForce::of(&request.target.rules, request.target.interval)).filter(|_| request.fired.trigger.by_rule()),
         host: env.host.clone(),
         boot_id: env.boot_id.clone(),
         started: clock::rfc3339_millis(request.started),

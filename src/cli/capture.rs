@@ -12,7 +12,7 @@ use super::{Failure, print_exactly};
 use crate::capture::{self, Captured, Progress};
 use crate::clock::{self, Mono};
 use crate::poll::{Reading, Statm};
-use crate::series::Sample;
+use crate::series::{Kept, Sample};
 use crate::target::{ProcFs, limit};
 use crate::trigger::Fired;
 use crate::units::ByteSize;
@@ -54,7 +54,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         instance_label: format!("pid {}", instance.pid),
         fired: Fired::manual(rss, limit.map(|l| l.bytes), format!("asked for at the command line, at RSS {}", ByteSize(rss))),
         started: clock::wall_now(),
-        timeline: Arc::new(Mutex::new(vec![Sample { at: Mono::now(), rss }])),
+        timeline: Arc::new(Mutex::new(vec![Kept::reading(Sample { at: Mono::now(), rss })])),
         oom: None,
         answers_early: true,
         min_free: ByteSize(0),

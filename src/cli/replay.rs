@@ -1,28 +1,34 @@
 //! `memtrap replay`: recorded readings against the rules.
 
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::Failure;
 use super::rules::RuleArgs;
-use crate::bundle::open_named;
+use crate::analysis::archive;
+use crate::bundle::{MANIFEST, Manifest, open_named};
+use crate::capture::End;
 use crate::clock::{human, rfc3339_millis, rfc3339_seconds};
 use crate::config::{self, Capture};
 use crate::layout::columns;
 use crate::replay::read::{self, Recorded};
 use crate::replay::{self, Outcome, Setup, What};
 use crate::text;
+use crate::trigger::Fired;
 use crate::units::ByteSize;
 
 /// Half a year of one series each 15 s, as JSON.
 const MAX_FILE: u64 = 64 << 20;
-const DAY: Duration = Duration::from_secs(24 * 3_600);
+const MAX_JSON: u64 = 8 << 20;
+const TIMELINE: &str = "timeline.csv";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
+  memtrap replay BUNDLE                                            its own rules, on what they saw
   memtrap replay BUNDLE/timeline.csv --threshold 1.2GiB --slope 200MiB/10m
   memtrap replay rss.csv -c /etc/memtrap/memtrap.toml --target checkout --limit 2GiB
   curl -s 'http://prometheus:9090/api/v1/query_range?query=process_resident_memory_bytes&start=…&end=…&step=15s' > rss.json
@@ -30,7 +36,7 @@ const DAY: Duration = Duration::from_secs(24 * 3_600);
 
 A CSV has lines of TIME,RSS: RFC 3339 or seconds since 1970, and bytes or sizes; a first line may name the columns.")]
 pub struct Args {
-    /// timeline.csv of a bundle, a CSV, or the JSON of a Prometheus range query
+    /// A bundle, its timeline.csv, any CSV, or the JSON of a Prometheus range query
     #[arg(value_name = "SERIES")]
     series: PathBuf,
     /// Take the rules of a target of this file
@@ -39,12 +45,12 @@ pub struct Args {
     /// Which target's rules
     #[arg(long, value_name = "NAME", requires = "config")]
     target: Option<String>,
-    /// The memory limit at that time, for percentages and --eta
+    /// The memory limit at that time, for percentages and --eta; a bundle knows its own
     #[arg(long, value_name = "SIZE")]
     limit: Option<ByteSize>,
-    /// How long the process had been running at the first reading; matters for the warmup
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "1day")]
-    age: Duration,
+    /// How long the process had been running at the first reading; matters for the warmup. A bundle knows; else it is a day
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    age: Option<Duration>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -53,28 +59,52 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<(), Failure> {
-    let setup = setup(&args)?;
-    let name = args.series.display();
-    let mut text = String::new();
-    let opened = open_named(&args.series).and_then(|file| file.take(MAX_FILE + 1).read_to_string(&mut text));
-    opened.map_err(|e| Failure::job(format_args!("{name} cannot be read: {e}")))?;
-    if text.len() as u64 > MAX_FILE {
-        return Err(Failure::job(format_args!("{name} is larger than {}; cut it", ByteSize(MAX_FILE))));
-    }
-    let recorded = read::read(&text).map_err(|e| Failure::job(format_args!("{name}: {e}")))?;
+    let unpacked = if args.series.is_file() && archive::is_archive(&args.series) { Some(archive::unpack(&args.series)?) } else { None };
+    let path = unpacked.as_ref().map_or(args.series.as_path(), |unpacked| unpacked.dir.as_path());
+    let series = if path.is_dir() { path.join(TIMELINE) } else { path.to_owned() };
+    let beside = series.parent().filter(|_| series.file_name().is_some_and(|name| name == TIMELINE)).map(Path::to_owned);
+    let manifest: Option<Manifest> = beside.as_ref().and_then(|dir| json_in(dir, MANIFEST));
+    let ended = beside.as_ref().and_then(|dir| json_in::<End>(dir, "end.json")).is_some_and(|end| end.gone);
+    let setup = Setup { ended, ..setup(&args, manifest.as_ref())? };
+    let text = read_file(&series, MAX_FILE)?;
+    let recorded = read::read(&text).map_err(|e| Failure::job(format_args!("{}: {e}", series.display())))?;
     let outcomes: Vec<(Recorded, Outcome)> = recorded.into_iter().map(|r| (r.clone(), replay::replay(&r.readings, &setup))).collect();
+    let own = manifest.map(|manifest| manifest.trigger).filter(|fired| fired.trigger.by_rule() && !fired.trigger.is_asked());
     if args.json {
         let all: Vec<Value> = outcomes.iter().map(|(recorded, outcome)| as_json(recorded, outcome)).collect();
-        return super::print(&(text::json_pretty(&json!({ "schema": 1, "series": all }))? + "\n"));
+        let all = json!({ "schema": 1, "series": all, "bundle_trigger": own.map(|fired| fired.trigger.name()) });
+        return super::print(&(text::json_pretty(&all)? + "\n"));
     }
-    outcomes.iter().try_for_each(|(recorded, outcome)| super::print(&as_text(recorded, outcome, &setup)))
+    outcomes
+        .iter()
+        .try_for_each(|(recorded, outcome)| super::print(&(as_text(recorded, outcome, &setup) + &own_trigger(own.as_ref(), outcome))))
 }
 
-fn setup(args: &Args) -> Result<Setup, Failure> {
+fn read_file(path: &Path, most: u64) -> Result<String, Failure> {
+    let (name, mut text) = (path.display(), String::new());
+    let opened = open_named(path).and_then(|file| file.take(most + 1).read_to_string(&mut text));
+    opened.map_err(|e| Failure::job(format_args!("{name} cannot be read: {e}")))?;
+    if text.len() as u64 > most {
+        return Err(Failure::job(format_args!("{name} is larger than {}; cut it", ByteSize(most))));
+    }
+    Ok(text)
+}
+
+/// A file of a bundle; `None` if it is not there or not what it should be.
+fn json_in<T: DeserializeOwned>(dir: &Path, name: &str) -> Option<T> {
+    serde_json::from_str(&read_file(&dir.join(name), MAX_JSON).ok()?).ok()
+}
+
+fn setup(args: &Args, manifest: Option<&Manifest>) -> Result<Setup, Failure> {
     let limit = args.limit.map(|l| l.0);
+    let (age, ended) = (args.age, false);
     let Some((file, name)) = args.config.as_ref().zip(args.target.as_ref()) else {
-        let rules = args.rules.rules().map_err(Failure::usage)?;
-        return Ok(Setup { rules, capture: Capture::default(), interval: args.rules.interval, limit, age: args.age });
+        let of_bundle = manifest.and_then(|manifest| manifest.rules.as_ref()?.rules()).filter(|_| args.rules.is_none());
+        let (rules, interval) = match of_bundle {
+            Some(of_bundle) => of_bundle,
+            None => (args.rules.rules().map_err(Failure::usage)?, args.rules.interval),
+        };
+        return Ok(Setup { rules, capture: Capture::default(), interval, limit, age, ended });
     };
     if !args.rules.is_none() {
         return Err(Failure::usage("the rules come either from -c FILE, or from --threshold, --slope and --eta"));
@@ -84,7 +114,17 @@ fn setup(args: &Args) -> Result<Setup, Failure> {
         let names: Vec<&str> = config.targets.iter().map(|t| t.name.as_str()).collect();
         return Err(Failure::usage(format_args!("{} has no target `{name}`; there are: {}", file.display(), names.join(", "))));
     };
-    Ok(Setup { rules: target.rules.clone(), capture: target.capture.clone(), interval: target.interval, limit, age: args.age })
+    Ok(Setup { rules: target.rules.clone(), capture: target.capture.clone(), interval: target.interval, limit, age, ended })
+}
+
+/// Whether the rules fire what the bundle says fired.
+fn own_trigger(own: Option<&Fired>, outcome: &Outcome) -> String {
+    let Some(own) = own else { return String::new() };
+    let name = own.trigger.name();
+    match outcome.fired().find(|(_, fired)| fired.trigger == own.trigger) {
+        Some((event, _)) => format!("The bundle's own trigger, {name}, fires here at {}.\n", time(event.at)),
+        None => format!("The bundle's own trigger, {name}, does not fire under these rules.\n"),
+    }
 }
 
 fn as_text(recorded: &Recorded, outcome: &Outcome, setup: &Setup) -> String {
@@ -109,14 +149,15 @@ fn as_text(recorded: &Recorded, outcome: &Outcome, setup: &Setup) -> String {
     text.push_str(&format!("\n{bundles} of {} readings. How near each rule came:\n", recorded.readings.len()));
     outcome.nearest.iter().for_each(|said| text.push_str(&format!("  {said}\n")));
     let gap = replay::typical_gap(&recorded.readings);
-    if gap > setup.interval * 2 {
+    let own = recorded.readings.iter().all(|reading| reading.kept.is_some());
+    if gap > setup.interval * 2 && !own {
         text.push_str(&format!(
             "The readings are {} apart; memtrap polls each {}, and may fire up to that much sooner.\n",
             human(gap),
             human(setup.interval)
         ));
     }
-    if setup.age < DAY && setup.age < setup.rules.warmup {
+    if setup.age.is_some_and(|age| age < setup.rules.warmup) {
         text.push_str("Slopes were ignored during the warmup.\n");
     }
     text

@@ -335,6 +335,7 @@ impl Seat {
             due: now,
             levels: Levels::resolve(&config.rules, config.interval, None),
             limit: None,
+            limits: Vec::new(),
             limit_read: now,
             oom: None,
             cgroup_read: now,

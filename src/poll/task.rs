@@ -12,14 +12,14 @@ use crate::clock::Mono;
 use crate::config::{self, Config};
 use crate::incident::Captured;
 use crate::roster::SlotNumber;
-use crate::series::Sample;
+use crate::series::Kept;
 use crate::state::Saved;
 use crate::target::limit::OomCounter;
 use crate::target::{Identity, Limit};
 use crate::trigger::Fired;
 
 /// Samples before and during a capture; the watcher appends while the capture runs.
-pub type Timeline = Arc<Mutex<Vec<Sample>>>;
+pub type Timeline = Arc<Mutex<Vec<Kept>>>;
 
 /// Something to be done elsewhere.
 #[derive(Clone, Debug)]

@@ -21,7 +21,7 @@ use crate::incident::{Incident, Order, Slot, State};
 use crate::lang::{Lang, say};
 use crate::meters::Meters;
 use crate::roster::{Roster, SlotNumber};
-use crate::series::Sample;
+use crate::series::{Kept, Sample};
 use crate::target::cgroup::{CgroupRef, Mounts};
 use crate::target::limit::{Changed, Limits, OomCounter};
 use crate::target::{Identity, InstanceId, Limit, ProcFs};
@@ -35,6 +35,8 @@ pub(super) const LIMIT_REFRESH: Duration = Duration::from_secs(30);
 const CGROUP_REFRESH: Duration = Duration::from_secs(300);
 /// Within this time of the limit, what dies with the process is saved first.
 const HURRY: Duration = Duration::from_secs(10);
+/// Changes of a limit that are remembered.
+const MAX_LIMITS: usize = 32;
 /// Waiting or being taken.
 const MAX_BASELINES: usize = 4;
 /// Being asked. A service that does not answer takes some seconds.
@@ -75,6 +77,8 @@ pub(super) struct Seat {
     pub born: Mono,
     pub levels: Levels,
     pub limit: Option<Limit>,
+    /// The limits that its readings were judged by, and from when on; the last few.
+    pub limits: Vec<(Mono, Option<u64>)>,
     pub limit_read: Mono,
     /// Of the process's cgroup, which is also where its limit is read; `None` where that cannot be seen.
     pub oom: Option<OomCounter>,
@@ -268,6 +272,7 @@ impl Seat {
             born: now - age,
             levels: Levels::resolve(&config.rules, config.interval, None),
             limit: None,
+            limits: Vec::new(),
             limit_read: now,
             oom: None,
             cgroup_read: now,
@@ -336,6 +341,23 @@ impl Seat {
             self.levels = Levels::resolve(&config.rules, config.interval, Some(limit.bytes));
             self.limit = Some(limit);
         }
+    }
+
+    fn note_limit(&mut self, at: Mono) {
+        if self.limits.last().map(|(_, limit)| *limit) != Some(self.levels.limit) {
+            if self.limits.len() >= MAX_LIMITS {
+                self.limits.remove(0);
+            }
+            self.limits.push((at, self.levels.limit));
+        }
+    }
+
+    /// The last hour, with what else the rules went by.
+    fn timeline_of(&self, slot: &Slot) -> Vec<Kept> {
+        let first = self.limits.first().and_then(|(_, limit)| *limit);
+        let limit_at = |at| self.limits.iter().rev().find(|(from, _)| *from <= at).map_or(first, |(_, limit)| *limit);
+        let kept = slot.kept(&self.levels).into_iter();
+        kept.map(|kept| Kept { age: kept.sample.at.since(self.born), limit: limit_at(kept.sample.at), ..kept }).collect()
     }
 
     pub fn seen(&self) -> Option<&Seen> {
@@ -426,8 +448,9 @@ impl Dispatch {
     pub fn read(&mut self, mut place: Place<'_>, sample: Sample, age: Duration, may_baseline: bool, now: Mono) {
         self.check(&mut place, sample.rss, now);
         let Place { target, number, slot, seat } = place;
+        seat.note_limit(sample.at);
         if let Some(timeline) = &seat.timeline {
-            lock(timeline).push(sample);
+            lock(timeline).push(Kept { age, limit: seat.levels.limit, ..Kept::reading(sample) });
         }
         let was_open = slot.incident().is_some();
         let order = slot.observe(sample, age, &seat.levels, &target.rules);
@@ -509,7 +532,7 @@ impl Dispatch {
         let stamp = clock::compact_utc(clock::wall_now());
         let id = order.incident.clone().unwrap_or_else(|| format!("{}-{stamp}-{}", target.name, mark(&seat.id)));
         slot.admitted(&order, id.clone(), &seat.levels, &target.rules, now);
-        let timeline: Timeline = Arc::new(Mutex::new(slot.series().map(|s| s.timeline()).unwrap_or_default()));
+        let timeline: Timeline = Arc::new(Mutex::new(seat.timeline_of(slot)));
         seat.timeline = Some(timeline.clone());
         let last = slot.series().and_then(|s| s.last()).map_or(order.fired.rss_bytes, |s| s.rss);
         let subject = seat.subject(target, last);
@@ -567,7 +590,7 @@ fn mark(id: &Identity) -> String {
 }
 
 /// The samples of a timeline.
-pub(super) fn lock(timeline: &Timeline) -> MutexGuard<'_, Vec<Sample>> {
+pub(super) fn lock(timeline: &Timeline) -> MutexGuard<'_, Vec<Kept>> {
     // a panic elsewhere does not make samples wrong
     timeline.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

@@ -6,6 +6,8 @@
 pub mod plot;
 pub mod read;
 #[cfg(test)]
+mod own;
+#[cfg(test)]
 mod table;
 
 use std::time::{Duration, SystemTime};
@@ -14,7 +16,7 @@ use crate::clock::{Mono, human, rfc3339_seconds};
 use crate::config::{Capture, Rules};
 use crate::incident::{Captured, Slot, State};
 use crate::lang::Lang;
-use crate::series::{Sample, Window};
+use crate::series::{self, Sample, Window};
 use crate::target::InstanceId;
 use crate::trigger::{Fired, Levels, time_to};
 use crate::units::ByteSize;
@@ -28,10 +30,16 @@ pub struct Setup {
     pub capture: Capture,
     /// How often memtrap would poll; readings further apart than that count as they are.
     pub interval: Duration,
+    /// Instead of what the readings themselves tell.
     pub limit: Option<u64>,
-    /// How long the process had been running at the first reading.
-    pub age: Duration,
+    /// How long the process had been running at the first reading; `None`: as the readings tell, else for [`LONG`].
+    pub age: Option<Duration>,
+    /// The process ended after the last reading.
+    pub ended: bool,
 }
+
+/// Of a process that is not said to be young.
+pub const LONG: Duration = Duration::from_secs(24 * 3_600);
 
 /// Something that changed at a reading.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,25 +81,35 @@ impl Outcome {
 /// Feeds readings, in order of time, to the rules.
 pub fn replay(readings: &[Reading], setup: &Setup) -> Outcome {
     let Some(first) = readings.first() else { return Outcome::default() };
-    let interval = setup.interval.max(typical_gap(readings));
-    let levels = Levels::resolve(&setup.rules, interval, setup.limit);
+    let own = readings.iter().all(|r| r.kept.is_some());
+    let interval = if own { setup.interval } else { setup.interval.max(typical_gap(readings)) };
+    let resolve = |limit: Option<u64>| Levels::resolve(&setup.rules, interval, setup.limit.or(limit));
+    let mut levels = resolve(first.kept.and_then(|kept| kept.limit));
     let mut slot = Slot::default();
     slot.arrive(InstanceId { pid: 1, start_ticks: 1 }, &setup.rules, interval);
-    // so that ages and windows before the first reading are points in time too
-    let start = Mono::from_secs(366 * 24 * 3_600);
     let busy = Duration::from_secs(setup.capture.cpu_seconds + 1);
     let mut nearest = Nearest::new(&setup.rules, interval, &levels);
     let mut outcome = Outcome { level: levels.stages.first().map(|s| s.bytes), ..Outcome::default() };
     let mut ends: Option<Mono> = None;
     let mut shown: Option<State> = None;
-    for reading in readings {
-        let offset = reading.at.duration_since(first.at).unwrap_or_default();
-        let now = start + offset;
+    let mut last = None;
+    for (reading, now) in readings.iter().flat_map(|reading| points(reading, first, interval)) {
+        if let Some(kept) = reading.kept
+            && setup.limit.or(kept.limit) != levels.limit
+        {
+            levels = resolve(kept.limit);
+        }
+        let given = reading.at.duration_since(first.at).unwrap_or_default();
+        let age = match (setup.age, reading.kept) {
+            (Some(age), _) => age.saturating_add(given),
+            (None, Some(kept)) => kept.age,
+            (None, None) => LONG + given,
+        };
         if ends.is_some_and(|end| now >= end) {
             slot.captured(Captured::Evidence, &setup.rules, now);
             ends = None;
         }
-        let (sample, age) = (Sample { at: now, rss: reading.rss }, setup.age.saturating_add(offset));
+        let sample = Sample { at: now, rss: reading.rss };
         let mut happened = |what| outcome.events.push(Event { at: reading.at, rss: reading.rss, what });
         if let Some(order) = slot.observe(sample, age, &levels, &setup.rules) {
             happened(What::Fired { part: order.part, fired: Box::new(order.fired.clone()) });
@@ -105,9 +123,28 @@ pub fn replay(readings: &[Reading], setup: &Setup) -> Outcome {
             happened(What::State(state, slot.reason(&levels, now, Lang::En)));
             shown = Some(state);
         }
+        last = Some((reading.at, sample));
+    }
+    if let Some((at, sample)) = last.filter(|_| setup.ended)
+        && let Some(order) = slot.gone(&levels, sample.at)
+    {
+        outcome.events.push(Event { at, rss: sample.rss, what: What::Fired { part: order.part, fired: Box::new(order.fired) } });
     }
     outcome.nearest = nearest.sentences(&levels);
     outcome
+}
+
+/// The readings that a line stands for: one, or of memtrap's own timeline as many as were taken in its time.
+fn points<'a>(reading: &'a Reading, first: &Reading, interval: Duration) -> impl Iterator<Item = (&'a Reading, Mono)> + use<'a> {
+    // so that ages and windows before the first reading are points in time too
+    let start = Mono::from_secs(366 * 24 * 3_600);
+    let (at, span) = match reading.kept {
+        // buckets lie where they lay
+        Some(kept) => (kept.boot, kept.span),
+        None => (start + reading.at.duration_since(first.at).unwrap_or_default(), Duration::ZERO),
+    };
+    let kept = series::Kept { span, ..series::Kept::reading(Sample { at, rss: reading.rss }) };
+    kept.readings(interval).map(move |sample| (reading, sample.at))
 }
 
 /// The median distance between readings.
@@ -224,7 +261,7 @@ mod tests {
     }
 
     fn each_second(rss: impl Fn(u64) -> u64, seconds: u64) -> Vec<Reading> {
-        (0..seconds).map(|s| Reading { at: at(s), rss: rss(s) * MIB }).collect()
+        (0..seconds).map(|s| Reading { at: at(s), rss: rss(s) * MIB, kept: None }).collect()
     }
 
     fn setup(rules: Rules) -> Setup {
@@ -233,7 +270,8 @@ mod tests {
             capture: Capture { cpu_seconds: 5, ..Capture::default() },
             interval: Duration::from_secs(1),
             limit: Some(1000 * MIB),
-            age: Duration::from_secs(3_600),
+            age: Some(Duration::from_secs(3_600)),
+            ended: false,
         }
     }
 
@@ -276,7 +314,7 @@ mod tests {
         let rules = Rules { slope: Some("100MiB/1m".parse().unwrap()), eta: Some(Duration::from_secs(300)), ..Rules::default() };
         let readings = each_second(|s| 100 + s * 5, 100);
         let warmup = Duration::from_secs(600);
-        let young = replay(&readings, &Setup { age: Duration::ZERO, ..setup(Rules { warmup, ..rules.clone() }) });
+        let young = replay(&readings, &Setup { age: Some(Duration::ZERO), ..setup(Rules { warmup, ..rules.clone() }) });
         assert!(young.nearest.iter().all(|said| said.contains("too few readings")), "{:?}", young.nearest);
         assert_eq!(firings(&young), []);
         assert_eq!(replay(&readings, &setup(rules)).fired().count(), 1);
@@ -296,7 +334,7 @@ mod tests {
 
     #[test]
     fn coarse_readings_count_as_they_are() {
-        let readings: Vec<Reading> = (0..60).map(|i| Reading { at: at(i * 15), rss: (100 + i * 10) * MIB }).collect();
+        let readings: Vec<Reading> = (0..60).map(|i| Reading { at: at(i * 15), rss: (100 + i * 10) * MIB, kept: None }).collect();
         let rules = Rules { slope: Some("300MiB/10m".parse().unwrap()), ..Rules::default() };
         let outcome = replay(&readings, &setup(rules));
         assert_eq!(typical_gap(&readings), Duration::from_secs(15));

@@ -67,7 +67,9 @@ mod tests {
     use super::*;
 
     fn readings(rss: impl Fn(u64) -> u64) -> Vec<Reading> {
-        (0..640).map(|s| Reading { at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_421_600 + s), rss: rss(s) << 20 }).collect()
+        (0..640)
+            .map(|s| Reading { at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_421_600 + s), rss: rss(s) << 20, kept: None })
+            .collect()
     }
 
     #[test]

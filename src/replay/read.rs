@@ -1,17 +1,19 @@
 //! Recorded readings: memtrap's own `timeline.csv`, any CSV with a time and an RSS, or a Prometheus range query's JSON.
 
 use std::collections::BTreeMap;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 
-use crate::clock;
+use crate::clock::{self, Mono};
 use crate::text::one_line;
 use crate::units::ByteSize;
 
 /// More than a year of one series each 15 s.
 const MAX_READINGS: usize = 4_000_000;
 const MAX_SERIES: usize = 1_000;
+/// A century.
+const MAX_MILLIS: u64 = 3_155_760_000_000;
 /// Times without a unit: below this they are seconds since 1970, above it milliseconds.
 const MILLISECONDS_FROM: f64 = 1e11;
 
@@ -20,6 +22,19 @@ const MILLISECONDS_FROM: f64 = 1e11;
 pub struct Reading {
     pub at: SystemTime,
     pub rss: u64,
+    /// What memtrap's own timeline tells besides.
+    pub kept: Option<Kept>,
+}
+
+/// What memtrap knew of a reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// The time around it that it stands for; zero for a reading as it was.
+    pub span: Duration,
+    /// By the clock that nobody sets.
+    pub boot: Mono,
+    pub age: Duration,
+    pub limit: Option<u64>,
 }
 
 /// One instance's readings, in order of time.
@@ -61,6 +76,8 @@ pub fn read(text: &str) -> Result<Vec<Recorded>, Unreadable> {
 struct Columns {
     time: usize,
     rss: usize,
+    /// `span_ms,boot_ms,age_ms,limit_bytes`
+    kept: Option<[usize; 4]>,
 }
 
 impl Columns {
@@ -68,12 +85,14 @@ impl Columns {
     fn named(line: &str) -> Option<Columns> {
         let names: Vec<String> = line.split(',').map(|name| name.trim().to_ascii_lowercase()).collect();
         let find = |wanted: &[&str]| wanted.iter().find_map(|w| names.iter().position(|name| name == w));
-        Some(Columns { time: find(&["unix_ms", "time", "timestamp", "unix"])?, rss: find(&["rss_bytes", "rss", "value"])? })
+        let kept = find(&["span_ms"]).zip(find(&["boot_ms"])).zip(find(&["age_ms"]).zip(find(&["limit_bytes"])));
+        let kept = kept.map(|((span, boot), (age, limit))| [span, boot, age, limit]);
+        Some(Columns { kept, time: find(&["unix_ms", "time", "timestamp", "unix"])?, rss: find(&["rss_bytes", "rss", "value"])? })
     }
 }
 
 fn csv(text: &str) -> Result<Recorded, Unreadable> {
-    let mut columns = Columns { time: 0, rss: 1 };
+    let mut columns = Columns { time: 0, rss: 1, kept: None };
     let mut readings = Vec::new();
     for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#')) {
         if readings.is_empty()
@@ -93,9 +112,25 @@ fn csv(text: &str) -> Result<Recorded, Unreadable> {
         let (when, rss) = (cell(columns.time, "time")?, cell(columns.rss, "RSS")?);
         let at = time(when).ok_or_else(|| wrong(format!("`{}` is no time", one_line(when, 40))))?;
         let rss = bytes(rss).ok_or_else(|| wrong(format!("`{}` is no RSS", one_line(rss, 40))))?;
-        readings.push(Reading { at, rss });
+        let kept = match columns.kept {
+            Some(places) => Some(kept(line, places).ok_or_else(|| wrong("no span, time since boot or age".into()))?),
+            None => None,
+        };
+        readings.push(Reading { at, rss, kept });
     }
     Ok(Recorded { name: String::new(), readings })
+}
+
+fn kept(line: &str, places: [usize; 4]) -> Option<Kept> {
+    let [span, boot, age, limit] = places.map(|place| line.split(',').nth(place).map(str::trim).unwrap_or_default());
+    let millis = |text: &str| text.parse::<u64>().ok().filter(|ms| *ms <= MAX_MILLIS);
+    let limit = if limit.is_empty() { None } else { Some(limit.parse().ok()?) };
+    Some(Kept {
+        span: Duration::from_millis(millis(span)?),
+        boot: Mono::from_millis(millis(boot)?),
+        age: Duration::from_millis(millis(age)?),
+        limit,
+    })
 }
 
 fn time(text: &str) -> Option<SystemTime> {
@@ -155,7 +190,7 @@ fn json(text: &str) -> Result<Vec<Recorded>, Unreadable> {
         let labels: Vec<String> = series.metric.iter().filter(|(k, _)| *k != "__name__").map(|(k, v)| format!("{k}={v:?}")).collect();
         let reading = |(at, value): &(f64, String)| {
             // NaN marks a stale series
-            Some(Reading { at: clock::unix(*at)?, rss: bytes(value)? })
+            Some(Reading { at: clock::unix(*at)?, rss: bytes(value)?, kept: None })
         };
         Recorded { name: one_line(&format!("{{{}}}", labels.join(",")), 200), readings: series.values.iter().filter_map(reading).collect() }
     };

@@ -22,7 +22,7 @@ fn fires_below(limit: u64, rules: &Rules, seconds: u64, step: u64, mut rss: impl
     let at = |second| SystemTime::UNIX_EPOCH + Duration::from_secs(1_790_000_000 + second);
     let readings: Vec<Reading> = (0..seconds)
         .step_by(step as usize)
-        .map(|second| Reading { at: at(second), rss: (rss(second as f64) * MIB) as u64 })
+        .map(|second| Reading { at: at(second), rss: (rss(second as f64) * MIB) as u64, kept: None })
         .take_while(|reading| reading.rss < limit << 20)
         .collect();
     let setup = Setup {
@@ -30,7 +30,8 @@ fn fires_below(limit: u64, rules: &Rules, seconds: u64, step: u64, mut rss: impl
         capture: Capture { cpu_seconds: 5, ..Capture::default() },
         interval: Duration::from_secs(step),
         limit: Some(limit << 20),
-        age: Duration::from_secs(86_400),
+        age: Some(Duration::from_secs(86_400)),
+        ended: false,
     };
     replay(&readings, &setup).fired().count()
 }
@@ -194,15 +195,23 @@ fn readings_that_share_a_time_or_are_a_minute_apart_count_as_they_are() {
     let at = |second| SystemTime::UNIX_EPOCH + Duration::from_secs(1_790_000_000 + second);
     let fired = |rules: Rules, readings: &[Reading]| {
         let interval = Duration::from_secs(1);
-        let setup = Setup { rules, capture: Capture::default(), interval, limit: Some(2 << 30), age: Duration::from_secs(86_400) };
+        let setup = Setup {
+            rules,
+            capture: Capture::default(),
+            interval,
+            limit: Some(2 << 30),
+            age: Some(Duration::from_secs(86_400)),
+            ended: false,
+        };
         replay(readings, &setup).fired().count()
     };
-    let twins: Vec<Reading> = (0..600).map(|i| Reading { at: at(i / 2), rss: (500 + 2 * i) << 20 }).collect();
+    let twins: Vec<Reading> = (0..600).map(|i| Reading { at: at(i / 2), rss: (500 + 2 * i) << 20, kept: None }).collect();
     assert_eq!(fired(slope("200MiB/2m"), &twins), 1);
-    let minutes: Vec<Reading> = (0..120).map(|i| Reading { at: at(i * 60), rss: (500 + 10 * i) << 20 }).collect();
+    let minutes: Vec<Reading> = (0..120).map(|i| Reading { at: at(i * 60), rss: (500 + 10 * i) << 20, kept: None }).collect();
     assert_eq!(fired(slope("80MiB/10m"), &minutes), 1);
     assert_eq!(fired(threshold("1GiB"), &minutes), 1);
     // the clock stands still, then jumps by a day
-    let jump: Vec<Reading> = (0..300).map(|i| Reading { at: at(if i < 150 { i } else { 86_400 + i }), rss: (500 + i % 5) << 20 }).collect();
+    let jump: Vec<Reading> =
+        (0..300).map(|i| Reading { at: at(if i < 150 { i } else { 86_400 + i }), rss: (500 + i % 5) << 20, kept: None }).collect();
     assert_eq!(fired(eta(60), &jump) + fired(slope("50MiB/5m"), &jump), 0);
 }

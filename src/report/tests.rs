@@ -45,6 +45,7 @@ fn hostile_in(lang: Lang) -> Analysis {
         target: HOSTILE.into(),
         instance: crate::bundle::Instance { label: "pid 7".into(), exe: Some(HOSTILE.into()), ..Default::default() },
         trigger: Fired::manual(300 * MIB, Some(512 * MIB), HOSTILE.into()),
+        rules: None,
         host: HOSTILE.into(),
         boot_id: "b".into(),
         started: "2026-11-23T08:13:36.000Z".into(),

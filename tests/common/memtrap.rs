@@ -17,6 +17,35 @@ pub fn run(args: &[&str]) -> Output {
     Command::new(BINARY).args(args).stdin(Stdio::null()).env_remove("GO").output().unwrap()
 }
 
+/// What fired must fire again when the bundle's timeline is replayed under the rules that the bundle names: by the same rule, and not before
+/// it could have.
+pub fn assert_replays(bundle: &Path) {
+    if !bundle.join("timeline.csv").exists() {
+        // killed before it was written
+        return;
+    }
+    let manifest = super::manifest(bundle);
+    let trigger = manifest["trigger"]["trigger"].as_str().unwrap();
+    if manifest["rules"].is_null() || trigger == "alert" {
+        return;
+    }
+    let output = run(&["replay", bundle.to_str().unwrap(), "--json"]);
+    let why = || {
+        let timeline = fs::read_to_string(bundle.join("timeline.csv")).unwrap();
+        format!(
+            "{}{}\n{timeline}\n{:#}",
+            String::from_utf8_lossy(&output.stderr),
+            String::from_utf8_lossy(&output.stdout),
+            manifest["trigger"]
+        )
+    };
+    assert!(output.status.success(), "{}", why());
+    let replayed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let events = replayed["series"][0]["events"].as_array().unwrap();
+    let fires = |e: &&serde_json::Value| e["fired"]["trigger"] == trigger && e["fired"]["level_bytes"].as_u64() > Some(0);
+    assert!(events.iter().any(|e| fires(&e)), "{trigger} fired, and does not in the replay of {}:\n{}", bundle.display(), why());
+}
+
 /// `memtrap run` in a directory of its own. On a failing test it prints its log.
 pub struct Memtrap {
     dir: TempDir,
@@ -134,10 +163,12 @@ impl Memtrap {
         bundles_in(&self.bundle_dir())
     }
 
-    /// Waits for this many bundles, and returns them.
+    /// Waits for this many bundles, and returns them. Each must replay to its own trigger.
     pub fn wait_for_bundles(&self, seconds: u64, count: usize) -> Vec<PathBuf> {
         self.wait_until(seconds, &format!("{count} bundles"), |m| m.bundles().len() >= count);
-        self.bundles()
+        let bundles = self.bundles();
+        bundles.iter().for_each(|bundle| assert_replays(bundle));
+        bundles
     }
 
     pub fn wait_until(&self, seconds: u64, what: &str, mut is_so: impl FnMut(&Memtrap) -> bool) {

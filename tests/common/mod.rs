@@ -3,6 +3,7 @@
 #![allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
 
 pub mod browser;
+mod cgroup;
 mod debian_server;
 pub mod faulty;
 pub mod corpus;
@@ -25,10 +26,11 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+pub use cgroup::Cgroup;
 pub use debian_server::DebianServer;
 pub use go::{Build, GoVersion, Svc, go_binary, go_program, go_svc};
 pub use idle::Idle;
-pub use memtrap::{Memtrap, run};
+pub use memtrap::{Memtrap, assert_replays, run};
 
 pub const MIB: u64 = 1 << 20;
 

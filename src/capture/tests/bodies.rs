@@ -16,7 +16,7 @@ async fn a_healthy_service_gives_a_complete_bundle() {
     assert_eq!(caught.manifest.warnings, [] as [&str; 0]);
     assert_eq!(caught.read("memstats.txt"), MEMSTATS);
     assert!(caught.read("goroutine.txt").starts_with("goroutine 1 [running]"));
-    assert!(caught.read("timeline.csv").starts_with("time,unix_ms,rss_bytes,phase\n"));
+    assert!(caught.read("timeline.csv").starts_with("time,unix_ms,rss_bytes,phase,"));
     assert!(caught.read("proc/status").contains("VmRSS"));
     for name in ["proc_after/smaps_rollup", "heap_gc_after.pb.gz", "goroutineleak.pb.gz", "README.md", "end.json"] {
         assert!(caught.has(name), "{name}");

@@ -20,7 +20,7 @@ use super::{CaptureError, Captured, Clients, Env, Progress, Request, run};
 use crate::bundle::{self, FileEntry, Manifest, Status};
 use crate::clock::Mono;
 use crate::config::{Auth, Capture, Pprof, Rules, Selector, Target};
-use crate::series::Sample;
+use crate::series::{Kept, Sample};
 use crate::target::{InstanceId, ProcFs};
 use crate::trigger::{Fired, Trigger};
 use crate::units::{ByteSize, Percent};
@@ -126,7 +126,7 @@ impl Trial {
             instance_label: "pid 4821".into(),
             fired: fired(),
             started: SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_421_616),
-            timeline: Arc::new(Mutex::new(vec![Sample { at: Mono::from_secs(1), rss: 1 << 30 }])),
+            timeline: Arc::new(Mutex::new(vec![Kept::reading(Sample { at: Mono::from_secs(1), rss: 1 << 30 })])),
             oom: None,
             answers_early: false,
             min_free: self.min_free,

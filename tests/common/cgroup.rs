@@ -1,0 +1,41 @@
+//! A memory cgroup of a test.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use super::{GoVersion, Svc, not_checked};
+
+/// A v1 memory cgroup with a limit, removed when dropped.
+pub struct Cgroup(PathBuf);
+
+impl Cgroup {
+    pub fn new(limit: u64) -> Option<Cgroup> {
+        let path = Path::new("/sys/fs/cgroup/memory").join(format!("memtrap-test-{}-{limit}", std::process::id()));
+        let made = fs::create_dir(&path).and_then(|()| fs::write(path.join("memory.limit_in_bytes"), limit.to_string()));
+        if let Err(e) = made {
+            not_checked(&format!("a process in a memory cgroup near its limit: {}: {e}", path.display()));
+            return None;
+        }
+        Some(Cgroup(path))
+    }
+
+    pub fn set_limit(&self, limit: u64) {
+        fs::write(self.0.join("memory.limit_in_bytes"), limit.to_string()).unwrap();
+    }
+
+    /// Starts the service inside.
+    pub fn start(&self, args: &[&str]) -> Svc {
+        let mut command = Command::new("sh");
+        let script = format!("echo $$ > {}/cgroup.procs && exec \"$0\" \"$@\"", self.0.display());
+        command.args(["-c", &script]).arg(super::go_svc(GoVersion::Newest));
+        Svc::start_in(command, args)
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        super::wait_until(Duration::from_secs(5), "the cgroup is empty", || fs::remove_dir(&self.0).is_ok());
+    }
+}
