@@ -134,7 +134,10 @@ fn live(cgroup: &Cgroup, rate: u64, phase: Duration) -> Life {
     // the watcher's next look, and what follows from it
     sleep(Duration::from_secs(2));
     wait(|| !memtrap.is_at_it(), "the capture ends");
-    let Some(bundle) = memtrap.bundle() else { return Life { had: [false; WANTED.len()], fired_mib: None } };
+    let Some(bundle) = memtrap.bundle() else {
+        eprintln!("no bundle:\n{}", memtrap.log());
+        return Life { had: [false; WANTED.len()], fired_mib: None };
+    };
     let manifest = common::manifest(&bundle);
     let had = WANTED.map(|step| is_good(&manifest, &bundle, step));
     if std::env::var_os("VERBOSE").is_some() {

@@ -143,15 +143,22 @@ impl<'a> Sites<'a> {
         allocs
     }
 
-    /// Of sites that have something: totals, sizes and holders.
+    /// Of what has something: totals, sizes and holders. Of a difference, what a holder has less at one site is taken off what it has
+    /// more at another; holders that shrank are not taken off what others grew by.
     pub fn heap(&self) -> HeapProfile {
+        let mut net: HashMap<(&str, bool), i64> = HashMap::new();
+        for (site, sums) in &self.0 {
+            let its = net.entry((site.holder, site.ours)).or_default();
+            *its = its.saturating_add(sums.space);
+        }
         let mut heap = HeapProfile::default();
+        heap.inuse_space = net.values().map(|net| (*net).max(0).unsigned_abs()).fold(0, u64::saturating_add);
         let mut sizes = Sizes::default();
         let mut holders: BTreeMap<&str, Holder> = BTreeMap::new();
         let mut leaves: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-        for (site, sums) in self.0.iter().filter(|(_, sums)| sums.space > 0) {
+        let has = |site: &Site<'_>| net.get(&(site.holder, site.ours)).is_some_and(|net| *net > 0);
+        for (site, sums) in self.0.iter().filter(|(site, sums)| sums.space > 0 && has(site)) {
             let (space, objects) = (sums.space.unsigned_abs(), sums.objects.max(0).unsigned_abs());
-            heap.inuse_space = heap.inuse_space.saturating_add(space);
             heap.inuse_objects = heap.inuse_objects.saturating_add(objects);
             for (sum, holds) in [
                 (&mut sizes.surely_small, site.size <= SMALL_OBJECT - NEAR),
@@ -165,7 +172,7 @@ impl<'a> Sites<'a> {
                 continue;
             }
             let holder = holders.entry(site.holder).or_default();
-            holder.bytes = holder.bytes.saturating_add(space);
+            holder.bytes = net.get(&(site.holder, false)).map_or(0, |net| net.unsigned_abs());
             holder.objects = holder.objects.saturating_add(objects);
             holder.large = holder.large.saturating_add(if site.size >= LARGE_OBJECT { space } else { 0 });
             let leaf = leaves.entry((site.holder, site.leaf)).or_default();
@@ -270,6 +277,14 @@ mod tests {
         let profile = heap(&[(&["runtime.mallocgc", "runtime.newobject", "runtime.malg", "runtime.newproc1"], 1000, 480)]);
         let heap = Sites::of(&profile, None, &[]).unwrap().heap();
         assert_eq!(heap.holders[0].function, "runtime.malg");
+    }
+
+    #[test]
+    fn what_a_holder_has_less_at_one_site_is_taken_off_what_it_has_more_at_another() {
+        let before = heap(&[(&["main.load"], 10, 1 << 20), (&["main.shrink"], 30, 1 << 20)]);
+        let now = heap(&[(&["main.load"], 4, 1 << 20), (&["main.load"], 40, 256 << 10), (&["main.shrink"], 1, 1 << 20)]);
+        let grown = Sites::of(&now, None, &[]).unwrap().minus(&Sites::of(&before, None, &[]).unwrap()).heap();
+        assert_eq!((grown.holders.len(), grown.holders[0].bytes, grown.inuse_space), (1, 4 << 20, 4 << 20));
     }
 
     #[test]

@@ -458,11 +458,13 @@ fn anonymous(
     rest: Option<&Mappings>,
     untouched: Option<u64>,
 ) {
-    let mut put = |bucket, bytes: u64| anatomy.parts.add(bucket, signed(bytes));
+    let parts = &mut anatomy.parts;
+    let mut put = |bucket, bytes: u64| parts.add(bucket, signed(bytes));
     let Some(resident) = resident else {
         let Some(claims) = claims else { return put(Bucket::Unexplained, anon) };
         // what is taken to have been untouched then as well must have been claimed
         if let Some(untouched) = untouched.filter(|untouched| total(&claims.in_arenas()) >= u128::from(*untouched)) {
+            anatomy.over_claim = untouched;
             let claimed = claims.without_slab(untouched, evidence.large).in_arenas();
             let untouched = untouched.saturating_sub(claims.live - claimed.first().copied().unwrap_or(claims.live).min(claims.live));
             let inside = clamped(total(&claimed)).saturating_sub(untouched).min(anon);

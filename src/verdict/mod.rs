@@ -181,6 +181,8 @@ impl Confidence {
 
 /// A part dominates from half of the whole on, and clearly from here on.
 const DOMINATES: f64 = 0.5;
+/// Less than this is no largest part that is worth a name, where others may hold more.
+const LARGEST_TOLD: f64 = 0.1;
 const CLEARLY: f64 = 0.65;
 /// What a later collection took of what was live is worth a doubt from here on.
 const PASSING: f64 = 0.25;

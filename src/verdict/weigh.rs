@@ -259,7 +259,9 @@ pub(super) fn weigh(anatomy: &Anatomy, facts: &Facts) -> Weighed {
         .zip(facts.goroutines.as_ref())
         .is_some_and(|(threads, goroutines)| threads >= MANY_THREADS && threads.saturating_mul(2) >= goroutines.total);
     weighed.give(if busy_threads && of_stacks == Cause::GoroutinePileup { Cause::ThreadPileup } else { of_stacks }, goroutines);
-    let untouched = Some(anatomy.over_claim).filter(|bytes| *bytes > anatomy.rss_bytes / 20).unwrap_or(0);
+    // what was untouched at the baseline is not what grew
+    let then = base.map_or(0, |base| base.over_claim);
+    let untouched = Some(anatomy.over_claim.saturating_sub(then)).filter(|bytes| *bytes > anatomy.rss_bytes / 20).unwrap_or(0);
     let profile = facts.heap_growth.as_ref().filter(|_| weighed.growth).or(facts.heap.as_ref());
     weighed.holder = profile.and_then(|profile| holder(profile, untouched));
     let (small, near_small) = small(profile, untouched, weighed.object_size);

@@ -6,7 +6,7 @@ mod tests;
 
 use super::facts::{Facts, SMALL_OBJECT, TopFunction};
 use super::weigh::Weighed;
-use super::{Cause, DOMINATES, Detail, Explains, detail};
+use super::{Cause, DOMINATES, Detail, Explains, LARGEST_TOLD, detail};
 use crate::anatomy::{Anatomy, Bucket, Missing};
 use crate::lang::{Lang, say};
 use crate::text::one_line;
@@ -172,7 +172,7 @@ fn because(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause: Cause, la
         }
         Cause::NativeMemory => {
             let native = native(anatomy, lang);
-            say!(lang; "{amount} ({share}) are native memory, not Go's{native}"; "{amount}（{share}）是 Go 之外的 native 内存{native}")
+            say!(lang; "{amount} ({share}) are native memory, outside of the Go runtime{native}"; "{amount}（{share}）是 Go runtime 之外的 native 内存{native}")
         }
         Cause::FileMappings => say!(lang; "{amount} ({share}) are pages of mapped files"; "{amount}（{share}）是 mmap 文件的页"),
         Cause::Shmem => say!(lang;
@@ -229,6 +229,8 @@ fn live(weighed: &Weighed, cause: Cause, lang: Lang) -> String {
             let function = with_leaf(&holder.function, holder.leaf.as_deref(), lang);
             say!(lang; ", most of it from {function}"; "，大部分来自 {function}")
         }
+        // who holds it cannot be told where all that is large may be what was never touched
+        Some(holder) if holder.unsure && holder.share < LARGEST_TOLD => String::new(),
         Some(holder) => {
             let (function, part) = (with_leaf(&holder.function, holder.leaf.as_deref(), lang), percent(holder.share));
             say!(lang; ", the largest part ({part}) from {function}"; "，最大的一部分（{part}）来自 {function}")
@@ -310,14 +312,7 @@ fn native(anatomy: &Anatomy, lang: Lang) -> String {
         (native.thread_stacks, lang.pick("stacks of OS threads", "OS 线程栈").to_owned()),
         (native.globals, lang.pick("global variables of the executable and its libraries", "可执行文件及其库的全局变量").to_owned()),
         (native.file_copies, copies),
-        (
-            native.mappings,
-            lang.pick(
-                "anonymous mappings outside of the Go runtime (mmap, large malloc)",
-                "Go runtime 之外的匿名映射（mmap、大块 malloc）",
-            )
-            .to_owned(),
-        ),
+        (native.mappings, lang.pick("anonymous mappings (mmap, large malloc)", "匿名映射（mmap、大块 malloc）").to_owned()),
     ];
     let lazy = match anatomy.native_lazy.saturating_mul(2) > anatomy.get(Bucket::NativeAnon).max(0).unsigned_abs() {
         true => {

@@ -163,14 +163,15 @@ pub fn stack<'a>(profile: &'a Profile, locations: &[u32]) -> Vec<&'a str> {
     lines.map(|line| profile.str(profile.functions[line.function as usize].name)).collect()
 }
 
-/// What a function has of a value by itself, and with all that it calls.
+/// What a function has of a value by itself, with the allocator's frames on top of it or without, and with all that it calls.
 pub fn of_function(profile: &Profile, kind: &str, function: &str) -> (f64, f64) {
     let Some(index) = profile.sample_type_names().position(|name| name == kind) else { return (0.0, 0.0) };
     let (mut flat, mut cum) = (0.0, 0.0);
     for sample in profile.samples() {
         let stack = stack(profile, sample.locations);
         let value = sample.values[index] as f64;
-        flat += if stack.first() == Some(&function) { value } else { 0.0 };
+        let innermost = stack.iter().find(|f| !memtrap::pprof::own::allocates(f));
+        flat += if stack.first() == Some(&function) || innermost == Some(&function) { value } else { 0.0 };
         cum += if stack.contains(&function) { value } else { 0.0 };
     }
     (flat, cum)
