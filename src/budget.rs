@@ -3,12 +3,16 @@
 //! ```text
 //!   who orders                 at once                    in any sliding hour
 //!   ─────────────────────────────────────────────────────────────────────────────────────────────
-//!   a rule                     max_concurrent_captures,   max_captures_per_hour, shared out: a target's half,
-//!                              twice that in a hurry      of that two thirds for one trigger, a third for newcomers
+//!   a rule                     of each target             max_captures_per_hour, shared out: a target's half,
+//!                              max_concurrent_captures,   of that two thirds for one trigger, a third for newcomers
+//!                              twice that in a hurry
 //!   a person, the API, alerts  what rules leave of it     as many again, shared out in the same way
 //!   the end of a process       any number: nothing is     as many again, shared out in the same way,
 //!                              asked of a service         and one for each place and cooldown
 //! ```
+//!
+//! A capture mostly waits for its service, so those of other targets are not in its way: a service that hangs holds up its own target at most. What
+//! costs this host something, the analysis of what was captured, takes turns in `capture`.
 //!
 //! No purse pays for another: neither requests by the dozen nor a loop of crashes keep a rule from capturing, and no target uses up what another
 //! will need. With one target there is nothing to share out but between its triggers.
@@ -23,6 +27,8 @@ use crate::lang::{Lang, say};
 use crate::roster::SlotNumber;
 use crate::trigger::Trigger;
 
+/// However many targets there are.
+const MOST_AT_ONCE: usize = 64;
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// The bounds of the configuration.
@@ -32,6 +38,13 @@ pub struct Bounds {
     pub per_hour: usize,
     /// Targets that the captures are shared out between.
     pub targets: usize,
+}
+
+impl Bounds {
+    /// How many captures of rules there can be at once, all targets together.
+    pub fn at_once(&self) -> usize {
+        self.per_hour.min(MOST_AT_ONCE).max(self.concurrent)
+    }
 }
 
 /// A capture that wants a place.
@@ -97,8 +110,10 @@ fn by_rule() -> Purse {
 /// Why a capture is not made now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// So many are running.
+    /// So many of the target are running.
     Concurrent(usize),
+    /// So many of all targets are.
+    Full(usize),
     /// So many were made in the last hour, and the next place is free after this.
     PerHour { captures: usize, free: Duration },
     /// The rest is kept for targets that had none in the last hour.
@@ -118,6 +133,7 @@ impl Refusal {
     pub const fn name(&self) -> &'static str {
         match self {
             Refusal::Concurrent(_) => "max_concurrent_captures",
+            Refusal::Full(_) => "captures_at_once",
             Refusal::PerHour { .. } => "max_captures_per_hour",
             Refusal::Reserved { .. } => "reserve",
             Refusal::Target { .. } => "target_share",
@@ -131,8 +147,12 @@ impl Refusal {
         let in_time = |free: &Duration| clock::human(*free);
         match self {
             Refusal::Concurrent(n) => say!(lang;
-                "{n} captures are running, as many as max_concurrent_captures allows";
-                "正在进行 {n} 次抓取，已达 max_concurrent_captures 的上限"
+                "{n} captures of this target are running, as many as max_concurrent_captures allows";
+                "该目标正在进行 {n} 次抓取，已达 max_concurrent_captures 的上限"
+            ),
+            Refusal::Full(n) => say!(lang;
+                "{n} captures are running, as many as there can be at once";
+                "正在进行 {n} 次抓取，已达同时抓取的上限"
             ),
             Refusal::PerHour { captures, free } => {
                 let free = in_time(free);
@@ -211,7 +231,7 @@ impl Budget {
             (_, trigger) if trigger.is_asked() => Purse::Asked,
             _ => Purse::Rules,
         };
-        self.has_room(purse, wish.urgency)?;
+        self.has_room(purse, wish)?;
         if let Urgency::Gone(cooldown) = wish.urgency {
             let same = |s: &&Start| s.purse == Purse::Gone && s.target == wish.target && s.slot == wish.slot;
             if let Some(last) = self.started.iter().rev().find(same).filter(|last| now.since(last.at) < cooldown) {
@@ -224,15 +244,20 @@ impl Budget {
         Ok(())
     }
 
-    fn has_room(&self, purse: Purse, urgency: Urgency) -> Result<(), Refusal> {
-        let running = |of: &[Purse]| self.started.iter().filter(|s| s.running && of.contains(&s.purse)).count();
-        let (running, most) = match (purse, urgency) {
+    fn has_room(&self, purse: Purse, wish: Wish<'_>) -> Result<(), Refusal> {
+        let of: &[Purse] = if purse == Purse::Asked { &[Purse::Rules, Purse::Asked] } else { &[Purse::Rules] };
+        let most = match (purse, wish.urgency) {
             (Purse::Gone, _) => return Ok(()),
-            (Purse::Rules, Urgency::Hurry) => (running(&[Purse::Rules]), self.bounds.concurrent * 2),
-            (Purse::Rules, _) => (running(&[Purse::Rules]), self.bounds.concurrent),
-            (Purse::Asked, _) => (running(&[Purse::Rules, Purse::Asked]), self.bounds.concurrent),
+            (Purse::Rules, Urgency::Hurry) => self.bounds.concurrent * 2,
+            _ => self.bounds.concurrent,
         };
-        if running >= most { Err(Refusal::Concurrent(running)) } else { Ok(()) }
+        let running = || self.started.iter().filter(|s| s.running && of.contains(&s.purse));
+        let (own, all) = (running().filter(|s| s.target == wish.target).count(), running().count());
+        match (own >= most, all >= MOST_AT_ONCE.max(most)) {
+            (true, _) => Err(Refusal::Concurrent(own)),
+            (_, true) => Err(Refusal::Full(all)),
+            _ => Ok(()),
+        }
     }
 
     fn has_share(&self, purse: Purse, wish: Wish<'_>, now: Mono) -> Result<(), Refusal> {
@@ -406,6 +431,18 @@ mod tests {
     }
 
     #[test]
+    fn no_target_waits_for_the_captures_of_another_and_all_together_are_bounded() {
+        let mut b = budget(1, 200, 100);
+        let now = Mono::from_secs(0);
+        let names: Vec<String> = (0..100).map(|n| format!("t{n}")).collect();
+        let admitted = names.iter().take_while(|name| b.admit(wish(name), now).is_ok()).count();
+        assert_eq!((admitted, b.admit(wish("t0"), now)), (64, Err(Refusal::Concurrent(1))));
+        assert_eq!(b.admit(wish("t99"), now), Err(Refusal::Full(64)));
+        b.finished("t0", 0, now, true);
+        b.admit(wish("t99"), now).unwrap();
+    }
+
+    #[test]
     fn who_is_about_to_die_need_not_wait_for_captures_of_others() {
         let mut b = budget(1, 12, 1);
         let now = Mono::from_secs(0);
@@ -434,6 +471,7 @@ mod tests {
         let free = Duration::from_secs(61);
         let all = [
             Refusal::Concurrent(2),
+            Refusal::Full(64),
             Refusal::PerHour { captures: 12, free },
             Refusal::Reserved { captures: 8, free },
             Refusal::Target { captures: 6, free },

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 
 use self::baselines::Baselines;
@@ -122,6 +122,8 @@ pub struct Engine {
     prune_waits: Arc<AtomicBool>,
     env: Arc<capture::Env>,
     retention: config::Retention,
+    /// How many `env.seats` there are.
+    seats: usize,
     lang: Lang,
     baselines: Option<Baselines>,
     /// Where they are kept without a state directory.
@@ -140,6 +142,7 @@ impl Engine {
         let boot_id = procfs.boot_id()?;
         descriptors::raise();
         let env = capture::Env::new(procfs.clone(), config.daemon.bundle_dir.clone(), boot_id.clone());
+        let env = capture::Env { seats: Arc::new(Semaphore::new(config.daemon.max_concurrent_captures)), ..env };
         let housekeeping = Lane::start("housekeeping")?;
         let (bundle_dir, this_boot) = (config.daemon.bundle_dir.clone(), boot_id.clone());
         let (meters, state_dir) = (Meters::default(), config.daemon.state_dir.clone());
@@ -205,6 +208,7 @@ impl Engine {
             prune_waits: Arc::default(),
             env,
             retention: config.retention.clone(),
+            seats: config.daemon.max_concurrent_captures,
             lang: config.daemon.lang,
             baselines,
             _scratch: scratch,
@@ -433,6 +437,12 @@ impl Engine {
     pub fn reload(&mut self, config: Config) {
         self.retention = config.retention.clone();
         self.lang = config.daemon.lang;
+        let seats = config.daemon.max_concurrent_captures;
+        match seats.checked_sub(self.seats) {
+            Some(more) => self.env.seats.add_permits(more),
+            None => drop(self.env.seats.forget_permits(self.seats - seats)),
+        }
+        self.seats = seats;
         if let Some(egress) = &mut self.egress {
             egress.configure(&config);
         }

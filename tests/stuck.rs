@@ -79,7 +79,8 @@ impl Daemon {
             Idle::selector(mark),
             service.pprof()
         );
-        let text = format!("[daemon]\n{dirs}listen = \"127.0.0.1:{port}\"\nmax_concurrent_captures = 16\n{daemon}\n{rest}\n{healthy}");
+        let at_once = if daemon.contains("max_concurrent_captures") { "" } else { "max_concurrent_captures = 16\n" };
+        let text = format!("[daemon]\n{dirs}listen = \"127.0.0.1:{port}\"\n{at_once}{daemon}\n{rest}\n{healthy}");
         fs::write(home.path().join("memtrap.toml"), text).unwrap();
         Daemon { home, port, child: None, _service: service }
     }
@@ -190,6 +191,21 @@ fn name_servers_that_never_answer_delay_no_other_targets_bundle_and_not_the_end(
         let bundle = d.bundles_of("asked0").pop();
         bundle.is_some_and(|b| entry(&b, "heap.pb.gz")["reason"].as_str().unwrap().contains("the name server did not answer within"))
     });
+    daemon.stops();
+}
+
+#[test]
+fn services_that_hang_delay_no_capture_of_another_target() {
+    let hang = [(); 4].map(|()| Faulty::start(Fault::Hang, &[]));
+    let target = |(n, service): (usize, &Faulty)| troubled(&format!("hangs{n}"), 51, &format!("pprof = \"{}\"", service.pprof()));
+    let rest: String = hang.iter().enumerate().map(target).collect();
+    let mut daemon = Daemon::new("max_concurrent_captures = 1\nmax_captures_per_hour = 100", &rest, 52);
+    let _hanging = Idle::start(51);
+    let command = daemon.command();
+    daemon.start(command);
+    daemon.wait(20, "captures of the services that hang have begun", |d| d.log().matches("capture starts").count() >= 4);
+    daemon.captures_the_healthy_one(52);
+    assert!((0..4).all(|n| daemon.bundles_of(&format!("hangs{n}")).is_empty()), "the others still wait for their services");
     daemon.stops();
 }
 

@@ -36,6 +36,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
+use tokio::sync::Semaphore;
 use tokio::sync::watch::Receiver;
 
 pub use crate::client::{Clients, install_tls_provider};
@@ -46,7 +47,7 @@ pub use remote::RemoteInstance;
 use crate::aside::{Lane, NoAnswer, Threads};
 use crate::bundle::{self, BundleError, FileEntry, Instance, Manifest, Outcome, Partial, Published, RulesInForce, SCHEMA, Status};
 use crate::clock::{self, Mono};
-use crate::config;
+use crate::config::{self, Daemon};
 use crate::lang::Lang;
 use crate::series::Kept;
 use crate::target::cgroup::CgroupRef;
@@ -119,6 +120,8 @@ pub struct Env {
     pub unanswered: Unanswered,
     /// For what is asked of neither the service nor the bundle's disk: secrets, the kernel's tables, earlier bundles.
     pub(crate) threads: Threads,
+    /// One for each verdict that may be worked out at once: `max_concurrent_captures`.
+    pub seats: Arc<Semaphore>,
     /// What all profiles of a capture may inflate to while they are looked through; one of them to half of it.
     pub inflatable: ByteSize,
     /// The program whose `analyze` command writes verdicts; `None`: bundles have none.
@@ -138,6 +141,7 @@ impl Env {
             clients: Clients::default(),
             unanswered: Unanswered::default(),
             threads: threads(),
+            seats: Arc::new(Semaphore::new(Daemon::default().max_concurrent_captures)),
             inflatable: INFLATABLE,
             analyser: Some(THIS_PROGRAM.into()),
         }
@@ -254,6 +258,7 @@ pub async fn run(
             let (at, published) = (runner.partial.path().into(), runner.partial.published_path().into());
             let answer = async {
                 // the whole bundle's comes at the end, whatever becomes of this one
+                let _seat = env.seats.acquire().await;
                 if let Ok(written) = analyse::ask(program, &env.threads, at, published, &manifest, request.lang).await {
                     tell.say(Progress::Answer(written.verdict.summary));
                 }
@@ -306,6 +311,7 @@ pub async fn run(
         Some(_) if stopped => Some(Err("memtrap was told to stop; `memtrap analyze` on this bundle gives it".to_owned())),
         Some(program) => {
             let manifest = Manifest { outcome, finished: clock::rfc3339_millis(clock::wall_now()), ..partial.manifest().clone() };
+            let _seat = env.seats.acquire().await;
             Some(analyse::ask(program, &env.threads, partial.path().into(), partial.published_path().into(), &manifest, lang).await)
         }
         None => None,

@@ -139,12 +139,12 @@ impl Watcher {
             pulse,
             rescan_at: now,
             scanned_at: Mono::default(),
-            limits: Limits::keeping(descriptors::for_processes(config.daemon.max_concurrent_captures) / KEPT_FOR_LIMITS),
+            limits: Limits::keeping(descriptors::for_processes(bounds(config).at_once()) / KEPT_FOR_LIMITS),
             sweep_at: now,
             lookup: Lookup::default(),
             look_patience: LOOK_PATIENCE,
             is_settled: false,
-            most_processes: descriptors::for_processes(config.daemon.max_concurrent_captures),
+            most_processes: descriptors::for_processes(bounds(config).at_once()),
             was_full: false,
             lang: config.daemon.lang,
             changed: false,
@@ -432,7 +432,7 @@ impl Watcher {
     fn reload(&mut self, config: Config, now: Mono) {
         self.dispatch.budget.change(bounds(&config));
         self.dispatch.kin.clear();
-        self.most_processes = descriptors::for_processes(config.daemon.max_concurrent_captures);
+        self.most_processes = descriptors::for_processes(bounds(&config).at_once());
         self.lang = config.daemon.lang;
         let mut old = std::mem::take(&mut self.targets);
         for target in config.targets {

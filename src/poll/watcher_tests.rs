@@ -541,7 +541,7 @@ fn a_thousand_targets_that_fire_at_once_share_one_budget_and_all_go_on_being_wat
     }
     w.seconds(3);
     let ordered = w.tasks().into_iter().filter(|task| matches!(task, Task::Capture(_))).count();
-    assert_eq!(ordered, Daemon::default().max_concurrent_captures);
+    assert_eq!(ordered, Daemon::default().max_captures_per_hour, "none waits for another");
     let status = w.status();
     assert_eq!(status.iter().filter(|s| s.state == State::Capturing).count(), ordered);
     assert_eq!(status.iter().filter(|s| s.state == State::Throttled).count(), 1_000 - ordered);

@@ -106,6 +106,7 @@ impl Trial {
             clients: Clients::default(),
             unanswered: super::Unanswered::default(),
             threads: super::threads(),
+            seats: Arc::new(super::Semaphore::new(1)),
             inflatable: self.inflatable,
             analyser: self.analyser.clone(),
         }
