@@ -58,6 +58,10 @@ pub(super) struct Seen {
     /// Why there is no limit where one was asked for.
     pub no_limit: Option<Arc<str>>,
     pub source_is_down: bool,
+    /// Start times went back and forth: processes take turns behind one address. One of them is watched.
+    pub several: bool,
+    /// When that one answered last.
+    own: Mono,
     last: Mono,
     missed: u32,
     round: u64,
@@ -203,9 +207,14 @@ impl Watched {
     fn read(&mut self, number: SlotNumber, reading: Remote, heard: &Heard<'_>, dispatch: &mut Dispatch) -> bool {
         let Watched { config, roster, seats, .. } = self;
         let (Some(slot), Some(seat)) = (roster.get_mut(number), seats.get_mut(&number)) else { return false };
-        let mut changed = follow_start(config, number, slot, seat, &reading, dispatch, heard.now);
+        let start = follow_start(config, number, slot, seat, &reading, dispatch, heard.now);
+        let mut changed = matches!(start, Start::Restarted);
         let Reader::Remote(seen) = &mut seat.reader else { return false };
         (seen.round, seen.last, seen.missed, seen.source_is_down) = (heard.round, heard.now, 0, false);
+        if matches!(start, Start::Anothers) {
+            return false;
+        }
+        seen.own = heard.now;
         if !Arc::ptr_eq(&seen.who, &reading.who) {
             seen.who = reading.who;
         }
@@ -282,7 +291,15 @@ impl Watched {
     }
 }
 
-/// Sees a restart by the start time, and learns one that was not known before; true for a restart.
+/// What the start time of a reading tells.
+enum Start {
+    Same,
+    Restarted,
+    /// The reading is of another process behind the same address.
+    Anothers,
+}
+
+/// Sees a restart by the start time, and learns one that was not known before. No process is followed by one that is older: then several answer.
 fn follow_start(
     config: &Arc<config::Target>,
     number: SlotNumber,
@@ -291,29 +308,39 @@ fn follow_start(
     reading: &Remote,
     dispatch: &mut Dispatch,
     now: Mono,
-) -> bool {
-    let (Identity::Series(id), Some(started)) = (&seat.id, reading.started_unix_ms) else { return false };
+) -> Start {
+    let (Identity::Series(id), Some(started)) = (&seat.id, reading.started_unix_ms) else { return Start::Same };
     let fresh = SeriesId { series: id.series.clone(), started_unix_ms: Some(started) };
-    match id.started_unix_ms {
-        None => {
-            seat.id = Identity::Series(fresh);
-            seat.born = born(Some(started), now).unwrap_or(seat.born);
-            slot.learn(seat.id.clone());
-            false
-        }
-        Some(known) if known.abs_diff(started) <= SAME_START_MS => false,
-        Some(_) => {
-            if let Some(order) = slot.gone(&seat.levels, now) {
-                let why = "the process was replaced before it could be captured: pprof would be another's";
-                dispatch.carry_out(Place { target: config, number, slot, seat }, order, Some(Caveat::Replaced(why.into())), now);
-            }
-            tracing::info!(target_name = %config.name, instance = reading.who.label, "restarted");
-            slot.vacate();
-            slot.arrive(Identity::Series(fresh.clone()), &config.rules, config.interval);
-            *seat = Seat::remote(fresh, reading.who.clone(), config, now);
-            true
-        }
+    let Some(known) = id.started_unix_ms else {
+        seat.id = Identity::Series(fresh);
+        seat.born = born(Some(started), now).unwrap_or(seat.born);
+        slot.learn(seat.id.clone());
+        return Start::Same;
+    };
+    if known.abs_diff(started) <= SAME_START_MS {
+        return Start::Same;
     }
+    let Reader::Remote(seen) = &mut seat.reader else { return Start::Same };
+    let was_several = seen.several;
+    if (started < known || was_several) && now.since(seen.own) < GONE_AFTER {
+        if !std::mem::replace(&mut seen.several, true) {
+            let cure = "watch each at its own address, or by `prometheus`, which tells them apart";
+            tracing::warn!(target_name = %config.name, instance = reading.who.label, cure, "several processes answer here; one of them is watched");
+        }
+        return Start::Anothers;
+    }
+    if let Some(order) = slot.gone(&seat.levels, now) {
+        let why = "the process was replaced before it could be captured: pprof would be another's";
+        dispatch.carry_out(Place { target: config, number, slot, seat }, order, Some(Caveat::Replaced(why.into())), now);
+    }
+    tracing::info!(target_name = %config.name, instance = reading.who.label, "restarted");
+    slot.vacate();
+    slot.arrive(Identity::Series(fresh.clone()), &config.rules, config.interval);
+    *seat = Seat::remote(fresh, reading.who.clone(), config, now);
+    if let Reader::Remote(seen) = &mut seat.reader {
+        seen.several = was_several;
+    }
+    Start::Restarted
 }
 
 /// When a process started, on our own clock; `None` where nothing says so, or it would be in the future.
@@ -325,7 +352,7 @@ fn born(started_unix_ms: Option<u64>, now: Mono) -> Option<Mono> {
 impl Seat {
     fn remote(id: SeriesId, who: Arc<Who>, config: &config::Target, now: Mono) -> Seat {
         let born = born(id.started_unix_ms, now).unwrap_or(now);
-        let seen = Seen { who, go: None, no_limit: None, source_is_down: false, last: now, missed: 0, round: 0 };
+        let seen = Seen { who, go: None, no_limit: None, source_is_down: false, several: false, own: now, last: now, missed: 0, round: 0 };
         Seat {
             evidence: Evidence::new(born, now),
             id: Identity::Series(id),

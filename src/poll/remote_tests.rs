@@ -350,3 +350,28 @@ fn an_exposition_is_one_instance() {
     assert_eq!(job.subject.target.pprof, Some(Pprof::Http("http://h/debug/pprof".into())));
     assert_eq!(job.subject.label, "http://h/metrics");
 }
+
+#[test]
+fn processes_that_take_turns_behind_one_address_are_said_once_and_are_no_restarts() {
+    let mut w = World::new(vec![fleet("shop")]);
+    let started = |ms: u64, mib: u64| found(vec![Remote { started_unix_ms: Some(ms), ..instance("a:1", mib) }]);
+    w.see(3, &[("a:1", 50)]);
+    for turn in 0..100u64 {
+        let (ms, mib) = [(9_000, 60), (1_000, 70), (5_000, 80)][turn as usize % 3];
+        w.told(started(ms, mib));
+    }
+    // the newest is taken for a restart of the first, once; from then on it is the one
+    let status = w.of("a:1");
+    assert!(status.reason.contains("several processes answer at this address"), "{status:?}");
+    assert_eq!((status.rss_bytes, status.state), (Some(60 * MIB), State::Armed));
+    w.told(started(1_000, 500));
+    assert!(w.jobs().is_empty(), "what another says is not its own");
+    let job = w.told(started(9_000, 500)).jobs().remove(0);
+    assert!(job.warning.as_deref().is_some_and(|w| w.ends_with(crate::bundle::ANOTHERS)), "{:?}", job.warning);
+    w.finish(&job, Captured::Evidence);
+    // when it has not been there for long, another takes its place
+    for _ in 0..70 {
+        w.told(started(1_000, 70));
+    }
+    assert_eq!(w.of("a:1").rss_bytes, Some(70 * MIB));
+}

@@ -13,6 +13,7 @@ use super::remote::{Remotes, Seen};
 use super::task::{Baseline, Check, Checked, Job, RemoteFacts, Subject, Task, Timeline};
 use super::{InstanceStatus, Statm};
 use crate::budget::{Budget, Refusal, Urgency, Wish};
+use crate::bundle::ANOTHERS;
 use crate::clock::{self, Mono};
 use crate::config::{self, Pprof};
 use crate::digest;
@@ -228,6 +229,12 @@ impl Watched {
         }
         if let Some(why) = seat.and_then(|s| s.seen()).and_then(|s| s.no_limit.as_ref()).filter(|_| limit.is_none()) {
             reason = say!(lang; "{reason}; its limit is unknown: {why}"; "{reason}；上限未知：{why}");
+        }
+        if seat.and_then(|s| s.seen()).is_some_and(|seen| seen.several) {
+            reason = say!(lang;
+                "{reason}; several processes answer at this address, and one of them is watched: give each its own";
+                "{reason}；此地址后有多个进程应答，只监视其中一个：请为每个进程设置各自的地址"
+            );
         }
         InstanceStatus {
             target: self.config.name.clone(),
@@ -517,6 +524,8 @@ impl Dispatch {
             return;
         }
         self.kin.note(&place, &order);
+        let several = place.seat.seen().is_some_and(|seen| seen.several);
+        let caveat = caveat.or_else(|| several.then(|| Caveat::Doubtful(format!("several processes answer at this address: {ANOTHERS}"))));
         let mut job = self.begin(place, order, now);
         job.is_gone = matches!(urgency, Urgency::Gone(_));
         match caveat {
