@@ -17,7 +17,7 @@ use crate::poll::Remote;
 use crate::serve::{self, ServeError};
 use crate::source;
 use crate::state::Store;
-use crate::target::{InstanceId, ProcFs, limit};
+use crate::target::{InstanceId, ProcFs, limit, sight};
 use crate::units::ByteSize;
 
 /// Of the instances of one query, so many are shown, and have their pprof tried.
@@ -48,6 +48,11 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         tell(format_args!("{}: without pprof its bundles hold only {left}", target.name));
     }
     print(&format!("{}: no mistakes; targets: {}\n", args.config.display(), names.join(", ")))?;
+    if config.targets.iter().any(|target| target.source.process().is_some())
+        && let Some(why) = sight::hidden(&ProcFs::host())
+    {
+        tell(format_args!("processes may not be seen from here: {why}"));
+    }
     if args.test_notify {
         test_notify(&config).await?;
     }
@@ -88,6 +93,9 @@ async fn probe(config: &Config) -> Result<(), Failure> {
             let why = found.problem.clone().unwrap_or_else(|| "nothing in /proc fits".into());
             problems.push(format!("{}: no process: {why}", target.name));
             rows.push(vec![target.name.clone(), "none".into()]);
+        }
+        if let Some(why) = found.problem.filter(|_| !found.instances.is_empty()) {
+            problems.push(format!("{}: {why}", target.name));
         }
         for id in &found.instances {
             rows.push(probe_instance(target, *id, &procfs, &env, &mut problems).await);

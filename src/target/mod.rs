@@ -10,6 +10,7 @@ pub mod obstacle;
 pub mod peer;
 pub mod proc;
 pub mod resolve;
+pub mod sight;
 pub mod sockets;
 pub mod trust;
 pub mod users;

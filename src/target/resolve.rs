@@ -12,7 +12,7 @@ use std::time::Duration;
 use regex_lite::Regex;
 
 use super::proc::{SMALL, read_path};
-use super::{InstanceId, ProcDir, ProcError, ProcFs, cgroup, obstacle, sockets, users};
+use super::{InstanceId, ProcDir, ProcError, ProcFs, cgroup, obstacle, sight, sockets, users};
 use crate::clock::Mono;
 use crate::config::{Process, Selector};
 use crate::error::chain;
@@ -94,7 +94,43 @@ impl ProcFs {
                 }
             }
         }
-        searches.into_iter().zip(processes).map(|(search, process)| self.of_user(search.finish(), process)).collect()
+        let mut hidden = None;
+        let finish = |(search, process): (Search, &&Process)| {
+            let found = self.behind(self.of_user(search.finish(), process), &process.which);
+            self.why_unseen(found, &mut hidden)
+        };
+        searches.into_iter().zip(processes).map(finish).collect()
+    }
+
+    /// Who only holds an address for a container is not who is meant.
+    fn behind(&self, found: Resolution, selector: &Selector) -> Resolution {
+        match (selector, &found.instances[..]) {
+            (Selector::Listen(addr), instances) if !instances.is_empty() => {
+                let forwards: Vec<Option<String>> = instances.iter().map(|id| sight::forwarder(self, id.pid)).collect();
+                if forwards.iter().all(Option::is_some) {
+                    return Resolution::none(format!("listen {addr}: {}", forwards.into_iter().flatten().collect::<Vec<_>>().join("; ")));
+                }
+                let instances = instances.iter().zip(&forwards).filter(|(_, forwards)| forwards.is_none()).map(|(id, _)| *id).collect();
+                Resolution { instances, ..found }
+            }
+            (Selector::PidFile(path), [id]) => match sight::pid_file(self, path, *id) {
+                sight::Named::Plausible => found,
+                sight::Named::Doubtful(why) => Resolution { problem: Some(why), ..found },
+                sight::Named::Wrong(why) => Resolution::none(why),
+            },
+            _ => found,
+        }
+    }
+
+    /// Where none is found, it may be that none can be seen; that is looked at once for all.
+    fn why_unseen(&self, found: Resolution, hidden: &mut Option<Option<String>>) -> Resolution {
+        match (&found.instances[..], &found.problem) {
+            ([], Some(problem)) => match hidden.get_or_insert_with(|| sight::hidden(self)) {
+                Some(why) => Resolution::none(format!("{problem}; {why}")),
+                None => found,
+            },
+            _ => found,
+        }
     }
 
     /// Leaves out the processes of other users. It is looked at each time: a service changes its user soon after its start.
