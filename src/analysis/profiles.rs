@@ -58,9 +58,10 @@ pub fn top(profile: &Profile, sample_type: &str, rows: usize) -> Vec<TopLine> {
     top::rows(profile, &options).map(lines).unwrap_or_default()
 }
 
-/// What grew in inuse_space, the most first.
+/// What grew in inuse_space, the most first. What memtrap's own questions take is no growth of the service.
 pub fn growth(now: &Profile, then: &Profile, rows: usize) -> Vec<TopLine> {
-    let mut lines = top::growth(now, then, Some("inuse_space")).map(lines).unwrap_or_default();
+    let (now, then) = (now.without(own::profiles), then.without(own::profiles));
+    let mut lines = top::growth(&now, &then, Some("inuse_space")).map(lines).unwrap_or_default();
     lines.retain(|l| l.flat > 0);
     lines.truncate(rows);
     lines
@@ -168,8 +169,22 @@ fn stack_of<'a>(profile: &'a Profile, locations: &[u32]) -> impl Iterator<Item =
 
 #[cfg(test)]
 mod tests {
+    use super::super::sites::tests::heap;
     use super::*;
     use crate::pprof::Limits;
+
+    #[test]
+    fn what_memtraps_own_questions_take_is_no_growth() {
+        let then = heap(&[(&["main.cache", "main.main"], 1, 1 << 20)]);
+        let now = heap(&[
+            (&["main.cache", "main.main"], 2, 1 << 20),
+            (&["compress/flate.NewWriter", "runtime/pprof.newProfileBuilder", "runtime/pprof.profileWriter"], 9, 1 << 20),
+            (&["runtime.mallocgc", "runtime/pprof.StartCPUProfile", "net/http/pprof.Profile", "net/http.(*conn).serve"], 7, 1 << 20),
+        ]);
+        let grown = growth(&now, &then, 10);
+        assert!(grown.iter().any(|line| line.function == "main.cache"), "{grown:?}");
+        assert!(grown.iter().all(|line| line.function.starts_with("main.")), "{grown:?}");
+    }
 
     #[test]
     fn main_in_an_empty_select_is_not_called_leaked() {

@@ -66,7 +66,7 @@ impl<'a> Sites<'a> {
             .map(|f| {
                 let name = profile.str(f.name);
                 let place = places.iter().take(MAX_PLACES).position(|place| place.function == name);
-                let ours = name.starts_with("net/http/pprof.");
+                let ours = own::profiles(name);
                 (name, own::whose(name, module), own::allocates(name), place.map_or(0, |bit| 1 << bit), ours)
             })
             .collect();
@@ -247,7 +247,7 @@ fn size(profile: &Profile, sample: &Sample<'_>, sums: &Sums) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::pprof::Limits;
     use crate::pprof::testing::profile;
@@ -256,7 +256,7 @@ mod tests {
         [("alloc_objects", "count"), ("alloc_space", "bytes"), ("inuse_objects", "count"), ("inuse_space", "bytes")];
 
     /// Stacks with what is in use, in objects of so many bytes.
-    fn heap(stacks: &[(&[&str], i64, i64)]) -> Profile {
+    pub(in super::super) fn heap(stacks: &[(&[&str], i64, i64)]) -> Profile {
         let values: Vec<[i64; 4]> = stacks.iter().map(|(_, objects, size)| [*objects, objects * size, *objects, objects * size]).collect();
         let stacks: Vec<(&[&str], &[i64])> = stacks.iter().zip(&values).map(|((stack, ..), values)| (*stack, &values[..])).collect();
         Profile::parse(&profile(&TYPES, &stacks).0, &Limits::default()).unwrap()

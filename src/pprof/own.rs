@@ -106,6 +106,12 @@ pub fn place<'a>(stack: impl DoubleEndedIterator<Item = &'a str> + Clone, module
     first(Whose::Own).or_else(|| first(Whose::Module)).or_else(outermost).or_else(|| stack.clone().next())
 }
 
+/// Whether a stack with this function answers a question for a profile, memtrap's own among them. The CPU profile is written by a goroutine
+/// that has no caller.
+pub fn profiles(function: &str) -> bool {
+    function.starts_with("net/http/pprof.") || function == "runtime/pprof.profileWriter"
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,5 +1,7 @@
 //! A profile in memory: tables and indexes into them, so that a million samples are a few allocations.
 
+use std::borrow::Cow;
+
 /// A string of a profile: [`Profile::str`] gives the text. The default is the empty string; within one profile
 /// equal ids mean equal strings, not the reverse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -116,6 +118,23 @@ impl Profile {
     pub fn lines(&self, location: &Location) -> &[Line] {
         let first = location.first_line as usize;
         self.lines.get(first..first + location.line_count as usize).unwrap_or(&[])
+    }
+
+    /// The same with nothing counted for samples that have such a function in their stack.
+    pub fn without(&self, is: impl Fn(&str) -> bool) -> Cow<'_, Profile> {
+        let functions: Vec<bool> = self.functions.iter().map(|f| is(self.str(f.name))).collect();
+        let location = |location: &Location| self.lines(location).iter().any(|line| functions.get(line.function as usize) == Some(&true));
+        let locations: Vec<bool> = self.locations.iter().map(location).collect();
+        let has = |sample: &Sample<'_>| sample.locations.iter().any(|location| locations.get(*location as usize) == Some(&true));
+        let left_out: Vec<usize> = self.samples().enumerate().filter(|(_, sample)| has(sample)).map(|(i, _)| i).collect();
+        if left_out.is_empty() {
+            return Cow::Borrowed(self);
+        }
+        let (mut rest, types) = (self.clone(), self.sample_types.len());
+        for i in left_out {
+            rest.samples.values.get_mut(i * types..(i + 1) * types).unwrap_or_default().fill(0);
+        }
+        Cow::Owned(rest)
     }
 
     /// Bytes of memory that it takes, about.
