@@ -109,3 +109,67 @@ fn an_exported_bundle_is_analysed_like_the_bundle() {
     assert!(next[0].as_str().unwrap().starts_with("tar -xf "), "{next:#}");
     assert!(next[1].as_str().unwrap().contains(&format!("'{id}/")), "{next:#}");
 }
+
+/// What a real service prints when it is told to quit, its goroutines among it.
+fn crash() -> String {
+    use std::io::{BufRead, BufReader, Read};
+    let mut child = Command::new(go_svc(GoVersion::Newest))
+        .env("GOTRACEBACK", "all")
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut ready = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+    let address = ready.split("addr=").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+    assert_eq!(get(&address, "/ctl/goroutines?n=40").status, 200);
+    let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::QUIT).unwrap();
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    child.wait().unwrap();
+    assert!(said.contains("blockedForever"), "{said}");
+    said
+}
+
+#[test]
+fn a_crash_is_read_out_of_what_containers_and_loggers_make_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let crash = crash();
+    let object = |value: serde_json::Value| value.to_string() + "\n";
+    let docker = |text: &str| -> String {
+        let line = |line: &str| {
+            object(serde_json::json!({ "log": format!("{line}\n"), "stream": "stderr", "time": "2026-11-27T15:00:01.123456789Z" }))
+        };
+        text.lines().map(line).collect()
+    };
+    let cri = |text: &str| -> String {
+        text.lines().enumerate().map(|(i, line)| format!("2026-11-27T15:00:01.{}Z stderr F {line}\n", 123 + 97 * i)).collect()
+    };
+    let logger =
+        object(serde_json::json!({ "time": "t", "level": "ERROR", "msg": "shutting down", "error": { "stack": crash }, "n": [1, {}] }));
+    let read = |how: &str, text: &str| {
+        let path = dir.path().join(how.replace(' ', "-"));
+        fs::write(&path, text).unwrap();
+        let told = json(&analyze(&path, &["--format", "json"]))["goroutines"].clone();
+        let blocked = told["groups"].as_array().unwrap().iter().find(|g| g.to_string().contains("blockedForever")).unwrap().clone();
+        assert_eq!(blocked["count"], 40, "{how}: {blocked:#}");
+        told
+    };
+    let plain = read("plain", &crash);
+    for (how, text) in [
+        ("docker json-file", docker(&crash)),
+        ("cri", cri(&crash)),
+        ("json logger", logger.clone()),
+        (
+            "json logger among others",
+            format!("{}{logger}{}", object(serde_json::json!({ "msg": "a" })), object(serde_json::json!({ "msg": "b" }))),
+        ),
+        ("json logger under docker", docker(&logger)),
+        ("json logger under cri", cri(&logger)),
+        ("kubectl with a prefix", format!("[pod/shop-1/shop] {logger}")),
+        ("logfmt", format!("level=error msg=crashed stack={}\n", serde_json::to_string(&crash).unwrap())),
+    ] {
+        assert_eq!(read(how, &text), plain, "{how}");
+    }
+}

@@ -6,11 +6,12 @@
 //!
 //! Dumps come through logs and chats: what stands before each line (a time, a pod, a quote's mark) is told by its shape and left out, tabs may have
 //! become blanks, empty lines may be gone. In the output of a crash some goroutines stand twice: each counts once, and the scheduler's own
-//! stacks (`goroutine 0`) do not count. Not here: lines that a log has escaped, and dumps of other runtimes.
+//! stacks (`goroutine 0`) do not count. Lines that a log has escaped are undone by [`super::unlogged`]. Not here: dumps of other runtimes.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, BufRead};
 
+use super::unlogged;
 use crate::text;
 
 /// Bounds on what is kept of a dump; what is beyond them is counted in [`Dump::others`].
@@ -41,6 +42,9 @@ pub enum GoroutineError {
     #[error("the goroutine dump cannot be read")]
     Io(#[from] io::Error),
 }
+
+/// Of one line of a log that holds a dump.
+const MAX_ESCAPED: usize = 32 << 20;
 
 /// A call. The line is 0 where it is unknown.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -121,10 +125,13 @@ pub fn parse(mut reader: impl BufRead, limits: &Limits) -> Result<Dump, Goroutin
     let mut first = String::new();
     let mut is_empty = true;
     loop {
-        match read_line(&mut reader, &mut line, limits.line_bytes)? {
-            End::OfFile => break,
-            End::Missing => parser.dump.truncated = true,
-            End::OfLine => parser.line(&line),
+        // a log may have put a whole dump into one line
+        let end = read_line(&mut reader, &mut line, limits.line_bytes.max(MAX_ESCAPED))?;
+        match (&end, unlogged::lines(&line)) {
+            (End::OfFile, _) => break,
+            (_, Some(inner)) => inner.iter().for_each(|line| parser.line(cut(line.as_bytes(), limits.line_bytes))),
+            (End::Missing, None) => parser.dump.truncated = true,
+            (End::OfLine, None) => parser.line(cut(&line, limits.line_bytes)),
         }
         is_empty = false;
         if first.is_empty() {
@@ -136,6 +143,10 @@ pub fn parse(mut reader: impl BufRead, limits: &Limits) -> Result<Dump, Goroutin
         None if is_empty => Err(GoroutineError::Empty),
         None => Err(GoroutineError::NotADump { start: text::lines(&first) }),
     }
+}
+
+fn cut(line: &[u8], most: usize) -> &[u8] {
+    line.get(..most).unwrap_or(line)
 }
 
 enum End {
@@ -470,8 +481,10 @@ const DECLARED: &[u8] = b"goroutine profile: total ";
 pub fn is_in(text: &[u8]) -> bool {
     const LOOKED_AT: usize = 256 << 10;
     let head = text.get(..LOOKED_AT).unwrap_or(text);
-    head.split(|b| *b == b'\n')
-        .any(|line| find(line, DECLARED).is_some() || header(line).is_some() || prefixed(line, line.trim_ascii()).is_some())
+    unlogged::mentions(head)
+        || head
+            .split(|b| *b == b'\n')
+            .any(|line| find(line, DECLARED).is_some() || header(line).is_some() || prefixed(line, line.trim_ascii()).is_some())
 }
 
 /// A header after something that a log put there. `line` is `raw` without what is known to stand there.

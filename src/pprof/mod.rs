@@ -8,6 +8,7 @@
 //! | [`flame`] | a `Profile` | its call tree, cut to what a picture can show |
 //! | [`own`] | a function's name | whose it is: the service's, a module's, Go's |
 //! | [`goroutine`] | the text of `goroutine?debug=1` and `debug=2` | goroutines grouped by identical stack |
+//! | `unlogged` | a line of a log that has escaped a dump | its lines |
 //! | [`heap_text`], [`of_goroutines`] | the text of `heap?debug=1`, a dump of goroutines | a `Profile` |
 //!
 //! Deliberately not here: fetching, files, threads, clocks, symbolization of profiles that carry no names,
@@ -31,6 +32,7 @@ pub mod quick;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod top;
+mod unlogged;
 mod wire;
 mod zone;
 
