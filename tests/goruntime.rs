@@ -3,19 +3,24 @@
 mod common;
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufReader, Read, Write};
 use std::process::{Command, Stdio};
 
 use common::http::get;
-use common::{Build, GoVersion, Svc, go_program, repo, run};
+use common::{Build, GoVersion, Svc, go_binary, go_program, repo, run};
 use memtrap::anatomy::memstats::parse;
+use memtrap::clock::Mono;
+use memtrap::goruntime::goroutine_files;
+use memtrap::goruntime::goroutines::Goroutines;
 use memtrap::goruntime::heap::{self, AsOf};
 use memtrap::goruntime::image::Image;
 use memtrap::goruntime::layout::Layout;
 use memtrap::goruntime::memory::{Memory, Reader};
 use memtrap::goruntime::memstats::MemStats;
 use memtrap::goruntime::{Runtime, memory_of};
+use memtrap::pprof::{Limits, Profile, goroutine};
 use memtrap::target::ProcFs;
 
 const BUILDS: [Build; 4] = [Build::Plain, Build::Stripped, Build::Pie, Build::Cgo];
@@ -83,6 +88,82 @@ fn memstats_of_a_process_are_those_that_it_tells() {
     }
 }
 
+/// Stacks with how many goroutines have them, without those that serve the question itself.
+fn stacks(dump: &goroutine::Dump) -> BTreeMap<Vec<String>, u64> {
+    let mut stacks = BTreeMap::new();
+    for group in &dump.groups {
+        let stack: Vec<String> = dump.stack(group).map(|f| format!("{} {}:{}", f.function, f.file, f.line)).collect();
+        // a goroutine that has not begun yet shows no frames: the server's
+        if !stack.is_empty() && !stack.iter().any(|call| call.contains("net/http.(*conn") || call.contains("main.spin")) {
+            *stacks.entry(stack).or_default() += group.count;
+        }
+    }
+    stacks
+}
+
+/// Go keeps the innermost calls: 32 up to 1.22, of which the first are not shown.
+fn cut_as(told: &BTreeMap<Vec<String>, u64>, read: BTreeMap<Vec<String>, u64>) -> BTreeMap<Vec<String>, u64> {
+    let mut cut = BTreeMap::new();
+    for (stack, count) in read {
+        let as_told = told.keys().find(|told| told.len() > 25 && stack.starts_with(told)).cloned();
+        *cut.entry(as_told.unwrap_or(stack)).or_default() += count;
+    }
+    cut
+}
+
+fn goroutines_of(svc: &Svc) -> (goroutine::Dump, Vec<u8>, String) {
+    let process = ProcFs::host().dir(svc.pid()).unwrap();
+    let memory = memory_of(&process).unwrap();
+    let reader = Reader::new(&memory);
+    let runtime = Runtime::find(&reader, &Image::of(&process).unwrap()).unwrap();
+    let read = Goroutines::read(&runtime, Some(Mono::now().as_nanos())).unwrap();
+    let text = goroutine_files::text(&runtime, &read).unwrap();
+    let profile = goroutine_files::profile(&runtime, &read, 1).unwrap();
+    (goroutine::parse(text.as_bytes(), &goroutine::Limits::default()).unwrap(), profile, text)
+}
+
+#[test]
+fn goroutines_of_a_process_are_those_that_it_tells() {
+    for (version, build) in GoVersion::BOTH.into_iter().flat_map(|v| BUILDS.map(|b| (v, b))) {
+        let svc = Svc::start_in(Command::new(go_program(version, "shapes", build)), &[]);
+        let told = get(svc.address(), "/debug/pprof/goroutine?debug=1").body;
+        let told = stacks(&goroutine::parse(&*told, &goroutine::Limits::default()).unwrap());
+        let (dump, profile, text) = goroutines_of(&svc);
+        let read = cut_as(&told, stacks(&dump));
+        assert!(told.len() >= 25, "{told:?}");
+        if read != told {
+            let lacking: Vec<_> = told.iter().filter(|(stack, n)| read.get(*stack) != Some(n)).collect();
+            let beyond: Vec<_> = read.iter().filter(|(stack, n)| told.get(*stack) != Some(n)).collect();
+            panic!("{version:?} {build:?}: told {lacking:#?}\nread {beyond:#?}");
+        }
+        assert!(!dump.truncated && dump.others == 0, "{text}");
+
+        // as a profile, too
+        let profile = Profile::parse(&profile, &Limits::default()).unwrap();
+        assert_eq!(profile.samples().map(|sample| sample.values[0]).sum::<i64>(), dump.total as i64);
+
+        // states, waits and creators, which only debug=2 tells
+        let told = get(svc.address(), "/debug/pprof/goroutine?debug=2").body;
+        let told = goroutine::parse(&*told, &goroutine::Limits::default()).unwrap();
+        let states = |dump: &goroutine::Dump| {
+            let mut states: BTreeMap<String, u64> = BTreeMap::new();
+            for group in dump.groups.iter().filter(|g| !dump.stack(g).any(|f| f.function.contains("net/http.(*conn"))) {
+                group.states.iter().for_each(|(state, n)| *states.entry(state.clone()).or_default() += n);
+            }
+            states
+        };
+        let own = |states: BTreeMap<String, u64>| states.into_iter().filter(|(state, _)| state != "running").collect::<BTreeMap<_, _>>();
+        assert_eq!(own(states(&dump)), own(states(&told)), "{version:?} {build:?}");
+        let locked = |dump: &goroutine::Dump| dump.groups.iter().map(|g| g.locked_to_thread).sum::<u64>();
+        assert_eq!(locked(&dump), locked(&told), "{version:?} {build:?}");
+        let by = |dump: &goroutine::Dump| {
+            let of = dump.groups.iter().filter(|g| dump.created_by(g).is_some_and(|f| f.function.starts_with("main.")));
+            of.map(|g| g.count).sum::<u64>()
+        };
+        assert_eq!(by(&dump), by(&told), "{version:?} {build:?}");
+    }
+}
+
 #[test]
 fn a_program_without_a_heap_profile_is_told_so() {
     for version in GoVersion::BOTH {
@@ -128,6 +209,21 @@ fn the_table_of_layouts_is_what_the_toolchains_say() {
         let answer = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
         let expected: String = rows[1..].iter().map(|row| format!("{}\t{}\t{}\n", row[0], row[1], row[column])).collect();
         assert_eq!(answer, expected, "{version:?}: run scripts/go-layouts");
+    }
+}
+
+#[test]
+fn the_table_of_wait_reasons_is_what_the_toolchains_say() {
+    let table = fs::read_to_string(repo().join("src/goruntime/waitreasons.tsv")).unwrap();
+    let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split('\t').collect()).collect();
+    for version in GoVersion::ALL {
+        go_binary(version);
+        let minor = version.number().split('.').nth(1).unwrap();
+        let column = rows[0].iter().position(|head| *head == minor).expect("a column for each toolchain");
+        let output = Command::new(repo().join("scripts/go-wait-reasons")).arg(version.number()).output().unwrap();
+        let mut reasons: Vec<&str> = rows.iter().map(|row| row[column]).collect();
+        reasons.truncate(reasons.iter().rposition(|reason| !reason.is_empty()).unwrap() + 1);
+        assert_eq!(String::from_utf8(output.stdout).unwrap().lines().collect::<Vec<_>>(), reasons, "{version:?}");
     }
 }
 
@@ -194,7 +290,8 @@ fn a_process_that_forges_its_runtime_costs_bounded_reads_and_no_panic() {
         };
         refused += usize::from(MemStats::read(&forged).is_err());
         refused += usize::from(heap::profile(&forged, AsOf::Now, 0).is_err());
+        refused += usize::from(Goroutines::read(&forged, None).and_then(|read| goroutine_files::text(&forged, &read)).is_err());
         assert!(reader.bytes() < 2 << 30);
     }
-    assert!(refused > 60, "only {refused} of 180 were refused: the lies are not seen");
+    assert!(refused > 90, "only {refused} of 240 were refused: the lies are not seen");
 }

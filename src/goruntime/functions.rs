@@ -38,6 +38,7 @@ struct At {
     npcdata: Field,
     compilation_unit: Field,
     func_id: Field,
+    flag: Field,
     nfuncdata: Field,
     inlined_size: u64,
     inlined_name: Field,
@@ -77,6 +78,7 @@ impl<'r> Functions<'r> {
             npcdata: layout.field(FUNC, "npcdata")?,
             compilation_unit: layout.field(FUNC, "cuOffset")?,
             func_id: layout.field(FUNC, "funcID")?,
+            flag: layout.field(FUNC, "flag")?,
             nfuncdata: layout.field(FUNC, "nfuncdata")?,
             inlined_size: layout.size(INLINED)?.into(),
             inlined_name: layout.field(INLINED, "nameOff")?,
@@ -140,6 +142,11 @@ impl<'r> Functions<'r> {
         Ok(self.field(function, self.at.func_id)? as u8)
     }
 
+    /// `abi.FuncFlag` of `internal/abi/symtab.go`.
+    pub fn flag(&self, function: &Function) -> Result<u8, Refused> {
+        Ok(self.field(function, self.at.flag)? as u8)
+    }
+
     fn string(&self, table: Table, offset: u64) -> Result<String, Refused> {
         if offset >= table.len {
             return Err(Refused::new("a name outside of the table of names"));
@@ -161,7 +168,8 @@ impl<'r> Functions<'r> {
                 None => bytes.extend_from_slice(piece),
             }
         }
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+        // names go into texts whose lines mean something
+        Ok(String::from_utf8_lossy(&bytes).replace(char::is_control, "\u{fffd}"))
     }
 
     /// What a table of values by pc says at `pc`; `None` beyond its end.

@@ -64,7 +64,7 @@ pub fn profile(runtime: &Runtime, as_of: AsOf, taken_unix_ns: u64) -> Result<Vec
         let (objects, bytes) = unsampled(in_use, bucket.object_size, rate);
         let own = own_frames(&mut names, &bucket.stack)?;
         let calls = calls(&mut names, own)?;
-        builder.sample(&[allocs, alloc_bytes, objects, bytes], &calls, ("bytes", bucket.object_size));
+        builder.sample(&[allocs, alloc_bytes, objects, bytes], &calls, Some(("bytes", bucket.object_size)));
     }
     builder.finish().map_err(|e| Refused::new(format!("the profile cannot be written: {e}")))
 }

@@ -10,7 +10,8 @@
 //!        └ functions   names, files, lines, inlined calls           (pclntab)
 //!        └ globals     mheap_, memstats, mbuckets, allp …           (read off the runtime's own code)
 //!            ├ memstats   MemStats
-//!            └ heap       the buckets as a pprof profile
+//!            ├ heap       the buckets as a pprof profile
+//!            └ goroutines grouped by stack                        (unwind; goroutine_files: as a profile and as text)
 //! ```
 //!
 //! Every address, length and count is the target's word: reads are bounded by [`memory::Reader`], and each part checks what it reads
@@ -20,12 +21,16 @@
 
 pub mod functions;
 pub mod globals;
+pub mod goroutine_files;
+pub mod goroutines;
 pub mod heap;
 pub mod image;
 pub mod layout;
 pub mod memory;
 pub mod memstats;
 pub mod module;
+mod unwind;
+mod wait_reasons;
 
 use std::fmt;
 use std::time::SystemTime;

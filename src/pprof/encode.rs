@@ -71,17 +71,18 @@ impl Builder {
         number(&mut self.out, 9, unix_ns);
     }
 
-    /// One stack, the innermost call first, with a value per type and one numeric label.
-    pub fn sample(&mut self, values: &[i64], calls: &[Call], label: (&str, u64)) {
+    /// One stack, the innermost call first, with a value per type and perhaps a numeric label.
+    pub fn sample(&mut self, values: &[i64], calls: &[Call], label: Option<(&str, u64)>) {
         let locations: Vec<u64> = calls.iter().map(|call| self.location(call)).collect();
-        let key = self.string(label.0);
         let mut sample = Vec::new();
         packed(&mut sample, 1, locations);
         packed(&mut sample, 2, values.iter().map(|v| *v as u64));
-        let mut numeric = Vec::new();
-        number(&mut numeric, 1, key);
-        number(&mut numeric, 3, label.1);
-        bytes(&mut sample, 3, &numeric);
+        if let Some((key, value)) = label {
+            let mut numeric = Vec::new();
+            number(&mut numeric, 1, self.string(key));
+            number(&mut numeric, 3, value);
+            bytes(&mut sample, 3, &numeric);
+        }
         bytes(&mut self.out, 2, &sample);
     }
 

@@ -1,5 +1,5 @@
 //! Reader of goroutine dumps as text: `goroutine?debug=2` (one goroutine after the other, with states and waits; `debug=3` is the
-//! same) and `debug=1` (counted stacks, without states).
+//! same) and `debug=1` (counted stacks; states only in those that memtrap read from memory itself).
 //!
 //! Goroutines are grouped by identical stack while they are read: each distinct stack is kept once, so a dump of 100,000
 //! goroutines in three stacks is small. Arguments of functions are not kept: they are addresses.
@@ -67,7 +67,7 @@ pub struct Elided {
 #[derive(Clone, Debug, Default)]
 pub struct Group {
     pub count: u64,
-    /// How many are in which state, such as `chan receive` or `IO wait`. Empty for `debug=1`, which does not tell.
+    /// How many are in which state, such as `chan receive` or `IO wait`. Empty for Go's `debug=1`, which does not tell.
     pub states: BTreeMap<String, u64>,
     /// Minutes that the longest waiting one is blocked; Go tells from one minute on.
     pub longest_wait: Option<u64>,
@@ -203,6 +203,8 @@ struct Current {
     is_leaked: bool,
     is_locked: bool,
     labels: String,
+    /// Of counted goroutines, where the dump tells.
+    counted: Option<Counted>,
     frames: Vec<u32>,
     created_by: Option<u32>,
     elided: Option<Elided>,
@@ -213,6 +215,48 @@ struct Current {
     is_incomplete: bool,
     /// What follows are the stacks of its ancestors.
     is_done: bool,
+}
+
+/// What a `debug=1` dump of memtrap's own tells of a stack's goroutines.
+#[derive(Default)]
+struct Counted {
+    states: Vec<(String, u64)>,
+    locked: u64,
+    leaked: u64,
+}
+
+impl Current {
+    /// Takes a comment that `goruntime::goroutine_files` writes, without its mark.
+    fn told(&mut self, comment: &[u8]) -> bool {
+        let Some(comment) = comment.strip_prefix(b" ").and_then(|text| std::str::from_utf8(text).ok()) else { return false };
+        if comment.starts_with("stack unavailable") {
+            self.unavailable = true;
+        } else if let Some(elided) = elided(comment) {
+            self.elided = Some(Elided { after: self.frames.len(), frames: elided });
+        } else if let Some((what, value)) = comment.split_once(": ") {
+            let counted = self.counted.get_or_insert_default();
+            let number = value.parse().unwrap_or(0);
+            match what {
+                "states" => {
+                    let state = |part: &str| part.split_once(' ').and_then(|(n, state)| Some((state.to_owned(), n.parse().ok()?)));
+                    counted.states = value.split(", ").filter_map(state).take(MAX_STATES).collect();
+                }
+                "longest wait" => self.wait = value.strip_suffix(" minutes").and_then(|minutes| minutes.parse().ok()),
+                "locked to thread" => counted.locked = number,
+                "leaked" => counted.leaked = number,
+                _ => return false,
+            }
+        } else {
+            return false;
+        }
+        true
+    }
+}
+
+/// Frames that `...23 frames elided...` leaves out; Go does not always say how many.
+fn elided(line: &str) -> Option<Option<u64>> {
+    let rest = line.strip_prefix("...").filter(|rest| rest.ends_with(" elided..."))?;
+    Some(rest.trim_start_matches('.').split(' ').next().and_then(|n| n.parse().ok()))
 }
 
 struct Parser {
@@ -353,15 +397,16 @@ impl Parser {
     fn goroutine_line(&mut self, line: &[u8], is_indented: bool) {
         let Some(current) = self.current.as_mut().filter(|current| !current.is_done) else { return };
         if let Some(rest) = line.strip_prefix(b"#") {
-            match rest.strip_prefix(b" labels: ") {
-                Some(labels) => current.labels = String::from_utf8_lossy(labels).into_owned(),
-                None => {
-                    let (function, place) = named_frame(rest);
-                    self.frame(function, place, false);
-                }
+            if let Some(labels) = rest.strip_prefix(b" labels: ") {
+                current.labels = String::from_utf8_lossy(labels).into_owned();
+            } else if let Some(creator) = rest.strip_prefix(b" created by:") {
+                let (function, place) = named_frame(creator);
+                self.frame(function, place, true);
+            } else if !current.told(rest) {
+                let (function, place) = named_frame(rest);
+                self.frame(function, place, false);
             }
-        } else if line.starts_with(b"...") && line.ends_with(b" elided...") {
-            let frames = std::str::from_utf8(line).ok().and_then(|line| line.trim_start_matches('.').split(' ').next()?.parse().ok());
+        } else if let Some(frames) = std::str::from_utf8(line).ok().and_then(elided) {
             current.elided = Some(Elided { after: current.frames.len(), frames });
         } else if line.starts_with(b"[originating from goroutine ") {
             current.is_done = true;
@@ -454,6 +499,13 @@ impl Parser {
         group.longest_wait = group.longest_wait.max(current.wait);
         group.leaked += u64::from(current.is_leaked);
         group.locked_to_thread += u64::from(current.is_locked);
+        if let Some(counted) = current.counted {
+            group.leaked = group.leaked.saturating_add(counted.leaked);
+            group.locked_to_thread = group.locked_to_thread.saturating_add(counted.locked);
+            for (state, count) in counted.states {
+                self.kept.count_in(&mut group.states, state, count, MAX_STATES);
+            }
+        }
         self.kept.count_in(&mut group.states, current.state, current.count, MAX_STATES);
         self.kept.count_in(&mut group.labels, current.labels, current.count, MAX_LABEL_SETS);
     }
