@@ -443,20 +443,26 @@ fn a_noisy_target_and_requests_by_the_dozen_leave_the_leak_of_another_its_captur
 
 #[test]
 fn a_process_that_dies_throttled_leaves_its_timeline_once_for_each_cooldown() {
-    let mut w = World::new(vec![by_name("a"), by_name("b"), by_name("shop")]);
-    w.process(11, "a", 150).process(12, "b", 150);
-    w.seconds(1).process(13, "shop", 150);
-    assert_eq!(w.seconds(4).jobs().len(), 2);
-    assert_eq!(w.status()[2].state, State::Throttled);
-    w.host.remove("proc/13");
+    let targets = ["a", "b", "c", "shop"].map(by_name).to_vec();
+    let mut w = World::new(targets.clone());
+    let mut four = config(targets);
+    four.daemon.max_captures_per_hour = 4;
+    w.watcher.obey(Command::Reload(Box::new(four)), w.now);
+    w.process(10, "a", 150).process(11, "a", 150).process(12, "b", 150).process(13, "c", 150);
+    w.seconds(1).process(14, "shop", 150);
+    assert_eq!(w.seconds(4).jobs().len(), 4, "the hour's");
+    let of_shop = |w: &World| w.status().into_iter().find(|s| s.target == "shop").unwrap();
+    assert_eq!(of_shop(&w).state, State::Throttled);
+    w.host.remove("proc/14");
     let jobs = w.seconds(12).jobs();
     assert_eq!(jobs.iter().map(|job| job.subject.target.name.as_str()).collect::<Vec<_>>(), ["shop"]);
     // the kernel's side alone does not spend the cooldown, and a loop of crashes leaves one bundle all the same
     w.finish(&jobs[0], Captured::Nothing("its process was gone".into()));
     let mut more = 0;
-    for pid in 14..20 {
+    for pid in 15..21 {
         w.process(pid, "shop", 150);
         w.seconds(4);
+        assert_eq!(of_shop(&w).pid, Some(pid));
         w.host.remove(&format!("proc/{pid}"));
         more += w.seconds(12).jobs().len();
     }
