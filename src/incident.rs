@@ -145,6 +145,8 @@ pub enum Captured {
 #[derive(Clone, Debug)]
 pub struct Slot {
     life: Option<Life>,
+    /// What the process runs, or the last one ran: its executable's name, where that is known.
+    program: Option<Box<str>>,
     phase: Phase,
     incident: Option<Incident>,
     cooldown: Option<Cooldown>,
@@ -183,6 +185,7 @@ impl Default for Slot {
     fn default() -> Slot {
         Slot {
             life: None,
+            program: None,
             phase: Phase::Watching,
             incident: None,
             cooldown: None,
@@ -244,6 +247,15 @@ impl Slot {
     pub fn is_spent(&self, now: Mono) -> bool {
         let is_over = self.cooldown.is_none_or(|c| c.is_forgotten(now)) && self.hollow.is_none_or(|h| h.dead_until <= now);
         self.life.is_none() && self.phase == Phase::Watching && is_over
+    }
+
+    /// Whether a process that runs this program may follow the last one: what another program did says nothing about it.
+    pub fn may_be_followed_by(&self, program: Option<&str>) -> bool {
+        self.program.as_deref().zip(program).is_none_or(|(last, next)| last == next)
+    }
+
+    pub fn runs(&mut self, program: Option<Box<str>>) {
+        self.program = program.or(self.program.take());
     }
 
     /// A process takes the place. An incident of another process is over, its cooldown is not.

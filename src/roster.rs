@@ -1,7 +1,8 @@
 //! Who sits where: the slots of one target, and which process takes which.
 //!
 //! Pure. A process that appears takes over the place, and with it the cooldown, of one that went; only when there is none does
-//! it get a new place. That is what makes a crash loop one cooldown, and twenty workers twenty.
+//! it get a new place. That is what makes a crash loop one cooldown, and twenty workers twenty. Under a selector that means several programs, each
+//! takes over from its own kind only.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -67,16 +68,27 @@ impl Roster {
     /// Gives every newcomer a place, and forgets empty places that remember nothing. Call it after those that left have been
     /// vacated; the caller lets the newcomers [`Slot::arrive`].
     pub fn seat(&mut self, newcomers: Vec<Identity>, now: Mono) -> Vec<(SlotNumber, Identity)> {
+        self.seat_by_program(newcomers.into_iter().map(|id| (id, None)).collect(), now)
+    }
+
+    /// The same where it is known what they run: none follows a process of another program into what that one left.
+    pub fn seat_by_program(&mut self, newcomers: Vec<(Identity, Option<Box<str>>)>, now: Mono) -> Vec<(SlotNumber, Identity)> {
         let mut vacant: Vec<SlotNumber> = self.iter().filter(|(_, s)| s.instance().is_none()).map(|(n, _)| n).collect();
         // popped from the end: first those whose capture still runs, then the longest cooldown
         vacant.sort_by_key(|n| self.slots.get(n).map(|s| (s.is_capturing(), s.cooldown_until(now), std::cmp::Reverse(*n))));
         let mut seated = Vec::with_capacity(newcomers.len());
-        for id in newcomers {
-            let number = vacant.pop().unwrap_or_else(|| {
+        for (id, program) in newcomers {
+            let slots = &self.slots;
+            let fits = |n: &SlotNumber| slots.get(n).is_some_and(|s| s.is_spent(now) || s.may_be_followed_by(program.as_deref()));
+            let own = vacant.iter().rposition(fits).map(|at| vacant.remove(at));
+            let number = own.unwrap_or_else(|| {
                 self.next += 1;
                 self.slots.insert(self.next - 1, Box::default());
                 self.next - 1
             });
+            if let Some(slot) = self.slots.get_mut(&number) {
+                slot.runs(program);
+            }
             seated.push((number, id));
         }
         let keep_one = seated.is_empty() && self.iter().all(|(_, s)| s.instance().is_none());
@@ -127,6 +139,25 @@ mod tests {
             assert_eq!(reconcile(&mut roster, &[pid]), [(0, pid)]);
         }
         assert_eq!(roster.iter().count(), 1);
+    }
+
+    #[test]
+    fn no_process_takes_over_what_another_program_left() {
+        let mut roster = Roster::new(vec![cooling(600)]);
+        let now = Mono::from_secs(1_000);
+        let seat = |roster: &mut Roster, pid: u32, program: &str| {
+            let seated = roster.seat_by_program(vec![(process(pid), Some(program.into()))], now);
+            let number = seated[0].0;
+            roster.get_mut(number).unwrap().arrive(process(pid), &Rules::default(), Duration::from_secs(1));
+            number
+        };
+        let first = seat(&mut roster, 10, "checkout");
+        roster.get_mut(first).unwrap().vacate();
+        let other = seat(&mut roster, 11, "search");
+        assert_ne!(first, other);
+        assert_eq!(roster.get(other).unwrap().cooldown_until(now), None, "the cooldown is not its own");
+        assert_eq!(seat(&mut roster, 12, "checkout"), first);
+        assert!(roster.get(first).unwrap().cooldown_until(now).is_some());
     }
 
     #[test]

@@ -27,6 +27,9 @@ pub struct SavedSlot {
     /// Until the next bundle that holds nothing but readings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hollow_left: Option<Duration>,
+    /// What its process runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<Box<str>>,
 }
 
 impl Slot {
@@ -43,6 +46,7 @@ impl Slot {
             cooldown_left,
             cooldown,
             hollow_left,
+            program: self.program.clone(),
         })
     }
 
@@ -82,6 +86,7 @@ impl Slot {
             (true, true) => Phase::Retrying { at: now, attempts: 0, why: "nothing could be saved before memtrap was restarted".into() },
         };
         Slot {
+            program: saved.program,
             life,
             phase,
             incident: saved.incident.filter(|_| open),

@@ -15,7 +15,7 @@ use super::{InstanceStatus, Statm};
 use crate::budget::{Budget, Refusal, Urgency, Wish};
 use crate::bundle::ANOTHERS;
 use crate::clock::{self, Mono};
-use crate::config::{self, Pprof};
+use crate::config::{self, Pprof, Selector};
 use crate::digest;
 use crate::error::chain;
 use crate::incident::{Incident, Order, Slot, State};
@@ -147,7 +147,11 @@ impl Watched {
     pub fn seat(&mut self, procfs: &ProcFs, mounts: &Mounts, limits: &mut Limits, room: &mut Room, found: &[Identity], now: Mono) -> bool {
         let mut changed = false;
         let execs = std::mem::take(&mut self.execs);
-        for (number, id) in self.roster.seat(self.roster.newcomers(found), now) {
+        let several = self.config.source.process().is_some_and(|process| matches!(process.which, Selector::Cmdline(_) | Selector::Unit(_)));
+        let program = |id: &Identity| procfs.exe(id.pid()?).ok()?.file_name()?.to_str().map(Box::from);
+        let newcomers = self.roster.newcomers(found).into_iter();
+        let newcomers = newcomers.map(|id| (id.clone(), Some(id).filter(|_| several).and_then(|id| program(&id)))).collect();
+        for (number, id) in self.roster.seat_by_program(newcomers, now) {
             if let Some(slot) = self.roster.get_mut(number) {
                 slot.arrive(id, &self.config.rules, self.config.interval);
                 changed = true;
