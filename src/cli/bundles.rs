@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
-use super::{Failure, print, print_exactly, tell};
+use super::{Failure, paint, print, print_exactly, tell, terminal_width};
 use crate::analysis;
 use crate::bundle::{self, Bundle, BundleError, Survey};
 use crate::config;
 use crate::disk::trust::User;
 use crate::egress::archive;
 use crate::error::chain;
-use crate::layout::{columns, wrapped};
+use crate::layout::{self, wrapped};
 use crate::text::{self, one_line};
 use crate::units::ByteSize;
 
@@ -89,7 +89,7 @@ fn list(dir: &Path, json: bool) -> Result<(), Failure> {
         let rows: Vec<_> = bundles.iter().map(summary).collect();
         print(&(text::json_pretty(&rows)? + "\n"))?;
     } else if !bundles.is_empty() {
-        print(&table(&bundles))?;
+        print_exactly(&table(&bundles))?;
     } else if damaged.is_empty() && closed.is_empty() {
         tell(format_args!("no bundles in {}", dir.display()));
     }
@@ -118,7 +118,7 @@ fn table(bundles: &[Bundle]) -> String {
             m.instance.label.clone(),
         ]
     }));
-    columns(&rows)
+    paint::table(&rows, 4, terminal_width(), paint::is_wanted(&io::stdout())).concat()
 }
 
 fn summary(b: &Bundle) -> serde_json::Value {
@@ -163,7 +163,7 @@ fn show(dir: &Path, id: &str, json: bool) -> Result<(), Failure> {
         let (from, to) = (one_line(&m.started, 40), one_line(&m.finished, 40));
         let _ = writeln!(text, "{who} of {target}, {from} to {to}, {}", m.outcome.name());
         if let Some(verdict) = analysis::verdict_in(&bundle) {
-            let _ = writeln!(text, "\n{}\n", wrapped(&one_line(&verdict.summary, 2000), 100, ""));
+            let _ = writeln!(text, "\n{}\n", wrapped(&one_line(&verdict.summary, 2000), terminal_width().unwrap_or(100).min(100), ""));
         }
         for warning in &m.warnings {
             let _ = writeln!(text, "warning: {}", one_line(warning, 2000));
@@ -175,7 +175,7 @@ fn show(dir: &Path, id: &str, json: bool) -> Result<(), Failure> {
         }));
         let has_report = m.entry("report").is_some_and(|f| f.has_file());
         let next = if has_report { "report.html" } else { "README.md" };
-        let _ = writeln!(text, "\n{}\nread {} next", columns(&rows), bundle.path.join(next).display());
+        let _ = writeln!(text, "\n{}\nread {} next", layout::table(&rows, terminal_width()), bundle.path.join(next).display());
         print(&text)?;
     }
     if problems.is_empty() {

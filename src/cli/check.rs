@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Failure, print, status, tell};
+use super::{Failure, print, status, tell, terminal_width};
 use crate::bundle;
 use crate::capture;
 use crate::clock;
@@ -12,7 +12,7 @@ use crate::config::{self, Config};
 use crate::egress;
 use crate::egress::notice::Notice;
 use crate::error::chain;
-use crate::layout::columns;
+use crate::layout::{cut, painted, table};
 use crate::poll::Remote;
 use crate::serve::{self, ServeError};
 use crate::source;
@@ -72,7 +72,7 @@ async fn test_notify(config: &Config) -> Result<(), Failure> {
         let told = result.map_or_else(|why| format!("no: {why}"), |()| "yes".into());
         rows.push(vec![receiver.name.clone(), receiver.how.name().into(), told]);
     }
-    print(&format!("\n{}", columns(&rows)))?;
+    print(&format!("\n{}", table(&rows, terminal_width())))?;
     match failed {
         0 => Ok(()),
         n => Err(Failure::job(format_args!("{n} of {} receivers could not be told", config.notify.len()))),
@@ -83,7 +83,7 @@ async fn probe(config: &Config) -> Result<(), Failure> {
     let procfs = ProcFs::host();
     let env = capture::Env::new(procfs.clone(), config.daemon.bundle_dir.clone(), procfs.boot_id()?);
     let mut problems = Vec::new();
-    let mut rows = vec![["TARGET", "INSTANCE", "RSS", "LIMIT", "PPROF"].map(String::from).to_vec()];
+    let mut rows = Vec::new();
     let local: Vec<(Arc<config::Target>, &config::Process)> =
         config.targets.iter().filter_map(|t| Some((t.clone(), t.source.process()?))).collect();
     let processes: Vec<_> = local.iter().map(|(_, process)| *process).collect();
@@ -92,7 +92,7 @@ async fn probe(config: &Config) -> Result<(), Failure> {
         if found.instances.is_empty() {
             let why = found.problem.clone().unwrap_or_else(|| "nothing in /proc fits".into());
             problems.push(format!("{}: no process: {why}", target.name));
-            rows.push(vec![target.name.clone(), "none".into()]);
+            rows.push(Row::of(vec![target.name.clone(), "none".into()]));
         }
         if let Some(why) = found.problem.filter(|_| !found.instances.is_empty()) {
             problems.push(format!("{}: {why}", target.name));
@@ -104,7 +104,7 @@ async fn probe(config: &Config) -> Result<(), Failure> {
     for target in config.targets.iter().filter(|t| t.source.process().is_none()) {
         probe_source(target, &env, &mut rows, &mut problems).await;
     }
-    print(&format!("\n{}", columns(&rows)))?;
+    print(&format!("\n{}", probed(&rows, terminal_width())))?;
     probe_start(&config.daemon, &mut problems).await?;
     let dir = &config.daemon.bundle_dir;
     match (bundle::foresee_dir(dir).and_then(|notes| bundle::probe_dir(dir).map(|()| notes)), bundle::free_disk(dir)) {
@@ -184,7 +184,7 @@ async fn probe_instance(
     procfs: &ProcFs,
     env: &capture::Env,
     problems: &mut Vec<String>,
-) -> Vec<String> {
+) -> Row {
     let mut complain = |what: &str, why: String| {
         problems.push(format!("{} (pid {}): {what}: {why}", target.name, id.pid));
         "?".to_owned()
@@ -195,9 +195,9 @@ async fn probe_instance(
         crate::poll::Reading::Blind(why) => Err(why),
     });
     let rss = rss.unwrap_or_else(|why| complain("RSS", why));
-    let limit = match limit::effective(procfs, id.pid) {
-        Ok(limit) => format!("{} ({})", ByteSize(limit.bytes), limit.source),
-        Err(e) => complain("limit", chain(&e)),
+    let (limit, limit_source) = match limit::effective(procfs, id.pid) {
+        Ok(limit) => (ByteSize(limit.bytes).to_string(), Some(limit.source)),
+        Err(e) => (complain("limit", chain(&e)), None),
     };
     if let Err(e) = procfs.exe(id.pid) {
         complain("kernel evidence", chain(&e));
@@ -206,23 +206,51 @@ async fn probe_instance(
         Ok(found) => found,
         Err(why) => complain("pprof", why),
     };
-    vec![target.name.clone(), format!("pid {}", id.pid), rss, limit, pprof]
+    Row { cells: vec![target.name.clone(), format!("pid {}", id.pid), rss, limit, pprof], limit_source }
+}
+
+/// What the table says of one instance, and below it, as the path of a cgroup is long.
+struct Row {
+    cells: Vec<String>,
+    limit_source: Option<String>,
+}
+
+impl Row {
+    fn of(cells: Vec<String>) -> Row {
+        Row { cells, limit_source: None }
+    }
+}
+
+fn probed(rows: &[Row], width: Option<usize>) -> String {
+    let head = ["TARGET", "INSTANCE", "RSS", "LIMIT", "PPROF"].map(String::from).to_vec();
+    let cells: Vec<Vec<String>> = std::iter::once(head).chain(rows.iter().map(|row| row.cells.clone())).collect();
+    let mut shown = painted(&cells, width, |_, _, text| text.to_owned()).into_iter();
+    let mut text: String = shown.next().into_iter().collect();
+    for (lines, row) in shown.zip(rows) {
+        text.push_str(&lines);
+        if let Some(source) = &row.limit_source {
+            let said = format!("limit: {source}");
+            let lines = width.map_or_else(|| vec![said.as_str()], |width| cut(&said, width.saturating_sub(4)));
+            lines.iter().for_each(|line| text.push_str(&format!("    {line}\n")));
+        }
+    }
+    text
 }
 
 /// Asks a source once, and shows what it tells of each instance.
-async fn probe_source(target: &config::Target, env: &capture::Env, rows: &mut Vec<Vec<String>>, problems: &mut Vec<String>) {
+async fn probe_source(target: &config::Target, env: &capture::Env, rows: &mut Vec<Row>, problems: &mut Vec<String>) {
     let found = match source::ask_once(target, &env.clients).await {
         Ok(found) => found,
         Err(why) => {
             problems.push(format!("{}: its source tells nothing: {why}", target.name));
-            rows.push(vec![target.name.clone(), "none".into()]);
+            rows.push(Row::of(vec![target.name.clone(), "none".into()]));
             return;
         }
     };
     let said = found.trouble.iter().chain(&found.partial);
     problems.extend(said.map(|why| format!("{}: {why}", target.name)));
     if found.readings.is_empty() {
-        rows.push(vec![target.name.clone(), "none".into()]);
+        rows.push(Row::of(vec![target.name.clone(), "none".into()]));
         if found.trouble.is_none() {
             problems.push(format!("{}: the query gives no series", target.name));
         }
@@ -232,7 +260,7 @@ async fn probe_source(target: &config::Target, env: &capture::Env, rows: &mut Ve
         rows.push(probe_remote(target, reading, &found.limit_source, env, problems).await);
     }
     if more > 0 {
-        rows.push(vec![target.name.clone(), format!("and {more} more")]);
+        rows.push(Row::of(vec![target.name.clone(), format!("and {more} more")]));
     }
 }
 
@@ -242,7 +270,7 @@ async fn probe_remote(
     limit_source: &str,
     env: &capture::Env,
     problems: &mut Vec<String>,
-) -> Vec<String> {
+) -> Row {
     let label = &reading.who.label;
     let mut complain = |what: &str, why: &str| {
         problems.push(format!("{} ({label}): {what}: {why}", target.name));
@@ -253,7 +281,7 @@ async fn probe_remote(
         Err(why) => complain("RSS", why),
     };
     let limit = match &reading.limit {
-        Ok(Some(bytes)) => format!("{} ({limit_source})", ByteSize(*bytes)),
+        Ok(Some(bytes)) => ByteSize(*bytes).to_string(),
         Ok(None) if target.rules.need_limit() => complain("limit", "none is known, and a rule is a share of it: set `limit`"),
         Ok(None) => "none".into(),
         Err(why) => complain("limit", why),
@@ -271,5 +299,28 @@ async fn probe_remote(
             }
         }
     };
-    vec![target.name, label.clone(), rss, limit, pprof]
+    let limit_source = matches!(reading.limit, Ok(Some(_))).then(|| limit_source.to_owned());
+    Row { cells: vec![target.name, label.clone(), rss, limit, pprof], limit_source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_fits_eighty_columns_with_the_path_of_a_pod() {
+        let path = "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod2f9e1b6c_77aa_4d5e_9c3b_0a1b2c3d4e5f.slice/\
+                    cri-containerd-0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef.scope";
+        let cells = ["checkout-service-of-the-shop", "pid 1234567", "1.52GiB", "2.00GiB", "http://127.0.0.1:34579/debug/pprof"];
+        let source = format!("cgroup v2 {path} memory.max");
+        let rows = [
+            Row { cells: cells.map(String::from).to_vec(), limit_source: Some(source.clone()) },
+            Row::of(vec!["gone".into(), "none".into()]),
+        ];
+        let text = probed(&rows, Some(80));
+        assert!(text.lines().all(|line| crate::layout::width(line) <= 80), "{text}");
+        let joined: String = text.split_whitespace().collect();
+        assert!(joined.contains(&source.replace(' ', "")), "{text}");
+        assert!(probed(&rows, None).contains(&format!("\n    limit: {source}\n")), "what a program reads stays in one line");
+    }
 }

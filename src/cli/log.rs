@@ -1,7 +1,7 @@
 //! Logging: to stderr, one line an event, or to systemd's journal; quiet for commands that people run by hand.
 
 use std::fmt::Debug;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::str::FromStr;
 
 use clap::ValueEnum;
@@ -48,7 +48,7 @@ impl LogArgs {
         // the libraries underneath are of interest only when asked for everything
         let others = if level == LevelFilter::TRACE { level } else { level.min(LevelFilter::WARN) };
         let filter = Targets::new().with_default(others).with_target("memtrap", level).and(Quiet::default());
-        let color = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+        let color = super::paint::is_wanted(&io::stderr());
         // it would panic where stderr is gone
         let plain = fmt::layer().with_writer(outlet::stderr).log_internal_errors(false).with_target(false).with_ansi(color);
         let registry = tracing_subscriber::registry();

@@ -12,6 +12,7 @@ mod journal;
 mod live;
 mod log;
 mod outlet;
+mod paint;
 mod quiet;
 mod replay;
 mod rules;
@@ -24,7 +25,7 @@ mod watch;
 
 use std::fmt;
 use std::future::Future;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -157,6 +158,17 @@ fn tell(line: impl fmt::Display) {
 /// [`text::json`].
 fn print(text: &str) -> Result<(), Failure> {
     print_exactly(&text::lines(text))
+}
+
+/// Columns of the terminal that stdout is; `None`: it is none, and lines are as long as what they say.
+fn terminal_width() -> Option<usize> {
+    let stdout = std::io::stdout();
+    if !stdout.is_terminal() {
+        return None;
+    }
+    // one that does not tell its size is an old one's
+    let told = rustix::termios::tcgetwinsize(stdout).ok().map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0);
+    Some(told.unwrap_or(80).max(40))
 }
 
 /// memtrap's own control sequences, and paths that scripts go on with. A reader that has seen enough, such as `head`, is no failure.

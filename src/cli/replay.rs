@@ -7,17 +7,16 @@ use std::time::{Duration, SystemTime};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::Failure;
-use super::rules::RuleArgs;
+use super::rules::{RuleArgs, within};
+use super::{Failure, paint, terminal_width};
 use crate::analysis::archive;
 use crate::bundle::{MANIFEST, Manifest, open_named};
 use crate::capture::End;
 use crate::clock::{human, rfc3339_millis, rfc3339_seconds};
 use crate::config::{self, Capture};
-use crate::layout::columns;
 use crate::replay::read::{self, Recorded};
 use crate::replay::{self, Outcome, Setup, What};
-use crate::text;
+use crate::text::{self, one_line};
 use crate::trigger::Fired;
 use crate::units::ByteSize;
 
@@ -25,6 +24,9 @@ use crate::units::ByteSize;
 const MAX_FILE: u64 = 64 << 20;
 const MAX_JSON: u64 = 8 << 20;
 const TIMELINE: &str = "timeline.csv";
+
+/// A process may have run for years.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -49,7 +51,7 @@ pub struct Args {
     #[arg(long, value_name = "SIZE")]
     limit: Option<ByteSize>,
     /// How long the process had been running at the first reading; matters for the warmup. A bundle knows; else it is a day
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", value_parser = within(Duration::ZERO..=LONGEST))]
     age: Option<Duration>,
     /// Print JSON
     #[arg(long)]
@@ -77,7 +79,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     }
     outcomes
         .iter()
-        .try_for_each(|(recorded, outcome)| super::print(&(as_text(recorded, outcome, &setup) + &own_trigger(own.as_ref(), outcome))))
+        .try_for_each(|(recorded, outcome)| super::print_exactly(&(as_text(recorded, outcome, &setup) + &text::lines(&own_trigger(own.as_ref(), outcome)))))
 }
 
 fn read_file(path: &Path, most: u64) -> Result<String, Failure> {
@@ -130,7 +132,7 @@ fn own_trigger(own: Option<&Fired>, outcome: &Outcome) -> String {
 fn as_text(recorded: &Recorded, outcome: &Outcome, setup: &Setup) -> String {
     let mut text = String::new();
     if !recorded.name.is_empty() {
-        text.push_str(&format!("\n{}\n", recorded.name));
+        text.push_str(&format!("\n{}\n", one_line(&recorded.name, 300)));
     }
     let fired: Vec<SystemTime> = outcome.fired().map(|(event, _)| event.at).collect();
     text.push_str(&format!("\n{}\n", replay::plot::plot(&recorded.readings, outcome.level, &fired)));
@@ -143,11 +145,11 @@ fn as_text(recorded: &Recorded, outcome: &Outcome, setup: &Setup) -> String {
         };
         rows.push(vec![time(event.at), ByteSize(event.rss).to_string(), state, why]);
     }
-    text.push_str(&columns(&rows));
+    text.extend(paint::table(&rows, 2, terminal_width(), paint::is_wanted(&std::io::stdout())));
     let count = fired.len();
     let bundles = if count == 1 { "1 bundle".to_owned() } else { format!("{count} bundles") };
     text.push_str(&format!("\n{bundles} of {} readings. How near each rule came:\n", recorded.readings.len()));
-    outcome.nearest.iter().for_each(|said| text.push_str(&format!("  {said}\n")));
+    outcome.nearest.iter().for_each(|said| text.push_str(&format!("  {}\n", one_line(said, 1000))));
     let gap = replay::typical_gap(&recorded.readings);
     let own = recorded.readings.iter().all(|reading| reading.kept.is_some());
     if gap > setup.interval * 2 && !own {

@@ -7,12 +7,12 @@ use std::time::Duration;
 use reqwest::{StatusCode, Url};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Failure, print, print_exactly};
+use super::{Failure, paint, print, print_exactly, terminal_width};
 use crate::client::{Cause, Clients, Credentials, Use, root_cause, withheld};
 use crate::config::{self, Auth, Listen};
 use crate::error::chain;
 use crate::lang::Lang;
-use crate::layout::{columns, wrapped};
+use crate::layout::{clipped, wrapped};
 use crate::serve::{Instance, Targets, clock_words, word, words_of_eta, words_of_slope};
 use crate::target::peer::Peer;
 use crate::target::trust::{CURE, Trusted};
@@ -25,7 +25,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Of ten thousand instances it is some.
 const MAX_ANSWER: usize = 64 << 20;
 const EVERY: Duration = Duration::from_secs(2);
+/// Of lines that no terminal bounds, and at most.
 const WIDTH: usize = 100;
+/// The column of the states.
+const STATE: usize = 2;
 /// Names are cut to these, so that a row fits in [`WIDTH`].
 const TARGET: usize = 20;
 const INSTANCE: usize = 22;
@@ -63,7 +66,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     if args.json {
         return print(&(text::escape_json(&text) + "\n"));
     }
-    print(&table(&understood(&text)?))
+    print_exactly(&table(&understood(&text)?, Look::of_stdout()))
 }
 
 /// Whether a memtrap answers where this configuration says.
@@ -204,7 +207,7 @@ impl Daemon {
                 _ = interrupt.recv() => return Ok(()),
                 _ = terminate.recv() => return Ok(()),
                 text = async { again.tick().await; self.ask().await } => {
-                    let shown = text.and_then(|text| understood(&text)).map_or_else(|failure| failure.message, |targets| table(&targets));
+                    let shown = text.and_then(|text| understood(&text)).map_or_else(|failure| failure.message, |targets| table(&targets, Look::of_stdout()));
                     redraw(&shown)?;
                 }
             }
@@ -237,7 +240,7 @@ fn redraw(text: &str) -> Result<(), Failure> {
     let lines: Vec<&str> = text.lines().collect();
     let fit = if lines.len() >= rows { rows - 2 } else { lines.len() };
     for line in lines.iter().take(fit) {
-        out.extend(line.chars().take(width));
+        out.push_str(&clipped(line, width));
         out.push_str("\x1b[K\n");
     }
     if fit < lines.len() {
@@ -254,18 +257,36 @@ fn understood(text: &str) -> Result<Targets, Failure> {
     Ok(targets)
 }
 
+/// How it is shown.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    /// Columns of the terminal, if it is one.
+    width: Option<usize>,
+    colours: bool,
+}
+
+impl Look {
+    fn of_stdout() -> Look {
+        Look { width: terminal_width(), colours: paint::is_wanted(&std::io::stdout()) }
+    }
+
+    fn columns(self) -> usize {
+        self.width.unwrap_or(WIDTH).min(WIDTH)
+    }
+}
+
 /// For people: a row for each instance, and below it why.
-fn table(targets: &Targets) -> String {
+fn table(targets: &Targets, look: Look) -> String {
     let mut out = String::new();
     let mut push = |line: &str| {
         out.push_str(line);
         out.push('\n');
     };
     if let Some(failed) = &targets.not_reloaded {
-        push(&wrapped(&failed.words(Lang::En), WIDTH, ""));
+        push(&text::lines(&wrapped(&failed.words(Lang::En), look.columns(), "")));
     }
     if targets.clock_doubted {
-        push(&wrapped(&clock_words(Lang::En), WIDTH, ""));
+        push(&wrapped(&clock_words(Lang::En), look.columns(), ""));
     }
     if targets.instances.is_empty() {
         push("the daemon watches no target");
@@ -273,13 +294,12 @@ fn table(targets: &Targets) -> String {
     }
     let mut rows = vec![["TARGET", "INSTANCE", "STATE", "RSS", "LIMIT", "SLOPE", "TO LIMIT"].map(String::from).to_vec()];
     rows.extend(targets.instances.iter().map(row));
-    let text = columns(&rows);
-    let mut lines = text.lines();
-    lines.next().into_iter().for_each(&mut push);
-    for (line, instance) in lines.zip(&targets.instances) {
-        push(line);
+    let mut shown = paint::table(&rows, STATE, look.width, look.colours).into_iter();
+    shown.next().into_iter().for_each(|head| push(head.trim_end()));
+    for (row, instance) in shown.zip(&targets.instances) {
+        push(row.trim_end());
         for words in details(instance) {
-            push(&format!("    {}", wrapped(&words, WIDTH, "    ")));
+            push(&text::lines(&format!("    {}", wrapped(&words, look.columns(), "    "))));
         }
     }
     out
@@ -356,7 +376,8 @@ mod tests {
 
     fn shown_after(not_reloaded: Option<NotReloaded>, instances: Vec<Instance>) -> String {
         let (memtrap_version, host, time) = ("0".into(), "h".into(), "t".into());
-        table(&Targets { schema: 1, memtrap_version, host, time, not_reloaded, clock_doubted: false, instances })
+        let look = Look { width: None, colours: false };
+        table(&Targets { schema: 1, memtrap_version, host, time, not_reloaded, clock_doubted: false, instances }, look)
     }
 
     #[test]
@@ -387,6 +408,25 @@ mod tests {
         let text = shown(vec![instance(&"t".repeat(64), &"{instance=\"10.0.0.1:6060\",job=\"shop\"}".repeat(3))]);
         assert!(text.lines().all(|l| l.chars().count() <= WIDTH + 4), "{text}");
         assert!(text.lines().next().unwrap().chars().count() <= WIDTH, "{text}");
+    }
+
+    #[test]
+    fn the_longest_names_fit_in_the_columns_of_a_terminal_and_states_have_a_colour() {
+        let targets = |instances| Targets {
+            schema: 1,
+            memtrap_version: "0".into(),
+            host: "h".into(),
+            time: "t".into(),
+            not_reloaded: None,
+            clock_doubted: false,
+            instances,
+        };
+        let long = instance(&"t".repeat(64), &"{instance=\"10.0.0.1:6060\",job=\"shop\"}".repeat(3));
+        let text = table(&targets(vec![long.clone()]), Look { width: Some(80), colours: false });
+        assert!(text.lines().all(|l| crate::layout::width(l) <= 80), "{text}");
+        let shown = table(&targets(vec![long]), Look { width: Some(80), colours: true });
+        assert!(shown.contains("\x1b[33mcapturing\x1b[0m"), "{shown}");
+        assert_eq!(shown.replace("\x1b[33m", "").replace("\x1b[0m", ""), text);
     }
 
     #[test]
