@@ -148,39 +148,31 @@ impl Refusal {
         match self {
             Refusal::Concurrent(n) => say!(lang;
                 "{n} captures of this target are running, as many as max_concurrent_captures allows";
-                "该目标正在进行 {n} 次抓取，已达 max_concurrent_captures 的上限"
+                "该目标正在进行 {n} 次采集，已达 max_concurrent_captures 的上限"
             ),
             Refusal::Full(n) => say!(lang;
                 "{n} captures are running, as many as there can be at once";
-                "正在进行 {n} 次抓取，已达同时抓取的上限"
+                "正在进行 {n} 次采集，已达同时采集的上限"
             ),
             Refusal::PerHour { captures, free } => {
-                let free = in_time(free);
-                say!(lang;
-                    "{captures} captures in the last hour, as many as max_captures_per_hour allows; next in {free}";
-                    "最近一小时已抓取 {captures} 次，已达 max_captures_per_hour 的上限；{free} 后可再抓取"
-                )
+                let why = lang.pick(", as many as max_captures_per_hour allows", "，已达 max_captures_per_hour 的上限");
+                hourly(lang, *captures, ("", ""), why, *free)
             }
             Refusal::Reserved { captures, free } => {
-                let free = in_time(free);
-                say!(lang;
-                    "{captures} captures in the last hour; what max_captures_per_hour leaves is kept for targets that had none; next in {free}";
-                    "最近一小时已抓取 {captures} 次；max_captures_per_hour 余下的留给尚未抓取过的目标；{free} 后可再抓取"
-                )
+                let why = lang.pick(
+                    "; what max_captures_per_hour leaves is kept for targets that had none",
+                    "；max_captures_per_hour 余下的留给尚未采集过的目标",
+                );
+                hourly(lang, *captures, ("", ""), why, *free)
             }
             Refusal::Target { captures, free } => {
-                let free = in_time(free);
-                say!(lang;
-                    "{captures} captures of this target in the last hour, its share of max_captures_per_hour; next in {free}";
-                    "最近一小时该目标已抓取 {captures} 次，用完了它在 max_captures_per_hour 中的份额；{free} 后可再抓取"
-                )
+                let why = lang.pick(", its share of max_captures_per_hour", "，用完了它在 max_captures_per_hour 中的份额");
+                hourly(lang, *captures, (" of this target", "该目标"), why, *free)
             }
             Refusal::Trigger { captures, trigger, free } => {
-                let (trigger, free) = (trigger.name(), in_time(free));
-                say!(lang;
-                    "{captures} captures by {trigger} in the last hour, its share of what this target may have; next in {free}";
-                    "最近一小时由 {trigger} 触发的抓取已有 {captures} 次，用完了它在该目标中的份额；{free} 后可再抓取"
-                )
+                let (en, zh) = (format!(" by {}", trigger.name()), format!("由 {} 触发，", trigger.name()));
+                let why = lang.pick(", its share of what this target may have", "，用完了它在该目标中的份额");
+                hourly(lang, *captures, (&en, &zh), why, *free)
             }
             Refusal::Ended { free } => {
                 let free = in_time(free);
@@ -323,6 +315,15 @@ impl Budget {
         });
         self.started = recent.collect();
     }
+}
+
+/// How many captures of which kind there were in the last hour, why that is enough, and when there may be another.
+fn hourly(lang: Lang, captures: usize, (en, zh): (&str, &str), why: &str, free: Duration) -> String {
+    let free = clock::human(free);
+    say!(lang;
+        "{captures} captures{en} in the last hour{why}; next in {free}";
+        "最近一小时{zh}已采集 {captures} 次{why}；{free} 后可再采集"
+    )
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use reqwest::{Certificate, Client, ClientBuilder, Identity, Url};
 use reqwest::{NoProxy, Proxy};
 
 use self::names::Names;
-use crate::aside::may_block;
+use crate::aside::{Threads, may_block};
 use crate::config::{self, Auth};
 use crate::systemd;
 use crate::target::peer::Peer;
@@ -43,12 +43,20 @@ pub(crate) struct SetupError(String);
 
 /// The clients that are worth keeping: those for `https`, since each loads the system's roots, which takes milliseconds and 100 kB,
 /// and those of sources, which thousands of endpoints share. Others are cheap, and made anew for each capture.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Clients {
     cached: Arc<Mutex<Vec<(Key, Client)>>>,
     /// Thousands of sources must not keep the threads that a capture needs.
     for_captures: Names,
     for_others: Names,
+    /// Who answers is looked up here before credentials are sent.
+    looks: Threads,
+}
+
+impl Default for Clients {
+    fn default() -> Clients {
+        Clients { cached: Arc::default(), for_captures: Names::default(), for_others: Names::default(), looks: gate::threads() }
+    }
 }
 
 impl std::fmt::Debug for Clients {
@@ -243,7 +251,7 @@ impl Clients {
         if let Some(socket) = socket {
             builder = builder.unix_socket(socket);
         }
-        builder.connector_layer(Gate(peer)).build().map_err(failed)
+        builder.connector_layer(Gate { peer, threads: self.looks.clone() }).build().map_err(failed)
     }
 
     fn names(&self, purpose: Use) -> &Names {
@@ -336,15 +344,23 @@ static FOR_UPLOADS: std::sync::LazyLock<Names> = std::sync::LazyLock::new(Names:
 
 /// For the requests of object stores, which know their own credentials; `roots` are trusted besides the system's. `total` is for one
 /// request with its answer. Clouds' metadata servers are never asked through the proxy. Blocks for some milliseconds on the system's
-/// certificates.
+/// certificates. Where the store or the proxy is on this host, `peer` is who must answer there.
 #[cfg(feature = "remote-store")]
-pub(crate) fn for_uploads(connect: Duration, total: Duration, roots: Vec<Certificate>, proxy: Option<&str>) -> reqwest::Result<Client> {
+pub(crate) fn for_uploads(
+    (connect, total): (Duration, Duration),
+    roots: Vec<Certificate>,
+    proxy: Option<&str>,
+    peer: Option<Peer>,
+) -> reqwest::Result<Client> {
     install_tls_provider();
     let patience = Patience { connect, name: names::PATIENCE };
     let mut builder = common(patience, Use::Upload, &FOR_UPLOADS).timeout(total).tls_certs_merge(roots);
     if let Some(proxy) = proxy {
         let nearby = NoProxy::from_string("localhost,127.0.0.0/8,::1,169.254.0.0/16,fd00:ec2::254,metadata.google.internal");
         builder = builder.proxy(Proxy::all(proxy)?.no_proxy(nearby));
+    }
+    if let Some(peer) = peer {
+        builder = builder.connector_layer(Gate { peer: peer.into(), threads: gate::threads() });
     }
     builder.build()
 }

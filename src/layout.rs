@@ -196,7 +196,12 @@ mod tests {
         let pod = "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod2f9e1b6c_77aa_4d5e_9c3b_0a1b2c3d4e5f.slice";
         let rows = [
             ["TARGET", "RSS", "LIMIT", "PPROF"].map(String::from).to_vec(),
-            vec!["checkout".into(), "1.52GiB".into(), format!("2.00GiB (cgroup v2 {pod} memory.max)"), "http://127.0.0.1:6060/debug/pprof".into()],
+            vec![
+                "checkout".into(),
+                "1.52GiB".into(),
+                format!("2.00GiB (cgroup v2 {pod} memory.max)"),
+                "http://127.0.0.1:6060/debug/pprof".into(),
+            ],
             vec!["付款".into(), "none".into()],
         ];
         for width in [60, 80, 100, 500] {

@@ -180,7 +180,8 @@ impl FromStr for Rate {
         let bad = |why: String| UnitError(format!("`{}` is not a rise per window such as 200MiB/10m or 10%/10m{why}", s.trim()));
         let (rise, window) = s.split_once('/').ok_or_else(|| bad(String::new()))?;
         let rise = rise.parse::<SizeOrPercent>().map_err(|e| bad(format!(": {e}")))?;
-        let window = humantime::parse_duration(window.trim()).map_err(|e| bad(format!(": window: {e}")))?;
+        let window =
+            humantime::parse_duration(window.trim()).map_err(|_| bad(format!(": `{}` is not a time such as 30s or 10m", window.trim())))?;
         if rise == SizeOrPercent::Size(ByteSize(0)) || window.is_zero() {
             return Err(bad(": both must be above zero".into()));
         }

@@ -317,7 +317,7 @@ fn bundles_are_listed_shown_and_found_damaged() {
     let list = stdout(&run(&["bundles", "--dir", out]));
     assert!(list.contains("manual") && list.contains("complete"), "{list}");
     let json: serde_json::Value = serde_json::from_str(&stdout(&run(&["bundles", "list", "--json", "--dir", out]))).unwrap();
-    assert_eq!(json[0]["path"], bundle);
+    assert_eq!(json["bundles"][0]["path"], bundle);
 
     let shown = run(&["bundles", "show", "manual", "--dir", out]);
     assert!(shown.status.success() && stdout(&shown).contains("heap_gc.pb.gz"), "{}", stderr(&shown));
@@ -369,7 +369,7 @@ fn a_bundle_is_exported_as_one_archive_and_deleted_when_asked() {
     let (out, there) = (bundles.to_str().unwrap(), elsewhere.to_str().unwrap());
     assert!(run(&["capture", "--pid", &pid, "--cpu-seconds", "0", "-o", out]).status.success());
     let json: serde_json::Value = serde_json::from_str(&stdout(&run(&["bundles", "list", "--json", "--dir", out]))).unwrap();
-    let id = json[0]["id"].as_str().unwrap();
+    let id = json["bundles"][0]["id"].as_str().unwrap();
 
     let file = dir.path().join("one.tar.gz");
     let exported = run(&["bundles", "export", id, "-o", file.to_str().unwrap(), "--dir", out]);

@@ -30,7 +30,7 @@ pub struct Args {
     /// Bundle directory, instead of the configuration's
     #[arg(long, global = true, value_name = "DIR", conflicts_with = "config")]
     dir: Option<PathBuf>,
-    /// Print JSON: of `list` an array, of `show` the manifest with id, path and problems; nothing else has any
+    /// Print JSON: of `list` the bundles as /api/bundles has them, each with its path, and those that are damaged; of `show` the manifest with id, path and problems; nothing else has any
     #[arg(long, global = true)]
     json: bool,
 }
@@ -86,8 +86,9 @@ pub fn run(args: Args) -> Result<(), Failure> {
 fn list(dir: &Path, json: bool) -> Result<(), Failure> {
     let Survey { bundles, damaged, closed } = bundle::survey(dir)?;
     if json {
-        let rows: Vec<_> = bundles.iter().map(summary).collect();
-        print(&(text::json_pretty(&rows)? + "\n"))?;
+        let bundles: Vec<_> = bundles.iter().map(summary).collect();
+        let damaged: Vec<_> = damaged.iter().map(|(id, why)| serde_json::json!({ "id": id, "error": chain(why) })).collect();
+        print(&(text::json_pretty(&serde_json::json!({ "schema": 1, "bundles": bundles, "damaged": damaged }))? + "\n"))?;
     } else if !bundles.is_empty() {
         print_exactly(&table(&bundles))?;
     } else if damaged.is_empty() && closed.is_empty() {
@@ -127,6 +128,8 @@ fn summary(b: &Bundle) -> serde_json::Value {
         "id": b.id,
         "path": b.path,
         "target": m.target,
+        "instance": m.instance.label,
+        "reason": m.trigger.reason,
         "incident_id": m.incident_id,
         "part": m.part,
         "trigger": m.trigger.trigger,

@@ -67,10 +67,24 @@ fn checked<T: FromStr<Err: Display>>(check: fn(&T) -> Result<(), String>) -> imp
     }
 }
 
-fn within(allowed: RangeInclusive<Duration>) -> impl Fn(&str) -> Result<Duration, String> + Clone {
-    move |text| match humantime::parse_duration(text) {
-        Ok(duration) if allowed.contains(&duration) => Ok(duration),
-        Ok(_) => Err(format!("out of range: {} to {}", human(*allowed.start()), human(*allowed.end()))),
-        Err(e) => Err(e.to_string()),
+pub(super) fn within(allowed: RangeInclusive<Duration>) -> impl Fn(&str) -> Result<Duration, String> + Clone {
+    move |text| {
+        let what = format!("a time from {} to {} such as 500ms, 5s or 10m", human(*allowed.start()), human(*allowed.end()));
+        match humantime::parse_duration(text) {
+            Ok(duration) if allowed.contains(&duration) => Ok(duration),
+            Ok(_) => Err(format!("out of range: expected {what}")),
+            Err(_) => Err(format!("not {what}")),
+        }
+    }
+}
+
+/// A whole number in this range; `for_example` is one.
+pub(super) fn whole<T>(allowed: RangeInclusive<T>, for_example: &'static str) -> impl Fn(&str) -> Result<T, String> + Clone
+where
+    T: FromStr + PartialOrd + Display + Clone,
+{
+    move |text| {
+        let number = text.parse::<T>().ok().filter(|number| allowed.contains(number));
+        number.ok_or_else(|| format!("not a whole number from {} to {} such as {for_example}", allowed.start(), allowed.end()))
     }
 }

@@ -4,15 +4,19 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::Failure;
+use super::rules::whole;
 use crate::config::{self, PprofSetting, Process, Selector, User};
 use crate::lang::Lang;
 use crate::target::{InstanceId, ProcFs};
+
+/// The most that Linux gives (`PID_MAX_LIMIT`).
+pub(super) const MAX_PID: u32 = 1 << 22;
 
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
 struct Which {
     /// This process
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true, value_parser = whole(1..=MAX_PID, "4821"))]
     pid: Option<u32>,
     /// The process whose pid this file holds
     #[arg(long, value_name = "PATH")]
@@ -60,7 +64,7 @@ pub struct TargetArgs {
     client_key_file: Option<PathBuf>,
 
     /// Length of the CPU profile; 0 for none
-    #[arg(long, value_name = "N", default_value_t = 10, help_heading = "Capture", value_parser = clap::value_parser!(u64).range(0..=300))]
+    #[arg(long, value_name = "N", default_value_t = 10, help_heading = "Capture", allow_negative_numbers = true, value_parser = whole(0..=300, "30"))]
     cpu_seconds: u64,
     /// Directory for bundles
     #[arg(short, long, value_name = "DIR", default_value = "memtrap-bundles", help_heading = "Capture")]

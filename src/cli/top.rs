@@ -5,6 +5,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::Failure;
+use super::rules::whole;
+use super::target::MAX_PID;
 use crate::analysis::single::{self, Single, SingleError};
 use crate::clock;
 use crate::goruntime::{self, heap::AsOf};
@@ -24,7 +26,7 @@ pub struct Args {
     pub profile: Option<PathBuf>,
 
     /// The heap of this Go process, read from its memory: it need not serve pprof, is not stopped, and may be stripped
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = whole(1..=MAX_PID, "4821"))]
     pub pid: Option<u32>,
 
     /// What to count: a sample type's name, such as inuse_space, or its number from 0 [default: the profile's own choice]
@@ -40,7 +42,7 @@ pub struct Args {
     pub base: Option<PathBuf>,
 
     /// Rows to show at most; 0 shows all that are not too small
-    #[arg(short = 'n', long = "nodecount", value_name = "N")]
+    #[arg(short = 'n', long = "nodecount", value_name = "N", allow_negative_numbers = true, value_parser = whole(0..=1_000_000, "20"))]
     pub count: Option<usize>,
 }
 

@@ -6,7 +6,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,8 +16,6 @@ use tower_service::Service;
 use crate::aside::Threads;
 use crate::target::peer::{Look, Peer};
 
-/// Where the kernel's tables are looked at; a look takes milliseconds.
-static LOOKS: LazyLock<Threads> = LazyLock::new(|| Threads::new("peer", 16));
 const PATIENCE: Duration = Duration::from_secs(5);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -27,22 +25,30 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 #[error("{0}")]
 pub(crate) struct Withheld(pub String);
 
+/// Where the kernel's tables are looked at; a look takes milliseconds.
+pub(super) fn threads() -> Threads {
+    Threads::new("peer", 16)
+}
+
 /// Of a client whose every connection passes it.
 #[derive(Clone, Debug)]
-pub(super) struct Gate(pub Arc<Peer>);
+pub(super) struct Gate {
+    pub peer: Arc<Peer>,
+    pub threads: Threads,
+}
 
 impl<S> Layer<S> for Gate {
     type Service = Gated<S>;
 
     fn layer(&self, inner: S) -> Gated<S> {
-        Gated { inner, peer: self.0.clone() }
+        Gated { inner, gate: self.clone() }
     }
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct Gated<S> {
     inner: S,
-    peer: Arc<Peer>,
+    gate: Gate,
 }
 
 impl<S, R> Service<R> for Gated<S>
@@ -64,11 +70,11 @@ where
         let clone = self.inner.clone();
         // the one that was ready
         let mut inner = std::mem::replace(&mut self.inner, clone);
-        let peer = self.peer.clone();
+        let gate = self.gate.clone();
         Box::pin(async move {
-            let before = look(&peer).await?;
+            let before = gate.look().await?;
             let connection = inner.call(request).await?;
-            let after = look(&peer).await?;
+            let after = gate.look().await?;
             if after != before || after.is_empty() {
                 let why = "credentials are not sent there: who listens on the address changed in this very moment, or is not seen";
                 return Err(Withheld(why.into()).into());
@@ -78,9 +84,11 @@ where
     }
 }
 
-async fn look(peer: &Arc<Peer>) -> Result<Look, BoxError> {
-    let peer = peer.clone();
-    Ok(LOOKS.run(PATIENCE, move || peer.look()).await?.map_err(Withheld)?)
+impl Gate {
+    async fn look(&self) -> Result<Look, BoxError> {
+        let peer = self.peer.clone();
+        Ok(self.threads.run(PATIENCE, move || peer.look()).await?.map_err(Withheld)?)
+    }
 }
 
 #[cfg(test)]
@@ -116,7 +124,7 @@ mod tests {
         let url = format!("http://{address}/").parse().unwrap();
         let procfs = ProcFs::host();
         let peer = Peer::of_url(&procfs, &url, Trusted::of_address(&procfs, None).unwrap(), None).unwrap();
-        Gate(Arc::new(peer)).layer(Connect(Arc::new(meanwhile))).call(()).await
+        Gate { peer: Arc::new(peer), threads: threads() }.layer(Connect(Arc::new(meanwhile))).call(()).await
     }
 
     #[tokio::test]

@@ -47,6 +47,7 @@ fn http(text: &str) -> Result<Pprof, Invalid> {
     let mut url = match reqwest::Url::parse(text) {
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => url,
         Ok(_) => return bad("not an http or https URL"),
+        Err(_) if !text.contains("://") => return bad("not a URL: it begins with neither http:// nor https://"),
         Err(e) => return bad(&format!("not a URL: {e}")),
     };
     if !url.username().is_empty() || url.password().is_some() {

@@ -8,7 +8,8 @@ use toml::de::DeTable;
 
 use super::auth::{self, Uses};
 use super::reader::{Read, Table, Value, duration, fault, list, secret_file, text};
-use super::{Auth, Invalid, endpoint};
+use super::source::user;
+use super::{Auth, Invalid, User, endpoint};
 
 /// What `/metrics` calls the receiver of uploads, and so nobody else's name.
 pub const UPLOAD: &str = "upload";
@@ -53,6 +54,8 @@ impl Channel {
 pub struct Receiver {
     pub url: ReceiverUrl,
     pub auth: Auth,
+    /// Who may listen where it is on this host, besides root and memtrap's own user.
+    pub user: Option<User>,
 }
 
 /// Whoever knows a chat's webhook may write there: the URL is never printed.
@@ -222,6 +225,7 @@ fn read_one(t: &mut Table<'_, '_>, targets: &[String]) -> Option<Notify> {
     }
     let inline = t.take("url", |v| parse_url(text(v, "a URL such as \"https://alerts.internal/hook\"")?).or_else(|why| fault(v, why)));
     let file = t.take("url_file", secret_file);
+    let user = t.take("user", user);
     let command = t.take("command", command);
     let labels = t.table("labels", r#"{ severity = "page" }"#).map(labels).unwrap_or_default();
     let wanted = list("a list of targets' names such as [\"checkout\"]", MAX_TARGETS, |v| {
@@ -240,7 +244,7 @@ fn read_one(t: &mut Table<'_, '_>, targets: &[String]) -> Option<Notify> {
 
     let kind = kind?;
     let foreign: &[&str] = match kind {
-        "exec" => &["url", "url_file", "auth", "labels"],
+        "exec" => &["url", "url_file", "auth", "labels", "user"],
         "alertmanager" => &["command"],
         _ => &["command", "labels"],
     };
@@ -262,7 +266,7 @@ fn read_one(t: &mut Table<'_, '_>, targets: &[String]) -> Option<Notify> {
         if !t.has("url") && !t.has("url_file") {
             t.missing("url: missing; or url_file, for one that is a secret");
         }
-        let receiver = Receiver { url: inline.map(ReceiverUrl::Inline).or(file.map(ReceiverUrl::File))?, auth };
+        let receiver = Receiver { url: inline.map(ReceiverUrl::Inline).or(file.map(ReceiverUrl::File))?, auth, user };
         match kind {
             "slack" => Channel::Slack(receiver),
             "alertmanager" => Channel::Alertmanager(receiver, labels),

@@ -285,6 +285,9 @@ fn check_address(written: &str, may_query: bool) -> Result<String, Invalid> {
     let url = match reqwest::Url::parse(written) {
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => url,
         Ok(_) => return bad("not an http or https URL"),
+        Err(_) if !written.contains("://") => {
+            return Err(Invalid("not a URL: it begins with neither http:// nor https://".into()));
+        }
         Err(e) => return Err(Invalid(format!("not a URL: {e}"))),
     };
     if !url.username().is_empty() || url.password().is_some() {

@@ -150,6 +150,7 @@ fn every_key_reaches_its_field() {
                 allow_http: true,
                 ca_file: Some("/ca.pem".into()),
                 proxy: Some("http://proxy:3128".into()),
+                user: None,
                 secrets: StoreSecrets {
                     access_key_id: Some("/id".into()),
                     secret_access_key: Some("/secret".into()),
@@ -163,7 +164,7 @@ fn every_key_reaches_its_field() {
                 Notify {
                     name: "oncall".into(),
                     how: Channel::Alertmanager(
-                        Receiver { url: ReceiverUrl::Inline("http://127.0.0.1:9093/".into()), auth: Auth::default() },
+                        Receiver { url: ReceiverUrl::Inline("http://127.0.0.1:9093/".into()), auth: Auth::default(), user: None },
                         vec![("severity".into(), "page".into())],
                     ),
                     targets: Some(vec!["shop".into()]),

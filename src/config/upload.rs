@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
+use super::User;
 use super::reader::{Read, Table, Value, boolean, fault, secret_file, text};
+use super::source::user;
 
 /// Where bundles are uploaded to, and how.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,6 +21,8 @@ pub struct Upload {
     pub ca_file: Option<PathBuf>,
     /// An http or https URL; the environment's proxies are not used.
     pub proxy: Option<String>,
+    /// Who may listen where the endpoint or the proxy is on this host, besides root and memtrap's own user.
+    pub user: Option<User>,
     pub secrets: StoreSecrets,
     /// Delete the local bundle once its upload is verified.
     pub delete_after_upload: bool,
@@ -54,6 +58,7 @@ const URL_HELP: &str = "write s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTA
 pub(super) fn read(mut t: Table<'_, '_>) -> Option<Upload> {
     let url = t.take("url", place);
     let proxy = t.take("proxy", endpoint);
+    let user = t.take("user", user);
     let endpoint = t.take("endpoint", endpoint);
     let region = t.take("region", |v| word(v, "a region such as \"eu-central-1\""));
     let allow_http = t.take("allow_http", boolean).unwrap_or(false);
@@ -95,7 +100,7 @@ pub(super) fn read(mut t: Table<'_, '_>) -> Option<Upload> {
     }
     t.finish(&[]);
     let (to, prefix) = url?;
-    Some(Upload { to, prefix, endpoint, region, allow_http, ca_file, proxy, secrets, delete_after_upload, claim })
+    Some(Upload { to, prefix, endpoint, region, allow_http, ca_file, proxy, user, secrets, delete_after_upload, claim })
 }
 
 /// A key that its kind of store does not know is a mistake about one of the two.
@@ -107,7 +112,8 @@ fn check_keys(t: &mut Table<'_, '_>, to: &Destination) {
         Destination::Azure { .. } => ("az", [&s3[..], &["service_account_file"]].concat()),
         Destination::Directory(_) => (
             "file",
-            [&s3[..], &["service_account_file", "account", "account_key_file", "endpoint", "allow_http", "ca_file", "proxy"]].concat(),
+            [&s3[..], &["service_account_file", "account", "account_key_file", "endpoint", "allow_http", "ca_file", "proxy", "user"]]
+                .concat(),
         ),
     };
     for key in foreign {

@@ -12,8 +12,11 @@ use tokio::process::Command;
 
 use super::notice::{self, Notice};
 use crate::aside::{NoAnswer, Threads};
-use crate::client::{Cause, Clients, Credentials, USE_HTTPS, Use, says_in_the_clear};
+use crate::client::{Cause, Clients, Credentials, USE_HTTPS, Use, says_in_the_clear, withheld};
 use crate::config::{self, Channel, Notify, Receiver, ReceiverUrl};
+use crate::target::ProcFs;
+use crate::target::peer::Peer;
+use crate::target::trust::Trusted;
 use crate::text::one_line;
 
 /// Where secret files are read and programs started: a receiver whose disk hangs takes one of them, and keeps no other waiting.
@@ -50,13 +53,17 @@ async fn post(to: &Notify, (receiver, path): (&Receiver, &str), key: &str, body:
     let prepared = THREADS.run_for(&to.name, to.timeout, move || {
         let url = address(&receiver.url, &path)?;
         let credentials = Credentials::load(&receiver.auth).map_err(|e| e.to_string())?;
-        let client = clients.client(&url, None, &credentials, CONNECT, Use::Scrape).map_err(|e| e.to_string())?;
+        let client = match peer(&receiver, &url, &credentials)? {
+            Some(peer) => clients.guarded(&url, None, &credentials, CONNECT, Use::Scrape, peer.into()),
+            None => clients.client(&url, None, &credentials, CONNECT, Use::Scrape),
+        };
+        let client = client.map_err(|e| e.to_string())?;
         Ok::<_, String>((url, credentials, client))
     });
     let (url, credentials, client) = prepared.await.map_err(|why| format!("its secret files could not be read: {why}"))??;
     let request = client.post(url).headers(credentials.headers.clone()).header(CONTENT_TYPE, "application/json");
     let sent = request.header("Idempotency-Key", key).body(body).send().await;
-    let mut answer = sent.map_err(|e| one_line(&Cause::of(&e).to_string(), 2 * MAX_SHOWN))?;
+    let mut answer = sent.map_err(|e| withheld(&e).unwrap_or_else(|| one_line(&Cause::of(&e).to_string(), 2 * MAX_SHOWN)))?;
     let status = answer.status();
     if status.is_success() {
         return Ok(());
@@ -79,6 +86,15 @@ async fn post(to: &Notify, (receiver, path): (&Receiver, &str), key: &str, body:
         _ => String::new(),
     };
     Err(format!("HTTP {} `{}`{cure}", status.as_u16(), one_line(said.trim(), MAX_SHOWN)))
+}
+
+/// Who must answer, if what is sent is for the receiver alone and it is on this host. A URL that stands in a file is a secret itself.
+fn peer(receiver: &Receiver, url: &Url, credentials: &Credentials) -> Result<Option<Peer>, String> {
+    if !credentials.are_sent() && matches!(receiver.url, ReceiverUrl::Inline(_)) {
+        return Ok(None);
+    }
+    let procfs = ProcFs::host();
+    Ok(Peer::of_url(&procfs, url, Trusted::of_address(&procfs, receiver.user.as_ref())?, None))
 }
 
 /// Blocks on the disk.

@@ -127,6 +127,7 @@ mod tests {
             allow_http: false,
             ca_file: None,
             proxy: None,
+            user: None,
             secrets: StoreSecrets::default(),
             delete_after_upload: false,
             claim: false,

@@ -21,7 +21,7 @@ use super::store::Store;
 use super::upload::{self, UploadError, Uploaded};
 use super::*;
 use crate::bundle::{self, Bundle, Hash};
-use crate::config::{Channel, Destination, Notify, StoreSecrets, Target, Upload};
+use crate::config::{Auth, Channel, Destination, Notify, Receiver, ReceiverUrl, StoreSecrets, Target, Upload};
 use crate::trigger::{Fired, Trigger};
 
 fn run<T>(job: impl Future<Output = T>) -> T {
@@ -286,7 +286,11 @@ fn a_probe_leaves_nothing() {
 /// Takes whatever is put, whether or not it is there already.
 #[cfg(feature = "s3")]
 fn careless_s3() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    careless_s3_on(std::net::TcpListener::bind("127.0.0.1:0").unwrap())
+}
+
+#[cfg(feature = "s3")]
+fn careless_s3_on(listener: std::net::TcpListener) -> String {
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
@@ -338,6 +342,78 @@ fn the_configured_proxy_is_used_and_not_for_what_is_near() {
     assert!(run(probe(&near)).unwrap_err().0.contains("cannot arbitrate"));
 }
 
+/// Another user of this host.
+const EVE: u32 = 4_711;
+
+fn of_eve() -> Option<std::net::TcpListener> {
+    crate::target::fake::as_user(EVE, || std::net::TcpListener::bind("127.0.0.1:0").unwrap())
+}
+
+#[cfg(feature = "s3")]
+#[test]
+fn a_store_or_proxy_of_another_user_of_this_host_is_sent_nothing_unless_it_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    crate::capture::install_tls_provider();
+    let Some(listener) = of_eve() else { return };
+    let theirs = careless_s3_on(listener);
+    let mut store = s3_config(theirs.clone(), dir.path()).upload.unwrap();
+    store.claim = false;
+    let mut proxy = s3_config("http://store.invalid".into(), dir.path()).upload.unwrap();
+    (proxy.claim, proxy.proxy) = (false, Some(theirs));
+    for mut upload in [store, proxy] {
+        let said = run(probe(&upload)).unwrap_err().0;
+        assert!(said.contains("credentials are not sent there") && said.contains(&format!("is of user {EVE}")), "{said}");
+        upload.user = Some(EVE.to_string().parse().unwrap());
+        assert_eq!(run(probe(&upload)), Ok("AmazonS3(b)/".into()));
+    }
+}
+
+#[test]
+fn a_receiver_of_another_user_of_this_host_is_shown_no_credentials_unless_it_is_named() {
+    use std::io::{Read, Write};
+    use std::sync::mpsc::channel;
+
+    let Some(listener) = of_eve() else { return };
+    let url = format!("http://{}/hook", listener.local_addr().unwrap());
+    let (tell, told) = channel();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut head = vec![0; 16 << 10];
+            let length = stream.read(&mut head).unwrap_or(0);
+            let _ = tell.send(String::from_utf8_lossy(&head[..length]).into_owned());
+            let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n");
+        }
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        fs::write(dir.path().join(name), text).unwrap();
+        dir.path().join(name)
+    };
+    let with_token = || Auth { bearer_file: Some(file("token", "s3cr3t-t0ken")), ..Auth::default() };
+    let deliver = |url: ReceiverUrl, auth: Auth, user: Option<u32>| {
+        let user = user.map(|uid| uid.to_string().parse().unwrap());
+        let to = Notify {
+            name: "hook".into(),
+            how: Channel::Webhook(Receiver { url, auth, user }),
+            targets: None,
+            message: Default::default(),
+            timeout: Duration::from_secs(20),
+        };
+        let notice = notice::Notice::of_a_test("host", 1, at(0));
+        run(deliver::deliver(&notice, &to, None, &crate::client::Clients::default(), at(0)))
+    };
+    let secret = || ReceiverUrl::File(file("url", &url));
+    let inline = || ReceiverUrl::Inline(url.clone());
+    for (url, auth) in [(inline(), with_token()), (secret(), Auth::default())] {
+        let why = deliver(url.clone(), auth.clone(), None).unwrap_err();
+        assert!(why.contains("credentials are not sent there") && why.contains(&format!("is of user {EVE}")), "{why}");
+        assert!(told.try_recv().is_err(), "nothing was sent");
+        assert_eq!(deliver(url, auth, Some(EVE)), Ok(()));
+        assert!(told.recv().unwrap().starts_with("POST /hook"));
+    }
+    assert_eq!(deliver(inline(), Auth::default(), None), Ok(()), "what holds no secret goes where the configuration says");
+}
+
 /// A daemon's configuration with this store.
 fn config(to: Destination, endpoint: Option<String>) -> Config {
     let upload = Upload {
@@ -348,6 +424,7 @@ fn config(to: Destination, endpoint: Option<String>) -> Config {
         allow_http: true,
         ca_file: None,
         proxy: None,
+        user: None,
         secrets: StoreSecrets::default(),
         delete_after_upload: false,
         claim: true,

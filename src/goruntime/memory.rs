@@ -1,7 +1,7 @@
 //! Bounded reads of another process's memory.
 //!
 //! Everything read here is the target's word: an address may lead anywhere, a length may be absurd, a table may move between
-//! two reads. [`Reader`] bounds each read and all reads together, and counts them.
+//! two reads. [`Reader`] bounds each read and all reads together.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -46,23 +46,17 @@ const MAX_BLOCKS: usize = 2048;
 pub struct Reader<'m> {
     memory: &'m dyn Memory,
     bytes: Cell<u64>,
-    reads: Cell<u64>,
     blocks: RefCell<HashMap<u64, Rc<[u8]>>>,
 }
 
 impl<'m> Reader<'m> {
     pub fn new(memory: &'m dyn Memory) -> Reader<'m> {
-        Reader { memory, bytes: Cell::new(0), reads: Cell::new(0), blocks: RefCell::default() }
+        Reader { memory, bytes: Cell::new(0), blocks: RefCell::default() }
     }
 
     /// Bytes asked for so far.
     pub fn bytes(&self) -> u64 {
         self.bytes.get()
-    }
-
-    /// Calls of the kernel so far.
-    pub fn reads(&self) -> u64 {
-        self.reads.get()
     }
 
     fn fill(&self, address: u64, buf: &mut [u8]) -> Result<(), Refused> {
@@ -73,7 +67,6 @@ impl<'m> Reader<'m> {
         self.bytes.set(total);
         let mut at = address;
         for chunk in buf.chunks_mut(CHUNK as usize) {
-            self.reads.set(self.reads.get() + 1);
             if !self.memory.read(at, chunk) {
                 return Err(Refused::new(format!("its memory at {at:#x} cannot be read")));
             }

@@ -183,6 +183,8 @@ const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resour
 
 impl App {
     async fn answer(&self, request: Request<Body>) -> Response {
+        // programs are answered in their own way
+        let is_api = ["/api/", "/hooks/"].iter().any(|of| request.uri().path().starts_with(of));
         let refusal = {
             let guard = self.guard.read().unwrap_or_else(PoisonError::into_inner);
             let open = request.uri().path() == routes::HEALTH;
@@ -190,7 +192,10 @@ impl App {
         };
         let mut response = match refusal {
             Some(refusal) => {
-                let mut response = (refusal.status(), format!("memtrap: {refusal}\n")).into_response();
+                let mut response = match is_api {
+                    true => routes::problem(refusal.status(), &refusal),
+                    false => (refusal.status(), format!("memtrap: {refusal}\n")).into_response(),
+                };
                 if refusal == Refusal::Token {
                     // the second is what browsers ask a person for
                     response.headers_mut().append(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"memtrap\""));

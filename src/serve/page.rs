@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use askama::Template;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::response::{Html, IntoResponse, Response};
 use hyper::StatusCode;
 use hyper::header::{CONTENT_SECURITY_POLICY, HeaderValue};
@@ -16,7 +16,7 @@ use serde::Deserialize;
 
 use super::index::Caught;
 use super::plot::{self, Beside, Plot};
-use super::routes::{Instance, Shared, alone};
+use super::routes::{Asked, Instance, Misasked, Parameters, Shared, alone};
 use super::view::{Unavailable, View};
 use crate::clock::{self, Mono, human};
 use crate::incident::State as Stand;
@@ -44,14 +44,22 @@ pub(super) struct Wanted {
     page: Option<usize>,
 }
 
-pub(super) async fn whole(state: Shared, wanted: Query<Wanted>) -> Response {
-    match fill(&state.0, wanted.0, |live| html(StatusCode::OK, &Whole { live })).await {
+impl Parameters for Wanted {
+    const ALLOWED: &'static str = "target=NAME, state=STATE, page=NUMBER, each once";
+}
+
+pub(super) async fn whole(state: Shared, wanted: Result<Asked<Wanted>, Misasked>) -> Response {
+    let wanted = match wanted {
+        Ok(Asked(wanted)) => wanted,
+        Err(Misasked(why)) => return said(StatusCode::BAD_REQUEST, why),
+    };
+    match fill(&state.0, wanted, |live| html(StatusCode::OK, &Whole { live })).await {
         Ok(page) => page,
         Err(unavailable) => said(StatusCode::SERVICE_UNAVAILABLE, unavailable.to_string()),
     }
 }
 
-pub(super) async fn live(State(view): Shared, Query(wanted): Query<Wanted>) -> Result<Response, Unavailable> {
+pub(super) async fn live(State(view): Shared, Asked(wanted): Asked<Wanted>) -> Result<Response, Unavailable> {
     fill(&view, wanted, |live| html(StatusCode::OK, &live)).await
 }
 

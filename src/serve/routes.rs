@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
-use axum::extract::{Path, Query, State};
+use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use hyper::StatusCode;
 use hyper::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, LOCATION, RETRY_AFTER};
+use hyper::http::request::Parts;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::index::{Answer, Caught};
@@ -51,7 +53,34 @@ pub(super) fn router(view: Arc<View>) -> Router {
         .route(HEALTH, get(health))
         .route("/metrics", get(exposition))
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "there is nothing here; the status page is at /") })
+        .method_not_allowed_fallback(|| async { problem(StatusCode::METHOD_NOT_ALLOWED, "this is not asked for by this method") })
         .with_state(view)
+}
+
+/// What stands behind `?`, whose parameters are these.
+pub(super) trait Parameters: DeserializeOwned {
+    const ALLOWED: &'static str;
+}
+
+pub(super) struct Asked<T>(pub T);
+
+/// A query that is not understood, with what would be.
+pub(super) struct Misasked(pub String);
+
+impl<S: Send + Sync, T: Parameters> FromRequestParts<S> for Asked<T> {
+    type Rejection = Misasked;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Asked<T>, Misasked> {
+        let given = text::one_line(parts.uri.query().unwrap_or_default(), 200);
+        let asked = Query::<T>::from_request_parts(parts, state).await;
+        asked.map(|Query(asked)| Asked(asked)).map_err(|_| Misasked(format!("`?{given}` is not understood; allowed: {}", T::ALLOWED)))
+    }
+}
+
+impl IntoResponse for Misasked {
+    fn into_response(self) -> Response {
+        problem(StatusCode::BAD_REQUEST, self.0)
+    }
 }
 
 /// Text that is part of the program.
@@ -134,7 +163,11 @@ struct Of {
     target: Option<String>,
 }
 
-async fn targets(State(view): Shared, Query(of): Query<Of>) -> Result<Response, Unavailable> {
+impl Parameters for Of {
+    const ALLOWED: &'static str = "target=NAME";
+}
+
+async fn targets(State(view): Shared, Asked(of): Asked<Of>) -> Result<Response, Unavailable> {
     let (instances, bundles) = (view.instances().await?, view.bundles().await.unwrap_or_default());
     let (host, not_reloaded, clock_doubted) = (view.seen.host.clone(), view.reloads().failed, view.seen.meters.is_clock_doubted());
     view.render(move || {
@@ -154,7 +187,7 @@ async fn targets(State(view): Shared, Query(of): Query<Of>) -> Result<Response, 
     .await
 }
 
-async fn bundles(State(view): Shared, Query(of): Query<Of>) -> Result<Response, Unavailable> {
+async fn bundles(State(view): Shared, Asked(of): Asked<Of>) -> Result<Response, Unavailable> {
     let all = view.bundles().await?;
     view.render(move || {
         let wanted: Vec<&Caught> = all.iter().filter(|b| of.target.as_ref().is_none_or(|t| b.target == *t)).collect();
@@ -193,14 +226,17 @@ struct Meant {
     instance: Option<String>,
 }
 
-async fn capture(State(view): Shared, Path(target): Path<String>, Query(meant): Query<Meant>, headers: HeaderMap) -> Response {
+impl Parameters for Meant {
+    const ALLOWED: &'static str = "instance=LABEL";
+}
+
+async fn capture(State(view): Shared, Path(target): Path<String>, Asked(meant): Asked<Meant>, headers: HeaderMap) -> Response {
     let which = meant.instance.filter(|i| !i.is_empty()).map_or(Which::Largest, Which::Named);
     let ask = Ask { target: target.clone(), which, trigger: Trigger::Manual, why: "asked for over HTTP".into() };
     let (status, words, value) = match view.capture(ask).await {
         Ok(Ok(Granted { instance, incident, part })) => {
             let words = format!("{target}, {instance}: the capture has begun");
-            let value =
-                serde_json::json!({ "action": "capturing", "target": target, "instance": instance, "incident": incident, "part": part });
+            let value = serde_json::json!({ "schema": SCHEMA, "action": "capturing", "target": target, "instance": instance, "incident": incident, "part": part });
             (StatusCode::ACCEPTED, words, value)
         }
         Ok(Err(why)) => (status_of(&why), why.to_string(), serde_json::json!({ "error": why.to_string(), "reason": why.name() })),
@@ -268,5 +304,5 @@ async fn alertmanager(State(view): Shared, body: Body) -> Response {
         let more = nothing.count();
         tracing::info!(alert = first.alert, target_name = first.target, reason = first.reason, more, "alerts capture nothing");
     }
-    json(StatusCode::OK, &serde_json::json!({ "alerts": told }))
+    json(StatusCode::OK, &serde_json::json!({ "schema": SCHEMA, "alerts": told }))
 }

@@ -106,7 +106,7 @@ async fn the_page_is_chinese_where_that_is_configured_and_names_stay() {
         "未恢复 open",
         "下次采集",
         "立即采集",
-        "抓到的 bundle",
+        "采集到的证据包",
     ] {
         assert!(page.contains(words), "{words} is not in\n{page}");
     }

@@ -15,6 +15,9 @@ use reqwest::{Certificate, Client};
 
 use super::{StoreError, reason};
 use crate::config::Upload;
+use crate::target::ProcFs;
+use crate::target::peer::Peer;
+use crate::target::trust::Trusted;
 
 /// Keys, tokens and service accounts are far smaller.
 const MAX_SECRET: u64 = 64 << 10;
@@ -105,8 +108,22 @@ fn connector(upload: &Upload) -> Result<Connector, StoreError> {
             .filter(|roots| !roots.is_empty())
             .ok_or_else(|| StoreError(format!("{} holds no PEM certificates", file.display())))?,
     };
-    let made = crate::client::for_uploads(CONNECT, REQUEST, roots, upload.proxy.as_deref());
+    let made = crate::client::for_uploads((CONNECT, REQUEST), roots, upload.proxy.as_deref(), peer(upload)?);
     made.map(Connector).map_err(|e| StoreError(format!("cannot set up HTTP: {}", crate::client::Cause::of(&e))))
+}
+
+/// Who must answer at a store of this host, or at a proxy of this host that leads to one elsewhere: what is sent there is signed, and may hold a
+/// token. Others are trusted as they are.
+fn peer(upload: &Upload) -> Result<Option<Peer>, StoreError> {
+    let procfs = ProcFs::host();
+    for url in [&upload.endpoint, &upload.proxy].into_iter().flatten() {
+        let trusted = Trusted::of_address(&procfs, upload.user.as_ref()).map_err(StoreError)?;
+        let url = reqwest::Url::parse(url).map_err(|e| StoreError(format!("endpoint or proxy: {e}")))?;
+        if let Some(peer) = Peer::of_url(&procfs, &url, trusted, None) {
+            return Ok(Some(peer));
+        }
+    }
+    Ok(None)
 }
 
 /// Sends the stores' requests through memtrap's HTTP client.
