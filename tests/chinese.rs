@@ -50,11 +50,11 @@ fn texts() -> Vec<Text> {
     for file in found.iter().filter(|f| !f.ends_with("layout.rs")) {
         let name = file.strip_prefix(root).unwrap().display();
         let whole = fs::read_to_string(file).unwrap();
-        for (i, line) in whole.lines().enumerate().filter(|(_, line)| line.contains(is_chinese)) {
+        let of_interest = |line: &str| line.contains(is_chinese) && !line.trim_start().starts_with("//");
+        for (i, line) in whole.lines().enumerate().filter(|(_, line)| of_interest(line)) {
             let is_prose = file.extension().is_some_and(|e| e == "md");
-            let pieces: Vec<&str> = if is_prose { vec![line] } else { line.split('"').skip(1).step_by(2).collect() };
-            // a literal over several lines has no quote on those between
-            let pieces = if pieces.iter().any(|p| p.contains(is_chinese)) { pieces } else { vec![line] };
+            // whatever the quotes of a template around it
+            let pieces: Vec<&str> = if is_prose { vec![line] } else { line.split('"').collect() };
             let place = format!("{name}:{}", i + 1);
             texts.extend(pieces.into_iter().filter(|p| p.contains(is_chinese)).map(|p| Text { place: place.clone(), text: p.to_owned() }));
         }

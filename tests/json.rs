@@ -14,7 +14,7 @@ fn faults(value: &Value, path: &str, into: &mut Vec<String>) {
             for (key, value) in map {
                 let at = format!("{path}.{key}");
                 // names of labels and variables are others' words
-                let is_ours = !path.ends_with(".env") && !path.ends_with(".labels");
+                let is_ours = ![".env", ".labels", ".settings"].iter().any(|of| path.ends_with(of));
                 if is_ours && !key.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_') {
                     into.push(format!("{at}: not snake_case"));
                 }
@@ -105,7 +105,7 @@ fn what_is_refused_over_http_is_an_error_that_says_what_is_allowed() {
         ("GET", "/live?state=fine", 400, "state=STATE"),
         ("POST", "/api/targets", 405, "method"),
         ("GET", "/api/nothing", 404, "nothing here"),
-        ("POST", "/api/capture/nobody", 404, "nobody"),
+        ("POST", "/api/capture/nobody", 404, "no target has this name"),
         ("POST", "/hooks/alertmanager", 400, "Alertmanager"),
     ];
     for (method, path, status, word) in cases {
