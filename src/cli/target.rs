@@ -64,7 +64,7 @@ pub struct TargetArgs {
     client_key_file: Option<PathBuf>,
 
     /// Length of the CPU profile; 0 for none
-    #[arg(long, value_name = "N", default_value_t = 10, help_heading = "Capture", allow_negative_numbers = true, value_parser = whole(0..=300, "30"))]
+    #[arg(long, value_name = "N", default_value_t = 10, help_heading = "Capture", allow_negative_numbers = true, value_parser = whole(0..=300u64, "30"))]
     cpu_seconds: u64,
     /// Directory for bundles
     #[arg(short, long, value_name = "DIR", default_value = "memtrap-bundles", help_heading = "Capture")]

@@ -42,7 +42,7 @@ pub struct Args {
     pub base: Option<PathBuf>,
 
     /// Rows to show at most; 0 shows all that are not too small
-    #[arg(short = 'n', long = "nodecount", value_name = "N", allow_negative_numbers = true, value_parser = whole(0..=1_000_000, "20"))]
+    #[arg(short = 'n', long = "nodecount", value_name = "N", allow_negative_numbers = true, value_parser = whole(0..=1_000_000usize, "20"))]
     pub count: Option<usize>,
 }
 
