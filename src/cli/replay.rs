@@ -77,9 +77,9 @@ pub fn run(args: Args) -> Result<(), Failure> {
         let all = json!({ "schema": 1, "series": all, "bundle_trigger": own.map(|fired| fired.trigger.name()) });
         return super::print(&(text::json_pretty(&all)? + "\n"));
     }
-    outcomes
-        .iter()
-        .try_for_each(|(recorded, outcome)| super::print_exactly(&(as_text(recorded, outcome, &setup) + &text::lines(&own_trigger(own.as_ref(), outcome)))))
+    outcomes.iter().try_for_each(|(recorded, outcome)| {
+        super::print_exactly(&(as_text(recorded, outcome, &setup) + &text::lines(&own_trigger(own.as_ref(), outcome))))
+    })
 }
 
 fn read_file(path: &Path, most: u64) -> Result<String, Failure> {
