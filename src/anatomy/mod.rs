@@ -78,6 +78,8 @@ pub enum Missing {
     Memstats,
     /// What is live was not told from garbage by a forced collection.
     MemstatsGc,
+    /// No collection was forced: what is live is what the last one by itself has marked, which the process's memory tells.
+    Forced,
     /// MemStats is from after the forced collection only: garbage was freed by then, and cannot be told from what was free before.
     MemstatsBefore,
 }
@@ -105,6 +107,11 @@ impl Missing {
             Missing::MemstatsGc => (
                 "no forced collection tells live objects from garbage: memstats_gc.txt is missing, or `heap?gc=1` did not collect",
                 "没有强制 GC 来区分存活对象与垃圾：缺少 memstats_gc.txt，或 `heap?gc=1` 没有触发 GC",
+            ),
+            Missing::Forced => (
+                "read from the process's memory, where no collection can be forced: what is live is what the runtime's last collection marked, and \
+                 what was allocated since then counts as garbage",
+                "数据读自进程内存，无法强制 GC：存活对象以 runtime 上一次 GC 标记的为准，此后分配的都算作垃圾",
             ),
             Missing::MemstatsBefore => (
                 "memstats.txt is missing: garbage that memtrap's own collection freed cannot be told from what was free before",
@@ -283,7 +290,7 @@ impl Claims {
         };
         let after = after.filter(|after| before.is_none_or(|before| was_collected(&before, after)));
         if after.is_none() {
-            missing.push(Missing::MemstatsGc);
+            missing.push(if now.heap_marked.is_some() { Missing::Forced } else { Missing::MemstatsGc });
         }
         if before.is_none() {
             missing.push(Missing::MemstatsBefore);
@@ -291,7 +298,7 @@ impl Claims {
         let live = match after {
             Some(after) => live_after(&now, &after, evidence.heap_gc_inuse, evidence.floating),
             // a sampled number is never larger than the exact one that holds it
-            None => profiled(evidence).unwrap_or(now.heap_alloc),
+            None => now.heap_marked.or(profiled(evidence)).unwrap_or(now.heap_alloc),
         }
         .min(now.heap_alloc);
         Some(Claims {
@@ -361,7 +368,8 @@ fn build_as(evidence: &Evidence, untouched: Option<u64>) -> Anatomy {
     let mut missing = Vec::new();
     let claims = Claims::of(evidence, &mut missing);
     let live_has_garbage = missing.contains(&Missing::MemstatsGc) && profiled(evidence).is_none();
-    let told_apart = !missing.contains(&Missing::MemstatsGc) && !missing.contains(&Missing::MemstatsBefore);
+    let told_apart =
+        !missing.contains(&Missing::MemstatsGc) && !missing.contains(&Missing::Forced) && !missing.contains(&Missing::MemstatsBefore);
     let go = evidence.memstats.or(evidence.memstats_gc);
     let split = kernel::split(evidence);
     let rss_bytes = plausible(evidence.rss_bytes);

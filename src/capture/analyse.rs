@@ -66,7 +66,7 @@ pub(super) async fn ask(
 }
 
 /// Writes and reads at once, so that neither side waits for the other with a full pipe.
-async fn converse(child: &mut Child, input: &[u8]) -> std::io::Result<(Vec<u8>, String)> {
+pub(super) async fn converse(child: &mut Child, input: &[u8]) -> std::io::Result<(Vec<u8>, String)> {
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let write = async {
         if let Some(mut stdin) = stdin {

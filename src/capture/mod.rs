@@ -21,6 +21,7 @@ mod end;
 mod endpoint;
 mod fetch;
 pub mod kernel;
+pub(crate) mod memory;
 mod plan;
 mod reach;
 mod remote;
@@ -126,6 +127,8 @@ pub struct Env {
     pub inflatable: ByteSize,
     /// The program whose `analyze` command writes verdicts; `None`: bundles have none.
     pub analyser: Option<PathBuf>,
+    /// The program whose `read-memory` command reads the memory of Go processes; `None`: it is not read.
+    pub reader: Option<PathBuf>,
 }
 
 impl Env {
@@ -144,6 +147,7 @@ impl Env {
             seats: Arc::new(Semaphore::new(Daemon::default().max_concurrent_captures)),
             inflatable: INFLATABLE,
             analyser: Some(THIS_PROGRAM.into()),
+            reader: Some(THIS_PROGRAM.into()),
         }
     }
 }

@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use super::kernel::KernelStep;
 use super::sink::Body;
 use super::{Scope, baseline};
-use crate::config::Target;
+use crate::config::{ReadMemory, Target};
+use crate::goruntime::evidence::Part;
 
 /// A step leaves at most one file.
 #[derive(Clone, Debug, PartialEq)]
@@ -169,17 +170,28 @@ fn left_out(step: &Step, target: &Target, conditions: Conditions<'_>) -> Option<
     if kernel && !conditions.local {
         return because("no process on this host was seen to belong to this target", false);
     }
+    if conditions.local && from_memory(step, target).is_some() {
+        return out_for_space(step, conditions);
+    }
     if !kernel && target.pprof.is_none() {
         return because("no `pprof` address is configured for this target", true);
     }
     if let Some(why) = conditions.no_pprof.filter(|_| !kernel) {
         return because(why, false);
     }
+    out_for_space(step, conditions)
+}
+
+fn out_for_space(step: &Step, conditions: Conditions<'_>) -> Option<LeftOut> {
     let big = BIG.contains(&step.name.as_str()) || step.name.starts_with("extra_");
-    if big && conditions.low_disk {
-        return because("left out to spare the disk: free space is below min_free_disk", false);
-    }
-    None
+    let reason = "left out to spare the disk: free space is below min_free_disk";
+    (big && conditions.low_disk).then(|| LeftOut { reason: reason.into(), wanted: false })
+}
+
+/// What of the process's memory can take the place of this step's answer.
+pub(super) fn from_memory(step: &Step, target: &Target) -> Option<Part> {
+    let may = target.capture.read_memory != ReadMemory::Off && target.source.process().is_some();
+    Part::ALL.into_iter().find(|part| may && part.name() == step.name)
 }
 
 #[cfg(test)]

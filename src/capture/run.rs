@@ -9,7 +9,8 @@ use tokio::sync::watch::Receiver;
 use super::attempts::{Got, Want};
 use super::fetch::{self, Bounds, Endpoint, Failure};
 use super::kernel::{KernelError, KernelOptions, KernelStep};
-use super::plan::{Step, Work};
+use super::memory::{self, Reading};
+use super::plan::{Step, Work, from_memory};
 use super::reach::Reach;
 use super::sink::{Body, Inflatable};
 use super::taken::{Ending, Taken};
@@ -18,6 +19,8 @@ use super::{Env, Progress, Request, collected, discover, endpoint};
 use crate::aside::Lane;
 use crate::bundle::{ANOTHERS, BundleFile, Note, Partial};
 use crate::clock::{self, Mono};
+use crate::config::ReadMemory;
+use crate::goruntime::evidence::Part;
 use crate::target::ProcError;
 use crate::units::ByteSize;
 
@@ -41,6 +44,8 @@ pub(super) struct Runner<'a> {
     pub(super) reach: Reach,
     preparing: Option<endpoint::Preparing>,
     pprof: Pprof,
+    /// Of the process's memory, once it was wanted.
+    reading: Option<Arc<Result<Reading, String>>>,
     /// As the goroutine profile counts them.
     goroutines: Option<u64>,
     /// As the heap profile has them.
@@ -107,6 +112,7 @@ impl<'a> Runner<'a> {
             reach,
             preparing,
             pprof,
+            reading: None,
             goroutines: None,
             sites: 0,
             no_memstats: false,
@@ -154,6 +160,91 @@ impl<'a> Runner<'a> {
         if let Work::Kernel(kernel) = step.work {
             return self.kernel(kernel, &step.file).await;
         }
+        let part = from_memory(step, &self.request.target).filter(|_| self.request.instance.is_some() && self.env.reader.is_some());
+        match part {
+            Some(part) => self.from_either(step, part).await,
+            None => self.asked(step).await,
+        }
+    }
+
+    /// pprof's answer, or what the process's memory has in its place.
+    async fn from_either(&mut self, step: &Step, part: Part) -> Taken {
+        let target = &self.request.target;
+        let is_asked = target.pprof.is_some() && self.request.no_pprof.is_none();
+        // the full text has more than memory gives
+        let first = target.capture.read_memory == ReadMemory::Always && part != Part::GoroutineText;
+        if first || !is_asked {
+            let mut read = self.read(part, &step.file).await;
+            if read.ending == Ending::Ok {
+                return read;
+            }
+            let why = read.notes.join("; ");
+            if is_asked {
+                let mut asked = self.asked(step).await;
+                asked.notes.insert(0, why);
+                return asked;
+            }
+            let no_pprof = self.request.no_pprof.as_deref().unwrap_or("no `pprof` address is configured for this target");
+            read.notes.insert(0, no_pprof.to_owned());
+            // who wants no pprof has not asked for more than there is
+            let wanted = self.request.no_pprof.is_none();
+            return Taken { ending: Ending::Skipped { wanted }, ..read };
+        }
+        let mut asked = self.asked(step).await;
+        if !matches!(asked.ending, Ending::Failed | Ending::Skipped { wanted: false }) || self.watch.check().is_some() {
+            return asked;
+        }
+        let mut read = self.read(part, &step.file).await;
+        if read.ending != Ending::Ok {
+            asked.notes.append(&mut read.notes);
+            return asked;
+        }
+        if let Some((rejected, _)) = asked.file.filter(|(name, _)| *name != step.file) {
+            // what answered instead of pprof; the reason says as much
+            let files = self.partial.files();
+            let _ = self.lane.run(move || files.remove(&rejected)).await;
+        }
+        read.attempts += asked.attempts;
+        read.notes.insert(0, format!("instead of pprof: {}", asked.notes.join("; ")));
+        read
+    }
+
+    /// The process's memory is read once, when it is first wanted, so that all parts are of one moment.
+    async fn read(&mut self, part: Part, file: &str) -> Taken {
+        let taken = Taken { source: Some("memory".into()), attempts: 1, ..Taken::default() };
+        let reading = match (&self.reading, self.request.instance, &self.env.reader) {
+            (Some(reading), ..) => reading.clone(),
+            (None, Some(id), Some(program)) => {
+                let reading = Arc::new(memory::ask(program, &self.env.threads, id).await);
+                self.reading = Some(reading.clone());
+                reading
+            }
+            _ => return taken.failed("its memory is not read"),
+        };
+        let reading = match reading.as_ref() {
+            Ok(reading) => reading,
+            Err(why) => return taken.failed(format!("its memory is not read: {why}")),
+        };
+        let bytes = match reading.of(part) {
+            Ok(bytes) => bytes.to_vec(),
+            Err(why) => return taken.failed(format!("its memory does not give it: {why}")),
+        };
+        if bytes.len() as u64 > self.max_file_size().0 {
+            return taken.failed(format!("its memory gives {}, which is above the limit of a file", ByteSize(bytes.len() as u64)));
+        }
+        let (files, name) = (self.partial.files(), file.to_owned());
+        let written = self.lane.run(move || {
+            let mut out = files.create(&name)?;
+            std::io::Write::write_all(&mut out, &bytes)?;
+            Ok::<_, std::io::Error>((name, out.finish()))
+        });
+        match written.await.map_err(std::io::Error::other).and_then(|written| written) {
+            Ok(written) => Taken { file: Some(written), notes: vec![format!("read from its memory: {}", reading.rests_on)], ..taken },
+            Err(e) => taken.failed(Failure::Disk(e).to_string()),
+        }
+    }
+
+    async fn asked(&mut self, step: &Step) -> Taken {
         let endpoint = match self.endpoint().await {
             Ok(endpoint) => endpoint,
             Err(reason) => return Taken::default().failed(reason),
@@ -235,7 +326,16 @@ impl<'a> Runner<'a> {
         }
     }
 
+    /// Why it answers nobody now. It may go on, so nothing is kept of this.
+    fn halted(&self) -> Option<String> {
+        let stat = self.env.procfs.dir_of(self.request.instance?).and_then(|dir| dir.stat()).ok()?;
+        matches!(stat.state, b'T' | b't').then(|| "the process is stopped: it answers nothing until it gets SIGCONT".to_owned())
+    }
+
     async fn endpoint(&mut self) -> Result<Arc<Endpoint>, String> {
+        if let Some(why) = self.halted() {
+            return Err(why);
+        }
         if let Some(preparing) = self.preparing.take() {
             self.pprof = match preparing.finish(&mut self.watch).await {
                 Ok(found) => {

@@ -86,7 +86,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
 }
 
 /// A hostile profile must cost nothing but this process.
-fn confine() -> Result<(), Failure> {
+pub(super) fn confine() -> Result<(), Failure> {
     let limit = |n| Rlimit { current: Some(n), maximum: Some(n) };
     setrlimit(Resource::As, limit(CHILD_MEMORY))?;
     setrlimit(Resource::Cpu, limit(CHILD_CPU_SECONDS))?;

@@ -14,6 +14,7 @@ mod log;
 mod outlet;
 mod paint;
 mod quiet;
+mod read_memory;
 mod replay;
 mod rules;
 mod run;
@@ -73,6 +74,8 @@ enum Command {
     Top(top::Args),
     /// Feed a recorded RSS series to the rules: when they would have fired, and why not elsewhere
     Replay(replay::Args),
+    #[command(hide = true)]
+    ReadMemory(read_memory::Args),
     /// See the main job end to end on a real leaking Go service
     Demo(demo::Args),
 }
@@ -136,6 +139,7 @@ pub fn main() -> ExitCode {
         Command::Analyze(args) => analyze::run(args),
         Command::Top(args) => top::run(args),
         Command::Replay(args) => replay::run(args),
+        Command::ReadMemory(args) => read_memory::run(args),
         Command::Demo(args) => on_runtime(demo::run(args)),
     };
     let code = match result {

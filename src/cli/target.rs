@@ -47,7 +47,7 @@ pub struct TargetArgs {
     user: Option<User>,
 
     /// Where pprof is: http://127.0.0.1:6060/debug/pprof, unix:///run/x.sock:/debug/pprof; auto: on whichever socket the process itself
-    /// listens on; off: the kernel's side only
+    /// listens on; off: what the kernel and its memory tell
     #[arg(long, value_name = "URL", default_value = "auto", help_heading = "Capture")]
     pprof: PprofSetting,
     /// File with a bearer token for pprof

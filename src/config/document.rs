@@ -13,8 +13,8 @@ use super::bounds::{COOLDOWNS, ETAS, HOLDS, INTERVALS, MIN_READINGS, WARMUPS, ch
 use super::problem::{Errors, Report, Warning};
 use super::reader::{Read, Table, Value, boolean, checked, duration, fault, integer, list, or_off, parsed, path, secret_file, text};
 use super::{
-    Capture, Config, Daemon, Invalid, Listen, Pprof, PprofSetting, Process, Retention, Rules, STEPS, Selector, Source, Target, auth,
-    endpoint, notify, source, upload,
+    Capture, Config, Daemon, Invalid, Listen, Pprof, PprofSetting, Process, ReadMemory, Retention, Rules, STEPS, Selector, Source, Target,
+    auth, endpoint, notify, source, upload,
 };
 use crate::clock::human;
 use crate::lang::Lang;
@@ -216,6 +216,7 @@ impl Settings {
         t.set("retries", &mut capture.retries, integer(0..=10));
         t.set("retry_delay", &mut capture.retry_delay, duration(Duration::ZERO..=MINUTE));
         t.set("max_goroutines_debug2", &mut capture.max_goroutines_debug2, integer(0..=1_000_000_000));
+        t.set("read_memory", &mut capture.read_memory, read_memory);
         t.set("max_file_size", &mut capture.max_file_size, at_least(ByteSize::mib(1)));
         t.set("extra_profiles", &mut capture.extra_profiles, extra_profiles);
         t.set("skip", &mut capture.skip, list("a list of steps such as [\"mutex\", \"block\"]", STEPS.len(), step));
@@ -363,6 +364,15 @@ fn thresholds(value: &Value<'_>) -> Read<Vec<SizeOrPercent>> {
         [] => fault(value, "an empty list; to switch an inherited threshold off, write threshold = \"off\""),
         _ if repeated => fault(value, "the same stage twice"),
         _ => Ok(levels),
+    }
+}
+
+fn read_memory(value: &Value<'_>) -> Read<ReadMemory> {
+    match text(value, "\"auto\", \"always\" or \"off\"")? {
+        "auto" => Ok(ReadMemory::Auto),
+        "always" => Ok(ReadMemory::Always),
+        "off" => Ok(ReadMemory::Off),
+        _ => fault(value, "write auto (where pprof gives none), always (before pprof), or off"),
     }
 }
 

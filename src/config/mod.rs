@@ -315,6 +315,16 @@ impl Rules {
     }
 }
 
+/// Whether the Go runtime's own numbers are read out of the process's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadMemory {
+    /// Where pprof gives none.
+    Auto,
+    /// Before pprof, which is asked for the rest.
+    Always,
+    Off,
+}
+
 /// What a capture may cost and what it leaves out.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Capture {
@@ -327,6 +337,7 @@ pub struct Capture {
     pub retry_delay: Duration,
     /// Above it, `goroutine?debug=1` is taken instead of `debug=2`, which stops the world.
     pub max_goroutines_debug2: u64,
+    pub read_memory: ReadMemory,
     /// Per file.
     pub max_file_size: ByteSize,
     /// `NAME?QUERY` below the pprof path.
@@ -344,6 +355,7 @@ impl Default for Capture {
             retries: 2,
             retry_delay: Duration::from_secs(1),
             max_goroutines_debug2: 10_000,
+            read_memory: ReadMemory::Auto,
             max_file_size: ByteSize::gib(1),
             extra_profiles: Vec::new(),
             skip: Vec::new(),

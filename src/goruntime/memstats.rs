@@ -260,6 +260,8 @@ impl fmt::Display for MemStats {
         ] {
             writeln!(f, "# {name} = {value}")?;
         }
-        writeln!(f, "# GCCPUFraction = {}", s.gc_cpu_fraction)
+        writeln!(f, "# GCCPUFraction = {}", s.gc_cpu_fraction)?;
+        // memtrap's own: Go tells it nobody
+        writeln!(f, "# HeapMarked = {}", s.heap_marked)
     }
 }

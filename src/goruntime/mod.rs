@@ -17,8 +17,9 @@
 //! Every address, length and count is the target's word: reads are bounded by [`memory::Reader`], and each part checks what it reads
 //! against something else that it reads. A part that does not fit is [`Refused`], with the reason, and others go on.
 //!
-//! Deliberately not here: what is done with it, and contents: only names, addresses, counts and sizes leave this room.
+//! [`evidence`] reads it all. Deliberately not here: what is done with it, and contents: only names, addresses, counts and sizes leave this room.
 
+pub mod evidence;
 pub mod functions;
 pub mod globals;
 pub mod goroutine_files;

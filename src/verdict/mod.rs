@@ -293,7 +293,7 @@ fn doubts(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause: Cause, lan
     );
     doubt(blind && !of_kernel && (over || !matches!(cause, Cause::LiveHeap | Cause::SmallObjects)), "");
     doubt(blind && cause == Cause::ThreadPileup, "");
-    doubt(anatomy.lacks(Missing::MemstatsGc) && of_heap, "");
+    doubt((anatomy.lacks(Missing::MemstatsGc) || anatomy.lacks(Missing::Forced)) && of_heap, "");
     doubt(anatomy.lacks(Missing::MemstatsBefore), "");
     let ballast = of_heap && anatomy.over_claim_decides();
     doubt(

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use super::{CaptureError, Captured, Clients, Env, Progress, Request, run};
 use crate::bundle::{self, FileEntry, Manifest, Status};
 use crate::clock::Mono;
-use crate::config::{Auth, Capture, Pprof, Rules, Selector, Target};
+use crate::config::{Auth, Capture, Pprof, ReadMemory, Rules, Selector, Target};
 use crate::series::{Kept, Sample};
 use crate::target::{InstanceId, ProcFs};
 use crate::trigger::{Fired, Trigger};
@@ -34,6 +34,7 @@ pub(super) fn settings() -> Capture {
         retries: 1,
         retry_delay: Duration::from_millis(10),
         max_goroutines_debug2: 10_000,
+        read_memory: ReadMemory::Auto,
         max_file_size: ByteSize::mib(4),
         extra_profiles: Vec::new(),
         skip: Vec::new(),
@@ -109,6 +110,7 @@ impl Trial {
             seats: Arc::new(super::Semaphore::new(1)),
             inflatable: self.inflatable,
             analyser: self.analyser.clone(),
+            reader: None,
         }
     }
 

@@ -1,0 +1,30 @@
+//! `memtrap read-memory`: the child of a capture that reads a process's memory; not for people.
+
+use std::io::Write;
+
+use super::Failure;
+use super::analyze::confine;
+use crate::capture::memory;
+use crate::clock::{self, Mono};
+use crate::goruntime::image::Image;
+use crate::goruntime::{evidence, memory_of};
+use crate::target::{InstanceId, ProcFs};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[arg(long)]
+    pid: u32,
+    /// Field 22 of its stat: another process of this number is not read
+    #[arg(long)]
+    start_ticks: u64,
+}
+
+pub fn run(args: Args) -> Result<(), Failure> {
+    confine()?;
+    let process = ProcFs::host().dir_of(InstanceId { pid: args.pid, start_ticks: args.start_ticks })?;
+    let memory = memory_of(&process)?;
+    let read = evidence::read(&memory, &Image::of(&process)?, Some(Mono::now().as_nanos()), clock::wall_now())?;
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(&memory::printed(&read)?)?;
+    Ok(stdout.flush()?)
+}

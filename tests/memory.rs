@@ -1,0 +1,127 @@
+//! Captures without pprof: what a bundle has of a service that serves none, or that hangs, is read from the process's memory.
+
+mod common;
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use common::http::get;
+use common::{Build, GoVersion, Svc, bundles_in, go_program, manifest, run};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// What memory gives, as the manifest names it.
+const STEPS: [&str; 5] = ["heap", "memstats", "goroutine", "allocs", "goroutine_text"];
+
+/// The bundle of a capture, and what the command said.
+fn captured(svc: &Svc, dir: &Path, args: &[&str]) -> (PathBuf, Output) {
+    let (pid, out) = (svc.pid().to_string(), dir.to_str().unwrap());
+    let done = run(&[&["capture", "--pid", &pid, "--cpu-seconds", "0", "-o", out], args].concat());
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    (bundles_in(dir).pop().unwrap(), done)
+}
+
+fn verdict(bundle: &Path) -> Value {
+    serde_json::from_slice(&fs::read(bundle.join("verdict.json")).unwrap()).unwrap()
+}
+
+fn entry<'m>(manifest: &'m Value, step: &str) -> &'m Value {
+    manifest["files"].as_array().unwrap().iter().find(|e| e["step"] == step).unwrap()
+}
+
+fn assert_from_memory(bundle: &Path) {
+    let manifest = manifest(bundle);
+    for step in STEPS {
+        let entry = entry(&manifest, step);
+        assert_eq!((&entry["status"], &entry["source"]), (&"ok".into(), &"memory".into()), "{entry:#}");
+        assert!(entry["reason"].as_str().unwrap().contains("read from its memory: go1."), "{entry:#}");
+    }
+}
+
+#[test]
+fn a_service_without_pprof_gets_the_verdict_that_it_would_get_with_it() {
+    for (version, build) in [(GoVersion::Oldest, Build::Plain), (GoVersion::Newest, Build::Stripped)] {
+        let svc = Svc::start_in(Command::new(go_program(version, "svc", build)), &["-grow", "209715200"]);
+        get(svc.address(), "/debug/pprof/heap?gc=1");
+        let dir = tempfile::tempdir().unwrap();
+        let (without, _) = captured(&svc, &dir.path().join("without"), &["--pprof", "off"]);
+        let (with, _) = captured(&svc, &dir.path().join("with"), &["--pprof", &svc.pprof()]);
+        assert_from_memory(&without);
+        assert_eq!(manifest(&without)["outcome"], "complete", "{version:?}");
+        let (read, told) = (verdict(&without), verdict(&with));
+        for key in ["cause", "go_heap_explains"] {
+            assert_eq!(read[key], told[key], "{version:?} {build:?}: {read:#}");
+        }
+        assert_eq!(read["cause"], "live_heap", "{read:#}");
+        let first = |verdict: &Value| verdict["top"]["inuse_space"][0]["function"].as_str().unwrap().to_owned();
+        assert_eq!(first(&read), first(&told));
+        assert!(read["confidence"] != "low", "{read:#}");
+        assert!(read.to_string().contains("last collection marked"), "what it rests on is said: {read:#}");
+    }
+}
+
+#[test]
+fn a_stopped_service_gives_its_evidence_all_the_same_and_at_once() {
+    let svc = Svc::start(GoVersion::Newest, &["-grow", "104857600"]);
+    get(svc.address(), "/debug/pprof/heap?gc=1");
+    let pid = Pid::from_raw(svc.pid() as i32).unwrap();
+    kill_process(pid, Signal::STOP).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    // three attempts of 90 s for each profile, if it were asked
+    let (bundle, _) = captured(&svc, dir.path(), &["--pprof", &svc.pprof()]);
+    let still = fs::read_to_string(format!("/proc/{}/stat", svc.pid())).unwrap();
+    kill_process(pid, Signal::CONT).unwrap();
+    assert!(still.contains(") T "), "it was let go on: {still}");
+    assert_from_memory(&bundle);
+    assert_eq!(verdict(&bundle)["cause"], "live_heap");
+    let heap = entry(&manifest(&bundle), "heap")["reason"].to_string();
+    assert!(heap.contains("instead of pprof: the process is stopped"), "{heap}");
+}
+
+#[test]
+fn a_service_that_pprof_does_not_answer_for_is_read_from_memory_instead() {
+    let svc = Svc::start(GoVersion::Newest, &["-grow", "104857600", "-no-pprof"]);
+    let dir = tempfile::tempdir().unwrap();
+    let (bundle, _) = captured(&svc, dir.path(), &[]);
+    assert_from_memory(&bundle);
+    assert!(entry(&manifest(&bundle), "heap")["reason"].as_str().unwrap().starts_with("instead of pprof: "));
+}
+
+/// All files below a directory, unpacked.
+fn contents(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    for path in fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()) {
+        if path.is_dir() {
+            found.extend(contents(&path));
+            continue;
+        }
+        let bytes = fs::read(&path).unwrap();
+        let mut unpacked = Vec::new();
+        if bytes.starts_with(&[0x1f, 0x8b]) {
+            flate2::read::MultiGzDecoder::new(&*bytes).read_to_end(&mut unpacked).unwrap();
+        }
+        found.push((path.clone(), bytes));
+        found.push((path, unpacked));
+    }
+    found
+}
+
+#[test]
+fn ten_thousand_secrets_of_a_process_are_in_no_bundle_and_no_log() {
+    const SECRET: &str = "xyzzy-";
+    let mut command = Command::new(go_program(GoVersion::Newest, "canary", Build::Plain));
+    command.env("DATABASE_PASSWORD", format!("{SECRET}in-the-environment"));
+    let svc = Svc::start_in(command, &["-secret", SECRET]);
+    let dir = tempfile::tempdir().unwrap();
+    let (bundle, done) = captured(&svc, dir.path(), &["--pprof", "off", "--log-level", "trace"]);
+    assert_from_memory(&bundle);
+    let text = fs::read_to_string(bundle.join("goroutine.txt")).unwrap();
+    assert!(text.contains("2000 @"), "they are seen: {text}");
+    let files = contents(dir.path());
+    assert!(files.len() > 20);
+    for (path, bytes) in files.into_iter().chain([("stdout".into(), done.stdout), ("stderr".into(), done.stderr)]) {
+        assert!(!bytes.windows(SECRET.len()).any(|w| w == SECRET.as_bytes()), "{}", path.display());
+    }
+}
