@@ -196,7 +196,8 @@ impl<'a> Runner<'a> {
         }
         let mut read = self.read(part, &step.file).await;
         if read.ending != Ending::Ok {
-            asked.notes.append(&mut read.notes);
+            // what ended it comes last: steps that pprof failed for one cause are told together
+            asked.notes.splice(0..0, read.notes);
             return asked;
         }
         if let Some((rejected, _)) = asked.file.filter(|(name, _)| *name != step.file) {
