@@ -35,7 +35,7 @@ fn reason(bundle: &Path, file: &str) -> String {
 fn caught(server: &Faulty, keys: &str) -> (Svc, Memtrap, PathBuf) {
     let svc = Svc::start(GoVersion::Newest, &["-grow", "104857600"]);
     let memtrap = Memtrap::start(&format!(
-        "[[target]]\nname = \"svc\"\nprocess = {{ pid = {} }}\npprof = \"{}\"\nthreshold = \"80MiB\"\nfor = \"0s\"\ncpu_seconds = 0\nretries = 0\n{keys}\n",
+        "[[target]]\nname = \"svc\"\nprocess = {{ pid = {} }}\npprof = \"{}\"\nread_memory = \"off\"\nthreshold = \"80MiB\"\nfor = \"0s\"\ncpu_seconds = 0\nretries = 0\n{keys}\n",
         svc.pid(),
         server.pprof()
     ));
@@ -125,7 +125,7 @@ fn tls_with_a_private_ca_and_a_client_certificate() {
         Svc::start(GoVersion::Newest, &["-tls-cert", &path("server.pem"), "-tls-key", &path("server.key"), "-client-ca", &path("ca.pem")]);
     let url = svc.pprof().replace("http://", "https://");
     let (_dir, stranger) = capture(&svc, &["--pprof", &url]);
-    assert_eq!(status(&stranger, "heap.pb.gz"), "failed");
+    assert_eq!(status(&stranger, "threadcreate.pb.gz"), "failed");
     let args = [
         "--pprof",
         &url,
@@ -207,7 +207,7 @@ fn a_500_mib_dump_does_not_grow_memtrap() {
     let server = Faulty::start(Fault::Status(404, "no"), &[("goroutine", Fault::Text(500 << 20))]);
     let svc = Svc::start(GoVersion::Newest, &["-grow", "104857600"]);
     let memtrap = Memtrap::start(&format!(
-        "[[target]]\nname = \"svc\"\nprocess = {{ pid = {} }}\npprof = \"{}\"\nthreshold = \"80MiB\"\nfor = \"0s\"\ncpu_seconds = 0\n\
+        "[[target]]\nname = \"svc\"\nprocess = {{ pid = {} }}\npprof = \"{}\"\nread_memory = \"off\"\nthreshold = \"80MiB\"\nfor = \"0s\"\ncpu_seconds = 0\n\
          skip = [\"heap\", \"heap_gc\", \"allocs\"]\n",
         svc.pid(),
         server.pprof()

@@ -69,8 +69,8 @@ impl Reading {
 
 /// What the child prints.
 pub fn printed(evidence: &Evidence) -> Result<Vec<u8>, serde_json::Error> {
-    let Evidence { go_version, is_guess, is_before_collection, bytes, reads, parts } = evidence;
-    let mut rests_on = format!("{go_version}, {} in {reads} reads", ByteSize(*bytes));
+    let Evidence { go_version, is_guess, is_before_collection, bytes, parts } = evidence;
+    let mut rests_on = format!("{go_version}, {} read", ByteSize(*bytes));
     if *is_guess {
         rests_on += "; newer than the releases whose layout is known: read with the last of them, and checked part by part";
     }
@@ -135,7 +135,6 @@ mod tests {
             is_guess: false,
             is_before_collection: false,
             bytes: 4096,
-            reads: 2,
             parts: vec![(Part::Heap, Ok(b"\n{}\n".to_vec())), (Part::MemStats, Ok(b"x".to_vec()))],
         };
         let printed = printed(&evidence).unwrap();

@@ -44,7 +44,6 @@ pub struct Evidence {
     /// Nothing was collected yet: the heap profile is of this moment, garbage and all.
     pub is_before_collection: bool,
     pub bytes: u64,
-    pub reads: u64,
     pub parts: Vec<(Part, Result<Vec<u8>, Refused>)>,
 }
 
@@ -67,12 +66,5 @@ pub fn read(memory: &dyn Memory, image: &Image, now_ns: Option<u64>, taken: Syst
         (Part::GoroutineText, of_goroutines(&|read| goroutine_files::text(&runtime, read).map(String::into_bytes))),
     ];
     let Runtime { layout, .. } = &runtime;
-    Ok(Evidence {
-        go_version: image.go_version.clone(),
-        is_guess: layout.is_guess,
-        is_before_collection,
-        bytes: reader.bytes(),
-        reads: reader.reads(),
-        parts,
-    })
+    Ok(Evidence { go_version: image.go_version.clone(), is_guess: layout.is_guess, is_before_collection, bytes: reader.bytes(), parts })
 }
