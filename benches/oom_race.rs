@@ -140,6 +140,9 @@ fn live(cgroup: &Cgroup, rate: u64, phase: Duration) -> Life {
     };
     let manifest = common::manifest(&bundle);
     let had = WANTED.map(|step| is_good(&manifest, &bundle, step));
+    if had.contains(&false) {
+        eprintln!("{}: {:#}\n{}", bundle.display(), manifest["trigger"], memtrap.log());
+    }
     if std::env::var_os("VERBOSE").is_some() {
         tell(&manifest);
     }

@@ -332,7 +332,7 @@ impl Case<'_> {
         let base = self.base.as_ref().filter(|_| self.growth).and_then(|base| base.profile("heap.pb.gz"));
         let cum = |profile| of_function(profile, "inuse_space", function).1;
         let (part, all) = match &base {
-            Some(base) => (cum(&heap) - cum(base), grown(&heap, base)),
+            Some(base) => (cum(&heap) - cum(base), grown(&heap, base) - self.floating()),
             None => (cum(&heap), total(&heap, "inuse_space").unwrap_or(0.0) - self.untouched()),
         };
         if part * 2.0 >= all * 0.98 { Ok(()) } else { Err(format!("{function} has {part} of {all}, which is not most")) }

@@ -135,7 +135,13 @@ fn go_says(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, weighed: &W
         };
         let tops = [
             by(heap.holders.first(), |h| h.bytes, heap.inuse_space, lang.pick("the bytes", "字节")),
-            by(heap.most_objects.as_ref(), |h| h.objects, heap.inuse_objects, lang.pick("the objects", "对象")),
+            // of what was allocated while the collection marked bytes are known, and objects are not
+            by(
+                heap.most_objects.as_ref().filter(|_| anatomy.floating <= WORTH),
+                |h| h.objects,
+                heap.inuse_objects,
+                lang.pick("the objects", "对象"),
+            ),
         ];
         let tops: Vec<String> = tops.into_iter().flatten().collect();
         if !tops.is_empty() {
@@ -143,8 +149,11 @@ fn go_says(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, weighed: &W
             said.push(say!(lang; "Heap profile: {tops}."; "heap profile：{tops}。"));
         }
     }
-    if let Some((grown, holder)) =
-        facts.heap_growth.as_ref().filter(|_| weighed.growth).and_then(|grown| Some((grown, grown.holders.first()?)))
+    if let Some((grown, holder)) = facts
+        .heap_growth
+        .as_ref()
+        .filter(|grown| weighed.growth && grown.inuse_space > WORTH)
+        .and_then(|grown| Some((grown, grown.holders.first()?)))
     {
         let function = with_leaf(&holder.function, holder.leaf.as_deref(), lang);
         let (part, whole) = (bytes(holder.bytes), bytes(grown.inuse_space));
