@@ -53,6 +53,8 @@ const EDGE: Duration = Duration::from_millis(1);
 const MAX_IN_KEPT: u32 = 10_000;
 /// Readings kept unthinned.
 const RECENT: usize = 16;
+/// Steps of a rise that are further apart are seen one by one.
+const LATELY: Duration = Duration::from_millis(300);
 /// The same while a rule is met that has not held long enough yet: they are what it is judged by.
 const RECENT_PENDING: usize = 512;
 /// Of those, the ones that tell how it goes on.
@@ -83,6 +85,9 @@ pub struct Rise {
     pub confirmed: f64,
     /// Between the last two readings: the first to see a jump, and as easily an outlier.
     pub seen: f64,
+    /// Over the last [`LATELY`], with the last reading and without, whichever is less: of a rise in steps, several readings may fall between two
+    /// of them. What one outlier does not make either.
+    pub lately: f64,
 }
 
 /// A line over a window, and what tells a rise from a swing.
@@ -416,12 +421,23 @@ impl Series {
         Some(median(slopes.get_mut(..count)?))
     }
 
+    /// Over [`LATELY`] before a reading: the last, or as many before it.
+    fn slope_lately(&self, before: usize) -> Option<f64> {
+        let mut readings = self.recent.iter().rev().skip(before);
+        let last = readings.next()?;
+        let first = readings.clone().find(|sample| last.at.since(sample.at) >= LATELY).or_else(|| readings.last())?;
+        pairwise([first, last].into_iter()).next()
+    }
+
     /// The rise at the last reading; `None` with fewer than two.
     pub fn rise(&self) -> Option<Rise> {
         let few = self.recent_slope()?;
         let mut last = pairwise_in_turn(self.recent.range(self.recent.len().saturating_sub(3)..));
-        let (Some(before), seen) = (last.next(), last.next()) else { return Some(Rise { confirmed: few, seen: few }) };
-        Some(seen.map_or(Rise { confirmed: few, seen: before }, |seen| Rise { confirmed: few.max(before.min(seen)), seen }))
+        let [lately, but_last] = [0, 1].map(|before| self.slope_lately(before).unwrap_or(few));
+        let lately = lately.min(but_last);
+        let (Some(before), seen) = (last.next(), last.next()) else { return Some(Rise { confirmed: few, seen: few, lately }) };
+        let confirmed = seen.map_or(few, |seen| few.max(before.min(seen)));
+        Some(Rise { confirmed, seen: seen.unwrap_or(before), lately })
     }
 
     /// The highest of the last few readings; 0 of none.
@@ -683,9 +699,15 @@ mod tests {
         assert_eq!(s.rise(), Some(Rise::default()));
         let mib = |n: f64| n * MIB as f64;
         s.push(at(5.0, 600.0));
-        assert_eq!(s.rise(), Some(Rise { confirmed: 0.0, seen: mib(500.0) }), "one reading may be an outlier");
+        let (confirmed, seen, lately) = (0.0, mib(500.0), 0.0);
+        assert_eq!(s.rise(), Some(Rise { confirmed, seen, lately }), "one reading may be an outlier");
         s.push(at(5.5, 900.0));
-        assert_eq!(s.rise(), Some(Rise { confirmed: mib(500.0), seen: mib(600.0) }));
+        let (confirmed, seen, lately) = (mib(500.0), mib(600.0), mib(500.0));
+        assert_eq!(s.rise(), Some(Rise { confirmed, seen, lately }));
+        (0..10).for_each(|n| s.push(at(5.51 + f64::from(n) / 100.0, 900.0)));
+        let rise = s.rise().unwrap();
+        assert_eq!((rise.confirmed, rise.seen), (0.0, 0.0));
+        assert!(rise.lately > mib(450.0), "it stands still between two steps: {rise:?}");
     }
 
     #[test]

@@ -383,7 +383,7 @@ impl Detector {
         let left = levels.hold.saturating_sub(self.pending_for()?) + levels.interval;
         let rise = self.series.rise()?;
         // a step that has ended goes on in the slope of the last few readings
-        let reached = time_to(levels.limit?, last.rss, rise.confirmed.min(rise.seen)).filter(|t| *t <= left)?;
+        let reached = time_to(levels.limit?, last.rss, rise.confirmed.max(rise.lately).min(rise.seen)).filter(|t| *t <= left)?;
         let why = || format!("not waiting {}: the limit would be reached in {}", clock::human(levels.hold), clock::human(reached));
         self.pick(last, levels, |held| held.met, why)
     }
