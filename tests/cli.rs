@@ -295,8 +295,8 @@ fn usage_mistakes_exit_with_2_and_teach() {
         (&["replay", "rss.csv", "--threshold", "20"], "20B is below 1.00MiB"),
         (&["watch", "--pid", "1", "--slope", "10KiB/10m"], "within the kernel's own inexactness"),
         (&["watch", "--pid", "1", "--slope", "1GiB/30d"], "is too long: at most 1day"),
-        (&["watch", "--pid", "1", "--threshold", "1GiB", "--interval", "1ms"], "out of range: 100ms to 1h"),
-        (&["watch", "--pid", "1", "--threshold", "1GiB", "--cooldown", "1year"], "out of range: 0s to 30days"),
+        (&["watch", "--pid", "1", "--threshold", "1GiB", "--interval", "1ms"], "out of range: expected a time from 100ms to 1h"),
+        (&["watch", "--pid", "1", "--threshold", "1GiB", "--cooldown", "1year"], "out of range: expected a time from 0s to 30days"),
         (&["bundles", "show"], "<ID>"),
     ] {
         let output = run(args);
