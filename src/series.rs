@@ -85,7 +85,7 @@ pub struct Rise {
     pub confirmed: f64,
     /// Between the last two readings: the first to see a jump, and as easily an outlier.
     pub seen: f64,
-    /// Over the last [`LATELY`], with the last reading and without, whichever is less: of a rise in steps, several readings may fall between two
+    /// Over the last third of a second, with the last reading and without, whichever is less: of a rise in steps, several readings may fall between two
     /// of them. What one outlier does not make either.
     pub lately: f64,
 }

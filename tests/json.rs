@@ -25,7 +25,7 @@ fn faults(value: &Value, path: &str, into: &mut Vec<String>) {
                     into.push(format!("{at}: no whole number: {value}"));
                 }
                 let is_time = ["time", "started", "finished", "since"].contains(&key.as_str());
-                if is_time && !value.as_str().is_some_and(|t| humantime::parse_rfc3339(t).is_ok()) {
+                if is_time && value.as_str().is_none_or(|t| humantime::parse_rfc3339(t).is_err()) {
                     into.push(format!("{at}: no time of RFC 3339: {value}"));
                 }
                 faults(value, &at, into);

@@ -130,7 +130,7 @@ fn a_pid_file_of_a_container_is_not_taken_for_one_of_this_host() {
     }
 
     // older than the process that has the number here
-    let old = std::time::SystemTime::now() - Duration::from_secs(3_600);
+    let old = memtrap::clock::wall_now() - Duration::from_secs(3_600);
     let root = dir.path().join("old.pid");
     fs::write(&root, idle.pid().to_string()).unwrap();
     fs::File::options().write(true).open(&root).unwrap().set_modified(old).unwrap();

@@ -151,8 +151,8 @@ impl<'a> Sites<'a> {
             let its = net.entry((site.holder, site.ours)).or_default();
             *its = its.saturating_add(sums.space);
         }
-        let mut heap = HeapProfile::default();
-        heap.inuse_space = net.values().map(|net| (*net).max(0).unsigned_abs()).fold(0, u64::saturating_add);
+        let inuse_space = net.values().map(|net| (*net).max(0).unsigned_abs()).fold(0, u64::saturating_add);
+        let mut heap = HeapProfile { inuse_space, ..HeapProfile::default() };
         let mut sizes = Sizes::default();
         let mut holders: BTreeMap<&str, Holder> = BTreeMap::new();
         let mut leaves: BTreeMap<(&str, &str), u64> = BTreeMap::new();

@@ -450,8 +450,7 @@ fn effective_gogc(evidence: &Evidence) -> Option<EffectiveGogc> {
     let goal = after.next_gc.filter(|goal| *goal > LEAST_GOAL)?;
     let samples = (sampled / SAMPLING).max(1) as f64;
     let surely = (sampled as f64 * (1.0 - 2.0 / samples.sqrt())).max(0.0) as u64;
-    let above =
-        |live: u64| (u128::from(goal.saturating_sub(live)) * 100).checked_div(live.into()).map_or(u64::MAX, |percent| clamped(percent));
+    let above = |live: u64| (u128::from(goal.saturating_sub(live)) * 100).checked_div(live.into()).map_or(u64::MAX, clamped);
     let (least, most) = (above(after.heap_alloc), above(surely.min(after.heap_alloc)));
     (after.stack_inuse < sampled / 8).then_some(EffectiveGogc { goal, least, most })
 }

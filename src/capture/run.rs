@@ -162,13 +162,13 @@ impl<'a> Runner<'a> {
         }
         let part = from_memory(step, &self.request.target).filter(|_| self.request.instance.is_some() && self.env.reader.is_some());
         match part {
-            Some(part) => self.from_either(step, part).await,
+            Some(part) => self.take_either(step, part).await,
             None => self.asked(step).await,
         }
     }
 
     /// pprof's answer, or what the process's memory has in its place.
-    async fn from_either(&mut self, step: &Step, part: Part) -> Taken {
+    async fn take_either(&mut self, step: &Step, part: Part) -> Taken {
         let target = &self.request.target;
         let is_asked = target.pprof.is_some() && self.request.no_pprof.is_none();
         // the full text has more than memory gives

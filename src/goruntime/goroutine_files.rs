@@ -125,7 +125,7 @@ impl<'r> Names<'r> {
         Ok(write_group(text, group, &calls, &lines, creator.as_deref()))
     }
 
-    /// `#	0x4875c9	main.wait+0x14	/src/main.go:134`
+    /// `# 0x4875c9 main.wait+0x14 /src/main.go:134`
     fn line(&self, address: u64, frame: &Frame) -> Result<String, Refused> {
         let entry = self.functions.find(address)?.map_or(address, |function| function.entry);
         Ok(format!("#\t{address:#x}\t{}+{:#x}\t{}:{}\n", shown(&frame.function), address.wrapping_sub(entry), frame.file, frame.line))

@@ -6,7 +6,7 @@
 //!
 //! Dumps come through logs and chats: what stands before each line (a time, a pod, a quote's mark) is told by its shape and left out, tabs may have
 //! become blanks, empty lines may be gone. In the output of a crash some goroutines stand twice: each counts once, and the scheduler's own
-//! stacks (`goroutine 0`) do not count. Lines that a log has escaped are undone by [`super::unlogged`]. Not here: dumps of other runtimes.
+//! stacks (`goroutine 0`) do not count. Lines that a log has escaped are undone by `unlogged`. Not here: dumps of other runtimes.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{self, BufRead};

@@ -193,7 +193,7 @@ impl App {
         let mut response = match refusal {
             Some(refusal) => {
                 let mut response = match is_api {
-                    true => routes::problem(refusal.status(), &refusal),
+                    true => routes::problem(refusal.status(), refusal),
                     false => (refusal.status(), format!("memtrap: {refusal}\n")).into_response(),
                 };
                 if refusal == Refusal::Token {

@@ -137,7 +137,7 @@ fn go_says(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, weighed: &W
             by(heap.holders.first(), |h| h.bytes, heap.inuse_space, lang.pick("the bytes", "字节")),
             // of what was allocated while the collection marked bytes are known, and objects are not
             by(
-                heap.most_objects.as_ref().filter(|_| anatomy.floating <= WORTH),
+                heap.most_objects.as_ref().filter(|_| anatomy.floating == 0),
                 |h| h.objects,
                 heap.inuse_objects,
                 lang.pick("the objects", "对象"),
