@@ -64,7 +64,7 @@ pub fn read(path: &Path) -> Result<Single, SingleError> {
     }
 }
 
-/// What `--format json` prints of it; the README documents it.
+/// What `--format json` prints of it; docs/bundle.md documents it.
 #[derive(Debug, Serialize)]
 pub struct Told<'s> {
     schema: u32,

@@ -1,4 +1,4 @@
-//! Which path answers what. Statuses and shapes of the API are documented in the README, and stable.
+//! Which path answers what. Statuses and shapes of the API are documented in docs/operations.md, and stable.
 
 use std::collections::HashSet;
 use std::sync::Arc;
