@@ -439,10 +439,13 @@ impl Engine {
         self.lang = config.daemon.lang;
         let seats = config.daemon.max_concurrent_captures;
         match seats.checked_sub(self.seats) {
-            Some(more) => self.env.seats.add_permits(more),
-            None => drop(self.env.seats.forget_permits(self.seats - seats)),
+            Some(more) => {
+                self.env.seats.add_permits(more);
+                self.seats = seats;
+            }
+            // those that are taken at the moment stay
+            None => self.seats -= self.env.seats.forget_permits(self.seats - seats),
         }
-        self.seats = seats;
         if let Some(egress) = &mut self.egress {
             egress.configure(&config);
         }
