@@ -21,7 +21,7 @@ use reqwest::{NoProxy, Proxy};
 use self::names::Names;
 use crate::aside::{Threads, may_block};
 use crate::config::{self, Auth};
-use crate::systemd;
+use crate::credential;
 use crate::target::peer::Peer;
 use crate::text::one_line;
 use gate::Gate;
@@ -219,7 +219,7 @@ fn secret(file: &Path) -> Result<String, SetupError> {
 
 pub(crate) fn read(file: &Path, max: u64) -> Result<Vec<u8>, SetupError> {
     let mut bytes = Vec::new();
-    let done = systemd::open_secret(file).and_then(|f| f.take(max + 1).read_to_end(&mut bytes));
+    let done = credential::open_secret(file).and_then(|f| f.take(max + 1).read_to_end(&mut bytes));
     match done {
         Ok(n) if n as u64 > max => Err(SetupError(format!("{} is larger than {max} bytes; is it the right file?", file.display()))),
         Ok(_) => Ok(bytes),

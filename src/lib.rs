@@ -20,7 +20,7 @@
 //!
 //! | room | one purpose |
 //! | --- | --- |
-//! | [`clock`], [`units`], `digest`, `text`, `disk`, `writable`, [`error`], [`lang`], [`layout`] | the words that all rooms share |
+//! | [`clock`], [`units`], `digest`, `text`, `disk`, `writable`, `credential`, [`error`], [`lang`], [`layout`] | the words that all rooms share |
 //! | [`aside`] | threads for what may never answer, of each kind its own; the table of them |
 //! | [`config`] | TOML to a valid [`config::Config`], every mistake at once; touches nothing but the text |
 //! | [`client`] | HTTP clients, credentials and names of hosts, for captures, sources, uploads and notifications |
@@ -53,6 +53,7 @@
 
 pub mod aside;
 pub mod clock;
+mod credential;
 mod digest;
 mod disk;
 pub mod error;

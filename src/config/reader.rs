@@ -15,7 +15,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::problem::Report;
 use crate::clock::human;
-use crate::systemd;
+use crate::credential;
 
 pub(super) type Value<'t> = Spanned<DeValue<'t>>;
 
@@ -309,11 +309,11 @@ pub(super) fn path(value: &Value<'_>) -> Read<PathBuf> {
 
 /// The file that holds a secret: a path, or `credential:NAME` for one that systemd hands to memtrap's unit.
 pub(super) fn secret_file(value: &Value<'_>) -> Read<PathBuf> {
-    let Some(name) = value.get_ref().as_str().and_then(|text| text.strip_prefix(systemd::CREDENTIAL)) else {
+    let Some(name) = value.get_ref().as_str().and_then(|text| text.strip_prefix(credential::PREFIX)) else {
         return path(value);
     };
-    if systemd::is_credential_name(name) {
-        return Ok(format!("{}{name}", systemd::CREDENTIAL).into());
+    if credential::is_name(name) {
+        return Ok(format!("{}{name}", credential::PREFIX).into());
     }
     fault(value, "write credential:NAME with the name that LoadCredential= of memtrap's unit gives: no `/`, at most 255 bytes")
 }

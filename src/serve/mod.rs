@@ -163,7 +163,7 @@ fn read_token(path: &Path) -> Result<Token, ServeError> {
     let unreadable = |source| ServeError::Token { path: path.into(), source };
     let bad = |why| ServeError::BadToken { path: path.into(), why };
     let mut bytes = Vec::new();
-    crate::systemd::open_secret(path).and_then(|f| f.take(MAX_TOKEN_FILE + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
+    crate::credential::open_secret(path).and_then(|f| f.take(MAX_TOKEN_FILE + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
     let text = std::str::from_utf8(&bytes).map_err(|_| bad("is no plain text"))?.trim_end_matches(['\r', '\n']);
     if bytes.len() as u64 > MAX_TOKEN_FILE || !text.bytes().all(|b| b.is_ascii_graphic()) {
         return Err(bad("holds more than one word"));

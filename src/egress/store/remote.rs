@@ -170,7 +170,7 @@ fn secret(file: &Path) -> Result<String, StoreError> {
 fn read(file: &Path, most: u64) -> Result<Vec<u8>, StoreError> {
     let cannot = |why: String| StoreError(format!("cannot read {}: {why}", file.display()));
     let mut bytes = Vec::new();
-    let opened = crate::systemd::open_secret(file).map_err(|e| cannot(e.to_string()))?;
+    let opened = crate::credential::open_secret(file).map_err(|e| cannot(e.to_string()))?;
     opened.take(most + 1).read_to_end(&mut bytes).map_err(|e| cannot(e.to_string()))?;
     if bytes.len() as u64 > most { Err(cannot(format!("larger than {most} bytes"))) } else { Ok(bytes) }
 }
