@@ -23,8 +23,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{self, Mono};
+use crate::identity::SlotNumber;
 use crate::lang::{Lang, say};
-use crate::roster::SlotNumber;
 use crate::trigger::Trigger;
 
 /// However many targets there are.

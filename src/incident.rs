@@ -38,9 +38,9 @@ use serde::{Deserialize, Serialize};
 use crate::budget::Refusal;
 use crate::clock::Mono;
 use crate::config::Rules;
+use crate::identity::Identity;
 use crate::lang::Lang;
 use crate::series::{Kept, Rise, Sample, Series};
-use crate::target::Identity;
 use crate::trigger::{Detector, Fired, Levels, STALE_AFTER, Trigger};
 
 /// Where a slot stands, by SPEC's names.

@@ -3,8 +3,8 @@
 use super::*;
 use crate::budget::{Bounds, Budget, Urgency, Wish};
 use crate::config;
+use crate::identity::InstanceId;
 use crate::lang::Lang;
-use crate::target::InstanceId;
 use crate::trigger::Trigger;
 use crate::units::{ByteSize, SizeOrPercent};
 

@@ -58,6 +58,7 @@ mod digest;
 mod disk;
 pub mod error;
 pub mod lang;
+pub mod identity;
 pub mod layout;
 mod text;
 pub mod units;

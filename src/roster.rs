@@ -7,11 +7,8 @@
 use std::collections::{BTreeMap, HashSet};
 
 use crate::clock::Mono;
+use crate::identity::{Identity, SlotNumber};
 use crate::incident::Slot;
-use crate::target::Identity;
-
-/// A slot's number within its target; never reused while memtrap runs.
-pub type SlotNumber = u32;
 
 /// The slots of one target. There is always at least one, so that a target without a process has a state to show.
 #[derive(Clone, Debug)]
@@ -107,8 +104,8 @@ mod tests {
 
     use super::*;
     use crate::config::Rules;
+    use crate::identity::InstanceId;
     use crate::incident::SavedSlot;
-    use crate::target::InstanceId;
 
     fn process(pid: u32) -> Identity {
         InstanceId { pid, start_ticks: u64::from(pid) * 10 }.into()

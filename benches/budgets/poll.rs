@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use memtrap::clock::Mono;
 use memtrap::config::Rules;
+use memtrap::identity::InstanceId;
 use memtrap::incident::Slot;
 use memtrap::poll::pace::{self, Bounds};
 use memtrap::poll::{Reading, Statm};
 use memtrap::series::Sample;
-use memtrap::target::InstanceId;
 use memtrap::trigger::Levels;
 use rustix::time::{ClockId, clock_gettime};
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{self, Rules};
 
-use crate::target::{Identity, InstanceId, SeriesId};
+use crate::identity::{Identity, InstanceId, SeriesId};
 use crate::trigger::Fired;
 use crate::units::{Rate, SizeOrPercent};
 

@@ -13,7 +13,7 @@ use crate::aside::Lane;
 use crate::bundle::{BundleFile, Files, Sum};
 use crate::clock::Mono;
 use crate::config::Capture;
-use crate::target::InstanceId;
+use crate::identity::InstanceId;
 
 /// A question that takes longer than this is asked of no process a second time.
 const LONG: Duration = Duration::from_secs(1);

@@ -9,8 +9,9 @@ use tokio::time::Instant;
 
 use super::fetch::{Bounds, Endpoint, get_small};
 use super::watch::Watch;
+use crate::identity::InstanceId;
+use crate::target::ProcFs;
 use crate::target::sockets;
-use crate::target::{InstanceId, ProcFs};
 
 /// For each request.
 const TIMEOUT: Duration = Duration::from_secs(2);

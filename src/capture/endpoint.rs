@@ -16,10 +16,11 @@ use crate::aside::NoAnswer;
 use crate::bundle::ANOTHERS;
 use crate::client::{Clients, Credentials, Use};
 use crate::config::{self, Pprof, Source};
+use crate::identity::InstanceId;
 use crate::target::peer::Peer;
 use crate::target::sockets::{self, Ownership};
 use crate::target::trust::Trusted;
-use crate::target::{InstanceId, ProcFs, obstacle};
+use crate::target::{ProcFs, obstacle};
 
 pub(super) struct Found {
     pub endpoint: Arc<Endpoint>,

@@ -14,7 +14,7 @@ use super::analyse::converse;
 use crate::aside::Threads;
 use crate::clock::human;
 use crate::goruntime::evidence::{Evidence, Part};
-use crate::target::InstanceId;
+use crate::identity::InstanceId;
 use crate::text::one_line;
 use crate::units::ByteSize;
 

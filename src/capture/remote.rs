@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::anatomy::GoMemory;
-use crate::target::SeriesId;
+use crate::identity::SeriesId;
 
 /// `metrics.json`: the last reading before the capture. Sizes in bytes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -8,7 +8,8 @@ use crate::capture::memory;
 use crate::clock::{self, Mono};
 use crate::goruntime::image::Image;
 use crate::goruntime::{evidence, memory_of};
-use crate::target::{InstanceId, ProcFs};
+use crate::identity::InstanceId;
+use crate::target::ProcFs;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {

@@ -8,7 +8,7 @@ use super::cooldown::{Cooldown, Hollow, SavedCooldown};
 use super::{Incident, Life, Muted, Phase, Slot};
 use crate::clock::Mono;
 use crate::config::{COOLDOWNS, Rules};
-use crate::target::Identity;
+use crate::identity::Identity;
 use crate::trigger::Detector;
 
 /// A slot on disk.

@@ -4,8 +4,8 @@ use super::task::Task;
 use super::watched::{Dispatch, Place, Watched};
 use crate::budget::{Refusal, Urgency, Wish};
 use crate::clock::Mono;
+use crate::identity::SlotNumber;
 use crate::incident::Denied;
-use crate::roster::SlotNumber;
 use crate::trigger::Trigger;
 
 /// So many instances are named to someone who asks for one that there is not.

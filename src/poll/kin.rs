@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use super::watched::{Place, Seat};
 use crate::config;
+use crate::identity::SlotNumber;
 use crate::incident::Order;
-use crate::roster::SlotNumber;
 use crate::target::{ProcDir, ProcError};
 
 /// `PF_FORKNOEXEC` of the kernel's `sched.h`: set by `fork`, cleared by `exec`.

@@ -88,8 +88,8 @@ mod tests {
     use super::*;
     use crate::clock::Mono;
     use crate::config::Rules;
+    use crate::identity::InstanceId;
     use crate::incident::{Captured, Slot};
-    use crate::target::InstanceId;
     use crate::units::{ByteSize, SizeOrPercent};
 
     const MIB: u64 = 1 << 20;

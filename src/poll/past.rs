@@ -43,8 +43,8 @@ fn incident(slot: &SavedSlot) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::InstanceId;
     use crate::incident::Incident;
-    use crate::target::InstanceId;
     use crate::trigger::Fired;
 
     fn slot(pid: u32, id: &str, capturing: bool) -> SavedSlot {

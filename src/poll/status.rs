@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::identity::SlotNumber;
 use crate::incident::State;
-use crate::roster::SlotNumber;
 use crate::series::Sample;
 
 /// One instance (or one target that waits for its process). Sizes in bytes, times in seconds.

@@ -14,10 +14,10 @@ use std::time::{Duration, SystemTime};
 
 use crate::clock::{Mono, human, rfc3339_seconds};
 use crate::config::{Capture, Rules};
+use crate::identity::InstanceId;
 use crate::incident::{Captured, Slot, State};
 use crate::lang::Lang;
 use crate::series::{self, Sample, Window};
-use crate::target::InstanceId;
 use crate::trigger::{Fired, Levels, time_to};
 use crate::units::ByteSize;
 use read::Reading;

@@ -6,9 +6,9 @@ use super::read::{Kept, Reading};
 use super::{LONG, Setup, replay};
 use crate::clock::Mono;
 use crate::config::{Capture, Rules};
+use crate::identity::InstanceId;
 use crate::incident::Slot;
 use crate::series::{self, Sample};
-use crate::target::InstanceId;
 use crate::trigger::{Levels, Trigger};
 
 const MIB: f64 = (1 << 20) as f64;

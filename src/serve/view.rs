@@ -12,10 +12,10 @@ use tokio::sync::{Mutex, oneshot};
 use super::index::{Caught, Index};
 use crate::aside::Threads;
 use crate::clock::{self, Mono};
+use crate::identity::SlotNumber;
 use crate::lang::{Lang, say};
 use crate::meters::Meters;
 use crate::poll::{Ask, Command, Granted, History, InstanceStatus, NotGranted};
-use crate::roster::SlotNumber;
 use crate::target::ProcFs;
 use crate::text::one_line;
 

@@ -3,7 +3,8 @@
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use super::{InstanceId, ProcFs};
+use super::ProcFs;
+use crate::identity::InstanceId;
 
 pub(crate) struct FakeHost {
     dir: tempfile::TempDir,

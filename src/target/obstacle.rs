@@ -9,7 +9,8 @@ use std::path::Path;
 use rustix::fs::{Access, AtFlags, CWD};
 use rustix::thread::{CapabilitySet, capabilities};
 
-use super::{InstanceId, ProcFs, sockets, users};
+use super::{ProcFs, sockets, users};
+use crate::identity::InstanceId;
 
 const MAX_SHOWN: usize = 4;
 

@@ -15,7 +15,8 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 
 use super::sockets::{self, Listening};
 use super::trust::{CURE, Trusted};
-use super::{InstanceId, ProcFs, obstacle, users};
+use super::{ProcFs, obstacle, users};
+use crate::identity::InstanceId;
 
 /// An address of this host that credentials would be sent to.
 #[derive(Clone, Debug)]

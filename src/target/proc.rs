@@ -14,7 +14,8 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::{InstanceId, obstacle};
+use super::obstacle;
+use crate::identity::InstanceId;
 
 /// Enough for `stat`, `status`, `cgroup` and other files that the kernel keeps short.
 pub(crate) const SMALL: usize = 64 << 10;

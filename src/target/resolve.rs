@@ -12,10 +12,11 @@ use std::time::Duration;
 use regex_lite::Regex;
 
 use super::proc::{SMALL, read_path};
-use super::{InstanceId, ProcDir, ProcError, ProcFs, cgroup, obstacle, sight, sockets, users};
+use super::{ProcDir, ProcError, ProcFs, cgroup, obstacle, sight, sockets, users};
 use crate::clock::Mono;
 use crate::config::{Process, Selector};
 use crate::error::chain;
+use crate::identity::InstanceId;
 
 /// The kernel keeps 15 bytes of a command name.
 const COMM_LEN: usize = 15;

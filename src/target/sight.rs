@@ -6,7 +6,8 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use super::proc::{SMALL, read_path};
-use super::{InstanceId, ProcFs, users};
+use super::{ProcFs, users};
+use crate::identity::InstanceId;
 
 /// A mount table is read up to here.
 const MAX_MOUNTS: usize = 1 << 20;

@@ -8,7 +8,8 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::{InstanceId, ProcDir, ProcError, ProcFs};
+use super::{ProcDir, ProcError, ProcFs};
+use crate::identity::InstanceId;
 
 /// A socket table is read up to here: about 400,000 rows.
 const MAX_TABLE: u64 = 64 << 20;

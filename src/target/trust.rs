@@ -18,8 +18,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::proc::SMALL;
-use super::{InstanceId, ProcDir, ProcFs, cgroup, resolve, users};
+use super::{ProcDir, ProcFs, cgroup, resolve, users};
 use crate::config::{Process, Selector, User};
+use crate::identity::InstanceId;
 
 /// What the kernel shows instead of users that memtrap's user namespace has no number for: any of them.
 const OVERFLOW: u32 = 65_534;

@@ -8,7 +8,8 @@ mod process;
 
 use std::io::{self, Read, Write};
 
-use crate::target::{InstanceId, ProcDir, ProcError, ProcFs};
+use crate::identity::InstanceId;
+use crate::target::{ProcDir, ProcError, ProcFs};
 use crate::text;
 use crate::units::ByteSize;
 

@@ -6,9 +6,10 @@ use std::io::{BufRead, BufReader, Read};
 
 use serde::{Deserialize, Serialize};
 
+use crate::identity::InstanceId;
 use crate::target::buildinfo::{self, BuildInfo, BuildInfoError};
 use crate::target::cgroup::CgroupRef;
-use crate::target::{InstanceId, Limit, ProcDir, ProcError, ProcFs, limit, sockets};
+use crate::target::{Limit, ProcDir, ProcError, ProcFs, limit, sockets};
 
 /// Nothing else of the environment is looked at: it holds secrets.
 const ENV: [&str; 4] = ["GOGC", "GOMEMLIMIT", "GODEBUG", "GOMAXPROCS"];
