@@ -4,7 +4,6 @@
 //! process of its own, because profiles come from outside and memory that a big one took is not given back by every allocator. Not
 //! here: what the numbers mean (`anatomy`, `verdict`), how they are shown (`report`).
 
-pub mod archive;
 mod goroutines;
 mod identity;
 mod profiles;
@@ -18,11 +17,9 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-
 use crate::anatomy::{self, Anatomy, Evidence, memstats, smaps};
-use crate::bundle::{ANOTHERS, Bundle, FileEntry, Manifest};
-use crate::capture::{End, RemoteInstance, kernel::ProcessFacts};
+use crate::bundle::timeline::{self, TimelineRow};
+use crate::bundle::{ANOTHERS, BaselineFacts, Bundle, End, FileEntry, Manifest, ProcessFacts, RemoteInstance};
 use crate::disk::Dir;
 use crate::error::chain;
 use crate::lang::{Lang, say};
@@ -61,8 +58,6 @@ const TOP_ROWS: usize = 20;
 pub enum AnalysisError {
     #[error("{path} cannot be read")]
     Read { path: PathBuf, source: io::Error },
-    #[error("{path} cannot be unpacked: {source}")]
-    Archive { path: PathBuf, source: io::Error },
     #[error(
         "{path} holds nothing that could be analysed: {}",
         if problems.is_empty() {
@@ -88,19 +83,11 @@ pub struct Analysis {
     pub verdict: Verdict,
     pub manifest: Option<Manifest>,
     pub process: Option<ProcessFacts>,
-    pub timeline: Vec<Reading>,
+    pub timeline: Vec<TimelineRow>,
     /// The heap after the forced collection, else before it.
     pub heap: Option<Profile>,
     /// inuse_space that grew between the two forced collections of the capture.
     pub grown_during: Vec<TopLine>,
-}
-
-/// A line of `timeline.csv`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reading {
-    pub unix_ms: u64,
-    pub rss_bytes: u64,
-    pub during: bool,
 }
 
 /// Analyses a directory. `shown` is the path that commands in the verdict name: where the bundle will be once it is published. `base` is
@@ -232,12 +219,6 @@ pub fn verdict_in(bundle: &Bundle) -> Option<Verdict> {
 struct Baseline {
     anatomy: Anatomy,
     threads: Option<u64>,
-}
-
-/// Of `baseline.json`.
-#[derive(Deserialize)]
-struct BaselineFacts {
-    rss_bytes: u64,
 }
 
 impl Baseline {
@@ -451,19 +432,14 @@ impl Files {
         }
     }
 
-    fn timeline(&mut self) -> Vec<Reading> {
-        let parsed = self.parse("timeline.csv", MAX_JSON, |mut file| {
+    fn timeline(&mut self) -> Vec<TimelineRow> {
+        let parsed = self.parse(timeline::FILE, MAX_JSON, |mut file| {
             let mut text = String::new();
             file.read_to_string(&mut text).map_err(|e| e.to_string())?;
-            Ok(text.lines().skip(1).filter_map(reading).collect())
+            Ok(timeline::parse(&text))
         });
         parsed.unwrap_or_default()
     }
-}
-
-fn reading(line: &str) -> Option<Reading> {
-    let mut cells = line.split(',').skip(1);
-    Some(Reading { unix_ms: cells.next()?.parse().ok()?, rss_bytes: cells.next()?.parse().ok()?, during: cells.next()? == "during" })
 }
 
 #[cfg(test)]

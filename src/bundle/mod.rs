@@ -11,13 +11,19 @@
 //! A live partial is locked (`flock`) by the process that writes it, so that another memtrap on the same directory
 //! leaves it alone. Not here: what to capture (`capture`), which bundles to delete (`retention`).
 
+pub mod archive;
+mod baseline;
+mod end;
 mod files;
 pub mod interrupted;
 mod manifest;
+mod metrics;
 mod partial;
+mod process;
 mod read;
 mod readme;
 mod remove;
+pub mod timeline;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -28,10 +34,14 @@ use crate::aside::may_block;
 use crate::disk::{Dir, trust};
 use crate::writable;
 
+pub use baseline::BaselineFacts;
+pub use end::End;
 pub use files::{BundleFile, Files, Hash, MAX_REJECTED, Sum};
 pub use manifest::{ANOTHERS, FileEntry, Instance, MANIFEST, Manifest, Outcome, RulesInForce, SCHEMA, Status, by_cause};
+pub use metrics::RemoteInstance;
 pub(crate) use partial::own_entry;
 pub use partial::{Note, Partial, Published};
+pub use process::{Fds, Memory, ProcessFacts};
 pub(crate) use read::subdirectories;
 pub use read::{Bundle, MAX_MANIFEST, Problem, Survey, Verified, each, each_since, ids, list, list_of, open, open_named, survey, verify};
 pub use remove::remove;

@@ -14,7 +14,7 @@ use tokio::sync::watch::Receiver;
 
 use super::{CaptureError, Env, Request};
 use crate::aside::{Lane, NoAnswer};
-use crate::bundle::{self, Bundle, FileEntry, Files, Outcome, Partial, Status, Sum, subdirectories};
+use crate::bundle::{self, BaselineFacts, Bundle, FileEntry, Files, Outcome, Partial, Status, Sum, subdirectories};
 use crate::calendar::Calendar;
 use crate::clock;
 use crate::config::Target;
@@ -128,11 +128,11 @@ pub(super) async fn copy_into(
                     break;
                 }
             }
-            let facts = serde_json::json!({
-                "taken": baseline.manifest.started,
-                "rss_bytes": baseline.manifest.trigger.rss_bytes,
-                "outcome": baseline.manifest.outcome,
-            });
+            let facts = BaselineFacts {
+                outcome: Some(baseline.manifest.outcome),
+                rss_bytes: baseline.manifest.trigger.rss_bytes,
+                taken: Some(baseline.manifest.started.clone()),
+            };
             return lane
                 .run(move || {
                     partial.add("baseline", "baseline/baseline.json", (text::json_pretty(&facts).unwrap_or_default() + "\n").as_bytes());

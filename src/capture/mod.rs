@@ -24,7 +24,6 @@ pub mod kernel;
 pub(crate) mod memory;
 mod plan;
 mod reach;
-mod remote;
 mod run;
 mod sink;
 mod taken;
@@ -42,11 +41,11 @@ use tokio::sync::watch::Receiver;
 
 pub use crate::client::{Clients, install_tls_provider};
 pub use collected::Unanswered;
-pub use end::End;
-pub use remote::RemoteInstance;
 
 use crate::aside::{Lane, NoAnswer, Threads};
-use crate::bundle::{self, BundleError, FileEntry, Instance, Manifest, Outcome, Partial, Published, RulesInForce, SCHEMA, Status};
+use crate::bundle::{
+    self, BundleError, FileEntry, Instance, Manifest, Outcome, Partial, Published, RemoteInstance, RulesInForce, SCHEMA, Status, timeline,
+};
 use crate::clock::{self, Mono};
 use crate::config::{self, Daemon};
 use crate::identity::{Identity, InstanceId};
@@ -286,7 +285,7 @@ pub async fn run(
     let (mut partial, last) = lane
         .run(move || {
             if full {
-                partial.add("timeline", "timeline.csv", end::timeline(&samples, started, anchor).as_bytes());
+                partial.add("timeline", timeline::FILE, timeline::write(&samples, started, anchor).as_bytes());
             }
             if let Some(remote) = remote {
                 partial.add("metrics", "metrics.json", text::json_pretty(&remote).unwrap_or_default().as_bytes());
@@ -296,7 +295,7 @@ pub async fn run(
         .await?;
     let gathered = lane.run(move || {
         if local && full {
-            let end = End::look(gone, oom.as_ref(), last, anchor);
+            let end = end::look(gone, oom.as_ref(), last, anchor);
             // the files of the plan are of a process that lives
             let left = oom.as_ref().filter(|_| end.gone).map(|oom| kernel::cgroup_numbers(oom.cgroup())).unwrap_or_default();
             if !left.is_empty() {

@@ -7,9 +7,10 @@ use clap::ValueEnum;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use super::{Failure, print, top};
+use crate::analysis;
 use crate::analysis::single::Single;
-use crate::analysis::{self, archive};
 use crate::bundle::Manifest;
+use crate::bundle::archive;
 use crate::lang::Lang;
 use crate::report;
 use crate::text;

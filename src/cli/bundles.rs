@@ -10,10 +10,10 @@ use clap::Subcommand;
 
 use super::{Failure, paint, print, print_exactly, tell, terminal_width};
 use crate::analysis;
+use crate::bundle::archive;
 use crate::bundle::{self, Bundle, BundleError, Survey};
 use crate::config;
 use crate::disk::trust::User;
-use crate::egress::archive;
 use crate::error::chain;
 use crate::layout::{self, wrapped};
 use crate::text::{self, one_line};

@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use super::rules::{RuleArgs, within};
 use super::{Failure, paint, terminal_width};
-use crate::analysis::archive;
+use crate::bundle::End;
+use crate::bundle::archive;
 use crate::bundle::{MANIFEST, Manifest, open_named};
-use crate::capture::End;
 use crate::clock::{human, rfc3339_millis, rfc3339_seconds};
 use crate::config::{self, Capture};
 use crate::replay::read::{self, Recorded};

@@ -47,7 +47,7 @@ pub(super) fn healthy(baseline: Baseline) -> capture::Request {
 fn of_subject(subject: &Subject, scope: capture::Scope) -> capture::Request {
     let remote = subject.instance.series().zip(subject.remote.as_ref()).map(|(id, facts)| {
         let started = facts.started_unix_ms.map(|ms| std::time::UNIX_EPOCH + Duration::from_millis(ms));
-        capture::RemoteInstance {
+        crate::bundle::RemoteInstance {
             id: id.clone(),
             rss_bytes: facts.rss,
             limit_bytes: facts.limit.as_ref().map(|l| l.bytes),

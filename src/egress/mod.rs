@@ -14,7 +14,6 @@
 //! | part | one purpose |
 //! | --- | --- |
 //! | [`queue`] | what is still to be delivered, on disk |
-//! | [`archive`] | a bundle as one `.tar.gz` |
 //! | [`store`] | the configured store, and its failures in words |
 //! | [`upload`] | one bundle into the store, verified |
 //! | [`claim`], [`arbiter`] | which of several memtraps captures an incident: the decision, and the asking |
@@ -27,7 +26,6 @@
 //! keeps no news back; a claim is waited for [`PATIENCE`] and no longer, and whatever goes wrong ends in a line of the log and another try.
 
 pub mod arbiter;
-pub mod archive;
 pub mod claim;
 pub mod deliver;
 pub mod notice;

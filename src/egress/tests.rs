@@ -84,7 +84,7 @@ impl Shelf {
 }
 
 fn archive_of(bundle: &Bundle) -> Vec<u8> {
-    archive::write(bundle, Vec::new()).unwrap()
+    bundle::archive::write(bundle, Vec::new()).unwrap()
 }
 
 #[test]

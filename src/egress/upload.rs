@@ -21,9 +21,9 @@ use object_store::{MultipartUpload, ObjectStoreExt, PutPayload, PutPayloadMut};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
-use super::archive::{self, ArchiveError};
 use super::on_disk;
 use super::store::{Store, StoreError, reason};
+use crate::bundle::archive::{self, ArchiveError};
 use crate::bundle::{Bundle, Hash, Manifest, Sum};
 use crate::digest;
 use crate::error::chain;

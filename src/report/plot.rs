@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use crate::analysis::Reading;
+use crate::bundle::timeline::TimelineRow;
 use crate::clock::human;
 use crate::lang::{Lang, say};
 use crate::units::ByteSize;
@@ -60,7 +60,7 @@ pub struct Marks {
 }
 
 /// All readings. `None` with fewer than two.
-pub fn whole(readings: &[Reading], marks: &Marks) -> Option<Plot> {
+pub fn whole(readings: &[TimelineRow], marks: &Marks) -> Option<Plot> {
     let (from, to) = (readings.first()?.unix_ms, readings.last()?.unix_ms);
     let mut plot = draw(readings, marks, from, to)?;
     plot.steps.clear();
@@ -68,7 +68,7 @@ pub fn whole(readings: &[Reading], marks: &Marks) -> Option<Plot> {
 }
 
 /// The capture alone with its steps, where it is a small part of the whole. `None` if there is nothing to enlarge.
-pub fn capture(readings: &[Reading], marks: &Marks) -> Option<Plot> {
+pub fn capture(readings: &[TimelineRow], marks: &Marks) -> Option<Plot> {
     let (first, last) = (readings.first()?.unix_ms, readings.last()?.unix_ms);
     let fired = marks.fired_at?;
     let end = marks.steps.iter().map(|s| s.2).max()?.max(fired.saturating_add(1000));
@@ -77,17 +77,17 @@ pub fn capture(readings: &[Reading], marks: &Marks) -> Option<Plot> {
         return None;
     }
     let from = fired.saturating_sub(length / 4);
-    let inside: Vec<Reading> = readings.iter().copied().filter(|r| (from..=end).contains(&r.unix_ms)).collect();
+    let inside: Vec<TimelineRow> = readings.iter().copied().filter(|r| (from..=end).contains(&r.unix_ms)).collect();
     draw(&inside, marks, from, end)
 }
 
 /// A plot in which the steps fit: the enlarged capture, else the whole.
-pub fn with_steps(readings: &[Reading], marks: &Marks) -> Option<Plot> {
+pub fn with_steps(readings: &[TimelineRow], marks: &Marks) -> Option<Plot> {
     let (from, to) = (readings.first()?.unix_ms, readings.last()?.unix_ms);
     capture(readings, marks).or_else(|| draw(readings, marks, from, to))
 }
 
-fn draw(readings: &[Reading], marks: &Marks, from: u64, to: u64) -> Option<Plot> {
+fn draw(readings: &[TimelineRow], marks: &Marks, from: u64, to: u64) -> Option<Plot> {
     if readings.len() < 2 || to <= from {
         return None;
     }
@@ -137,7 +137,7 @@ fn draw(readings: &[Reading], marks: &Marks, from: u64, to: u64) -> Option<Plot>
 }
 
 /// The highest of each stretch, so that no peak is lost.
-fn thinned(readings: &[Reading]) -> impl Iterator<Item = &Reading> {
+fn thinned(readings: &[TimelineRow]) -> impl Iterator<Item = &TimelineRow> {
     readings.chunks(readings.len().div_ceil(MAX_POINTS).max(1)).filter_map(|part| part.iter().max_by_key(|r| r.rss_bytes))
 }
 
@@ -167,8 +167,8 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    fn ramp(seconds: u64) -> Vec<Reading> {
-        (0..=seconds).map(|s| Reading { unix_ms: s * 1000, rss_bytes: (100 + s) * MIB, during: s > seconds * 9 / 10 }).collect()
+    fn ramp(seconds: u64) -> Vec<TimelineRow> {
+        (0..=seconds).map(|s| TimelineRow { unix_ms: s * 1000, rss_bytes: (100 + s) * MIB, during: s > seconds * 9 / 10 }).collect()
     }
 
     fn marks(fired: u64) -> Marks {

@@ -1,8 +1,8 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::analysis::Reading;
 use crate::bundle::Outcome;
+use crate::bundle::timeline::TimelineRow;
 use crate::layout::width;
 use crate::trigger::Fired;
 use crate::verdict::{Cause, Detail, Facts, Goroutines, TopLine};
@@ -55,7 +55,8 @@ fn hostile_in(lang: Lang) -> Analysis {
         files: vec![FileEntry::skipped("mutex", "mutex.pb.gz", HOSTILE)],
     };
     let at = unix_ms(&manifest.started).unwrap();
-    let timeline = (0..600).map(|s| Reading { unix_ms: at - 600_000 + s * 1000, rss_bytes: (s + 1) * MIB / 2, during: false }).collect();
+    let timeline =
+        (0..600).map(|s| TimelineRow { unix_ms: at - 600_000 + s * 1000, rss_bytes: (s + 1) * MIB / 2, during: false }).collect();
     Analysis {
         path: PathBuf::from("/bundles").join(HOSTILE),
         lang,

@@ -5,7 +5,8 @@ use std::fmt::Write;
 use super::guide;
 use super::labels;
 use super::{clean, first_frames, growth, percent, process, size, title, troubles, wait, where_it_is, word};
-use crate::analysis::{Analysis, Reading};
+use crate::analysis::Analysis;
+use crate::bundle::timeline::TimelineRow;
 use crate::bundle::{Status, by_cause};
 use crate::clock::human;
 use crate::lang::{Lang, say};
@@ -178,7 +179,7 @@ pub fn groups(groups: &[Group], count: usize, lang: Lang) -> String {
 }
 
 /// RSS over time in one line.
-fn sparkline(timeline: &[Reading], lang: Lang) -> Option<String> {
+fn sparkline(timeline: &[TimelineRow], lang: Lang) -> Option<String> {
     const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     const CELLS: u64 = 48;
     let (first, last) = (timeline.first()?, timeline.last()?);

@@ -14,7 +14,6 @@ use crate::text;
 use crate::units::ByteSize;
 
 pub use cgroups::numbers as cgroup_numbers;
-pub use process::{Fds, Memory, ProcessFacts};
 
 const CHUNK: usize = 64 << 10;
 
@@ -118,7 +117,7 @@ impl KernelStep {
             }
             KernelStep::Cgroup => out.all(cgroups::text(procfs, &dir)?.as_bytes())?,
             KernelStep::Process => {
-                let facts = ProcessFacts::gather(procfs, id, &dir)?;
+                let facts = process::gather(procfs, id, &dir)?;
                 let json = text::json_pretty(&facts).map_err(|e| KernelError::Write { file: out.file, source: e.into() })?;
                 out.all(json.as_bytes())?;
                 out.all(b"\n")?;
@@ -265,7 +264,7 @@ mod tests {
             let error = of(step).unwrap_err();
             assert!(error.is_skip() && error.to_string().contains("CAP_SYS_PTRACE"), "{error}");
         }
-        let facts: ProcessFacts = serde_json::from_str(&of(KernelStep::Process).unwrap()).unwrap();
+        let facts: crate::bundle::ProcessFacts = serde_json::from_str(&of(KernelStep::Process).unwrap()).unwrap();
         assert!(facts.memory.is_some() && facts.exe.is_none() && facts.env.is_none() && facts.listening.is_none());
         assert!(facts.problems.iter().any(|p| p.contains("CAP_SYS_PTRACE")), "{:?}", facts.problems);
     }

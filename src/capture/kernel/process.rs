@@ -4,12 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read};
 
-use serde::{Deserialize, Serialize};
-
+use crate::bundle::{Fds, Memory, ProcessFacts};
 use crate::identity::InstanceId;
 use crate::target::buildinfo::{self, BuildInfo, BuildInfoError};
 use crate::target::cgroup::CgroupRef;
-use crate::target::{Limit, ProcDir, ProcError, ProcFs, limit, sockets};
+use crate::target::{ProcDir, ProcError, ProcFs, limit, sockets};
 
 /// Nothing else of the environment is looked at: it holds secrets.
 const ENV: [&str; 4] = ["GOGC", "GOMEMLIMIT", "GODEBUG", "GOMAXPROCS"];
@@ -18,129 +17,50 @@ const MAX_ENVIRON: u64 = 8 << 20;
 /// Anonymous inodes that get a count of their own; they name what a leak of descriptors is made of.
 const ANONYMOUS: [&str; 9] = ["eventpoll", "eventfd", "timerfd", "signalfd", "inotify", "fanotify", "io_uring", "perf_event", "pidfd"];
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct ProcessFacts {
-    pub schema: u32,
-    pub pid: u32,
-    pub start_ticks: u64,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub boot_id: Option<String>,
-    /// RFC 3339, UTC, to about a second.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub started_at: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub age_seconds: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub exe: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub comm: Option<String>,
-    /// Effective.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub uid: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub gid: Option<u32>,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub threads: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub memory: Option<Memory>,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub limit: Option<Limit>,
-    /// The memory cgroup's path.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub cgroup: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub oom_kills: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub fds: Option<Fds>,
-    /// TCP, in the process's own network namespace.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub listening: Option<Vec<String>>,
-    /// Whether its loopback is memtrap's.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub same_network_namespace: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub go: Option<BuildInfo>,
-    /// GOGC, GOMEMLIMIT, GODEBUG and GOMAXPROCS as the process was started with, those that were set.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub env: Option<BTreeMap<String, String>>,
-    /// Why something above is absent or incomplete.
-    #[serde(skip_serializing_if = "Vec::is_empty", default)]
-    pub problems: Vec<String>,
-}
-
-/// From `status`, in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Memory {
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub rss_bytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub peak_rss_bytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub rss_anon_bytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub rss_file_bytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub rss_shmem_bytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub swap_bytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub virtual_bytes: Option<u64>,
-}
-
-/// Open descriptors by what they lead to.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fds {
-    pub total: u64,
-    /// `socket`, `pipe`, `file`, `deleted_file`, `memfd`, `device`, `other`, or the anonymous inode's own name, such as `eventpoll`.
-    pub by_kind: BTreeMap<String, u64>,
-}
-
-impl ProcessFacts {
-    /// Fails only when the process is gone.
-    pub(super) fn gather(procfs: &ProcFs, id: InstanceId, dir: &ProcDir) -> Result<ProcessFacts, ProcError> {
-        let mut problems = Problems(Vec::new());
-        let status = problems.note(dir.status());
-        let (fds, listening) = descriptors(dir, &mut problems);
-        let cgroup = problems.note(CgroupRef::of(procfs, id.pid));
-        if let Some(None) = cgroup {
-            problems.0.push("its memory cgroup cannot be seen from here".into());
-        }
-        let cgroup = cgroup.flatten();
-        let facts = ProcessFacts {
-            schema: 1,
-            pid: id.pid,
-            start_ticks: id.start_ticks,
-            boot_id: problems.note(procfs.boot_id()),
-            started_at: problems.note(procfs.started_at(id)).map(crate::clock::rfc3339_seconds),
-            age_seconds: problems.note(procfs.age(id)).map(|age| age.as_secs_f64()),
-            exe: problems.note(dir.exe()).map(|path| path.to_string_lossy().into_owned()),
-            comm: problems.note(dir.comm()).map(|name| String::from_utf8_lossy(&name).into_owned()),
-            uid: status.and_then(|s| s.uid),
-            gid: status.and_then(|s| s.gid),
-            threads: status.and_then(|s| s.threads),
-            memory: status.map(|s| Memory {
-                rss_bytes: s.rss,
-                peak_rss_bytes: s.peak_rss,
-                rss_anon_bytes: s.rss_anon,
-                rss_file_bytes: s.rss_file,
-                rss_shmem_bytes: s.rss_shmem,
-                swap_bytes: s.swap,
-                virtual_bytes: s.virtual_size,
-            }),
-            limit: problems.note(limit::effective(procfs, id.pid)),
-            oom_kills: cgroup.as_ref().and_then(CgroupRef::oom_kills),
-            cgroup: cgroup.map(|cgroup| cgroup.own().name.clone()),
-            fds,
-            listening,
-            same_network_namespace: sockets::same_netns(procfs, id.pid),
-            go: go_build(dir, &mut problems),
-            env: problems.note(environment(dir)),
-            problems: Vec::new(),
-        };
-        // cgroup, limit and namespace were found by pid: if the process is still there, they were its own
-        dir.stat()?;
-        Ok(ProcessFacts { problems: problems.0, ..facts })
+/// Fails only when the process is gone.
+pub(super) fn gather(procfs: &ProcFs, id: InstanceId, dir: &ProcDir) -> Result<ProcessFacts, ProcError> {
+    let mut problems = Problems(Vec::new());
+    let status = problems.note(dir.status());
+    let (fds, listening) = descriptors(dir, &mut problems);
+    let cgroup = problems.note(CgroupRef::of(procfs, id.pid));
+    if let Some(None) = cgroup {
+        problems.0.push("its memory cgroup cannot be seen from here".into());
     }
+    let cgroup = cgroup.flatten();
+    let facts = ProcessFacts {
+        schema: 1,
+        pid: id.pid,
+        start_ticks: id.start_ticks,
+        boot_id: problems.note(procfs.boot_id()),
+        started_at: problems.note(procfs.started_at(id)).map(crate::clock::rfc3339_seconds),
+        age_seconds: problems.note(procfs.age(id)).map(|age| age.as_secs_f64()),
+        exe: problems.note(dir.exe()).map(|path| path.to_string_lossy().into_owned()),
+        comm: problems.note(dir.comm()).map(|name| String::from_utf8_lossy(&name).into_owned()),
+        uid: status.and_then(|s| s.uid),
+        gid: status.and_then(|s| s.gid),
+        threads: status.and_then(|s| s.threads),
+        memory: status.map(|s| Memory {
+            rss_bytes: s.rss,
+            peak_rss_bytes: s.peak_rss,
+            rss_anon_bytes: s.rss_anon,
+            rss_file_bytes: s.rss_file,
+            rss_shmem_bytes: s.rss_shmem,
+            swap_bytes: s.swap,
+            virtual_bytes: s.virtual_size,
+        }),
+        limit: problems.note(limit::effective(procfs, id.pid)),
+        oom_kills: cgroup.as_ref().and_then(CgroupRef::oom_kills),
+        cgroup: cgroup.map(|cgroup| cgroup.own().name.clone()),
+        fds,
+        listening,
+        same_network_namespace: sockets::same_netns(procfs, id.pid),
+        go: go_build(dir, &mut problems),
+        env: problems.note(environment(dir)),
+        problems: Vec::new(),
+    };
+    // cgroup, limit and namespace were found by pid: if the process is still there, they were its own
+    dir.stat()?;
+    Ok(ProcessFacts { problems: problems.0, ..facts })
 }
 
 struct Problems(Vec<String>);
@@ -222,7 +142,7 @@ mod tests {
 
     fn gather(host: &FakeHost, id: InstanceId) -> ProcessFacts {
         let procfs = host.procfs();
-        ProcessFacts::gather(&procfs, id, &procfs.dir_of(id).unwrap()).unwrap()
+        super::gather(&procfs, id, &procfs.dir_of(id).unwrap()).unwrap()
     }
 
     #[test]
@@ -324,7 +244,7 @@ mod tests {
     fn a_program_that_is_not_go_says_so() {
         let procfs = ProcFs::host();
         let id = procfs.identity(std::process::id()).unwrap();
-        let facts = ProcessFacts::gather(&procfs, id, &procfs.dir_of(id).unwrap()).unwrap();
+        let facts = super::gather(&procfs, id, &procfs.dir_of(id).unwrap()).unwrap();
         assert_eq!(facts.go, None);
         assert!(facts.problems.contains(&"no Go build info: not a Go executable, or its build info was removed".to_owned()), "{facts:?}");
         assert!(facts.memory.unwrap().rss_bytes.unwrap() > 0);

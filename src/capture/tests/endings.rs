@@ -2,8 +2,8 @@
 
 use super::service::{Reply, Service, healthy};
 use super::*;
+use crate::bundle::End;
 use crate::bundle::Outcome;
-use crate::capture::End;
 use crate::clock::Mono;
 
 #[tokio::test]

@@ -12,23 +12,12 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use tar::{Builder, EntryType, Header};
 
+use super::ArchiveError;
 use crate::bundle::{Bundle, Hash, MANIFEST, MAX_MANIFEST};
 use crate::disk::Dir;
 
 /// Profiles are gzip already: more effort would only heat the host.
 const LEVEL: Compression = Compression::fast();
-
-/// Why there is no archive.
-#[derive(Debug, thiserror::Error)]
-pub enum ArchiveError {
-    /// The bundle is not what its manifest says.
-    #[error("{id} is damaged: {name} {how}; see `memtrap bundles show`")]
-    Damaged { id: String, name: String, how: &'static str },
-    #[error("cannot read {name} of {id}")]
-    Read { id: String, name: String, source: io::Error },
-    #[error("cannot write the archive")]
-    Write(#[source] io::Error),
-}
 
 /// Writes the archive of a bundle to `out`, from the first byte to the last, in constant memory; returns `out`, not flushed.
 /// Blocks on the disk.

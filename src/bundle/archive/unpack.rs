@@ -10,7 +10,7 @@ use flate2::read::MultiGzDecoder;
 use tar::{Archive, EntryType};
 use tempfile::TempDir;
 
-use super::AnalysisError;
+use super::ArchiveError;
 use crate::bundle::MANIFEST;
 use crate::units::ByteSize;
 
@@ -48,8 +48,8 @@ fn opened(path: &Path) -> io::Result<Box<dyn Read>> {
 
 /// Unpacks an archive below the directory for temporary files. What is taken for the bundle is the first directory that holds a manifest, else
 /// the first that holds a file. Blocks on the disk.
-pub fn unpack(path: &Path) -> Result<Unpacked, AnalysisError> {
-    let failed = |source| AnalysisError::Archive { path: path.to_owned(), source };
+pub fn unpack(path: &Path) -> Result<Unpacked, ArchiveError> {
+    let failed = |source| ArchiveError::Unpack { path: path.to_owned(), source };
     let all = tempfile::Builder::new().prefix("memtrap-").tempdir().map_err(failed)?;
     let name = unpack_into(path, all.path()).map_err(failed)?;
     Ok(Unpacked { dir: all.path().join(&name), name, _all: all })
@@ -128,7 +128,7 @@ mod tests {
         assert_eq!((unpacked.name.as_path(), names), (Path::new("a"), vec!["manifest.json".into()]));
         assert!(!dir.path().join("outside").exists());
         let none = archive(dir.path(), &[("../outside", file)]);
-        assert!(matches!(unpack(&none), Err(AnalysisError::Archive { .. })));
+        assert!(matches!(unpack(&none), Err(ArchiveError::Unpack { .. })));
     }
 
     #[test]
