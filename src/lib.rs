@@ -16,13 +16,15 @@
 //! ```
 //!
 //! The core decides, the shell does. `metrics`, `series`, `trigger`, `incident`, `roster`, `budget`, `pprof`, `anatomy`, `verdict`, `egress::claim` and `retention::plan` are pure: no tokio, no filesystem, no
-//! reading of a clock; `now` is an argument. The `mod` lines below stand in the order of the flow.
+//! reading of a clock; `now` is an argument. The `mod` lines below stand in the order of the flow. No room knows a room that knows it:
+//! `tests/rooms.rs` checks it and prints who knows whom.
 //!
 //! | room | one purpose |
 //! | --- | --- |
 //! | [`clock`], [`units`], `digest`, `text`, `disk`, `writable`, `credential`, [`error`], [`lang`], [`layout`] | the words that all rooms share |
 //! | [`aside`] | threads for what may never answer, of each kind its own; the table of them |
 //! | [`config`] | TOML to a valid [`config::Config`], every mistake at once; touches nothing but the text |
+//! | [`identity`] | names of what is watched: processes, instances elsewhere, their places within a target |
 //! | [`client`] | HTTP clients, credentials and names of hosts, for captures, sources, uploads and notifications |
 //! | [`target`] | selectors to processes; their limits, sockets, cgroups, Go build; reads /proc below a root that tests replace |
 //! | [`metrics`] | what services say of themselves: expositions, answers of the Prometheus query API, label sets |
@@ -33,7 +35,7 @@
 //! | [`incident`], [`roster`], [`budget`] | one incident, one bundle; who inherits whose cooldown; what all captures share |
 //! | [`state`] | what of that outlives memtrap |
 //! | [`capture`] | the plan as a list of steps with recorded outcomes; HTTP; kernel evidence |
-//! | [`bundle`] | the only writer of bundle paths: partial, manifest, rename |
+//! | [`bundle`] | the only writer of bundle paths: partial, manifest, rename; the formats of its files, and the archive of one |
 //! | [`calendar`] | whether the wall clock can be believed |
 //! | [`retention`] | which bundles to delete |
 //! | [`egress`] | what leaves this host: uploads and notifications, each from a queue on disk; which of several memtraps has an incident |
