@@ -67,7 +67,7 @@ impl Collector for Scrape {
         )?;
         page.gauge(
             "memtrap_target_evidence_ok",
-            "1 if its evidence could be had when it was tried last; 0: a capture would get the kernel's side only",
+            "1 if its evidence could be had when it was tried last; 0: a capture would get nothing from pprof",
             None,
             self.instances.iter().filter_map(|i| Some((labels(i), f64::from(u8::from(i.evidence.as_ref()? == EVIDENCE_OK))))),
         )?;
