@@ -290,9 +290,8 @@ impl Detector {
         let above = levels.stages.get(stage).is_some_and(|s| sample.rss >= s.bytes);
         self.above.update(above, passed, levels.hold);
         self.measure(sample, age, levels, passed);
-        let mut all = std::iter::once(&self.above).chain(self.tracked().map(|t| &t.held));
-        let is_undecided = all.any(|held| held.is_pending() && held.time < levels.hold);
-        drop(all);
+        let is_undecided = |held: &Held| held.is_pending() && held.time < levels.hold;
+        let is_undecided = is_undecided(&self.above) || self.tracked().any(|t| is_undecided(&t.held));
         self.series.keep_more(is_undecided);
     }
 

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::profiles::shown;
+use crate::anatomy::SAMPLING;
 use crate::pprof::own::{self, Whose};
 use crate::pprof::{LabelValue, Profile, Sample};
 use crate::verdict::{Allocs, HeapProfile, Held, Holder, SMALL_OBJECT, Sizes, TopFunction};
@@ -14,8 +15,6 @@ const MAX_HOLDERS: usize = 20;
 const LARGE_OBJECT: u64 = 32 << 10;
 /// Sizes so near the border of small ones that another build or service would be on its other side.
 const NEAR: u64 = SMALL_OBJECT / 4;
-/// The mean of Go's sampling, in bytes.
-const SAMPLING: f64 = (512 << 10) as f64;
 /// Small objects of one site that a goroutine holds; of large ones it has one.
 const MOST_SMALL: f64 = 32.0;
 const BUFFER: u64 = 64 << 10;
@@ -199,7 +198,7 @@ impl<'a> Sites<'a> {
         let mut by_place = [0u64; MAX_PLACES];
         for (site, sums) in self.0.iter().filter(|(_, sums)| sums.space > 0 && sums.objects > 0) {
             let (space, objects) = (sums.space.unsigned_abs(), sums.objects as f64);
-            let samples = objects * (site.size as f64 / SAMPLING).min(1.0);
+            let samples = objects * (site.size as f64 / SAMPLING as f64).min(1.0);
             let slack = AGREES + 2.0 / samples.max(1.0).sqrt();
             let of = |place: &Place| objects / place.count.max(1) as f64;
             let near = |each: f64, times: f64| (each / times - 1.0).abs() <= slack;

@@ -249,7 +249,7 @@ const MAX_SCALING: u64 = 10;
 /// The goal of a heap that is next to nothing is 4 MiB with GOGC=100: below some times that it tells nothing of GOGC.
 const LEAST_GOAL: u64 = 32 << 20;
 /// The mean of Go's heap sampling, in bytes.
-const SAMPLING: u64 = 512 << 10;
+pub(crate) const SAMPLING: u64 = 512 << 10;
 /// RSS that falls by more than one part in this many while it is read, fell for a reason.
 const FELL: u64 = 50;
 /// What the runtime keeps for each allocation site, at most: the record, and the addresses of 128 frames.

@@ -3,16 +3,14 @@
 //!
 //! The child prints a line of JSON, [`Head`], and then the parts one after the other.
 
+use std::ffi::OsString;
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::process::Command;
 
-use super::analyse::converse;
+use super::child::{self, Done, Job};
 use crate::aside::Threads;
-use crate::clock::human;
 use crate::goruntime::evidence::{Evidence, Part};
 use crate::identity::InstanceId;
 use crate::text::one_line;
@@ -20,7 +18,6 @@ use crate::units::ByteSize;
 
 /// 100,000 goroutines take some seconds on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(30);
-const START: Duration = Duration::from_secs(10);
 
 /// What comes before the parts.
 #[derive(Debug, Serialize, Deserialize)]
@@ -92,27 +89,9 @@ pub fn printed(evidence: &Evidence) -> Result<Vec<u8>, serde_json::Error> {
 ///
 /// If the future is dropped, the child is killed; nothing is written anywhere.
 pub(super) async fn ask(program: &Path, threads: &Threads, id: InstanceId) -> Result<Reading, String> {
-    let mut command = Command::new(program);
-    command
-        .arg0("memtrap")
-        .args(["read-memory", "--pid", &id.pid.to_string(), "--start-ticks", &id.start_ticks.to_string()])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
-    // its file may lie on a disk that hangs
-    let runtime = tokio::runtime::Handle::current();
-    let start = move || {
-        let _inside = runtime.enter();
-        command.spawn()
-    };
-    let unstarted = |why: &dyn std::fmt::Display| format!("the reader could not be started: {why}");
-    let mut child = threads.run(START, start).await.map_err(|e| unstarted(&e))?.map_err(|e| unstarted(&e))?;
-    let Ok(done) = tokio::time::timeout(TIMEOUT, converse(&mut child, &[])).await else {
-        return Err(format!("the reader was ended after {}", human(TIMEOUT)));
-    };
-    let (output, complaint) = done.map_err(|e| format!("talking to the reader failed: {e}"))?;
-    let status = child.wait().await.map_err(|e| format!("the reader cannot be waited for: {e}"))?;
+    let arguments = ["read-memory", "--pid", &id.pid.to_string(), "--start-ticks", &id.start_ticks.to_string()].map(OsString::from).into();
+    let job = Job { program, called: "the reader", answer: "the reader's answer", arguments, timeout: TIMEOUT };
+    let Done { status, output, complaint } = child::run(job, &[], threads).await?;
     if !status.success() {
         let complaint = complaint.trim();
         return Err(match complaint.strip_prefix("memtrap: ") {
@@ -120,7 +99,7 @@ pub(super) async fn ask(program: &Path, threads: &Threads, id: InstanceId) -> Re
             None => one_line(&format!("the reader failed ({status}): {complaint}"), 400),
         });
     }
-    Reading::parse(&output).ok_or_else(|| "the reader's answer is cut off or too large".to_owned())
+    Reading::parse(&output).ok_or_else(|| "the reader's answer is cut off".to_owned())
 }
 
 #[cfg(test)]

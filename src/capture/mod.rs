@@ -15,6 +15,7 @@
 mod attempts;
 mod analyse;
 pub mod baseline;
+mod child;
 mod collected;
 mod discover;
 mod end;

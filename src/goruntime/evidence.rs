@@ -7,7 +7,7 @@ use super::heap::{self, AsOf};
 use super::image::Image;
 use super::memory::{Memory, Reader};
 use super::memstats::MemStats;
-use super::{Refused, Runtime, goroutine_files};
+use super::{Refused, Runtime, goroutine_files, unix_ns};
 
 /// A file that a reading can fill, in the format that pprof gives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub struct Evidence {
 pub fn read(memory: &dyn Memory, image: &Image, now_ns: Option<u64>, taken: SystemTime) -> Result<Evidence, Refused> {
     let reader = Reader::new(memory);
     let runtime = Runtime::find(&reader, image)?;
-    let taken = taken.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX));
+    let taken = unix_ns(taken);
     let stats = MemStats::read(&runtime);
     let is_before_collection = stats.as_ref().is_ok_and(|stats| stats.num_gc == 0);
     let as_of = if is_before_collection { AsOf::Now } else { AsOf::LastCollection };

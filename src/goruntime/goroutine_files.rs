@@ -4,25 +4,24 @@
 //! [`crate::pprof::goroutine`] reads.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::fmt::Write;
 
-use super::functions::{Frame, Functions};
-use super::goroutines::{Goroutines, Group, is_of_runtime};
+use super::functions::Frame;
+use super::goroutines::{Goroutines, Group};
+use super::names::{Names, is_of_runtime, is_shown, lines};
 use super::{Refused, Runtime};
-use crate::pprof::encode::{Builder, Call, Line, Type};
+use crate::pprof::encode::{Builder, Call, Type};
 
 /// The profile in pprof's format, gzipped.
 pub fn profile(runtime: &Runtime, goroutines: &Goroutines, taken_unix_ns: u64) -> Result<Vec<u8>, Refused> {
-    let mut names = Names::new(runtime)?;
+    let mut shown = Shown::new(runtime)?;
     let kind = Type { kind: "goroutine", unit: "count" };
     let mut builder = Builder::new(&[kind], kind, 1);
     builder.time_nanos(taken_unix_ns);
     for group in &goroutines.groups {
         let mut calls = Vec::new();
-        for (address, frames) in names.stack(group)? {
-            let lines = frames.iter().filter(|frame| frame.function != GOEXIT);
-            let lines: Vec<Line> = lines.map(|f| Line { function: f.function.clone(), file: f.file.clone(), line: f.line }).collect();
+        for (address, frames) in shown.stack(group)? {
+            let lines = lines(&frames);
             if !lines.is_empty() {
                 calls.push(Call { address: address + 1, lines });
             }
@@ -37,11 +36,11 @@ pub fn profile(runtime: &Runtime, goroutines: &Goroutines, taken_unix_ns: u64) -
 
 /// The text, a stack once.
 pub fn text(runtime: &Runtime, goroutines: &Goroutines) -> Result<String, Refused> {
-    let mut names = Names::new(runtime)?;
+    let mut shown = Shown::new(runtime)?;
     let mut text = format!("goroutine profile: total {}\n", goroutines.total);
     for group in &goroutines.groups {
         // writing to a string does not fail
-        let _ = names.group(&mut text, group)?;
+        let _ = shown.group(&mut text, group)?;
     }
     if goroutines.others > 0 {
         let _ = writeln!(text, "{} @\n# stack unavailable: too many different ones\n", goroutines.others);
@@ -49,7 +48,6 @@ pub fn text(runtime: &Runtime, goroutines: &Goroutines) -> Result<String, Refuse
     Ok(text)
 }
 
-const GOEXIT: &str = "runtime.goexit";
 /// What a wrapper may be called by and is shown all the same: a panic says more with it.
 const SHOWS_WRAPPERS: [&str; 3] = ["runtime.gopanic", "runtime.sigpanic", "runtime.panicwrap"];
 
@@ -62,36 +60,26 @@ fn wrapper(minor: u32) -> u8 {
     }
 }
 
-/// Functions by address, and what of them is shown.
-struct Names<'r> {
-    functions: Functions<'r>,
+/// What of the functions at an address is shown.
+struct Shown<'r> {
+    names: Names<'r>,
     wrapper: u8,
-    known: HashMap<u64, Vec<Frame>>,
 }
 
-impl<'r> Names<'r> {
-    fn new(runtime: &'r Runtime<'r>) -> Result<Names<'r>, Refused> {
-        Ok(Names { functions: runtime.functions()?, wrapper: wrapper(runtime.layout.minor), known: HashMap::new() })
-    }
-
-    fn frames(&mut self, address: u64) -> Result<Vec<Frame>, Refused> {
-        if let Some(frames) = self.known.get(&address) {
-            return Ok(frames.clone());
-        }
-        let frames = self.functions.frames(address)?;
-        self.known.insert(address, frames.clone());
-        Ok(frames)
+impl<'r> Shown<'r> {
+    fn new(runtime: &'r Runtime<'r>) -> Result<Shown<'r>, Refused> {
+        Ok(Shown { names: Names::new(runtime)?, wrapper: wrapper(runtime.layout.minor) })
     }
 
     /// The calls with what is inlined at each, without the compiler's wrappers. Of a running one, the function that it was started with.
     fn stack(&mut self, group: &Group) -> Result<Vec<(u64, Vec<Frame>)>, Refused> {
         let Some(stack) = &group.stack else {
-            return Ok(vec![(group.start, self.frames(group.start)?)]);
+            return Ok(vec![(group.start, self.names.frames(group.start)?.to_vec())]);
         };
         let mut calls = Vec::with_capacity(stack.calls.len());
         let mut callee_shows = false;
         for address in &stack.calls {
-            let mut frames = self.frames(*address)?;
+            let mut frames = self.names.frames(*address)?.to_vec();
             frames.retain(|frame| {
                 let is_shown = frame.func_id != self.wrapper || callee_shows;
                 callee_shows = SHOWS_WRAPPERS.contains(&frame.function.as_str());
@@ -105,13 +93,13 @@ impl<'r> Names<'r> {
     fn group(&mut self, text: &mut String, group: &Group) -> Result<std::fmt::Result, Refused> {
         let calls = self.stack(group)?;
         // as Go does: the way into the runtime is hidden, unless there is nothing else
-        let all = || calls.iter().flat_map(|(_, frames)| frames).filter(|frame| frame.function != GOEXIT);
+        let all = || calls.iter().flat_map(|(_, frames)| frames).filter(is_shown);
         let hidden = all().take_while(|frame| is_of_runtime(&frame.function)).count();
         let hidden = if hidden == all().count() { 0 } else { hidden };
         let mut lines = String::new();
         let mut nth = 0;
         for (address, frames) in &calls {
-            for frame in frames.iter().filter(|frame| frame.function != GOEXIT) {
+            for frame in frames.iter().filter(is_shown) {
                 if nth >= hidden {
                     lines.push_str(&self.line(*address, frame)?);
                 }
@@ -120,14 +108,14 @@ impl<'r> Names<'r> {
         }
         let creator = match group.created_at {
             0 => None,
-            at => self.frames(at - 1)?.into_iter().next().map(|frame| self.line(at - 1, &frame)).transpose()?,
+            at => self.names.frames(at - 1)?.first().map(|frame| self.line(at - 1, frame)).transpose()?,
         };
         Ok(write_group(text, group, &calls, &lines, creator.as_deref()))
     }
 
     /// `# 0x4875c9 main.wait+0x14 /src/main.go:134`
     fn line(&self, address: u64, frame: &Frame) -> Result<String, Refused> {
-        let entry = self.functions.find(address)?.map_or(address, |function| function.entry);
+        let entry = self.names.functions.find(address)?.map_or(address, |function| function.entry);
         Ok(format!("#\t{address:#x}\t{}+{:#x}\t{}:{}\n", shown(&frame.function), address.wrapping_sub(entry), frame.file, frame.line))
     }
 }

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::functions::Functions;
 use super::layout::{Field, Layout};
 use super::memory::Record;
+use super::names::is_of_runtime;
 use super::unwind::{Place, Stack, Unwinder};
 use super::wait_reasons::WaitReasons;
 use super::{Refused, Runtime};
@@ -360,9 +361,4 @@ fn owner(start: &str) -> Owner {
         name if name.starts_with("runtime.") => Owner::Runtime,
         _ => Owner::Program,
     }
-}
-
-/// A function of the runtime itself.
-pub(super) fn is_of_runtime(name: &str) -> bool {
-    name.starts_with("runtime.") || name.starts_with("internal/runtime/")
 }

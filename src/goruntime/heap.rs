@@ -1,13 +1,12 @@
 //! The heap profile from the runtime's buckets (`runtime/mprof.go`), un-sampled as `runtime/pprof` does it.
 
-use std::collections::{HashMap, HashSet};
-use std::rc::Rc;
+use std::collections::HashSet;
 
-use super::functions::Frame;
 use super::layout::Field;
 use super::memory::Record;
+use super::names::{Names, is_of_runtime, lines};
 use super::{Refused, Runtime};
-use crate::pprof::encode::{Builder, Call, Line, Type};
+use crate::pprof::encode::{Builder, Call, Type};
 
 /// `bucketType` of the heap profile.
 const MEM_PROFILE: u64 = 1;
@@ -54,7 +53,7 @@ impl Counts {
 pub fn profile(runtime: &Runtime, as_of: AsOf, taken_unix_ns: u64) -> Result<Vec<u8>, Refused> {
     let rate = sampling_rate(runtime)?;
     let buckets = read(runtime, as_of)?;
-    let mut names = Names { runtime, known: HashMap::new() };
+    let mut names = Names::new(runtime)?;
     let types = [("alloc_objects", "count"), ("alloc_space", "bytes"), ("inuse_objects", "count"), ("inuse_space", "bytes")];
     let mut builder = Builder::new(&types.map(|(kind, unit)| Type { kind, unit }), Type { kind: "space", unit: "bytes" }, rate);
     builder.time_nanos(taken_unix_ns);
@@ -212,22 +211,9 @@ fn settled(mut read: impl FnMut() -> Result<Counts, Refused>) -> Result<Counts, 
     last
 }
 
-/// Functions by address.
-struct Names<'r> {
-    runtime: &'r Runtime<'r>,
-    known: HashMap<u64, Rc<[Frame]>>,
-}
-
-impl Names<'_> {
-    /// The call at this return address, and those that it is inlined into.
-    fn frames(&mut self, pc: u64) -> Result<Rc<[Frame]>, Refused> {
-        if let Some(frames) = self.known.get(&pc) {
-            return Ok(frames.clone());
-        }
-        let frames: Rc<[Frame]> = self.runtime.functions()?.frames(pc.wrapping_sub(1))?.into();
-        self.known.insert(pc, frames.clone());
-        Ok(frames)
-    }
+/// The call behind a return address.
+fn called_at(pc: u64) -> u64 {
+    pc.wrapping_sub(1)
 }
 
 /// A bucket's stack has an address for each inlined call too; a profile has one for all that are inlined into one another.
@@ -235,18 +221,17 @@ fn calls(names: &mut Names, stack: &[u64]) -> Result<Vec<Call>, Refused> {
     let mut calls = Vec::with_capacity(stack.len());
     let mut rest = stack.iter();
     while let Some(pc) = rest.next() {
-        let frames = names.frames(*pc)?;
+        let frames = names.frames(called_at(*pc))?;
         for outer in frames.iter().skip(1) {
             let is_next = match rest.as_slice().first() {
-                Some(next) => names.frames(*next)?.first().is_some_and(|frame| frame.function == outer.function),
+                Some(next) => names.frames(called_at(*next))?.first().is_some_and(|frame| frame.function == outer.function),
                 None => false,
             };
             if is_next {
                 rest.next();
             }
         }
-        let lines = frames.iter().filter(|frame| frame.function != "runtime.goexit");
-        let lines: Vec<Line> = lines.map(|f| Line { function: f.function.clone(), file: f.file.clone(), line: f.line }).collect();
+        let lines = lines(&frames);
         if !lines.is_empty() {
             calls.push(Call { address: *pc, lines });
         }
@@ -257,8 +242,8 @@ fn calls(names: &mut Names, stack: &[u64]) -> Result<Vec<Call>, Refused> {
 /// The stack without the allocator's own frames; all of it, if there are no others.
 fn own_frames<'s>(names: &mut Names, stack: &'s [u64]) -> Result<&'s [u64], Refused> {
     for (i, pc) in stack.iter().enumerate() {
-        let frames = names.frames(*pc)?;
-        if !frames.first().is_some_and(|f| f.function.starts_with("runtime.") || f.function.starts_with("internal/runtime/")) {
+        let frames = names.frames(called_at(*pc))?;
+        if !frames.first().is_some_and(|f| is_of_runtime(&f.function)) {
             return Ok(stack.get(i..).unwrap_or_default());
         }
     }

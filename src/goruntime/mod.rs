@@ -30,6 +30,7 @@ pub mod layout;
 pub mod memory;
 pub mod memstats;
 pub mod module;
+mod names;
 mod unwind;
 mod wait_reasons;
 
@@ -91,8 +92,12 @@ pub fn heap_of(process: &ProcDir, as_of: heap::AsOf, taken: SystemTime) -> Resul
     let memory = memory_of(process)?;
     let reader = Reader::new(&memory);
     let runtime = Runtime::find(&reader, &Image::of(process)?)?;
-    let unix_ns = taken.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX));
-    heap::profile(&runtime, as_of, unix_ns)
+    heap::profile(&runtime, as_of, unix_ns(taken))
+}
+
+/// As a profile says when it was taken.
+fn unix_ns(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
 }
 
 /// The memory of a process. Needs its uid, or CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH.
