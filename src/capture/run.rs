@@ -1,5 +1,7 @@
 //! Takes the steps of a plan, one after the other, and records how each ended.
 
+mod either;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -9,7 +11,7 @@ use tokio::sync::watch::Receiver;
 use super::attempts::{Got, Want};
 use super::fetch::{self, Bounds, Endpoint, Failure};
 use super::kernel::{KernelError, KernelOptions, KernelStep};
-use super::memory::{self, Reading};
+use super::memory::Reading;
 use super::plan::{Step, Work, from_memory};
 use super::reach::Reach;
 use super::sink::{Body, Inflatable};
@@ -19,8 +21,6 @@ use super::{Env, Progress, Request, collected, discover, endpoint};
 use crate::aside::Lane;
 use crate::bundle::{ANOTHERS, BundleFile, Note, Partial};
 use crate::clock::{self, Mono};
-use crate::config::ReadMemory;
-use crate::goruntime::evidence::Part;
 use crate::target::ProcError;
 use crate::units::ByteSize;
 
@@ -164,84 +164,6 @@ impl<'a> Runner<'a> {
         match part {
             Some(part) => self.take_either(step, part).await,
             None => self.asked(step).await,
-        }
-    }
-
-    /// pprof's answer, or what the process's memory has in its place.
-    async fn take_either(&mut self, step: &Step, part: Part) -> Taken {
-        let target = &self.request.target;
-        let is_asked = target.pprof.is_some() && self.request.no_pprof.is_none();
-        // the full text has more than memory gives
-        let first = target.capture.read_memory == ReadMemory::Always && part != Part::GoroutineText;
-        if first || !is_asked {
-            let mut read = self.read(part, &step.file).await;
-            if read.ending == Ending::Ok {
-                return read;
-            }
-            let why = read.notes.join("; ");
-            if is_asked {
-                let mut asked = self.asked(step).await;
-                asked.notes.insert(0, why);
-                return asked;
-            }
-            let no_pprof = self.request.no_pprof.as_deref().unwrap_or("no `pprof` address is configured for this target");
-            read.notes.insert(0, no_pprof.to_owned());
-            // who wants no pprof has not asked for more than there is
-            let wanted = self.request.no_pprof.is_none();
-            return Taken { ending: Ending::Skipped { wanted }, ..read };
-        }
-        let mut asked = self.asked(step).await;
-        if !matches!(asked.ending, Ending::Failed | Ending::Skipped { wanted: false }) || self.watch.check().is_some() {
-            return asked;
-        }
-        let mut read = self.read(part, &step.file).await;
-        if read.ending != Ending::Ok {
-            // what ended it comes last: steps that pprof failed for one cause are told together
-            asked.notes.splice(0..0, read.notes);
-            return asked;
-        }
-        if let Some((rejected, _)) = asked.file.filter(|(name, _)| *name != step.file) {
-            // what answered instead of pprof; the reason says as much
-            let files = self.partial.files();
-            let _ = self.lane.run(move || files.remove(&rejected)).await;
-        }
-        read.attempts += asked.attempts;
-        read.notes.insert(0, format!("instead of pprof: {}", asked.notes.join("; ")));
-        read
-    }
-
-    /// The process's memory is read once, when it is first wanted, so that all parts are of one moment.
-    async fn read(&mut self, part: Part, file: &str) -> Taken {
-        let taken = Taken { source: Some("memory".into()), attempts: 1, ..Taken::default() };
-        let reading = match (&self.reading, self.request.instance, &self.env.reader) {
-            (Some(reading), ..) => reading.clone(),
-            (None, Some(id), Some(program)) => {
-                let reading = Arc::new(memory::ask(program, &self.env.threads, id).await);
-                self.reading = Some(reading.clone());
-                reading
-            }
-            _ => return taken.failed("its memory is not read"),
-        };
-        let reading = match reading.as_ref() {
-            Ok(reading) => reading,
-            Err(why) => return taken.failed(format!("its memory is not read: {why}")),
-        };
-        let bytes = match reading.of(part) {
-            Ok(bytes) => bytes.to_vec(),
-            Err(why) => return taken.failed(format!("its memory does not give it: {why}")),
-        };
-        if bytes.len() as u64 > self.max_file_size().0 {
-            return taken.failed(format!("its memory gives {}, which is above the limit of a file", ByteSize(bytes.len() as u64)));
-        }
-        let (files, name) = (self.partial.files(), file.to_owned());
-        let written = self.lane.run(move || {
-            let mut out = files.create(&name)?;
-            std::io::Write::write_all(&mut out, &bytes)?;
-            Ok::<_, std::io::Error>((name, out.finish()))
-        });
-        match written.await.map_err(std::io::Error::other).and_then(|written| written) {
-            Ok(written) => Taken { file: Some(written), notes: vec![format!("read from its memory: {}", reading.rests_on)], ..taken },
-            Err(e) => taken.failed(Failure::Disk(e).to_string()),
         }
     }
 
