@@ -121,8 +121,10 @@ pub struct TooFew {
 }
 
 /// How wide the buckets of a window are; `interval` is how often readings come: a bucket is never narrower.
+///
+/// Whole milliseconds, as a timeline has them: a reading is in the same bucket when it is replayed.
 pub fn bucket_width(span: Duration, interval: Duration) -> Duration {
-    (span / WINDOW_BUCKETS).max(interval)
+    Duration::from_millis((span / WINDOW_BUCKETS).max(interval).as_millis() as u64)
 }
 
 /// RSS over a sliding window, in forty means.
@@ -539,12 +541,15 @@ impl Thinned {
         if self.points.len() >= self.capacity {
             self.points.pop_front();
         }
+        // whole ticks, and in its own bucket: one and the same series makes the same points, whichever of its readings came first
+        let (whole, start) = (whole_ticks(sample.at), self.start_of(sample.at));
+        let at = if whole < start { whole + TICK } else { whole };
         if self.points.is_empty() {
-            self.base = sample.at;
+            self.base = at;
         }
-        let mut ticks = ticks_since(self.base, sample.at);
+        let mut ticks = ticks_since(self.base, at);
         if ticks > u64::from(u32::MAX / 2) {
-            ticks = self.rebase(sample.at);
+            ticks = self.rebase(at);
         }
         if self.points.len() == self.points.capacity() {
             // no more than will ever be used: there may be thousands of series
@@ -585,7 +590,11 @@ impl Thinned {
 }
 
 fn ticks_since(base: Mono, at: Mono) -> u64 {
-    ((at.since(base) + TICK / 2).as_nanos() / TICK.as_nanos()) as u64
+    (at.since(base).as_nanos() / TICK.as_nanos()) as u64
+}
+
+fn whole_ticks(at: Mono) -> Mono {
+    Mono::from_nanos(at.as_nanos() / TICK.as_nanos() as u64 * TICK.as_nanos() as u64)
 }
 
 #[cfg(test)]
@@ -644,6 +653,17 @@ mod tests {
             w.push(at(s as f64, 100.0));
         }
         assert!(w.line(at(200.0, 0.0).at).is_err());
+    }
+
+    #[test]
+    fn what_a_window_covers_does_not_hang_on_when_its_first_reading_was() {
+        for first in (0..1000).map(|n| f64::from(n) / 1000.0) {
+            let mut w = Window::new(Duration::from_secs(16), Duration::from_secs(1));
+            w.push(at(first, 100.0));
+            // after a gap, and each at the very beginning of its bucket
+            (10..24).for_each(|s| drop(w.push(at(f64::from(s), 100.0))));
+            assert_eq!(w.line(at(23.0, 0.0).at).map(mib_per_s), Ok(0.0), "{first}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufReader, Read, Write};
 use std::process::{Command, Stdio};
+use std::time::SystemTime;
 
 use common::http::get;
 use common::{Build, GoVersion, Svc, go_binary, go_program, repo, run};
@@ -14,13 +15,13 @@ use memtrap::anatomy::memstats::parse;
 use memtrap::clock::Mono;
 use memtrap::goruntime::goroutine_files;
 use memtrap::goruntime::goroutines::Goroutines;
-use memtrap::goruntime::heap::{self, AsOf};
+use memtrap::goruntime::heap;
 use memtrap::goruntime::image::Image;
 use memtrap::goruntime::layout::Layout;
 use memtrap::goruntime::memory::{Memory, Reader};
 use memtrap::goruntime::memstats::MemStats;
-use memtrap::goruntime::{Runtime, memory_of};
-use memtrap::pprof::{Limits, Profile, goroutine};
+use memtrap::goruntime::{Runtime, heap_of, memory_of};
+use memtrap::pprof::{Limits, Profile, goroutine, top};
 use memtrap::target::ProcFs;
 
 const BUILDS: [Build; 4] = [Build::Plain, Build::Stripped, Build::Pie, Build::Cgo];
@@ -57,6 +58,34 @@ fn top_of_a_process_is_top_of_its_heap_profile() {
             assert!(read.contains("main."), "{read}");
         }
     }
+}
+
+#[test]
+fn the_first_collections_show_what_pprof_shows_after_them() {
+    for (version, gogc) in GoVersion::BOTH.into_iter().flat_map(|v| ["off", "100", "40"].map(|gogc| (v, gogc))) {
+        let mut command = Command::new(go_program(version, "svc", Build::Stripped));
+        command.env("GOGC", gogc);
+        let svc = Svc::start_in(command, &["-grow", "67108864"]);
+        for forced in 0..4 {
+            // memory first: asking pprof moves the counts of a cycle that is over
+            let read = heap_of(&ProcFs::host().dir(svc.pid()).unwrap(), SystemTime::now()).unwrap();
+            let told = in_use_of_main(&get(svc.address(), "/debug/pprof/heap").body);
+            assert_eq!(in_use_of_main(&read.gzipped), told, "{version:?}, GOGC={gogc}, {forced} forced collections");
+            if gogc == "off" {
+                assert_eq!(read.is_before_collection, forced == 0, "{version:?}, {forced} forced collections");
+                assert!(told >= 60 * MIB as i64, "{told}");
+            }
+            svc.tell("gc");
+        }
+    }
+}
+
+/// Bytes in use that were allocated by the program's own functions.
+fn in_use_of_main(gzipped: &[u8]) -> i64 {
+    let profile = Profile::parse(gzipped, &Limits::default()).unwrap();
+    let options = top::Options { sample_index: Some("inuse_space".into()), node_fraction: 0.0, ..top::Options::default() };
+    let table = top::rows(&profile, &options).unwrap();
+    table.rows.iter().filter(|row| row.name.starts_with("main.")).map(|row| row.flat).sum()
 }
 
 #[test]
@@ -289,7 +318,7 @@ fn a_process_that_forges_its_runtime_costs_bounded_reads_and_no_panic() {
             globals: runtime.globals,
         };
         refused += usize::from(MemStats::read(&forged).is_err());
-        refused += usize::from(heap::profile(&forged, AsOf::Now, 0).is_err());
+        refused += usize::from(heap::profile(&forged, 0).is_err());
         refused += usize::from(Goroutines::read(&forged, None).and_then(|read| goroutine_files::text(&forged, &read)).is_err());
         assert!(reader.bytes() < 2 << 30);
     }

@@ -9,7 +9,7 @@ use super::rules::whole;
 use super::target::MAX_PID;
 use crate::analysis::single::{self, Single, SingleError};
 use crate::clock;
-use crate::goruntime::{self, heap::AsOf};
+use crate::goruntime;
 use crate::pprof::{Limits, Profile, Zone, top};
 use crate::target::ProcFs;
 
@@ -62,8 +62,8 @@ pub fn run(args: Args) -> Result<(), Failure> {
 fn live(pid: u32) -> Result<(Profile, String), Failure> {
     let refused = |e: &dyn std::fmt::Display| Failure::job(format_args!("the heap of process {pid} cannot be read: {e}"));
     let process = ProcFs::host().dir(pid).map_err(|e| refused(&e))?;
-    let bytes = goruntime::heap_of(&process, AsOf::LastCollection, clock::wall_now()).map_err(|e| refused(&e))?;
-    let profile = Profile::parse(&bytes, &Limits::default()).map_err(|e| refused(&e))?;
+    let read = goruntime::heap_of(&process, clock::wall_now()).map_err(|e| refused(&e))?;
+    let profile = Profile::parse(&read.gzipped, &Limits::default()).map_err(|e| refused(&e))?;
     Ok((profile, format!("process {pid}")))
 }
 

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use super::goroutines::Goroutines;
-use super::heap::{self, AsOf};
+use super::heap;
 use super::image::Image;
 use super::memory::{Memory, Reader};
 use super::memstats::MemStats;
@@ -41,7 +41,7 @@ pub struct Evidence {
     pub go_version: String,
     /// The layout is that of an older release, and nothing that was read contradicts it.
     pub is_guess: bool,
-    /// Nothing was collected yet: the heap profile is of this moment, garbage and all.
+    /// The heap profile is of this moment, garbage and all.
     pub is_before_collection: bool,
     pub bytes: u64,
     pub parts: Vec<(Part, Result<Vec<u8>, Refused>)>,
@@ -53,9 +53,9 @@ pub fn read(memory: &dyn Memory, image: &Image, now_ns: Option<u64>, taken: Syst
     let runtime = Runtime::find(&reader, image)?;
     let taken = unix_ns(taken);
     let stats = MemStats::read(&runtime);
-    let is_before_collection = stats.as_ref().is_ok_and(|stats| stats.num_gc == 0);
-    let as_of = if is_before_collection { AsOf::Now } else { AsOf::LastCollection };
-    let heap = heap::profile(&runtime, as_of, taken);
+    let profile = heap::profile(&runtime, taken);
+    let is_before_collection = profile.as_ref().is_ok_and(|profile| profile.is_before_collection);
+    let heap = profile.map(|profile| profile.gzipped);
     let goroutines = Goroutines::read(&runtime, now_ns);
     let of_goroutines = |make: &dyn Fn(&Goroutines) -> Result<Vec<u8>, Refused>| goroutines.as_ref().map_err(Clone::clone).and_then(make);
     let parts = vec![

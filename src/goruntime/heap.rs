@@ -17,13 +17,12 @@ const MAX_BUCKETS: usize = 1 << 20;
 /// `future` holds the next cycles.
 const CYCLES: u64 = 3;
 
-/// Which of the runtime's counts a profile shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AsOf {
-    /// The last finished collection, as `/debug/pprof/heap` does.
-    LastCollection,
-    /// This moment, with what is garbage by now: all there is before the first collection.
-    Now,
+/// A profile in pprof's format, gzipped, with the four sample types of `/debug/pprof/heap`.
+#[derive(Clone, Debug)]
+pub struct HeapProfile {
+    pub gzipped: Vec<u8>,
+    /// No collection has counted anything yet: it is of this moment, garbage and all, as `/debug/pprof/heap` is then.
+    pub is_before_collection: bool,
 }
 
 /// Objects of one size that were allocated by one stack; sampled counts.
@@ -46,13 +45,13 @@ impl Counts {
     }
 }
 
-/// The profile in pprof's format, gzipped, with the four sample types of `/debug/pprof/heap`.
+/// The heap profile as of the last finished collection.
 ///
 /// Refused where the program has no heap profile (nothing in it uses `runtime.MemProfile`, or its rate is 0), and where the buckets are
 /// no buckets. `taken_unix_ns` is what the profile says of its time.
-pub fn profile(runtime: &Runtime, as_of: AsOf, taken_unix_ns: u64) -> Result<Vec<u8>, Refused> {
+pub fn profile(runtime: &Runtime, taken_unix_ns: u64) -> Result<HeapProfile, Refused> {
     let rate = sampling_rate(runtime)?;
-    let buckets = read(runtime, as_of)?;
+    let (buckets, is_before_collection) = read(runtime)?;
     let mut names = Names::new(runtime)?;
     let types = [("alloc_objects", "count"), ("alloc_space", "bytes"), ("inuse_objects", "count"), ("inuse_space", "bytes")];
     let mut builder = Builder::new(&types.map(|(kind, unit)| Type { kind, unit }), Type { kind: "space", unit: "bytes" }, rate);
@@ -65,7 +64,8 @@ pub fn profile(runtime: &Runtime, as_of: AsOf, taken_unix_ns: u64) -> Result<Vec
         let calls = calls(&mut names, own)?;
         builder.sample(&[allocs, alloc_bytes, objects, bytes], &calls, Some(("bytes", bucket.object_size)));
     }
-    builder.finish().map_err(|e| Refused::new(format!("the profile cannot be written: {e}")))
+    let gzipped = builder.finish().map_err(|e| Refused::new(format!("the profile cannot be written: {e}")))?;
+    Ok(HeapProfile { gzipped, is_before_collection })
 }
 
 /// Bytes per sample on average.
@@ -151,17 +151,35 @@ impl At {
     }
 }
 
-fn read(runtime: &Runtime, as_of: AsOf) -> Result<Vec<Bucket>, Refused> {
+/// The counts of a bucket, as they are shown after a collection and before the first.
+#[derive(Clone, Copy)]
+struct Both {
+    collected: Counts,
+    all: Counts,
+}
+
+impl Both {
+    fn are_sound(self) -> bool {
+        [self.collected, self.all].iter().all(|counts| counts.frees <= counts.allocs)
+    }
+}
+
+/// The buckets that count anything, and whether that is before any collection (`clear` in `memProfileInternal`).
+fn read(runtime: &Runtime) -> Result<(Vec<Bucket>, bool), Refused> {
+    let read = read_both(runtime)?;
+    let is_before_collection = read.iter().all(|(_, both)| both.collected == Counts::default());
+    let shown = |both: &Both| if is_before_collection { both.all } else { both.collected };
+    let buckets = read.into_iter().map(|(bucket, both)| Bucket { counts: shown(&both), ..bucket });
+    Ok((buckets.filter(|bucket| bucket.counts.allocs > 0).collect(), is_before_collection))
+}
+
+fn read_both(runtime: &Runtime) -> Result<Vec<(Bucket, Both)>, Refused> {
     let memory = runtime.memory;
     let at = At::of(runtime)?;
     let found = |at: Option<u64>, name| at.ok_or_else(|| Refused::new(format!("runtime.{name} was not found in its code")));
     let cycle = memory.u64(found(runtime.globals.mprof_cycle, "mProfCycle")?)? & 0xffff_ffff;
     // the low bit says that the cycle's counts have gone into `active` already
-    let shown: Vec<u64> = match as_of {
-        AsOf::Now => (0..CYCLES).collect(),
-        AsOf::LastCollection if cycle & 1 == 1 => Vec::new(),
-        AsOf::LastCollection => vec![(cycle >> 1) % CYCLES],
-    };
+    let unflushed = (cycle & 1 == 0).then_some((cycle >> 1) % CYCLES);
     let mut buckets = Vec::new();
     let mut seen = HashSet::new();
     let mut next = memory.u64(found(runtime.globals.mbuckets, "mbuckets")?)?;
@@ -182,16 +200,24 @@ fn read(runtime: &Runtime, as_of: AsOf) -> Result<Vec<Bucket>, Refused> {
         if let Some(stray) = stack.iter().find(|pc| !runtime.module.text.contains(pc.wrapping_sub(1))) {
             return Err(Refused::new(format!("a bucket's stack leads to {stray:#x}, outside of the program's code")));
         }
-        let counts = settled(|| {
+        let both = settled(|| {
             let record = memory.record(body.wrapping_add(depth * 8), at.record as u32)?;
             let active = at.counts(&record, at.active, size)?;
-            shown.iter().try_fold(active, |sum, i| Ok(sum.plus(at.counts(&record, at.future + i * at.cycle, size)?)))
+            let mut both = Both { collected: active, all: active };
+            for cycle in 0..CYCLES {
+                let future = at.counts(&record, at.future + cycle * at.cycle, size)?;
+                both.all = both.all.plus(future);
+                if unflushed == Some(cycle) {
+                    both.collected = active.plus(future);
+                }
+            }
+            Ok(both)
         })?;
-        if counts.frees > counts.allocs {
+        if !both.are_sound() {
             return Err(Refused::new("a bucket has more frees than allocations: the layout does not fit"));
         }
-        if counts.allocs > 0 {
-            buckets.push(Bucket { stack, object_size: size, counts });
+        if both.all.allocs > 0 {
+            buckets.push((Bucket { stack, object_size: size, counts: both.all }, both));
         }
         next = head.get(at.next)?;
     }
@@ -199,12 +225,12 @@ fn read(runtime: &Runtime, as_of: AsOf) -> Result<Vec<Bucket>, Refused> {
 }
 
 /// A record that is being written may contradict itself for a moment.
-fn settled(mut read: impl FnMut() -> Result<Counts, Refused>) -> Result<Counts, Refused> {
+fn settled(mut read: impl FnMut() -> Result<Both, Refused>) -> Result<Both, Refused> {
     const TRIES: usize = 3;
     let mut last = read();
     for _ in 1..TRIES {
         match last {
-            Ok(counts) if counts.frees <= counts.allocs => return last,
+            Ok(both) if both.are_sound() => return last,
             _ => last = read(),
         }
     }

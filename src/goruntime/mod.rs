@@ -40,6 +40,7 @@ use std::time::SystemTime;
 use crate::target::ProcDir;
 use functions::Functions;
 use globals::Globals;
+use heap::HeapProfile;
 use image::Image;
 use layout::Layout;
 use memory::{LiveMemory, Reader};
@@ -87,12 +88,12 @@ impl<'m> Runtime<'m> {
     }
 }
 
-/// The heap profile of a process as a gzipped pprof profile, `taken` now. See [`heap::profile`].
-pub fn heap_of(process: &ProcDir, as_of: heap::AsOf, taken: SystemTime) -> Result<Vec<u8>, Refused> {
+/// The heap profile of a process, `taken` now. See [`heap::profile`].
+pub fn heap_of(process: &ProcDir, taken: SystemTime) -> Result<HeapProfile, Refused> {
     let memory = memory_of(process)?;
     let reader = Reader::new(&memory);
     let runtime = Runtime::find(&reader, &Image::of(process)?)?;
-    heap::profile(&runtime, as_of, unix_ns(taken))
+    heap::profile(&runtime, unix_ns(taken))
 }
 
 /// As a profile says when it was taken.

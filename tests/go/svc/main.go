@@ -145,6 +145,7 @@ func control(mux *http.ServeMux) {
 		}
 		runtime.Gosched()
 	})
+	on("gc", func(r *http.Request) { runtime.GC() })
 	on("exit", func(r *http.Request) { os.Exit(int(number(r, "code"))) })
 }
 
