@@ -5,8 +5,8 @@
 //!
 //! | what | threads |
 //! | --- | --- |
-//! | a capture's bundle | one [`Lane`] for each capture |
-//! | profiles that are looked through, clients and secrets, the kernel's answers, the baseline that is copied | [`Threads`]; one for each target or process at a time |
+//! | a capture's bundle, and the look through its profiles | one [`Lane`] for each capture |
+//! | clients and secrets, the kernel's answers, the baseline that is copied, children that are started | [`Threads`]; one for each target or process at a time |
 //! | names that are looked up | [`Threads`] for captures and others for sources, uploads and notifications; one for each name at a time |
 //! | the state, the bundles that retention deletes, the baselines that are swept | one [`Lane`] each |
 //! | what the server lists, reads, and renders | [`Threads`] each |

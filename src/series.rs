@@ -349,6 +349,8 @@ pub struct Series {
     recent: VecDeque<Sample>,
     /// A rule is pending.
     keeps_more: bool,
+    /// When the first reading was.
+    began: Option<Mono>,
     timeline: Thinned,
 }
 
@@ -361,7 +363,8 @@ impl Default for Series {
 impl Series {
     pub fn new() -> Series {
         let buckets = (TIMELINE_SPAN.as_secs() / TIMELINE_WIDTH.as_secs()) as usize;
-        Series { recent: VecDeque::with_capacity(RECENT), keeps_more: false, timeline: Thinned::new(TIMELINE_WIDTH, buckets, Keep::Max) }
+        let timeline = Thinned::new(TIMELINE_WIDTH, buckets, Keep::Max);
+        Series { recent: VecDeque::with_capacity(RECENT), keeps_more: false, began: None, timeline }
     }
 
     pub fn push(&mut self, sample: Sample) {
@@ -373,6 +376,7 @@ impl Series {
             self.recent.shrink_to(RECENT);
         }
         self.recent.push_back(sample);
+        self.began.get_or_insert(sample.at);
         self.timeline.push(sample);
     }
 
@@ -400,11 +404,13 @@ impl Series {
         let width = self.timeline.width;
         let open = self.timeline.open.map(|open| open.max);
         let before = self.timeline.closed().chain(open).filter_map(|p| {
-            let start = self.timeline.start_of(p.at);
-            let span = ((start + width).min(from) - EDGE).since(start);
+            let bucket = self.timeline.start_of(p.at);
+            // nothing was read before the first reading
+            let start = self.began.map_or(bucket, |began| bucket.max(began));
+            let span = ((bucket + width).min(from) - EDGE).since(start);
             let sample = Sample { at: start + span / 2, rss: p.rss };
-            // of a part of its time only if the highest was in that
-            (p.at < from).then_some(Kept { span, ..Kept::reading(sample) })
+            // of a part of its time only if the highest was in that; a closed bucket tells when by the tick
+            (whole_ticks(p.at) < whole_ticks(from)).then_some(Kept { span, ..Kept::reading(sample) })
         });
         before.chain(kept.iter().copied()).collect()
     }
@@ -661,7 +667,9 @@ mod tests {
             let mut w = Window::new(Duration::from_secs(16), Duration::from_secs(1));
             w.push(at(first, 100.0));
             // after a gap, and each at the very beginning of its bucket
-            (10..24).for_each(|s| drop(w.push(at(f64::from(s), 100.0))));
+            for s in 10..24 {
+                w.push(at(f64::from(s), 100.0));
+            }
             assert_eq!(w.line(at(23.0, 0.0).at).map(mib_per_s), Ok(0.0), "{first}");
         }
     }
@@ -728,6 +736,22 @@ mod tests {
         let rise = s.rise().unwrap();
         assert_eq!((rise.confirmed, rise.seen), (0.0, 0.0));
         assert!(rise.lately > mib(450.0), "it stands still between two steps: {rise:?}");
+    }
+
+    #[test]
+    fn what_is_kept_begins_with_the_first_reading_and_not_with_its_bucket() {
+        for (first, every) in (0..150).flat_map(|n| [0.1, 0.7].map(|every| (f64::from(n) / 10.0 + 0.007, every))) {
+            let mut s = Series::new();
+            // those that are kept as they were, and more
+            for readings in [RECENT, 8 * RECENT, 40 * RECENT] {
+                (0..readings).for_each(|n| s.push(at(first + every * n as f64, 100.0)));
+                let kept = s.kept(&[], Duration::from_secs_f64(every));
+                let begins = kept[0].sample.at - kept[0].span / 2;
+                assert_eq!(begins, at(first, 0.0).at, "{readings} readings, each {every} s: {:?}", kept[0]);
+                s = Series::new();
+                s.keep_more(readings == RECENT);
+            }
+        }
     }
 
     #[test]

@@ -80,7 +80,7 @@ pub(super) async fn file(State(view): Shared, Path((target, name, file)): Path<(
     let opened = view.on_disk(move || bundle.file(&wanted).and_then(|f| Ok((f.metadata()?.len(), f)))).await;
     let (length, opened) = match opened.map_err(IntoResponse::into_response)? {
         Ok((length, _)) if listed.map_or(length > MAX_MANIFEST, |listed| listed != length) => {
-            let why = format_args!("{} has another size than the manifest lists; see `memtrap bundles show`", one_line(&file, 200));
+            let why = format!("{} has another size than the manifest lists; see `memtrap bundles show`", one_line(&file, 200));
             return Err(problem(StatusCode::INTERNAL_SERVER_ERROR, why));
         }
         Ok(found) => found,
