@@ -7,12 +7,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufReader, Read, Write};
 use std::process::{Command, Stdio};
-use std::time::SystemTime;
 
 use common::http::get;
 use common::{Build, GoVersion, Svc, go_binary, go_program, repo, run};
 use memtrap::anatomy::memstats::parse;
-use memtrap::clock::Mono;
+use memtrap::clock::{Mono, wall_now};
 use memtrap::goruntime::goroutine_files;
 use memtrap::goruntime::goroutines::Goroutines;
 use memtrap::goruntime::heap;
@@ -68,7 +67,7 @@ fn the_first_collections_show_what_pprof_shows_after_them() {
         let svc = Svc::start_in(command, &["-grow", "67108864"]);
         for forced in 0..4 {
             // memory first: asking pprof moves the counts of a cycle that is over
-            let read = heap_of(&ProcFs::host().dir(svc.pid()).unwrap(), SystemTime::now()).unwrap();
+            let read = heap_of(&ProcFs::host().dir(svc.pid()).unwrap(), wall_now()).unwrap();
             let told = in_use_of_main(&get(svc.address(), "/debug/pprof/heap").body);
             assert_eq!(in_use_of_main(&read.gzipped), told, "{version:?}, GOGC={gogc}, {forced} forced collections");
             if gogc == "off" {
