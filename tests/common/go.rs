@@ -145,7 +145,8 @@ impl Svc {
             let _ = tell.send(line);
         });
         // a scenario that has to grow first takes its time on a busy machine
-        let line = told.recv_timeout(Duration::from_secs(240)).expect("the service says READY within 240 s");
+        let line = told.recv_timeout(Duration::from_secs(240));
+        let line = line.unwrap_or_else(|_| panic!("{command:?} does not say READY within 240 s"));
         let address =
             line.strip_prefix("READY addr=").and_then(|l| l.split_once(" pid=")).unwrap_or_else(|| panic!("not READY: `{line}`")).0;
         Svc { child, address: address.to_owned() }

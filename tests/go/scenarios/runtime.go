@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
 	"time"
 )
 
@@ -72,12 +73,15 @@ func reachCollection(rss int64) {
 }
 
 // reachGarbage waits, as reachCollection, and then for almost half of the garbage that the heap's goal allows: whoever looks a moment
-// later finds about half.
+// later finds about half. What the last collection has marked is asked for: MemStats knows only what is allocated by now, which on a busy
+// machine may be all but the goal.
 func reachGarbage(rss int64) {
 	reachCollection(rss)
-	live := memStats().HeapAlloc
+	now := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/gc/heap/goal:bytes"}, {Name: "/memory/classes/heap/objects:bytes"}}
 	for {
-		if now := memStats(); now.HeapAlloc > live/10*6+now.NextGC/10*4 {
+		metrics.Read(now)
+		live, goal, allocated := now[0].Value.Uint64(), now[1].Value.Uint64(), now[2].Value.Uint64()
+		if allocated > live/10*6+goal/10*4 {
 			return
 		}
 		time.Sleep(5 * time.Millisecond)
