@@ -84,7 +84,7 @@ fn the_shipped_configurations_are_valid_and_the_readme_shows_the_minimal_one() {
 
 #[test]
 fn the_documents_name_only_options_that_exist() {
-    let docs = fs::read_dir(repo().join("docs")).unwrap().map(|page| page.unwrap().path());
+    let docs = fs::read_dir(repo().join("docs")).unwrap().map(|page| page.unwrap().path()).filter(|path| path.is_file());
     let pages = ["README.md", "README.zh-CN.md"].map(|name| repo().join(name)).into_iter().chain(docs);
     let pages: String = pages.map(|page| fs::read_to_string(page).unwrap()).collect();
     let commands = pages.lines().filter_map(|l| l.strip_prefix("memtrap "));
@@ -574,12 +574,13 @@ fn the_package_brings_what_its_documents_name() {
         assets
             .iter()
             .filter_map(|a| a[0].as_str())
-            .any(|asset| asset == name || asset.strip_suffix('*').is_some_and(|dir| name.starts_with(dir)))
+            .any(|asset| asset == name || asset.split_once('*').is_some_and(|(dir, end)| name.starts_with(dir) && name.ends_with(end)))
     };
     let documents = ["README.md", "README.zh-CN.md", "SECURITY.md", "CHANGELOG.md", "packaging/deb/changelog"].map(read).concat();
     let words = documents.split(|c: char| c.is_whitespace() || "`()[]，。".contains(c)).map(|w| w.trim_end_matches(['.', ',', ':', ';']));
-    let is_file =
-        |w: &&str| w.starts_with("config/") && w.contains('.') || (w.ends_with(".md") && (w.starts_with("docs/") || !w.contains('/')));
+    let is_file = |w: &&str| {
+        w.starts_with("config/") && w.contains('.') || w.starts_with("docs/") && w.contains('.') || w.ends_with(".md") && !w.contains('/')
+    };
     let mut named: Vec<&str> = words.filter(is_file).filter(|w| repo().join(w).exists()).collect();
     named.sort();
     named.dedup();

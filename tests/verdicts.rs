@@ -19,7 +19,6 @@ fn verdict_in(bundle: &Path) -> Value {
     serde_json::from_slice(&fs::read(bundle.join("verdict.json")).unwrap()).unwrap()
 }
 
-
 /// None is wrong with high confidence, at most one of `one_in` is wrong at all, and each number is in its bundle.
 fn hold(rows: &[Row], one_in: usize) {
     let deviating: Vec<String> = rows.iter().filter(|row| !row.deviations.is_empty()).map(Row::to_string).collect();
@@ -33,7 +32,8 @@ fn hold(rows: &[Row], one_in: usize) {
 fn the_verdict_is_right_on_the_oldest_and_on_the_newest_go() {
     let dir = tempfile::tempdir().unwrap();
     let daily = |version| SCENARIOS.iter().filter(move |s| s.daily && s.is_for(version));
-    let runs = GoVersion::BOTH.into_iter().flat_map(|version| daily(version).map(move |scenario| Run { scenario, version, baseline: false }));
+    let runs =
+        GoVersion::BOTH.into_iter().flat_map(|version| daily(version).map(move |scenario| Run { scenario, version, baseline: false }));
     let rows = each(runs.collect(), AT_ONCE, |run| {
         let bundle = dir.path().join(run.path());
         run.capture(GROWTH_MIB, &bundle);
