@@ -23,6 +23,8 @@ const MAX_BODY: u64 = 64 << 20;
 const MAX_SERIES: usize = 20_000;
 /// Limits are changed by people and orchestrators now and then.
 const LIMIT_REFRESH: Duration = Duration::from_secs(30);
+/// Those of instances that are new may come a moment later than their RSS.
+const LIMIT_SOON: Duration = Duration::from_secs(1);
 /// A body from which on reading it would hold up everything else for too long: it takes a millisecond.
 const LARGE: usize = 256 << 10;
 
@@ -50,6 +52,10 @@ type ByKey = HashMap<String, Result<Option<u64>, Arc<str>>>;
 struct Limits {
     by_key: ByKey,
     asked: Option<Instant>,
+    /// When they are asked for again, after that.
+    pause: Duration,
+    /// Instances that the query gave none for.
+    lacking: usize,
     /// Why the last question for them failed.
     trouble: Option<String>,
 }
@@ -71,7 +77,7 @@ impl<'t> Fleet<'t> {
         let server = Server { base, client: client.clone(), credentials: credentials.clone(), until: Instant::now() + timeout, timeout };
         let main = server.query(&self.prometheus.query, None);
         // at the same time, so that a slow limit does not cost the reading
-        let due = self.limits.asked.is_none_or(|at| at.elapsed() >= LIMIT_REFRESH);
+        let due = self.limits.asked.is_none_or(|at| at.elapsed() >= self.limits.pause);
         let body = match &self.prometheus.limit {
             Some(QueryLimit::Query { query, by }) if due => {
                 let (body, limits) = tokio::join!(main, server.query(query, None));
@@ -86,6 +92,7 @@ impl<'t> Fleet<'t> {
             in_its_words(&trouble)
         })?;
         let (answer, mut read) = self.read(body).await?;
+        self.limits.lack(read.lacking);
         let mut trouble: Vec<String> = self.limits.trouble.iter().map(|why| format!("limits: {why}")).collect();
         if let Some((query, time)) = self.prometheus.started.as_ref().zip(answer.time) {
             // as of the same moment: no start time may be newer than its RSS
@@ -111,7 +118,7 @@ impl<'t> Fleet<'t> {
         let (limit, pprof) = (self.prometheus.limit.clone(), self.target.pprof.clone());
         let large = body.len() > LARGE;
         let work = move || {
-            let mut read = Read { known, limits, limit, pprof, readings: Vec::new(), too_long: 0 };
+            let mut read = Read { known, limits, limit, pprof, readings: Vec::new(), too_long: 0, lacking: 0 };
             let answer = read.all(&body).map_err(|e| e.to_string());
             (answer, read)
         };
@@ -159,10 +166,21 @@ impl Limits {
     /// Those that were known stay where the question failed.
     fn renew(&mut self, by_key: Result<ByKey, String>) {
         self.asked = Some(Instant::now());
+        self.pause = (self.pause * 2).clamp(LIMIT_SOON, LIMIT_REFRESH);
         match by_key {
             Ok(by_key) => (self.by_key, self.trouble) = (by_key, None),
             Err(why) => self.trouble = Some(why),
         }
+    }
+
+    /// So many instances have none. Once there are more, they are asked for soon, and then less and less often: some never get one.
+    fn lack(&mut self, lacking: usize) {
+        if lacking > self.lacking {
+            self.pause = LIMIT_SOON;
+        } else if lacking == 0 {
+            self.pause = LIMIT_REFRESH;
+        }
+        self.lacking = lacking;
     }
 }
 
@@ -228,6 +246,7 @@ struct Read {
     pprof: Option<Pprof>,
     readings: Vec<Remote>,
     too_long: usize,
+    lacking: usize,
 }
 
 impl Read {
@@ -241,10 +260,11 @@ impl Read {
             if text.len() > MAX_SERIES_TEXT {
                 self.too_long += 1;
             } else if let Some(who) = self.known.meet(&text, &series, self.pprof.as_ref()) {
+                let limit = self.limit_for(&series, &mut join);
                 self.readings.push(Remote {
                     started_unix_ms: None,
                     rss: series.value.map_err(|e| e.to_string()).and_then(|v| metrics::bytes(v).map_err(|e| format!("RSS: {e}"))),
-                    limit: self.limit_for(&series, &mut join),
+                    limit,
                     go: None,
                     who,
                 });
@@ -264,7 +284,7 @@ impl Read {
         Ok(answer)
     }
 
-    fn limit_for(&self, series: &Series<'_>, join: &mut String) -> Result<Option<u64>, Arc<str>> {
+    fn limit_for(&mut self, series: &Series<'_>, join: &mut String) -> Result<Option<u64>, Arc<str>> {
         match &self.limit {
             None => Ok(None),
             Some(QueryLimit::Fixed(ByteSize(bytes))) => Ok(Some(*bytes)),
@@ -274,7 +294,10 @@ impl Read {
                 }
                 match self.limits.by_key.get(join.as_str()) {
                     Some(limit) => limit.clone(),
-                    None => Err("the limit's query gives none for it".into()),
+                    None => {
+                        self.lacking += 1;
+                        Err("the limit's query gives none for it".into())
+                    }
                 }
             }
         }
@@ -295,5 +318,25 @@ impl Known {
         let who = Arc::new(Who { series: text.into(), label: label_for_people(series.pairs()), pprof });
         self.instances.insert(who.series.clone(), (who.clone(), self.answers));
         Some(who)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_that_newcomers_lack_are_asked_for_soon_and_then_less_and_less_often() {
+        let mut limits = Limits::default();
+        let mut pauses = |lacking: &[usize]| -> Vec<u64> {
+            let pause = |n: &usize| {
+                limits.renew(Ok(ByKey::new()));
+                limits.lack(*n);
+                limits.pause.as_secs()
+            };
+            lacking.iter().map(pause).collect()
+        };
+        assert_eq!(pauses(&[3, 3, 3, 3, 3, 3, 3]), [1, 2, 4, 8, 16, 30, 30]);
+        assert_eq!(pauses(&[5, 5, 2, 0]), [1, 2, 4, 30]);
     }
 }
