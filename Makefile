@@ -1,6 +1,8 @@
 # Each target sets up by itself what it needs. Go is taken from PATH, or installed below target/go by scripts/go-toolchain; an S3 API
 # for the tests of uploads likewise, by scripts/s3-server.
 CARGO ?= cargo
+# Most tests wait for what they started: for seconds to pass, for a capture, for an answer that never comes.
+export RUST_TEST_THREADS ?= 8
 # The same as in tests/common/go.rs.
 TEST_GO = 1.21.13 1.27.3
 

@@ -177,7 +177,7 @@ fn what_is_no_profile_is_kept_as_rejected() {
         ("heap", Fault::Html),
         ("allocs", Fault::TruncatedGzip),
         ("goroutine", Fault::Empty),
-        ("threadcreate", Fault::GzipBomb(3 << 30)),
+        ("threadcreate", Fault::GzipBomb(1 << 30)),
         ("mutex", Fault::Status(500, "kaputt")),
         ("block", Fault::Profile),
     ];
@@ -203,8 +203,8 @@ fn a_redirect_elsewhere_is_not_followed() {
 }
 
 #[test]
-fn a_500_mib_dump_does_not_grow_memtrap() {
-    let server = Faulty::start(Fault::Status(404, "no"), &[("goroutine", Fault::Text(500 << 20))]);
+fn a_dump_of_128_mib_does_not_grow_memtrap() {
+    let server = Faulty::start(Fault::Status(404, "no"), &[("goroutine", Fault::Text(128 << 20))]);
     let svc = Svc::start(GoVersion::Newest, &["-grow", "104857600"]);
     let memtrap = Memtrap::start(&format!(
         "[[target]]\nname = \"svc\"\nprocess = {{ pid = {} }}\npprof = \"{}\"\nread_memory = \"off\"\nthreshold = \"80MiB\"\nfor = \"0s\"\ncpu_seconds = 0\n\

@@ -49,7 +49,7 @@ fn a_leak_seen_by_its_metrics_is_one_whole_bundle() {
 fn an_exposition_that_lies_makes_blind_and_captures_nothing() {
     let server = Pages::start();
     let target = format!(
-        "[[target]]\nname = \"liar\"\nmetrics = {{ url = \"{}\" }}\nthreshold = \"100MiB\"\nfor = \"0s\"\ninterval = \"200ms\"\n",
+        "[[target]]\nname = \"liar\"\nmetrics = {{ url = \"{}\" }}\nthreshold = \"100MiB\"\nfor = \"0s\"\ninterval = \"100ms\"\n",
         server.url("/metrics")
     );
     let memtrap = Memtrap::start_with("listen = \"127.0.0.1:0\"", &target);
@@ -73,7 +73,7 @@ fn an_exposition_that_lies_makes_blind_and_captures_nothing() {
         (Page::Status(500, "no metrics today"), "HTTP 500 `no metrics today`"),
         (Page::Redirect(server.url("/elsewhere")), "which is not followed"),
         (Page::Torn("process_resident_memory_bytes 500000000\n"), "the connection broke"),
-        (Page::Hang, "no whole answer within 180ms"),
+        (Page::Hang, "no whole answer within 90ms"),
     ] {
         server.set("/metrics", page);
         // of a series that is not there the source is told of, and not the instance

@@ -53,11 +53,11 @@ fn of_twenty_services_the_three_that_leak_leave_a_bundle_each() {
 fn while_prometheus_hangs_or_is_down_nothing_is_captured_and_the_reason_is_told() {
     let svc = Svc::start(GoVersion::Newest, &[]);
     let Some(prometheus) = DebianServer::prometheus(&[svc.address()]) else { return };
-    let memtrap = Memtrap::start(&fleet(&prometheus, "threshold = \"100MiB\"\nfor = \"0s\""));
+    let memtrap = Memtrap::start(&fleet(&prometheus, "threshold = \"100MiB\"\nfor = \"0s\"\ninterval = \"500ms\""));
     memtrap.wait_until(30, "the service is watched", |m| m.log().contains("state=\"armed\""));
 
     prometheus.signal(Signal::STOP);
-    memtrap.wait_until(20, "it hangs", |m| m.log().contains("no whole answer within 900ms"));
+    memtrap.wait_until(20, "it hangs", |m| m.log().contains("no whole answer within 450ms"));
     svc.tell("grow?bytes=157286400");
     memtrap.wait_until(20, "it does not see", |m| m.log().contains("state=\"blind\""));
     assert!(memtrap.bundles().is_empty());

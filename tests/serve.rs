@@ -343,7 +343,8 @@ fn a_flood_of_alerts_is_one_line_a_request_and_a_count() {
         assert_eq!(post(&at, "/hooks/alertmanager", &payload).json()["alerts"].as_array().unwrap().len(), 1_000);
     }
     let log = memtrap.log();
-    let added = log.get(before..).unwrap();
+    // what else happens meanwhile is no alert's
+    let added: String = log.get(before..).unwrap().lines().filter(|l| l.contains("alert")).map(|l| format!("{l}\n")).collect();
     assert!(added.lines().count() <= 5, "{added}");
     assert!(added.contains("more=999") && !added.contains(['\u{202e}', '\u{1b}']), "{added:?}");
     assert!(get(&at, "/metrics").text().contains("memtrap_alerts_total{action=\"nothing\"} 5000\n"));

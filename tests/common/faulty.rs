@@ -154,7 +154,7 @@ fn serve(
         }
         Fault::GzipBomb(size) => {
             stream.write_all(unbounded.as_bytes())?;
-            let mut gzip = GzEncoder::new(&mut stream, Compression::best());
+            let mut gzip = GzEncoder::new(&mut stream, Compression::fast());
             for _ in 0..size / 65536 {
                 gzip.write_all(&[0; 65536])?;
             }
