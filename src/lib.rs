@@ -85,6 +85,7 @@ pub mod calendar;
 pub mod retention;
 pub mod egress;
 
+pub mod holders;
 pub mod goruntime;
 pub mod pprof;
 pub mod anatomy;

@@ -314,7 +314,7 @@ fn a_process_that_forges_its_runtime_costs_bounded_reads_and_no_panic() {
             memory: &reader,
             layout: Layout::of(&image.go_version).unwrap(),
             module: runtime.module.clone(),
-            globals: runtime.globals,
+            globals: runtime.globals.clone(),
         };
         refused += usize::from(MemStats::read(&forged).is_err());
         refused += usize::from(heap::profile(&forged, 0).is_err());

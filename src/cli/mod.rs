@@ -8,6 +8,7 @@ mod bundles;
 mod capture;
 mod check;
 mod demo;
+mod holders;
 mod journal;
 mod live;
 mod log;
@@ -72,6 +73,8 @@ enum Command {
     Analyze(analyze::Args),
     /// Print a profile as `go tool pprof -top` does, where no Go is installed
     Top(top::Args),
+    /// Who holds what is live on the heap, and what would be freed without them
+    Holders(holders::Args),
     /// Feed a recorded RSS series to the rules: when they would have fired, and why not elsewhere
     Replay(replay::Args),
     #[command(hide = true)]
@@ -138,6 +141,7 @@ pub fn main() -> ExitCode {
         Command::Bundles(args) => bundles::run(args),
         Command::Analyze(args) => analyze::run(args),
         Command::Top(args) => top::run(args),
+        Command::Holders(args) => holders::run(args),
         Command::Replay(args) => replay::run(args),
         Command::ReadMemory(args) => read_memory::run(args),
         Command::Demo(args) => on_runtime(demo::run(args)),

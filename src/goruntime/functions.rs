@@ -47,7 +47,7 @@ struct At {
 }
 
 /// One function, as it is compiled.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Function {
     pub entry: u64,
     pub end: u64,
@@ -230,13 +230,37 @@ impl<'r> Functions<'r> {
 
     /// Where the inlining tree of a function is, and the table that points into it; `None` where nothing is inlined.
     fn inline_tree(&self, function: &Function) -> Result<Option<(u64, u64)>, Refused> {
-        let npcdata = self.field(function, self.at.npcdata)?;
-        if npcdata <= INLINE_INDEX || self.field(function, self.at.nfuncdata)? <= INLINE_TREE {
+        Ok(self.funcdata_offset(function, INLINE_TREE)?.zip(self.pcdata_table(function, INLINE_INDEX)?))
+    }
+
+    fn pcdata_table(&self, function: &Function, index: u64) -> Result<Option<u64>, Refused> {
+        if index >= self.field(function, self.at.npcdata)? {
             return Ok(None);
         }
-        let word = |i: u64| self.u32_of(self.module.pclntable, function.record + self.at.size + 4 * i);
-        let (indexes, tree) = (word(INLINE_INDEX)?, word(npcdata + INLINE_TREE)?);
-        Ok((indexes != 0 && tree != u32::MAX).then_some((tree.into(), indexes.into())))
+        let table = self.u32_of(self.module.pclntable, function.record + self.at.size + 4 * index)?;
+        Ok((table != 0).then_some(table.into()))
+    }
+
+    fn funcdata_offset(&self, function: &Function, index: u64) -> Result<Option<u64>, Refused> {
+        if index >= self.field(function, self.at.nfuncdata)? {
+            return Ok(None);
+        }
+        let npcdata = self.field(function, self.at.npcdata)?;
+        let offset = self.u32_of(self.module.pclntable, function.record + self.at.size + 4 * (npcdata + index))?;
+        Ok((offset != u32::MAX).then_some(offset.into()))
+    }
+
+    /// A value of `PCDATA_…` at an instruction; `None` where the function has no such table.
+    pub fn pcdata(&self, function: &Function, index: u64, pc: u64) -> Result<Option<i32>, Refused> {
+        match self.pcdata_table(function, index)? {
+            Some(table) => self.value_at(table, function, pc),
+            None => Ok(None),
+        }
+    }
+
+    /// The address of `FUNCDATA_…` of a function, where it has it.
+    pub fn funcdata(&self, function: &Function, index: u64) -> Result<Option<u64>, Refused> {
+        Ok(self.funcdata_offset(function, index)?.map(|offset| self.module.gofunc.wrapping_add(offset)))
     }
 
     /// File and line of an instruction.

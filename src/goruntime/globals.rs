@@ -23,7 +23,7 @@ const MAX_BETWEEN: u32 = 8;
 const MIN_VOTES: u32 = 4;
 
 /// Addresses of the runtime's variables; `None`: it was not found, or nothing is linked that uses it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Globals {
     /// `runtime.mheap_`
     pub mheap: Option<u64>,
@@ -41,6 +41,8 @@ pub struct Globals {
     pub mprof_cycle: Option<u64>,
     /// `runtime.MemProfileRate`
     pub mem_profile_rate: Option<u64>,
+    /// One of them is `runtime.allfin`: blocks of finalizers that wait to be run.
+    pub finalizer_blocks: Vec<u64>,
     /// Heap profiling is linked in: else the linker turns it off (`runtime.disableMemoryProfiling`).
     pub has_mem_profile: bool,
 }
@@ -48,13 +50,14 @@ pub struct Globals {
 /// Receivers whose one instance is a global.
 const RECEIVERS: [&str; 3] = ["runtime.(*mheap).", "runtime.(*gcControllerState).", "runtime.(*consistentHeapStats)."];
 /// Functions whose references to globals tell more.
-const TELLING: [&str; 6] = [
+const TELLING: [&str; 7] = [
     "runtime.allgadd",
     "runtime.procresize",
     "runtime.mProf_FlushLocked",
     "runtime.memProfileInternal",
     "runtime.MemProfile",
     "runtime.profilealloc",
+    "runtime.queuefinalizer",
 ];
 
 /// A use of a global by an instruction.
@@ -109,6 +112,13 @@ impl Globals {
             mbuckets: of("runtime.mProf_FlushLocked").iter().find(is_global).map(|u| u.address),
             mprof_cycle: cycle.iter().find(is_global).map(|u| u.address),
             mem_profile_rate: of("runtime.profilealloc").iter().rfind(|u| u.loads_word && is_global(u)).map(|u| u.address),
+            finalizer_blocks: of("runtime.queuefinalizer")
+                .iter()
+                .filter(is_global)
+                .map(|u| u.address)
+                .collect::<BTreeSet<u64>>()
+                .into_iter()
+                .collect(),
             has_mem_profile: !cycle.is_empty(),
         })
     }

@@ -67,8 +67,8 @@ pub struct Goroutines {
 }
 
 /// The fields of `runtime.g`.
-struct At {
-    size: u32,
+pub(super) struct At {
+    pub size: u32,
     status: Field,
     id: Field,
     wait_reason: Field,
@@ -85,7 +85,7 @@ struct At {
 }
 
 impl At {
-    fn of(layout: &Layout) -> Result<At, Refused> {
+    pub fn of(layout: &Layout) -> Result<At, Refused> {
         const G: &str = "runtime.g";
         let field = |name| layout.field(G, name);
         Ok(At {
@@ -106,7 +106,7 @@ impl At {
         })
     }
 
-    fn read(&self, record: &Record) -> Result<G, Refused> {
+    pub fn read(&self, record: &Record) -> Result<G, Refused> {
         let syscall_sp = record.get(self.syscall_sp)?;
         let (pc, sp) = match syscall_sp {
             0 => (record.get(self.pc)?, record.get(self.sp)?),
@@ -130,18 +130,18 @@ impl At {
 
 /// One goroutine, at a moment.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct G {
+pub(super) struct G {
     status: u64,
     id: u64,
     wait_reason: u64,
     wait_since: u64,
     created_at: u64,
-    start: u64,
+    pub start: u64,
     is_locked: bool,
-    low: u64,
-    place: Place,
+    pub low: u64,
+    pub place: Place,
     /// The place is where it stands, not where it stood when it was last stopped.
-    has_place: bool,
+    pub has_place: bool,
 }
 
 #[derive(PartialEq, Eq, Hash)]
@@ -163,7 +163,7 @@ impl Goroutines {
 }
 
 /// Addresses of all goroutines that ever were at once: they are used again.
-fn all(runtime: &Runtime) -> Result<Vec<u64>, Refused> {
+pub(super) fn all(runtime: &Runtime) -> Result<Vec<u64>, Refused> {
     let at = runtime.globals.allgs.ok_or_else(|| Refused::new("runtime.allgs was not found in its code"))?;
     let header = || Ok::<_, Refused>((runtime.memory.u64(at)?, runtime.memory.u64(at.wrapping_add(8))?));
     let mut last = header()?;
@@ -350,7 +350,7 @@ impl<'r> Walk<'r> {
 }
 
 /// Its place in the list waits for another goroutine.
-fn is_none(g: &G) -> bool {
+pub(super) fn is_none(g: &G) -> bool {
     matches!(g.status, IDLE | DEAD | DEAD_EXTRA)
 }
 

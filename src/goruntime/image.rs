@@ -7,7 +7,7 @@ use object::{LittleEndian, Object, ObjectSection, ReadCache, elf};
 
 use super::Refused;
 use crate::target::ProcDir;
-use crate::target::buildinfo;
+use crate::target::buildinfo::{self, BuildInfo};
 
 const PAGE: u64 = 4096;
 /// The program of a process is among the first of its mappings.
@@ -28,7 +28,11 @@ pub struct Segment {
 pub struct Image {
     /// As build info has it: `go1.27.3 X:greenteagc`.
     pub go_version: String,
+    /// The path of the main module.
+    pub main_module: Option<String>,
     pub segments: Vec<Segment>,
+    /// What was added to the addresses in the file.
+    pub bias: u64,
     /// Where the section of the function table is, in the builds that have one.
     pub pclntab: Option<u64>,
 }
@@ -38,15 +42,15 @@ impl Image {
     pub fn of(process: &ProcDir) -> Result<Image, Refused> {
         let cannot = |e: &dyn std::fmt::Display| Refused::new(format!("its executable cannot be read: {e}"));
         let exe = process.open("exe").map_err(|e| cannot(&e))?;
-        let go_version = buildinfo::read(&exe).map_err(|e| cannot(&e))?.go_version;
+        let build = buildinfo::read(&exe).map_err(|e| cannot(&e))?;
         let maps = process.read("maps", MAX_MAPS).map_err(|e| cannot(&e))?;
         let path = process.link("exe").map_err(|e| cannot(&e))?;
         let first = first_mapping(&maps, path.as_encoded_bytes());
-        Image::parse(exe, go_version, first)
+        Image::parse(exe, build, first)
     }
 
     /// `first` is where the first page of the file is mapped.
-    fn parse(exe: File, go_version: String, first: Option<u64>) -> Result<Image, Refused> {
+    fn parse(exe: File, build: BuildInfo, first: Option<u64>) -> Result<Image, Refused> {
         let damaged = |e: object::Error| Refused::new(format!("its executable is no 64-bit ELF file that can be read: {e}"));
         let cache = ReadCache::new(exe);
         let file: ElfFile64<'_, LittleEndian, _> = ElfFile64::parse(&cache).map_err(damaged)?;
@@ -70,7 +74,8 @@ impl Image {
             })
             .collect();
         let section = [".gopclntab", ".data.rel.ro.gopclntab"].iter().find_map(|name| file.section_by_name(name));
-        Ok(Image { go_version, segments, pclntab: section.map(|s| s.address().wrapping_add(bias)) })
+        let (go_version, main_module) = (build.go_version, build.module);
+        Ok(Image { go_version, main_module, segments, bias, pclntab: section.map(|s| s.address().wrapping_add(bias)) })
     }
 }
 

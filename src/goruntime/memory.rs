@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
 use super::Refused;
+use crate::units::ByteSize;
 
 /// An address space. Reads may be torn: the process goes on meanwhile.
 pub trait Memory {
@@ -35,7 +36,7 @@ impl Memory for LiveMemory {
 
 /// A call of the kernel copies at most this much: longer ones were measured to delay the target (30 ms against 11 at 8 MiB).
 pub(super) const CHUNK: u64 = 64 << 10;
-/// Of all reads of one reader together.
+/// Of all reads of one reader together, unless it is made for more.
 const MAX_BYTES: u64 = 2 << 30;
 /// Tables that do not change are read in blocks of this size, and kept.
 const BLOCK: u64 = 16 << 10;
@@ -45,13 +46,19 @@ const MAX_BLOCKS: usize = 2048;
 /// What all parts read through.
 pub struct Reader<'m> {
     memory: &'m dyn Memory,
+    max_bytes: u64,
     bytes: Cell<u64>,
     blocks: RefCell<HashMap<u64, Rc<[u8]>>>,
 }
 
 impl<'m> Reader<'m> {
     pub fn new(memory: &'m dyn Memory) -> Reader<'m> {
-        Reader { memory, bytes: Cell::new(0), blocks: RefCell::default() }
+        Reader::within(memory, MAX_BYTES)
+    }
+
+    /// Reads up to `max_bytes` in all.
+    pub fn within(memory: &'m dyn Memory, max_bytes: u64) -> Reader<'m> {
+        Reader { memory, max_bytes, bytes: Cell::new(0), blocks: RefCell::default() }
     }
 
     /// Bytes asked for so far.
@@ -61,8 +68,8 @@ impl<'m> Reader<'m> {
 
     fn fill(&self, address: u64, buf: &mut [u8]) -> Result<(), Refused> {
         let total = self.bytes.get().saturating_add(buf.len() as u64);
-        if total > MAX_BYTES {
-            return Err(Refused::new("reading it takes more than 2 GiB of reads"));
+        if total > self.max_bytes {
+            return Err(Refused::new(format!("reading it takes more than {} of reads", ByteSize(self.max_bytes))));
         }
         self.bytes.set(total);
         let mut at = address;
@@ -83,6 +90,11 @@ impl<'m> Reader<'m> {
         let mut bytes = vec![0; len as usize];
         self.fill(address, &mut bytes)?;
         Ok(bytes)
+    }
+
+    /// Fills `buf`; `false` if not all of it can be read.
+    pub fn read(&self, address: u64, buf: &mut [u8]) -> bool {
+        self.fill(address, buf).is_ok()
     }
 
     /// A structure of the runtime, for its fields.
@@ -159,6 +171,12 @@ impl Record {
     /// An unsigned field of 1, 2, 4 or 8 bytes.
     pub fn get(&self, field: super::layout::Field) -> Result<u64, Refused> {
         self.at(field.offset.into(), field.size)
+    }
+
+    /// A structure within it.
+    pub fn part(&self, offset: u64, size: u32) -> Result<Record, Refused> {
+        let bytes = usize::try_from(offset).ok().and_then(|from| self.0.get(from..from.checked_add(size as usize)?));
+        bytes.map(|bytes| Record(bytes.to_vec())).ok_or_else(|| Refused::new("a structure outside of what holds it"))
     }
 
     pub fn at(&self, offset: u64, size: u32) -> Result<u64, Refused> {

@@ -19,24 +19,33 @@
 //!
 //! [`evidence`] reads it all. Deliberately not here: what is done with it, and contents: only names, addresses, counts and sizes leave this room.
 
+pub mod dominators;
 pub mod evidence;
+pub mod frames;
 pub mod functions;
 pub mod globals;
 pub mod goroutine_files;
 pub mod goroutines;
 pub mod heap;
+pub mod masks;
 pub mod image;
 pub mod layout;
 pub mod memory;
 pub mod memstats;
 pub mod module;
 mod names;
-mod unwind;
+pub mod objects;
+pub mod roots;
+pub mod spans;
+pub mod types;
+pub mod unwind;
+pub mod variables;
 mod wait_reasons;
 
 use std::fmt;
 use std::time::SystemTime;
 
+use crate::holders::Holders;
 use crate::target::ProcDir;
 use functions::Functions;
 use globals::Globals;
@@ -45,7 +54,10 @@ use image::Image;
 use layout::Layout;
 use memory::{LiveMemory, Reader};
 use module::Module;
+use variables::Variables;
 
+/// Objects with pointers in them, of the largest heaps.
+const MAX_OBJECT_BYTES: u64 = 1 << 40;
 /// GOMAXPROCS is at most the number of CPUs, unless someone asked for more.
 const MAX_PS: u64 = 1 << 16;
 
@@ -94,6 +106,22 @@ pub fn heap_of(process: &ProcDir, taken: SystemTime) -> Result<HeapProfile, Refu
     let reader = Reader::new(&memory);
     let runtime = Runtime::find(&reader, &Image::of(process)?)?;
     heap::profile(&runtime, unix_ns(taken))
+}
+
+/// Who holds what is live on the heap of a process. `max_bytes` is what the walk may take for itself. See [`objects::holders`].
+pub fn holders_of(process: &ProcDir, max_bytes: u64) -> Result<Holders, Refused> {
+    let memory = memory_of(process)?;
+    let reader = Reader::within(&memory, MAX_OBJECT_BYTES);
+    let image = Image::of(process)?;
+    let runtime = Runtime::find(&reader, &image)?;
+    let exe = process.open("exe").map_err(|e| Refused::new(format!("its executable cannot be read: {e}")))?;
+    let others = runtime.module.others(&reader, &runtime.layout);
+    let modules: Vec<&Module> = std::iter::once(&runtime.module).chain(&others).collect();
+    let mut variables = Variables::of_symbols(exe, image.bias, &modules)?;
+    if variables.is_empty() {
+        variables = Variables::of_code(&runtime, &runtime.functions()?)?;
+    }
+    objects::holders(&runtime, variables, image.main_module.as_deref(), max_bytes)
 }
 
 /// As a profile says when it was taken.

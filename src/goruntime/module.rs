@@ -10,6 +10,9 @@ const MAGIC: [[u8; 8]; 2] = [[0xf1, 0xff, 0xff, 0xff, 0, 0, 1, 8], [0xf0, 0xff, 
 /// Of all segments that are searched, together.
 const MAX_SEARCHED: u64 = 512 << 20;
 
+/// Real programs have a handful.
+const MAX_PLUGINS: usize = 1000;
+
 /// A range of addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Range {
@@ -49,6 +52,14 @@ pub struct Module {
     pub ftab: Table,
     /// What the offsets of inlining trees count from.
     pub gofunc: u64,
+    /// Which words of `data` and `bss` are pointers: a bit each.
+    pub data_mask: Table,
+    pub bss_mask: Table,
+    pub types: Range,
+    /// What the masks of stack objects count from.
+    pub rodata: u64,
+    /// The module of a plugin; 0 is none.
+    pub next: u64,
 }
 
 impl Module {
@@ -80,6 +91,11 @@ impl Module {
             let offset = u64::from(layout.field(OF, field)?.offset);
             Ok::<_, Refused>(Table { address: record.at(offset, 8)?, len: record.at(offset + 8, 8)? })
         };
+        // a bitvector: how many bits, and where
+        let mask = |field| {
+            let offset = u64::from(layout.field(OF, field)?.offset);
+            Ok::<_, Refused>(Table { address: record.at(offset + 8, 8)?, len: record.at(offset, 4)? })
+        };
         let module = Module {
             text: range("text", "etext")?,
             data: range("data", "edata")?,
@@ -93,12 +109,33 @@ impl Module {
             pclntable: table("pclntable")?,
             ftab: table("ftab")?,
             gofunc: word("gofunc")?,
+            data_mask: mask("gcdatamask")?,
+            bss_mask: mask("gcbssmask")?,
+            types: range("types", "etypes")?,
+            rodata: word("rodata")?,
+            next: word("next")?,
         };
         let pcs = range("minpc", "maxpc")?;
         let Module { text, funcnametab, .. } = &module;
         // the linker puts the tables behind their header, and the functions into the text
         let fits = text.start <= pcs.start && pcs.start < pcs.end && pcs.end <= text.end.saturating_add(16) && funcnametab.address > header;
         Ok(fits.then_some(module))
+    }
+
+    /// The modules of plugins.
+    pub fn others(&self, memory: &Reader, layout: &Layout) -> Vec<Module> {
+        let mut others: Vec<Module> = Vec::new();
+        let mut next = self.next;
+        while next != 0 && others.len() < MAX_PLUGINS {
+            match Module::at(memory, next, 0, layout) {
+                Ok(Some(module)) => {
+                    next = module.next;
+                    others.push(module);
+                }
+                _ => break,
+            }
+        }
+        others
     }
 
     /// Is this where a global variable may be?

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::functions::Functions;
+use super::functions::{Function, Functions};
 use super::memory::Reader;
 use super::{Refused, Runtime};
 
@@ -36,12 +36,36 @@ pub struct Stack {
     pub deeper: u64,
 }
 
+/// One call of a stack, and where its frame lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// The next instruction.
+    pub pc: u64,
+    /// It was interrupted there by a signal, and did not call.
+    pub is_exact: bool,
+    /// A signal put it there.
+    pub is_injected: bool,
+    pub function: Function,
+    /// The stack pointer.
+    pub low: u64,
+    /// Where the return address is.
+    pub high: u64,
+}
+
+impl Call {
+    /// An address within the call's instruction.
+    pub fn address(&self) -> u64 {
+        // a return address is behind its call
+        if !self.is_exact && self.pc > self.function.entry { self.pc - 1 } else { self.pc }
+    }
+}
+
 /// What is known of a call by its return address.
 #[derive(Clone, Copy)]
 struct Step {
     /// Bytes between the stack pointer and the return address.
     frame: u64,
-    entry: u64,
+    function: Function,
     is_top: bool,
     /// Its caller did not call it: a signal put it there.
     is_injected: bool,
@@ -61,20 +85,24 @@ impl<'r> Unwinder<'r> {
     /// Up to the function that nothing called. Refused if it does not get there: the goroutine ran meanwhile, or what is read is no stack.
     pub fn stack(&mut self, place: Place) -> Result<Stack, Refused> {
         let mut stack = Stack::default();
+        self.calls(place, |call| match stack.calls.len() < MAX_KEPT {
+            true => stack.calls.push(call.address()),
+            false => stack.deeper += 1,
+        })?;
+        Ok(stack)
+    }
+
+    /// Each call of the stack, the innermost first. Refused as [`Unwinder::stack`] is.
+    pub fn calls(&mut self, place: Place, mut found: impl FnMut(&Call)) -> Result<(), Refused> {
         let mut window = Window { memory: self.memory, start: 0, bytes: Vec::new(), top: place.top };
         let (mut pc, mut sp, mut is_exact) = (place.pc, place.sp, false);
         for _ in 0..MAX_FRAMES {
             let step = self.step(pc)?;
-            if stack.calls.len() < MAX_KEPT {
-                // a return address is behind its call
-                stack.calls.push(if !is_exact && pc > step.entry { pc - 1 } else { pc });
-            } else {
-                stack.deeper += 1;
-            }
-            if step.is_top {
-                return Ok(stack);
-            }
             let at = sp.checked_add(step.frame).ok_or_else(|| Refused::new("a frame beyond the end of memory"))?;
+            found(&Call { pc, is_exact, is_injected: step.is_injected, function: step.function, low: sp, high: at });
+            if step.is_top {
+                return Ok(());
+            }
             pc = window.word(at)?;
             // always forward, so that it ends
             sp = at + 8;
@@ -94,7 +122,7 @@ impl<'r> Unwinder<'r> {
             matches!(self.functions.name(&function)?.as_str(), "runtime.sigpanic" | "runtime.asyncPreempt" | "runtime.debugCallV2");
         let step = Step {
             frame: frame.ok_or_else(|| Refused::new(format!("the function at {pc:#x} has no frame size")))?,
-            entry: function.entry,
+            function,
             is_top: self.functions.flag(&function)? & TOP_FRAME != 0,
             is_injected,
         };

@@ -1,0 +1,501 @@
+//! What keeps objects of the heap: variables, goroutines, timers, finalizers and the runtime itself (`markroot` in `runtime/mgcmark.go`).
+//!
+//! Goroutines and timers stand on their own. So pointers *to* a goroutine's `g`, which the runtime's lists and every channel that it waits on
+//! have, hold nothing here, nor does the runtime's own list of timers hold them.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use super::frames::{FrameMaps, StackObject, Words, called_by};
+use super::goroutines::{self, At, G};
+use super::masks::bit;
+use super::module::{Module, Range, Table};
+use super::names::Names;
+use super::spans::Spans;
+use super::unwind::Unwinder;
+use super::variables::Variables;
+use super::{MAX_PS, Refused, Runtime};
+use crate::pprof::own;
+
+/// Variables are read in pieces.
+const PIECE: u64 = 256 << 10;
+/// Data of one module.
+const MAX_DATA: u64 = 4 << 30;
+const MAX_MASK: u64 = 64 << 20;
+/// Of one goroutine; its frames end the stack long before.
+const MAX_STACK: u64 = 64 << 20;
+const MAX_TIMERS: u64 = 16 << 20;
+/// Finalizers and the like of all objects.
+const MAX_SPECIALS: usize = 4 << 20;
+/// Finalizers that wait to be run are in blocks of 4 KiB.
+const MAX_BLOCKS: usize = 1 << 20;
+/// Words of variables, with the objects that they point to, that are kept to look at their types.
+const SOURCES: usize = 64;
+/// Looks at a goroutine that goes on running.
+const TRIES: u32 = 3;
+
+/// What a root is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    Global,
+    Goroutines,
+    Timer,
+    Finalizer,
+    Runtime,
+}
+
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Global => "global",
+            Kind::Goroutines => "goroutines",
+            Kind::Timer => "timer",
+            Kind::Finalizer => "finalizer",
+            Kind::Runtime => "runtime",
+        }
+    }
+}
+
+/// One root, or several alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Root {
+    pub kind: Kind,
+    pub name: String,
+    /// Goroutines, timers or finalizers; 1 of a variable.
+    pub count: u64,
+    /// Slots that it points to.
+    pub targets: Vec<u32>,
+    /// Where such pointers stand, a few of them.
+    pub sources: Vec<(u64, u32)>,
+}
+
+impl Root {
+    fn new(kind: Kind, name: String) -> Root {
+        Root { kind, name, count: 0, targets: Vec::new(), sources: Vec::new() }
+    }
+
+    fn add(&mut self, source: u64, slot: u32) {
+        self.targets.push(slot);
+        if self.sources.len() < SOURCES {
+            self.sources.push((source, slot));
+        }
+    }
+}
+
+/// An object with a finalizer or a cleanup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Special {
+    pub object: u32,
+    /// It keeps what it is to run on; a cleanup does not.
+    pub is_finalizer: bool,
+    /// Held by the runtime: the function with what it closes over.
+    pub function: Option<u32>,
+    /// Its code.
+    pub entry: u64,
+}
+
+/// All roots, in the order in which they count.
+#[derive(Debug, Default)]
+pub struct Roots {
+    pub variables: Vec<Root>,
+    /// Timers and goroutines.
+    pub running: Vec<Root>,
+    /// What may be a pointer on a stack, by goroutines.
+    pub possible: Vec<Root>,
+    pub specials: Vec<Special>,
+    /// Finalizers that wait to be run.
+    pub queued: Vec<Root>,
+    pub runtime: Root,
+    /// Pointers to these hold nothing.
+    pub standing: HashSet<u32>,
+    /// Pointers from these hold nothing.
+    pub lists: HashSet<u32>,
+    /// Goroutines whose stack could not be read.
+    pub unread: u64,
+}
+
+impl Default for Root {
+    fn default() -> Root {
+        Root::new(Kind::Runtime, "the runtime".into())
+    }
+}
+
+struct Reading<'r> {
+    runtime: &'r Runtime<'r>,
+    spans: &'r Spans,
+    /// The path of the main module.
+    own: Option<&'r str>,
+    names: Names<'r>,
+    roots: Roots,
+}
+
+/// `variables` are completed by the initial values that they point to.
+pub fn read<'r>(runtime: &'r Runtime<'r>, spans: &'r Spans, variables: &mut Variables, own: Option<&'r str>) -> Result<Roots, Refused> {
+    let mut reading = Reading { runtime, spans, own, names: Names::new(runtime)?, roots: Roots::default() };
+    reading.variables(variables)?;
+    reading.timers()?;
+    reading.goroutines()?;
+    reading.specials();
+    reading.queued_finalizers();
+    Ok(reading.roots)
+}
+
+impl Reading<'_> {
+    fn variables(&mut self, variables: &mut Variables) -> Result<(), Refused> {
+        let others = self.runtime.module.others(self.runtime.memory, &self.runtime.layout);
+        let modules: Vec<&Module> = std::iter::once(&self.runtime.module).chain(&others).collect();
+        let is_variable = |address: u64| modules.iter().any(|m| m.data.contains(address) || m.bss.contains(address));
+        let mut pointers = Vec::new();
+        let mut initial = Vec::new();
+        for module in &modules {
+            for (range, mask) in [(module.data, module.data_mask), (module.bss, module.bss_mask)] {
+                self.words_of(range, mask, &mut |at, word| match self.spans.slot_at(word) {
+                    Some(slot) => pointers.push((at, slot)),
+                    None if is_variable(word) => initial.push((word, at)),
+                    None => {}
+                })?;
+            }
+        }
+        for (to, of) in initial {
+            variables.add_initial_value(to, of);
+        }
+        let mut by_variable: BTreeMap<u64, Root> = BTreeMap::new();
+        for (at, slot) in pointers {
+            let found = variables.at(at);
+            match found {
+                Some((_, variable)) if variable.name.is_of_runtime() || variable.name.is_dropped_by_collection() => {
+                    self.roots.runtime.add(at, slot);
+                }
+                Some((start, variable)) => by_variable
+                    .entry(start)
+                    .or_insert_with(|| Root { count: 1, ..Root::new(Kind::Global, variable.name.text(self.own)) })
+                    .add(at, slot),
+                None => by_variable
+                    .entry(at)
+                    .or_insert_with(|| Root { count: 1, ..Root::new(Kind::Global, format!("the variable at {at:#x}")) })
+                    .add(at, slot),
+            }
+        }
+        // one variable may be in pieces: its parts, and its initial values
+        let mut by_name: HashMap<String, Root> = HashMap::new();
+        for root in by_variable.into_values() {
+            let Root { targets, sources, .. } =
+                by_name.entry(root.name.clone()).or_insert_with(|| Root { count: 1, ..Root::new(Kind::Global, root.name.clone()) });
+            targets.extend(root.targets);
+            sources.extend(root.sources);
+            sources.truncate(SOURCES);
+        }
+        self.roots.variables = by_name.into_values().collect();
+        self.roots.variables.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(())
+    }
+
+    /// The words of a range that its mask calls pointers, without zeros.
+    fn words_of(&self, range: Range, mask: Table, found: &mut impl FnMut(u64, u64)) -> Result<(), Refused> {
+        let len = range.end.saturating_sub(range.start);
+        if len > MAX_DATA {
+            return Err(Refused::new(format!("its variables would take {len} bytes: the layout does not fit")));
+        }
+        let bits = self.runtime.memory.slice(mask.address, mask.len.div_ceil(8), MAX_MASK)?;
+        let mut buf = vec![0; PIECE as usize];
+        let mut done = 0;
+        while done < len {
+            let piece = PIECE.min(len - done);
+            let part = buf.get_mut(..piece as usize).unwrap_or_default();
+            if self.runtime.memory.read(range.start + done, part) {
+                let words = (done / 8..).zip(super::masks::words(part));
+                let set = words.filter(|(at, word)| *word != 0 && *at < mask.len && bit(&bits, *at));
+                set.for_each(|(at, word)| found(range.start + 8 * at, word));
+            }
+            done += piece;
+        }
+        Ok(())
+    }
+
+    fn function_name(&mut self, entry: u64) -> String {
+        let named = self.names.frames(entry).ok().and_then(|frames| frames.last().map(|frame| frame.function.clone()));
+        named.unwrap_or_else(|| format!("a function at {entry:#x}"))
+    }
+
+    fn timers(&mut self) -> Result<(), Refused> {
+        let Runtime { memory, layout, globals, .. } = self.runtime;
+        let allp = globals.allp.ok_or_else(|| Refused::new("runtime.allp was not found in its code"))?;
+        let ps = memory.words(memory.u64(allp)?, memory.u64(allp.wrapping_add(8))?, MAX_PS)?;
+        let heap = layout.field("runtime.p", "timers.heap")?;
+        let (f, arg) = (layout.field("runtime.timer", "f")?, layout.field("runtime.timer", "arg")?);
+        let (stride, timer_in) = match layout.find("runtime.timerWhen", "(size)") {
+            Some(size) => (u64::from(size.size), u64::from(layout.field("runtime.timerWhen", "timer")?.offset)),
+            None => (8, 0),
+        };
+        let mut by_name: BTreeMap<String, Root> = BTreeMap::new();
+        let mut names: HashMap<(u64, u64), String> = HashMap::new();
+        for p in ps {
+            self.roots.standing.extend(self.spans.slot_at(p));
+            let at = p.wrapping_add(heap.offset.into());
+            let (Ok(list), Ok(len)) = (memory.u64(at), memory.u64(at.wrapping_add(8))) else { continue };
+            self.roots.lists.extend(self.spans.slot_at(list));
+            let Ok(words) = memory.words(list, len.saturating_mul(stride / 8), MAX_TIMERS) else { continue };
+            for timer in words.iter().skip((timer_in / 8) as usize).step_by((stride / 8).max(1) as usize) {
+                let Some(slot) = self.spans.slot_at(*timer) else { continue };
+                let word = |offset: u32| memory.u64(timer.wrapping_add(offset.into())).unwrap_or(0);
+                let entry = called_by(self.runtime, word(f.offset)).unwrap_or(0);
+                // of the functions of package time, what they are to call says more
+                let given = called_by(self.runtime, word(arg.offset + 8)).unwrap_or(0);
+                let name = match names.get(&(entry, given)) {
+                    Some(name) => name.clone(),
+                    None => {
+                        let name = match self.function_name(entry) {
+                            name if name == "time.goFunc" && given != 0 => self.function_name(given),
+                            name => name,
+                        };
+                        names.insert((entry, given), name.clone());
+                        name
+                    }
+                };
+                if name.starts_with("runtime.goroutineReady") {
+                    // a goroutine that sleeps
+                    continue;
+                }
+                let root = by_name.entry(name.clone()).or_insert_with(|| Root::new(Kind::Timer, name));
+                root.count += 1;
+                root.targets.push(slot);
+            }
+        }
+        self.roots.running.extend(by_name.into_values());
+        Ok(())
+    }
+
+    fn goroutines(&mut self) -> Result<(), Refused> {
+        let runtime = self.runtime;
+        let all = goroutines::all(runtime)?;
+        let at = At::of(&runtime.layout)?;
+        let deferred = runtime.layout.field("runtime.g", "_defer")?;
+        let mut unwinder = Unwinder::new(runtime)?;
+        let mut maps = FrameMaps::new(runtime)?;
+        let mut groups: HashMap<(u64, Option<String>), (Root, Root)> = HashMap::new();
+        let mut places: HashMap<Vec<u64>, Option<String>> = HashMap::new();
+        for address in all {
+            let Some(seen) = self.look(address, &at, &mut unwinder, &mut maps)? else { continue };
+            let place = match places.get(&seen.calls) {
+                Some(place) => place.clone(),
+                None => {
+                    let place = self.place(&seen.calls);
+                    if places.len() < MAX_SPECIALS {
+                        places.insert(seen.calls.clone(), place.clone());
+                    }
+                    place
+                }
+            };
+            let start = self.function_name(seen.g.start);
+            let own_slot = self.spans.slot_at(address);
+            self.roots.standing.extend(own_slot);
+            self.roots.lists.extend(own_slot);
+            let is_runtime = start.starts_with("runtime.") && start != "runtime.main" && place.is_none();
+            let targets =
+                |words: &[(u64, u64)]| words.iter().filter_map(|(at, word)| Some((*at, self.spans.slot_at(*word)?))).collect::<Vec<_>>();
+            let (precise, possible) = (targets(&seen.precise), targets(&seen.possible));
+            let held = runtime.memory.u64(address.wrapping_add(deferred.offset.into())).ok().and_then(|at| self.spans.slot_at(at));
+            if is_runtime {
+                precise.into_iter().chain(possible).for_each(|(at, slot)| self.roots.runtime.add(at, slot));
+                self.roots.runtime.targets.extend(own_slot.into_iter().chain(held));
+                continue;
+            }
+            let name = match &place {
+                Some(place) if *place != start => format!("{start} in {place}"),
+                _ => start,
+            };
+            let new = || [(); 2].map(|()| Root::new(Kind::Goroutines, name.clone())).into();
+            let (sure, unsure) = groups.entry((seen.g.start, place)).or_insert_with(new);
+            sure.count += 1;
+            unsure.count += 1;
+            precise.into_iter().for_each(|(at, slot)| sure.add(at, slot));
+            sure.targets.extend(own_slot.into_iter().chain(held));
+            possible.into_iter().for_each(|(at, slot)| unsure.add(at, slot));
+        }
+        for (sure, unsure) in groups.into_values() {
+            self.roots.running.push(sure);
+            if !unsure.targets.is_empty() {
+                self.roots.possible.push(unsure);
+            }
+        }
+        self.roots.running.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
+        self.roots.possible.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(())
+    }
+
+    /// The innermost call of the program's own, or of what it uses.
+    fn place(&mut self, calls: &[u64]) -> Option<String> {
+        let mut functions = Vec::new();
+        for call in calls {
+            if let Ok(frames) = self.names.frames(*call) {
+                functions.extend(frames.iter().map(|frame| frame.function.clone()));
+            }
+        }
+        let place = own::place(functions.iter().map(String::as_str), self.own)?;
+        (!place.starts_with("runtime.")).then(|| place.to_owned())
+    }
+
+    fn look(&mut self, address: u64, at: &At, unwinder: &mut Unwinder, maps: &mut FrameMaps) -> Result<Option<Seen>, Refused> {
+        let memory = self.runtime.memory;
+        let look = || at.read(&memory.record(address, at.size)?);
+        let mut g = look()?;
+        for _ in 0..TRIES {
+            if goroutines::is_none(&g) {
+                return Ok(None);
+            }
+            let (low, top) = (g.low, g.place.top);
+            if !g.has_place || !(low..top).contains(&g.place.sp) {
+                break;
+            }
+            let (mut calls, mut words) = (Vec::new(), Words::default());
+            let sp = g.place.sp;
+            let unwound = unwinder.calls(g.place, |call| {
+                calls.push(call.address());
+                maps.words(call, &mut words);
+            });
+            let stack = memory.slice(sp, top - sp, MAX_STACK);
+            let again = look()?;
+            if again == g
+                && unwound.is_ok()
+                && let Ok(stack) = stack
+            {
+                calls.truncate(super::unwind::MAX_KEPT);
+                let (precise, possible) = values(&words, sp, &stack);
+                return Ok(Some(Seen { g, calls, precise, possible }));
+            }
+            g = again;
+        }
+        // it runs: what lies on its stack is or was in use
+        let (low, top) = (g.low, g.place.top);
+        let possible = match top.checked_sub(low).map(|len| memory.slice(low, len, MAX_STACK)) {
+            Some(Ok(stack)) => (low..).step_by(8).zip(super::masks::words(&stack)).filter(|(_, word)| *word != 0).collect(),
+            _ => {
+                self.roots.unread += 1;
+                Vec::new()
+            }
+        };
+        Ok(Some(Seen { g, calls: Vec::new(), precise: Vec::new(), possible }))
+    }
+
+    /// Finalizers and cleanups hang off the span of their object.
+    fn specials(&mut self) {
+        let Runtime { memory, layout, .. } = self.runtime;
+        let field = |of, name| layout.find(of, name);
+        let (Some(next), Some(offset), Some(kind), Some(size)) = (
+            field("runtime.special", "next"),
+            field("runtime.special", "offset"),
+            field("runtime.special", "kind"),
+            field("runtime.special", "(size)"),
+        ) else {
+            return;
+        };
+        let fn_of_finalizer = field("runtime.specialfinalizer", "fn");
+        let fn_of_cleanup = field("runtime.specialCleanup", "cleanup.fn");
+        let (finalizer, cleanup) = match layout.minor {
+            ..=23 => (1, None),
+            24 => (1, Some(6)),
+            _ => (2, Some(7)),
+        };
+        let mut seen = 0;
+        for span in self.spans.all() {
+            let mut at = span.specials;
+            while at != 0 && seen < MAX_SPECIALS {
+                seen += 1;
+                let Ok(record) = memory.record(at, size.size) else { break };
+                let (Ok(offset), Ok(kind), Ok(following)) = (record.get(offset), record.get(kind), record.get(next)) else { break };
+                let is_finalizer = kind == finalizer;
+                let place = if is_finalizer { fn_of_finalizer } else { fn_of_cleanup.filter(|_| cleanup == Some(kind)) };
+                if let Some(place) = place
+                    && let Ok(function) = memory.u64(at.wrapping_add(place.offset.into()))
+                    && let Some(entry) = called_by(self.runtime, function)
+                    && let Some(object) = self.spans.slot_at(span.start.wrapping_add(offset))
+                {
+                    self.roots.specials.push(Special { object, is_finalizer, function: self.spans.slot_at(function), entry });
+                }
+                at = following;
+            }
+        }
+    }
+
+    /// Finalizers whose objects are found to be garbage wait in blocks for the goroutine that runs them.
+    fn queued_finalizers(&mut self) {
+        let Runtime { memory, layout, globals, .. } = self.runtime;
+        let field = |of, name| layout.find(of, name);
+        let (Some(all), Some(count), Some(first), Some(size), Some(function), Some(argument)) = (
+            field("runtime.finblock", "alllink"),
+            field("runtime.finblock", "cnt"),
+            field("runtime.finblock", "fin"),
+            field("runtime.finalizer", "(size)"),
+            field("runtime.finalizer", "fn"),
+            field("runtime.finalizer", "arg"),
+        ) else {
+            return;
+        };
+        let most = u64::from(first.size / size.size.max(1));
+        let mut by_name: BTreeMap<u64, Root> = BTreeMap::new();
+        let mut seen = HashSet::new();
+        for head in &globals.finalizer_blocks {
+            let mut at = memory.u64(*head).unwrap_or(0);
+            while at != 0 && seen.len() < MAX_BLOCKS && seen.insert(at) {
+                let Ok(record) = memory.record(at, first.offset + first.size) else { break };
+                let (Ok(count), Ok(next)) = (record.get(count), record.get(all)) else { break };
+                if count > most {
+                    break;
+                }
+                for i in 0..count {
+                    let entry = u64::from(first.offset) + i * u64::from(size.size);
+                    let word = |field: super::layout::Field| record.at(entry + u64::from(field.offset), 8).unwrap_or(0);
+                    let (function, argument) = (word(function), word(argument));
+                    let Some(code) = called_by(self.runtime, function) else { continue };
+                    let root = by_name.entry(code).or_insert_with(|| Root::new(Kind::Finalizer, String::new()));
+                    root.count += 1;
+                    root.targets.extend([function, argument].into_iter().filter_map(|at| self.spans.slot_at(at)));
+                }
+                at = next;
+            }
+        }
+        for (entry, root) in by_name {
+            let name = self.function_name(entry);
+            self.roots.queued.push(Root { name: format!("{name} (not run yet)"), ..root });
+        }
+    }
+}
+
+/// A goroutine, with the words on its stack that are or may be pointers, and where they stand.
+struct Seen {
+    g: G,
+    calls: Vec<u64>,
+    precise: Pointers,
+    possible: Pointers,
+}
+
+/// Where each stands, and where it leads.
+type Pointers = Vec<(u64, u64)>;
+
+/// The words that are pointers, with those of the variables that something on the stack points to.
+fn values(words: &Words, sp: u64, stack: &[u8]) -> (Pointers, Pointers) {
+    let value = |at: u64| {
+        let from = usize::try_from(at.checked_sub(sp)?).ok()?;
+        let word = u64::from_le_bytes(*stack.get(from..)?.first_chunk()?);
+        (word != 0).then_some((at, word))
+    };
+    let mut precise: Pointers = words.precise.iter().filter_map(|at| value(*at)).collect();
+    let possible: Pointers = words.possible.iter().filter_map(|at| value(*at)).collect();
+    let mut objects: Vec<&StackObject> = words.objects.iter().collect();
+    objects.sort_by_key(|object| object.start);
+    let mut is_live = vec![false; objects.len()];
+    let mut next = 0;
+    // what is found by a pointer of one variable may be another
+    while let Some((_, word)) = precise.get(next).copied() {
+        next += 1;
+        let after = objects.partition_point(|object| object.start <= word);
+        let Some(index) = after.checked_sub(1) else { continue };
+        if let (Some(object), Some(is_live)) = (objects.get(index), is_live.get_mut(index))
+            && word < object.end
+            && !*is_live
+        {
+            *is_live = true;
+            precise.extend(object.pointers.iter().filter_map(|at| value(*at)));
+        }
+    }
+    (precise, possible)
+}
