@@ -19,6 +19,8 @@ use memtrap::goruntime::image::Image;
 use memtrap::goruntime::layout::Layout;
 use memtrap::goruntime::memory::{Memory, Reader};
 use memtrap::goruntime::memstats::MemStats;
+use memtrap::goruntime::objects;
+use memtrap::goruntime::variables::Variables;
 use memtrap::goruntime::{Runtime, heap_of, memory_of};
 use memtrap::pprof::{Limits, Profile, goroutine, top};
 use memtrap::target::ProcFs;
@@ -54,7 +56,8 @@ fn top_of_a_process_is_top_of_its_heap_profile() {
             let asked = printed(&["top", served.to_str().unwrap(), "-i", index]);
             let table = |text: &str| text.lines().skip_while(|line| !line.starts_with("Showing")).map(str::to_owned).collect::<Vec<_>>();
             assert_eq!(table(&read), table(&asked), "{version:?} {build:?} {index}");
-            assert!(read.contains("main."), "{read}");
+            // of objects, one small one in the sample stands for thousands
+            assert!(index != "inuse_space" || read.contains("main."), "{read}");
         }
     }
 }
@@ -116,13 +119,18 @@ fn memstats_of_a_process_are_those_that_it_tells() {
     }
 }
 
+/// It serves the question itself: its connection, or the listener, which may not wait for the next one yet.
+fn serves(function: &str) -> bool {
+    function.contains("net/http.(*conn") || function.contains("net/http.(*Server).Serve")
+}
+
 /// Stacks with how many goroutines have them, without those that serve the question itself.
 fn stacks(dump: &goroutine::Dump) -> BTreeMap<Vec<String>, u64> {
     let mut stacks = BTreeMap::new();
     for group in &dump.groups {
         let stack: Vec<String> = dump.stack(group).map(|f| format!("{} {}:{}", f.function, f.file, f.line)).collect();
         // a goroutine that has not begun yet shows no frames: the server's
-        if !stack.is_empty() && !stack.iter().any(|call| call.contains("net/http.(*conn") || call.contains("main.spin")) {
+        if !stack.is_empty() && !stack.iter().any(|call| serves(call) || call.contains("main.spin")) {
             *stacks.entry(stack).or_default() += group.count;
         }
     }
@@ -175,7 +183,7 @@ fn goroutines_of_a_process_are_those_that_it_tells() {
         let told = goroutine::parse(&*told, &goroutine::Limits::default()).unwrap();
         let states = |dump: &goroutine::Dump| {
             let mut states: BTreeMap<String, u64> = BTreeMap::new();
-            for group in dump.groups.iter().filter(|g| !dump.stack(g).any(|f| f.function.contains("net/http.(*conn"))) {
+            for group in dump.groups.iter().filter(|g| !dump.stack(g).any(|f| serves(&f.function))) {
                 group.states.iter().for_each(|(state, n)| *states.entry(state.clone()).or_default() += n);
             }
             states
@@ -319,6 +327,8 @@ fn a_process_that_forges_its_runtime_costs_bounded_reads_and_no_panic() {
         refused += usize::from(MemStats::read(&forged).is_err());
         refused += usize::from(heap::profile(&forged, 0).is_err());
         refused += usize::from(Goroutines::read(&forged, None).and_then(|read| goroutine_files::text(&forged, &read)).is_err());
+        // it may find nothing, or nonsense; it ends, and takes no more than it may
+        let _ = objects::holders(&forged, Variables::default(), None, 64 << 20);
         assert!(reader.bytes() < 2 << 30);
     }
     assert!(refused > 90, "only {refused} of 240 were refused: the lies are not seen");

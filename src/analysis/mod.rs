@@ -22,6 +22,7 @@ use crate::bundle::timeline::{self, TimelineRow};
 use crate::bundle::{ANOTHERS, BaselineFacts, Bundle, End, FileEntry, Manifest, ProcessFacts, RemoteInstance};
 use crate::disk::Dir;
 use crate::error::chain;
+use crate::holders::{self, Holders};
 use crate::lang::{Lang, say};
 use crate::pprof::{self, DecodeError, Profile, goroutine};
 use crate::units::ByteSize;
@@ -88,6 +89,8 @@ pub struct Analysis {
     pub heap: Option<Profile>,
     /// inuse_space that grew between the two forced collections of the capture.
     pub grown_during: Vec<TopLine>,
+    /// By the object graph, compared with the baseline's.
+    pub holders: Option<Holders>,
 }
 
 /// Analyses a directory. `shown` is the path that commands in the verdict name: where the bundle will be once it is published. `base` is
@@ -157,6 +160,11 @@ pub fn of_directory(
     let anatomy = anatomy::build(&evidence);
     let baseline = is_comparable.then(|| Baseline::read(&mut healthy, base.is_some(), base_heap.as_ref(), &anatomy)).flatten();
 
+    let mut held_by: Option<Holders> = files.json(holders::FILE);
+    if let (Some(now), Some(then)) = (&mut held_by, healthy.json(holders::FILE)) {
+        now.compare(&then);
+    }
+
     let env = process.as_ref().and_then(|p| p.env.as_ref());
     let warnings = manifest.iter().flat_map(|m| &m.warnings).filter(|_| !is_proven && foreign.is_empty());
     let mistaken = warnings.filter(|warning| warning.ends_with(ANOTHERS)).cloned().collect();
@@ -184,6 +192,7 @@ pub fn of_directory(
         memstats_gap_seconds: manifest.as_ref().and_then(gap),
         allocated: told.allocated(),
         end: files.json::<End>("end.json").map(|end| Ending { gone: end.gone, oom_killed: end.oom_killed }),
+        holders: held_by,
     };
     if told.is_nothing() && !has_foreign && evidence.memstats.is_none() && evidence.status.is_none() {
         return Err(AnalysisError::Nothing { path: dir.to_owned(), problems: files.problems });
@@ -202,12 +211,20 @@ pub fn of_directory(
     }
     let grown_during = told.heap_gc.as_ref().zip(told.after.as_ref());
     let grown_during = grown_during.map_or_else(Vec::new, |(gc, after)| profiles::growth(after, gc, TOP_ROWS));
+    verdict.missing.extend(
+        manifest
+            .as_ref()
+            .filter(|_| verdict.cause.is_of_heap())
+            .and_then(unknown_holders)
+            .map(|why| say!(lang; "who holds the heap is not known: {why}"; "不知道谁持有堆：{why}")),
+    );
     verdict.missing.append(&mut files.problems);
     verdict.missing.append(&mut healthy.problems);
     verdict.next = next_commands(shown, &files, verdict.cause, has_go());
     let timeline = files.timeline();
     let heap = told.heap_gc.or(told.heap);
-    Ok(Analysis { path: shown.to_owned(), lang, verdict, manifest, process, timeline, heap, grown_during })
+    let holders = facts.holders;
+    Ok(Analysis { path: shown.to_owned(), lang, verdict, manifest, process, timeline, heap, grown_during, holders })
 }
 
 /// The verdict that a bundle holds; `None` without one that can be read. Blocks on the disk.
@@ -239,6 +256,12 @@ impl Baseline {
     }
 }
 
+/// Why it could not be told, where it was wanted.
+fn unknown_holders(manifest: &Manifest) -> Option<String> {
+    let step = manifest.files.iter().find(|f| f.step == "holders" && !f.has_file() && f.attempts > 0)?;
+    Some(verdict::line(step.reason.as_deref()?))
+}
+
 /// For how long the forced collection marked, in seconds: no longer than its profile took.
 fn marking(manifest: &Manifest) -> Option<f64> {
     let step = manifest.files.iter().find(|f| f.step == "heap_gc" && f.has_file())?;
@@ -259,6 +282,7 @@ enum Look {
     Top(&'static str),
     Traces,
     Page,
+    Holders,
 }
 
 impl Look {
@@ -270,6 +294,7 @@ impl Look {
             (Look::Traces, true) => format!("go tool pprof -traces {path}"),
             (Look::Traces, false) => format!("memtrap top {path}"),
             (Look::Page, _) => format!("less {path}"),
+            (Look::Holders, _) => format!("memtrap holders {path}"),
         }
     }
 }
@@ -280,7 +305,8 @@ fn has_go() -> bool {
 
 /// What to run next, in reading order, of what is there: what the cause is about comes first.
 fn next_commands(shown: &Path, files: &Files, cause: Cause, has_go: bool) -> Vec<String> {
-    const HEAP: &[(&str, Look)] = &[("heap_gc.pb.gz", Look::Top("inuse_space")), ("heap_gc.pb.gz", Look::Top("inuse_objects"))];
+    const HEAP: &[(&str, Look)] =
+        &[("heap_gc.pb.gz", Look::Top("inuse_space")), ("heap_gc.pb.gz", Look::Top("inuse_objects")), (holders::FILE, Look::Holders)];
     const ALLOCS: &[(&str, Look)] = &[("allocs.pb.gz", Look::Top("alloc_space")), ("allocs.pb.gz", Look::Top("alloc_objects"))];
     const GOROUTINES: &[(&str, Look)] = &[("goroutine.pb.gz", Look::Traces), ("goroutine.txt", Look::Page)];
     const KERNEL: &[(&str, Look)] = &[("proc/smaps", Look::Page)];

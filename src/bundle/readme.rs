@@ -18,6 +18,7 @@ fn describe(name: &str) -> &'static str {
         "allocs.pb.gz" => "everything allocated since the process started, freed or not",
         "heap_gc.pb.gz" => "heap profile right after a forced GC: what is really live",
         "memstats_gc.txt" => "`runtime.MemStats` again, after that GC",
+        "holders.json" => "who holds what is live: what would be freed without each variable, goroutine or timer",
         "goroutineleak.pb.gz" => "goroutines that the garbage collector proved to be blocked for ever",
         "goroutine.txt" => "all goroutine stacks as text, with states and waiting times (or, with many goroutines, grouped by stack)",
         "mutex.pb.gz" => "contended mutexes; empty unless the service sets a mutex profile fraction",
@@ -134,6 +135,11 @@ const HEAP: &[Item] = &[
         why: "What grew since the process was healthy:",
         needs: &["heap_gc.pb.gz", "baseline/heap.pb.gz"],
         commands: &["go tool pprof -top -sample_index=inuse_space -diff_base={baseline/heap.pb.gz} {heap_gc.pb.gz}"],
+    },
+    Item {
+        why: "Who holds it: what would be freed without each variable, goroutine or timer, and the way from it to the bytes:",
+        needs: &["holders.json"],
+        commands: &["memtrap holders {holders.json}"],
     },
     Item {
         why: "Who allocates, freed or not. High here and low above is churn: garbage between two GC cycles, not a leak:",

@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const CHUNK: usize = 256 << 10;
 
 /// The steps of a baseline, as the plan names them.
-pub(super) const STEPS: [&str; 5] = ["status", "smaps_rollup", "heap", "memstats", "goroutine"];
+pub(super) const STEPS: [&str; 6] = ["status", "smaps_rollup", "heap", "memstats", "goroutine", "holders"];
 
 /// Below the directory of baselines: of processes of this host, by `PID-STARTTICKS`, and of instances elsewhere.
 const LOCAL: &str = "local";

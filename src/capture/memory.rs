@@ -12,12 +12,16 @@ use serde::{Deserialize, Serialize};
 use super::child::{self, Done, Job};
 use crate::aside::Threads;
 use crate::goruntime::evidence::{Evidence, Part};
+use crate::holders::Holders;
 use crate::identity::InstanceId;
 use crate::text::one_line;
 use crate::units::ByteSize;
 
 /// 100,000 goroutines take some seconds on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What a walk over the object graph may take of the child's memory: 4 million objects. The unit may have 256 MiB, daemon and all.
+pub const WALK: ByteSize = ByteSize::mib(160);
 
 /// What comes before the parts.
 #[derive(Debug, Serialize, Deserialize)]
@@ -89,7 +93,22 @@ pub fn printed(evidence: &Evidence) -> Result<Vec<u8>, serde_json::Error> {
 ///
 /// If the future is dropped, the child is killed; nothing is written anywhere.
 pub(super) async fn ask(program: &Path, threads: &Threads, id: InstanceId) -> Result<Reading, String> {
-    let arguments = ["read-memory", "--pid", &id.pid.to_string(), "--start-ticks", &id.start_ticks.to_string()].map(OsString::from).into();
+    let output = read(program, threads, id, None).await?;
+    Reading::parse(&output).ok_or_else(|| "the reader's answer is cut off".to_owned())
+}
+
+/// Runs `program read-memory --holders` on a process: `holders.json`. Else as [`ask`].
+pub(super) async fn ask_holders(program: &Path, threads: &Threads, id: InstanceId) -> Result<Vec<u8>, String> {
+    let output = read(program, threads, id, Some("--holders")).await?;
+    match Holders::parse(&output) {
+        Ok(_) => Ok(output),
+        Err(e) => Err(format!("the reader's answer cannot be read: {e}")),
+    }
+}
+
+async fn read(program: &Path, threads: &Threads, id: InstanceId, what: Option<&str>) -> Result<Vec<u8>, String> {
+    let (pid, ticks) = (id.pid.to_string(), id.start_ticks.to_string());
+    let arguments = ["read-memory", "--pid", &pid, "--start-ticks", &ticks].into_iter().chain(what).map(OsString::from).collect();
     let job = Job { program, called: "the reader", answer: "the reader's answer", arguments, timeout: TIMEOUT };
     let Done { status, output, complaint } = child::run(job, &[], threads).await?;
     if !status.success() {
@@ -99,7 +118,7 @@ pub(super) async fn ask(program: &Path, threads: &Threads, id: InstanceId) -> Re
             None => one_line(&format!("the reader failed ({status}): {complaint}"), 400),
         });
     }
-    Reading::parse(&output).ok_or_else(|| "the reader's answer is cut off".to_owned())
+    Ok(output)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use super::sink::Body;
 use super::{Scope, baseline};
 use crate::config::{ReadMemory, Target};
 use crate::goruntime::evidence::Part;
+use crate::holders;
 
 /// A step leaves at most one file.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,6 +34,8 @@ pub(super) enum Work {
     },
     /// `debug=2`, or `debug=1` where there are many.
     GoroutineText,
+    /// Who holds what is live, out of the process's memory.
+    Holders,
     /// Only where the index lists it.
     GoroutineLeak,
     Cpu {
@@ -85,6 +88,8 @@ pub(super) fn of(target: &Target, conditions: Conditions<'_>) -> Vec<Step> {
     add("goroutine", "goroutine.pb.gz", get("goroutine?debug=0", Body::Profile));
     add("threadcreate", "threadcreate.pb.gz", get("threadcreate", Body::Profile));
     add("allocs", "allocs.pb.gz", get("allocs", Body::Profile));
+    // before the collection, which may take long where memory is short
+    add("holders", holders::FILE, Work::Holders);
     add("heap_gc", "heap_gc.pb.gz", get("heap?gc=1", Body::Profile));
     add("memstats_gc", "memstats_gc.txt", get("heap?debug=1", Body::MemStats));
     add("goroutine_text", "goroutine.txt", Work::GoroutineText);
@@ -164,11 +169,16 @@ fn left_out(step: &Step, target: &Target, conditions: Conditions<'_>) -> Option<
     if step.work == (Work::Cpu { seconds: 0 }) {
         return because("skipped by the configuration: cpu_seconds = 0", true);
     }
-    if kernel && conditions.remote {
+    let is_here = kernel || step.work == Work::Holders;
+    if is_here && conditions.remote {
         return because("the process is on another host: its kernel cannot be asked from here", true);
     }
-    if kernel && !conditions.local {
+    if is_here && !conditions.local {
         return because("no process on this host was seen to belong to this target", false);
+    }
+    if step.work == Work::Holders {
+        let is_off = !target.capture.holders || target.capture.read_memory == ReadMemory::Off;
+        return if is_off { because("switched off by the configuration", true) } else { None };
     }
     if conditions.local && from_memory(step, target).is_some() {
         return out_for_space(step, conditions);
@@ -210,7 +220,7 @@ mod tests {
     #[test]
     fn the_order_is_cheap_and_perishable_first_disruptive_last() {
         let names: Vec<String> = of(&with_pprof(), HERE).into_iter().map(|s| s.name).skip(KERNEL.len()).collect();
-        let expected = "cmdline heap memstats goroutine threadcreate allocs heap_gc memstats_gc goroutine_text goroutineleak mutex block \
+        let expected = "cmdline heap memstats goroutine threadcreate allocs holders heap_gc memstats_gc goroutine_text goroutineleak mutex block \
                         profile heap_gc_after status_after smaps_rollup_after";
         assert_eq!(names.join(" "), expected);
     }

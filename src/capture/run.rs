@@ -160,6 +160,9 @@ impl<'a> Runner<'a> {
         if let Work::Kernel(kernel) = step.work {
             return self.kernel(kernel, &step.file).await;
         }
+        if step.work == Work::Holders {
+            return self.holders(&step.file).await;
+        }
         let part = from_memory(step, &self.request.target).filter(|_| self.request.instance.is_some() && self.env.reader.is_some());
         match part {
             Some(part) => self.take_either(step, part).await,
@@ -192,6 +195,7 @@ impl<'a> Runner<'a> {
                     _ => got.taken,
                 }
             }
+            Work::Holders => Taken::default(),
             Work::GoroutineText => self.goroutine_text(&endpoint, &step.file).await,
             Work::GoroutineLeak => self.goroutine_leak(&endpoint, &step.file).await,
             Work::Cpu { seconds } => self.cpu(&endpoint, &step.file, *seconds).await,

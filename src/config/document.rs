@@ -217,6 +217,7 @@ impl Settings {
         t.set("retry_delay", &mut capture.retry_delay, duration(Duration::ZERO..=MINUTE));
         t.set("max_goroutines_debug2", &mut capture.max_goroutines_debug2, integer(0..=1_000_000_000));
         t.set("read_memory", &mut capture.read_memory, read_memory);
+        t.set("holders", &mut capture.holders, holders);
         t.set("max_file_size", &mut capture.max_file_size, at_least(ByteSize::mib(1)));
         t.set("extra_profiles", &mut capture.extra_profiles, extra_profiles);
         t.set("skip", &mut capture.skip, list("a list of steps such as [\"mutex\", \"block\"]", STEPS.len(), step));
@@ -373,6 +374,14 @@ fn read_memory(value: &Value<'_>) -> Read<ReadMemory> {
         "always" => Ok(ReadMemory::Always),
         "off" => Ok(ReadMemory::Off),
         _ => fault(value, "write auto (where pprof gives none), always (before pprof), or off"),
+    }
+}
+
+fn holders(value: &Value<'_>) -> Read<bool> {
+    match text(value, "\"auto\" or \"off\"")? {
+        "auto" => Ok(true),
+        "off" => Ok(false),
+        _ => fault(value, "write auto (where the process's memory may be read), or off"),
     }
 }
 

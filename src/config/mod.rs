@@ -45,12 +45,13 @@ pub const DEFAULT_PATH: &str = "/etc/memtrap/memtrap.toml";
 const MAX_FILE: u64 = 4 << 20;
 
 /// The steps of a capture that `skip` may name, in the order they are taken.
-pub const STEPS: [&str; 12] = [
+pub const STEPS: [&str; 13] = [
     "heap",
     "memstats",
     "goroutine",
     "threadcreate",
     "allocs",
+    "holders",
     "heap_gc",
     "goroutine_text",
     "goroutineleak",
@@ -338,6 +339,8 @@ pub struct Capture {
     /// Above it, `goroutine?debug=1` is taken instead of `debug=2`, which stops the world.
     pub max_goroutines_debug2: u64,
     pub read_memory: ReadMemory,
+    /// Whether the heap's object graph is walked, where the process's memory may be read.
+    pub holders: bool,
     /// Per file.
     pub max_file_size: ByteSize,
     /// `NAME?QUERY` below the pprof path.
@@ -356,6 +359,7 @@ impl Default for Capture {
             retry_delay: Duration::from_secs(1),
             max_goroutines_debug2: 10_000,
             read_memory: ReadMemory::Auto,
+            holders: true,
             max_file_size: ByteSize::gib(1),
             extra_profiles: Vec::new(),
             skip: Vec::new(),

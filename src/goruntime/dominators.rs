@@ -590,7 +590,9 @@ mod tests {
             roots in prop::collection::vec(prop::collection::vec(0u32..24, 0..3), 1..5),
         ) {
             let mut walk = Walk::new(graph(&edges));
-            roots.iter().for_each(|root| drop(walk.root(root.clone())));
+            for root in &roots {
+                walk.root(root.clone());
+            }
             let tree = walk.finish(size);
             let all: Vec<&Vec<u32>> = roots.iter().collect();
             let reached = reach(&edges, &all, None);

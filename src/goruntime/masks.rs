@@ -28,6 +28,8 @@ const ARENA_BASE: u64 = 0x8000_0000_0000;
 const PIECE: u64 = 256 << 10;
 /// Bytes of one type's mask: a type of 1 GiB.
 const MAX_MASK: u64 = 16 << 20;
+/// Spans of small objects whose bits are kept: 8 MiB.
+const MAX_SPANS: usize = 1 << 16;
 /// Types whose masks are kept.
 const MAX_TYPES: usize = 1 << 16;
 /// `TFlagGCMaskOnDemand`, since Go 1.24.
@@ -88,6 +90,8 @@ pub struct Masks<'r> {
     /// The arena that was looked at last: its bitmap, and which bits have no more.
     arena: Option<(u64, Vec<u8>, Vec<u8>)>,
     buffer: Vec<u8>,
+    /// Bits of spans whose objects were looked at one by one.
+    of_spans: HashMap<u64, Box<[u8]>>,
     /// Spans that could not be read: freed meanwhile.
     pub unread: u64,
     /// Objects whose mask is not known: each word that leads to an object counts as a pointer.
@@ -106,7 +110,7 @@ impl<'r> Masks<'r> {
         let heap = runtime.globals.mheap.ok_or_else(|| Refused::new("runtime.mheap_ was not found in its code"))?;
         let arenas = runtime.memory.u64(heap.wrapping_add(layout.field("runtime.mheap", "arenas")?.offset.into()))?;
         let (types, buffer) = (HashMap::new(), Vec::new());
-        Ok(Masks { runtime, scheme, arenas, types, arena: None, buffer, unread: 0, guessed: 0 })
+        Ok(Masks { runtime, scheme, arenas, types, arena: None, buffer, of_spans: HashMap::new(), unread: 0, guessed: 0 })
     }
 
     /// Calls `found` with the index of the object and the word, for each word of the span that is a pointer, in their order.
@@ -189,6 +193,37 @@ impl<'r> Masks<'r> {
         }
     }
 
+    /// The mask of a small object as it stands beside it: objects of different types may be told apart by it. 0 where there is none.
+    pub fn of_object(&mut self, span: &Span, index: u32) -> u64 {
+        if span.is_noscan || span.size > IN_SPAN || span.bytes() > PIECE {
+            return 0;
+        }
+        if !self.of_spans.contains_key(&span.start) {
+            let bits = self.bits_of_span(span).unwrap_or_default();
+            if self.of_spans.len() >= MAX_SPANS {
+                self.of_spans.clear();
+            }
+            self.of_spans.insert(span.start, bits.into());
+        }
+        let Some(bits) = self.of_spans.get(&span.start) else { return 0 };
+        let words = span.size / 8;
+        let first = u64::from(index) * words;
+        (0..words.min(64)).filter(|at| bit(bits, first + at)).fold(0, |mask, at| mask | 1 << at)
+    }
+
+    fn bits_of_span(&mut self, span: &Span) -> Result<Vec<u8>, Refused> {
+        let len = span.bytes() / 64;
+        let at = match self.scheme {
+            Scheme::InSpan { marks } => {
+                let has_marks = span.size >= 16 && marks.is_some_and(|field| self.has_marks(span, field));
+                span.start + span.bytes() - len - if has_marks { MARKS as u64 } else { 0 }
+            }
+            Scheme::OneBit { bitmap, .. } => self.arena_at(span.start)?.wrapping_add(u64::from(bitmap.offset) + span.start % ARENA / 64),
+            Scheme::TwoBits { .. } => return Ok(Vec::new()),
+        };
+        self.runtime.memory.slice(at, len, PIECE)
+    }
+
     /// The part of an object at `from`, by the bitmap of its arena. False: no more pointers follow.
     fn by_bitmap(&mut self, object: u64, from: u64, bytes: &[u8], found: &mut impl FnMut(u64)) -> bool {
         for (address, word) in (from..).step_by(8).zip(words(bytes)) {
@@ -207,7 +242,7 @@ impl<'r> Masks<'r> {
                     byte & 1 == 1
                 }
                 _ => {
-                    if address > object && at % 64 == 0 && at > 0 && bit(no_more, (at - 1) / 64) {
+                    if address > object && at.is_multiple_of(64) && at > 0 && bit(no_more, (at - 1) / 64) {
                         return false;
                     }
                     bit(bits, at)
@@ -268,7 +303,7 @@ impl<'r> Masks<'r> {
         let record = memory.record(address, rtype::SIZE)?;
         let (bytes, pointer_bytes) = (record.get(rtype::BYTES)?, record.get(rtype::POINTER_BYTES)?);
         let mut at = record.get(rtype::MASK)?;
-        if bytes % 8 != 0 || pointer_bytes % 8 != 0 || pointer_bytes > bytes || bytes == 0 {
+        if !bytes.is_multiple_of(8) || !pointer_bytes.is_multiple_of(8) || pointer_bytes > bytes || bytes == 0 {
             return Ok(None);
         }
         match self.runtime.layout.minor {

@@ -11,13 +11,14 @@
 //!        └ globals     mheap_, memstats, mbuckets, allp …           (read off the runtime's own code)
 //!            ├ memstats   MemStats
 //!            ├ heap       the buckets as a pprof profile
-//!            └ goroutines grouped by stack                        (unwind; goroutine_files: as a profile and as text)
+//!            ├ goroutines grouped by stack                        (unwind; goroutine_files: as a profile and as text)
+//!            └ objects    who holds what                          (spans, masks, roots, dominators; see there)
 //! ```
 //!
 //! Every address, length and count is the target's word: reads are bounded by [`memory::Reader`], and each part checks what it reads
 //! against something else that it reads. A part that does not fit is [`Refused`], with the reason, and others go on.
 //!
-//! [`evidence`] reads it all. Deliberately not here: what is done with it, and contents: only names, addresses, counts and sizes leave this room.
+//! [`evidence`] reads all but the objects. Deliberately not here: what is done with it, and contents: only names, addresses, counts and sizes leave this room.
 
 pub mod dominators;
 pub mod evidence;
@@ -27,9 +28,9 @@ pub mod globals;
 pub mod goroutine_files;
 pub mod goroutines;
 pub mod heap;
-pub mod masks;
 pub mod image;
 pub mod layout;
+pub mod masks;
 pub mod memory;
 pub mod memstats;
 pub mod module;

@@ -11,6 +11,7 @@
 //! is dropped may still be. Only pointers that the collector itself would follow are followed, so that what was freed is not held by
 //! what it left behind.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 
 use super::dominators::{Children, Graph, Held, Tree, Walk};
@@ -62,7 +63,7 @@ pub fn holders(runtime: &Runtime, mut variables: Variables, own: Option<&str>, m
     }
     let (tree, roots) = walk(runtime, &spans, graph, roots)?;
     let marked = MemStats::read(runtime).ok().map(|stats| stats.heap_marked);
-    let view = View { runtime, spans: &spans, tree: &tree, children: tree.children(), roots: &roots };
+    let view = View { runtime, spans: &spans, tree: &tree, children: tree.children(), roots: &roots, masks: RefCell::new(masks) };
     Ok(Holders { marked_bytes: marked, limits, ..view.holders()? })
 }
 
@@ -132,8 +133,16 @@ fn walk(runtime: &Runtime, spans: &Spans, graph: Graph, roots: Roots) -> Result<
     Ok((walk.finish(|slot| spans.size_of(slot)), all))
 }
 
-/// Objects that look alike from their span.
-type Likeness = (u64, bool, u64);
+/// What tells objects apart without their types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Likeness {
+    size: u64,
+    is_noscan: bool,
+    /// Of a small one: which of its words are pointers.
+    mask: u64,
+    /// Of a large one.
+    large_type: u64,
+}
 
 #[derive(Default)]
 struct Alike {
@@ -147,6 +156,7 @@ struct View<'r> {
     tree: &'r Tree,
     children: Children,
     roots: &'r [Root],
+    masks: RefCell<Masks<'r>>,
 }
 
 /// One kind of objects on the way from a holder, while it is put together.
@@ -249,7 +259,9 @@ impl View<'_> {
     }
 
     fn likeness(&self, vertex: u32) -> Option<Likeness> {
-        self.span(vertex).map(|(span, _)| (span.size, span.is_noscan, span.large_type))
+        let (span, slot) = self.span(vertex)?;
+        let mask = self.masks.borrow_mut().of_object(span, slot - span.first_slot);
+        Some(Likeness { size: span.size, is_noscan: span.is_noscan, mask, large_type: span.large_type })
     }
 
     fn address(&self, vertex: u32) -> Option<u64> {
@@ -280,7 +292,7 @@ impl View<'_> {
                 let like = self.likeness(vertex);
                 if let Some(stage) = stages.iter_mut().skip(from).find(|stage| Some(stage.likeness) == like) {
                     stage.objects += 1;
-                    stage.own_bytes += likeness_bytes(stage.likeness);
+                    stage.own_bytes += stage.likeness.size;
                     if stage.samples.len() < SAMPLES {
                         stage.samples.push(vertex);
                     }
@@ -318,13 +330,13 @@ impl View<'_> {
         for (stage, known) in stages.iter().zip(&types) {
             let what = match &known.name {
                 Some(name) => name.clone(),
-                None => format!("object of {} bytes", likeness_bytes(stage.likeness)),
+                None => format!("object of {} bytes", stage.likeness.size),
             };
             let step = Step { what, objects: stage.objects, own_bytes: stage.own_bytes, retained_bytes: stage.bytes };
             // the groups and tables of a map, and what leads to them, are the map
             let map = known.name.as_deref().and_then(map_of);
             if let Some(map) = map {
-                let inner = |step: &Step| step.what.starts_with("object of ") || map_of(&step.what).is_some() || step.what == map;
+                let inner = |step: &Step| step.what.starts_with("object of ") || step.what == "map" || step.what == map;
                 let first = steps.iter().rposition(|step| !inner(step)).map_or(0, |at| at + 1);
                 let parts: Vec<Step> = steps.drain(first.max(steps.len().saturating_sub(3))..).collect();
                 let own_bytes = step.own_bytes + parts.iter().map(|part| part.own_bytes).sum::<u64>();
@@ -433,10 +445,6 @@ impl View<'_> {
     }
 }
 
-fn likeness_bytes((size, ..): Likeness) -> u64 {
-    size
-}
-
 /// What is known of the type of an object.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Known {
@@ -445,9 +453,12 @@ struct Known {
     at: Option<u64>,
 }
 
-/// The map that a group of its slots, or a bucket, belongs to.
+/// The map that a part of it belongs to: a group of its slots, a bucket, or what leads to them.
 fn map_of(part: &str) -> Option<String> {
-    let part = part.strip_prefix("[]").unwrap_or(part);
+    let part = part.trim_start_matches("[]").trim_start_matches('*');
+    if matches!(part, "maps.table" | "maps.Map") {
+        return Some("map".into());
+    }
     let arguments = ["map.group[", "map.bucket["].iter().find_map(|head| part.strip_prefix(head))?;
     Some(format!("map[{arguments}"))
 }

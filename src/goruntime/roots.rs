@@ -158,6 +158,7 @@ impl Reading<'_> {
         for (to, of) in initial {
             variables.add_initial_value(to, of);
         }
+        variables.settle();
         let mut by_variable: BTreeMap<u64, Root> = BTreeMap::new();
         for (at, slot) in pointers {
             let found = variables.at(at);
@@ -165,26 +166,15 @@ impl Reading<'_> {
                 Some((_, variable)) if variable.name.is_of_runtime() || variable.name.is_dropped_by_collection() => {
                     self.roots.runtime.add(at, slot);
                 }
-                Some((start, variable)) => by_variable
-                    .entry(start)
-                    .or_insert_with(|| Root { count: 1, ..Root::new(Kind::Global, variable.name.text(self.own)) })
-                    .add(at, slot),
-                None => by_variable
-                    .entry(at)
-                    .or_insert_with(|| Root { count: 1, ..Root::new(Kind::Global, format!("the variable at {at:#x}")) })
-                    .add(at, slot),
+                found => {
+                    // its parts and its initial values are one variable
+                    let owner = found.map_or(at, |(_, variable)| variable.owner);
+                    let name = || found.map_or_else(|| format!("the variable at {at:#x}"), |(_, v)| v.name.text(owner, self.own));
+                    by_variable.entry(owner).or_insert_with(|| Root { count: 1, ..Root::new(Kind::Global, name()) }).add(at, slot);
+                }
             }
         }
-        // one variable may be in pieces: its parts, and its initial values
-        let mut by_name: HashMap<String, Root> = HashMap::new();
-        for root in by_variable.into_values() {
-            let Root { targets, sources, .. } =
-                by_name.entry(root.name.clone()).or_insert_with(|| Root { count: 1, ..Root::new(Kind::Global, root.name.clone()) });
-            targets.extend(root.targets);
-            sources.extend(root.sources);
-            sources.truncate(SOURCES);
-        }
-        self.roots.variables = by_name.into_values().collect();
+        self.roots.variables = by_variable.into_values().collect();
         self.roots.variables.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(())
     }
@@ -285,11 +275,11 @@ impl Reading<'_> {
                     place
                 }
             };
-            let start = self.function_name(seen.g.start);
+            let start = self.start(&seen);
             let own_slot = self.spans.slot_at(address);
             self.roots.standing.extend(own_slot);
             self.roots.lists.extend(own_slot);
-            let is_runtime = start.starts_with("runtime.") && start != "runtime.main" && place.is_none();
+            let is_runtime = start.starts_with("runtime.") && place.is_none();
             let targets =
                 |words: &[(u64, u64)]| words.iter().filter_map(|(at, word)| Some((*at, self.spans.slot_at(*word)?))).collect::<Vec<_>>();
             let (precise, possible) = (targets(&seen.precise), targets(&seen.possible));
@@ -299,12 +289,13 @@ impl Reading<'_> {
                 self.roots.runtime.targets.extend(own_slot.into_iter().chain(held));
                 continue;
             }
+            let start_at = seen.g.start;
             let name = match &place {
                 Some(place) if *place != start => format!("{start} in {place}"),
                 _ => start,
             };
             let new = || [(); 2].map(|()| Root::new(Kind::Goroutines, name.clone())).into();
-            let (sure, unsure) = groups.entry((seen.g.start, place)).or_insert_with(new);
+            let (sure, unsure) = groups.entry((start_at, place)).or_insert_with(new);
             sure.count += 1;
             unsure.count += 1;
             precise.into_iter().for_each(|(at, slot)| sure.add(at, slot));
@@ -320,6 +311,22 @@ impl Reading<'_> {
         self.roots.running.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
         self.roots.possible.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(())
+    }
+
+    /// The function that the `go` statement names: what the compiler wraps around it to hand over arguments is not shown.
+    fn start(&mut self, seen: &Seen) -> String {
+        let start = match self.function_name(seen.g.start) {
+            main if main == "runtime.main" => "main.main".into(),
+            start => start,
+        };
+        if !start.contains(".gowrap") {
+            return start;
+        }
+        let mut outermost = seen.calls.iter().rev().filter_map(|call| self.names.frames(*call).ok());
+        let called = outermost.find_map(|frames| {
+            frames.iter().rev().map(|frame| &frame.function).find(|f| !f.starts_with("runtime.") && !f.contains(".gowrap")).cloned()
+        });
+        called.unwrap_or(start)
     }
 
     /// The innermost call of the program's own, or of what it uses.

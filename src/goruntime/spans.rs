@@ -205,13 +205,13 @@ impl At {
             (record.get(self.start)?, record.get(self.pages)?, record.get(self.objects)?, record.get(self.element)?);
         let class = record.get(self.class)?;
         let bytes = pages.saturating_mul(PAGE);
-        let is_sound = start % PAGE == 0
+        let is_sound = start.is_multiple_of(PAGE)
             && start > 0
             && start < 1 << 47
             && (1..1 << 31).contains(&pages)
             && objects > 0
             && size >= 8
-            && size % 8 == 0
+            && size.is_multiple_of(8)
             && objects.saturating_mul(size) <= bytes;
         let (Ok(pages), Ok(objects), true) = (u32::try_from(pages), u32::try_from(objects), is_sound) else { return Ok(None) };
         let large_type = self.large_type.map(|field| record.get(field)).transpose()?.unwrap_or(0);

@@ -62,7 +62,7 @@ pub fn name(runtime: &Runtime, at: u64) -> Option<String> {
 }
 
 fn common(runtime: &Runtime, at: u64) -> Result<Record, Refused> {
-    if at == 0 || at % 8 != 0 {
+    if at == 0 || !at.is_multiple_of(8) {
         return Err(Refused::new("no type is there"));
     }
     runtime.memory.record(at, rtype::SIZE)
@@ -132,7 +132,7 @@ fn within(runtime: &Runtime, at: u64, offset: u64, depth: u32) -> Result<Pointee
 
 /// The type that the word before a pointer in an interface names; `None` if it names none.
 pub fn dynamic(runtime: &Runtime, word: u64) -> Option<u64> {
-    let is_type = |at: u64| runtime.module.types.contains(at) && at % 8 == 0;
+    let is_type = |at: u64| runtime.module.types.contains(at) && at.is_multiple_of(8);
     if word < 4096 {
         return None;
     }

@@ -34,6 +34,8 @@ pub struct Variables {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Variable {
     pub name: Name,
+    /// Where the variable begins that this is a part of, or the initial value of.
+    pub owner: u64,
     /// 0: not known.
     size: u64,
 }
@@ -63,16 +65,18 @@ impl Name {
         }
     }
 
-    /// For people.
-    pub fn text(&self, module: Option<&str>) -> String {
+    /// For people; `at` is where it is.
+    pub fn text(&self, at: u64, module: Option<&str>) -> String {
         match self {
             Name::Symbol(name) => name.clone(),
+            Name::UsedBy(functions) if functions.is_empty() => format!("the variable at {at:#x}"),
             Name::UsedBy(functions) => {
                 let mut functions: Vec<&String> = functions.iter().collect();
                 // what sets it up at the start says less than what works with it
-                functions.sort_by_key(|f| (f.ends_with(".init") || f.contains(".init."), whose(f, module)));
-                let named: Vec<&str> = functions.iter().take(NAMED).map(|f| f.as_str()).collect();
-                format!("the variable of {}", named.join(" and "))
+                functions.sort_by_key(|f| (is_init(f), whose(f, module)));
+                let works = functions.iter().take_while(|f| !is_init(f)).count();
+                let named: Vec<&str> = functions.iter().take(works.clamp(1, NAMED)).map(|f| f.as_str()).collect();
+                format!("the variable of {} at {at:#x}", named.join(" and "))
             }
         }
     }
@@ -93,7 +97,7 @@ impl Variables {
                 && let Ok(name) = symbol.name()
             {
                 let name = Name::Symbol(name.replace(char::is_control, "\u{fffd}"));
-                starts.insert(at, Variable { name, size: symbol.size() });
+                starts.insert(at, Variable { name, owner: at, size: symbol.size() });
             }
         }
         Ok(Variables { starts })
@@ -132,8 +136,8 @@ impl Variables {
             }
         }
         let name = |entry: &u64| functions.find(*entry).ok().flatten().and_then(|f| functions.name(&f).ok());
-        let variable = |by: Vec<u64>| Variable { name: Name::UsedBy(by.iter().filter_map(name).collect()), size: 0 };
-        Ok(Variables { starts: uses.into_iter().map(|(at, by)| (at, variable(by))).collect() })
+        let variable = |at, by: Vec<u64>| Variable { name: Name::UsedBy(by.iter().filter_map(name).collect()), owner: at, size: 0 };
+        Ok(Variables { starts: uses.into_iter().map(|(at, by)| (at, variable(at, by))).collect() })
     }
 
     pub fn is_empty(&self) -> bool {
@@ -146,20 +150,40 @@ impl Variables {
         (variable.size == 0 || address - start < variable.size).then_some((*start, variable))
     }
 
-    /// A variable points here. An initial value that has no name of its own belongs to the variable that points to it.
+    /// A variable points here. An initial value that has no name of its own belongs to the variable that points to it, and what only the
+    /// package's `init` refers to is taken for one.
     pub fn add_initial_value(&mut self, at: u64, of: u64) {
         let size = match (self.starts.get(&at), self.at(at)) {
-            (Some(Variable { name: Name::Symbol(name), size }), _) if STATIC.iter().any(|part| name.contains(part)) => *size,
+            (Some(Variable { name: Name::Symbol(name), size, .. }), _) if STATIC.iter().any(|part| name.contains(part)) => *size,
+            (Some(Variable { name: Name::UsedBy(functions), .. }), _) if functions.iter().all(|f| is_init(f)) => 0,
             (Some(_), _) => return,
             // within one whose extent is known
             (None, Some((_, variable))) if variable.size > 0 => return,
             (None, _) => 0,
         };
         if let Some((_, owner)) = self.at(of) {
-            let name = owner.name.clone();
-            self.starts.insert(at, Variable { name, size });
+            let (name, owner) = (owner.name.clone(), owner.owner);
+            self.starts.insert(at, Variable { name, owner, size });
         }
     }
+
+    /// What only `init` refers to, behind the beginning of an initial value, is the rest of it.
+    pub fn settle(&mut self) {
+        let mut whole: Option<(Name, u64)> = None;
+        for (at, variable) in &mut self.starts {
+            let is_part = matches!(&variable.name, Name::UsedBy(functions) if functions.iter().all(|f| is_init(f)));
+            match &whole {
+                _ if variable.owner != *at => whole = Some((variable.name.clone(), variable.owner)),
+                Some((name, owner)) if is_part => (variable.name, variable.owner) = (name.clone(), *owner),
+                _ => whole = None,
+            }
+        }
+    }
+}
+
+/// It sets up the variables of a package.
+fn is_init(function: &str) -> bool {
+    function.ends_with(".init") || function.contains(".init.")
 }
 
 #[cfg(test)]
@@ -173,7 +197,8 @@ mod tests {
     #[test]
     fn a_variable_without_a_name_is_called_after_the_programs_own_functions() {
         let name = used_by(&["main.init", "net/http.(*Server).Serve", "main.(*Cache).Put", "main.fill"]);
-        assert_eq!(name.text(None), "the variable of main.(*Cache).Put and main.fill");
+        assert_eq!(name.text(0x93, None), "the variable of main.(*Cache).Put and main.fill at 0x93");
+        assert_eq!(used_by(&["main.init"]).text(0x93, None), "the variable of main.init at 0x93");
         assert!(used_by(&["runtime.newproc", "runtime.gcStart"]).is_of_runtime());
         assert!(!used_by(&["runtime.newproc", "main.x"]).is_of_runtime());
         assert!(!Name::Symbol("runtime/cgo.handles".into()).is_of_runtime());
@@ -181,8 +206,8 @@ mod tests {
 
     #[test]
     fn an_address_is_in_the_variable_that_begins_before_it_and_reaches_it() {
-        let variable = |name: &str, size| Variable { name: Name::Symbol(name.into()), size };
-        let mut variables = Variables { starts: [(100, variable("main.a", 16)), (200, variable("main..stmp_1", 32))].into() };
+        let variable = |at, name: &str, size| (at, Variable { name: Name::Symbol(name.into()), owner: at, size });
+        let mut variables = Variables { starts: [variable(100, "main.a", 16), variable(200, "main..stmp_1", 32)].into() };
         assert_eq!(variables.at(108).unwrap().1.name, Name::Symbol("main.a".into()));
         assert!(variables.at(116).is_none() && variables.at(99).is_none());
         variables.add_initial_value(200, 108);

@@ -59,6 +59,11 @@ fn percent(part: i64, whole: i64) -> String {
     }
 }
 
+fn part(part: u64, whole: u64) -> String {
+    let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    percent(signed(part), signed(whole))
+}
+
 /// As in verdict.json.
 fn word(value: &impl Serialize) -> String {
     serde_json::to_value(value).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()

@@ -8,6 +8,7 @@ use super::plot::{self, Marks, Plot};
 use super::{clean, first_frames, growth, percent, process, size, title, unix_ms, wait, where_it_is};
 use crate::analysis::Analysis;
 use crate::bundle::{Manifest, Status};
+use crate::holders::Holder;
 use crate::lang::{Lang, say};
 use crate::pprof::flame::{Bounds, Flame, flame};
 use crate::trigger::Trigger;
@@ -62,6 +63,8 @@ struct Page {
     next: Vec<String>,
     tables: Vec<Table>,
     columns: [(&'static str, &'static str); 4],
+    holders: Vec<HolderRow>,
+    limits: Vec<String>,
     flame: Option<Picture>,
     goroutines: Option<Goroutines>,
     steps: Vec<Step>,
@@ -142,6 +145,28 @@ struct Goroutines {
     more: Option<String>,
 }
 
+/// A holder, with the way from it.
+struct HolderRow {
+    retained: String,
+    share: String,
+    /// Of all that is reached, in percent.
+    width: f64,
+    objects: u64,
+    growth: String,
+    title: String,
+    type_name: String,
+    path: Vec<PathStep>,
+    also: String,
+}
+
+struct PathStep {
+    indent: f64,
+    what: String,
+    objects: u64,
+    own: String,
+    retained: String,
+}
+
 struct GroupRow {
     count: u64,
     share: f64,
@@ -210,11 +235,38 @@ fn page(analysis: &Analysis) -> Page {
         next: next(analysis),
         tables: tables(analysis),
         columns: guide::columns(lang),
+        holders: holders(analysis),
+        limits: analysis.holders.iter().flat_map(|h| &h.limits).map(|limit| clean(limit)).collect(),
         flame: analysis.heap.as_ref().and_then(|heap| flame(heap, "inuse_space", &Bounds::default())).map(|f| picture(&f, t)),
         goroutines: goroutines(v, lang),
         steps: manifest.map(steps).unwrap_or_default(),
         outcome: manifest.map(|m| m.outcome.name().to_owned()).unwrap_or_default(),
     }
+}
+
+fn holders(analysis: &Analysis) -> Vec<HolderRow> {
+    let Some(holders) = &analysis.holders else { return Vec::new() };
+    let row = |holder: &Holder| HolderRow {
+        retained: ByteSize(holder.retained_bytes).to_string(),
+        share: super::part(holder.retained_bytes, holders.reached_bytes),
+        width: holder.share * 100.0,
+        objects: holder.objects,
+        growth: holder.growth_bytes.map(growth).unwrap_or_default(),
+        title: clean(&holder.title()),
+        type_name: holder.type_name.as_deref().map(clean).unwrap_or_default(),
+        path: (0u32..)
+            .zip(&holder.path)
+            .map(|(depth, step)| PathStep {
+                indent: f64::from(depth),
+                what: clean(&step.what),
+                objects: step.objects,
+                own: ByteSize(step.own_bytes).to_string(),
+                retained: ByteSize(step.retained_bytes).to_string(),
+            })
+            .collect(),
+        also: holder.also.iter().map(|by| clean(by)).collect::<Vec<_>>().join(labels::of(analysis.lang).comma),
+    };
+    holders.holders.iter().take(ROWS).map(row).collect()
 }
 
 /// Sentences with names in them are longer than names.

@@ -58,6 +58,7 @@ fn hostile_in(lang: Lang) -> Analysis {
     let timeline =
         (0..600).map(|s| TimelineRow { unix_ms: at - 600_000 + s * 1000, rss_bytes: (s + 1) * MIB / 2, during: false }).collect();
     Analysis {
+        holders: None,
         path: PathBuf::from("/bundles").join(HOSTILE),
         lang,
         verdict,

@@ -86,6 +86,7 @@ fn write(out: &mut String, analysis: &Analysis) -> std::fmt::Result {
     table(out, lang.pick("Grown since the baseline (inuse_space)", "相对 baseline 的增长 (inuse_space)"), &v.top.growth, true, lang)?;
     table(out, lang.pick("Grown during the capture (inuse_space)", "采集期间的增长 (inuse_space)"), &analysis.grown_during, true, lang)?;
     table(out, lang.pick("Allocated since the start (alloc_space)", "启动以来的分配 (alloc_space)"), &v.top.alloc_space, true, lang)?;
+    holders(out, analysis)?;
     if !v.top.inuse_space.is_empty() {
         writeln!(out)?;
         out.push_str(&columns(&guide::columns(lang).map(|(term, meaning)| vec![term.to_owned(), meaning.to_owned()])));
@@ -158,6 +159,27 @@ fn table(out: &mut String, title: &str, lines: &[TopLine], bytes: bool, lang: La
     rows.extend(lines.iter().take(ROWS).map(|l| vec![number(l.flat), number(l.cum), clean(&l.function)]));
     out.push_str(&columns(&rows));
     Ok(())
+}
+
+fn holders(out: &mut String, analysis: &Analysis) -> std::fmt::Result {
+    let Some(holders) = &analysis.holders else { return Ok(()) };
+    let t = labels::of(analysis.lang);
+    heading(out, t.holds)?;
+    let has_growth = holders.holders.iter().any(|h| h.growth_bytes.is_some());
+    let mut rows = vec![[t.retained, t.share, t.objects].map(str::to_owned).to_vec()];
+    rows.iter_mut().for_each(|head| head.extend(has_growth.then(|| t.growth.to_owned()).into_iter().chain([t.holder.to_owned()])));
+    for holder in holders.holders.iter().take(ROWS) {
+        let share = super::part(holder.retained_bytes, holders.reached_bytes);
+        let mut row = vec![ByteSize(holder.retained_bytes).to_string(), share, holder.objects.to_string()];
+        row.extend(has_growth.then(|| holder.growth_bytes.map(growth).unwrap_or_default()));
+        row.push(clean(&holder.title()));
+        rows.push(row);
+    }
+    out.push_str(&columns(&rows));
+    for holder in holders.holders.iter().take(ROWS).filter(|holder| !holder.path.is_empty()) {
+        writeln!(out, "{}", wrapped(&clean(&format!("{} → {}", holder.title(), holder.path_text())), WIDTH, "  "))?;
+    }
+    holders.limits.iter().try_for_each(|limit| writeln!(out, "{}", wrapped(&clean(limit), WIDTH, "")))
 }
 
 fn goroutines(out: &mut String, v: &Verdict, lang: Lang) -> std::fmt::Result {

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::anatomy::Anatomy;
+use crate::holders::Holders;
 use crate::pprof::own::{self, Whose};
 
 /// Objects up to this size, in bytes on average, are small: their number is the problem, and what points to them.
@@ -45,6 +46,8 @@ pub struct Facts {
     /// Between the forced collections at the two ends of the capture.
     pub allocated: Option<Allocated>,
     pub end: Option<Ending>,
+    /// By the object graph, compared with the baseline's.
+    pub holders: Option<Holders>,
     /// Why the profiles may not be of this process: sentences of the capture.
     pub mistaken: Vec<String>,
     /// Why they are not, and were left aside.

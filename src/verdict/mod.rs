@@ -20,6 +20,7 @@ pub use facts::{
 use crate::anatomy::{Anatomy, Bucket, Missing};
 use crate::lang::{Lang, say};
 use weigh::Weighed;
+pub(crate) use words::line;
 
 pub const SCHEMA: u32 = 1;
 pub const QUESTION: &str = "does the Go heap explain the RSS?";
@@ -133,6 +134,11 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// Objects of the Go heap, live or garbage.
+    pub const fn is_of_heap(self) -> bool {
+        matches!(self, Cause::LiveHeap | Cause::SmallObjects | Cause::AllocationChurn)
+    }
+
     /// As in `verdict.json`.
     pub const fn name(self) -> &'static str {
         match self {
@@ -276,7 +282,7 @@ fn doubts(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause: Cause, lan
             }
         }
     };
-    let of_heap = matches!(cause, Cause::LiveHeap | Cause::SmallObjects | Cause::AllocationChurn);
+    let of_heap = cause.is_of_heap();
     let of_goroutines = matches!(cause, Cause::GoroutinePileup | Cause::DeepStacks);
     let of_kernel = matches!(cause, Cause::FileMappings | Cause::Shmem);
     // the kernel counts file and shared memory by itself

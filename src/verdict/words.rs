@@ -1,6 +1,7 @@
 //! The verdict in sentences: numbers first, one thought each.
 
 mod evidence;
+mod holding;
 #[cfg(test)]
 mod tests;
 
@@ -35,7 +36,7 @@ pub(super) fn name(text: &str) -> String {
 }
 
 /// A sentence from outside: of a manifest.
-pub(super) fn line(text: &str) -> String {
+pub(crate) fn line(text: &str) -> String {
     one_line(text, MAX_SENTENCE)
 }
 
@@ -71,7 +72,8 @@ pub(super) fn summary(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause
     };
     let because = because(anatomy, facts, weighed, cause, lang);
     let besides = besides(weighed, cause, lang).unwrap_or_default();
-    say!(lang; "{rss} and {heap}: {because}{besides}{ending}{whose}."; "{rss}，{heap}：{because}{besides}{ending}{whose}。")
+    let held = holding::clause(facts, weighed, cause, lang);
+    say!(lang; "{rss} and {heap}: {because}{held}{besides}{ending}{whose}."; "{rss}，{heap}：{because}{held}{besides}{ending}{whose}。")
 }
 
 /// A second part that is nearly as heavy.

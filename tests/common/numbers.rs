@@ -11,6 +11,8 @@ use std::path::Path;
 use regex_lite::{Captures, Regex};
 use serde_json::Value;
 
+use memtrap::holders::Holders;
+
 use super::witness::{Witness, by_stack, count, of_function, of_place, stack, total};
 
 type Checked = Result<(), String>;
@@ -216,6 +218,7 @@ impl Case<'_> {
     fn summary(&self, said: &str) -> Checked {
         let frame = whole(
             "RSS (?:is {s:now}|grew by {s:grown} to {s:reached}) and (?:the Go heap (?:explains it|explains it in part|does not explain it)|whether the Go heap explains it is unknown): (?P<why>.+?)\
+             (?P<held>; {f:holder} holds {s:held_bytes} in {n:held_objects} objects, (?:{s:held_grown} more than at the baseline|{p:held_share} of all that is reachable))?\
              (?:; besides, (?P<second>[^;]+) takes {s:besides} \\({p:besides_share}\\))?\
              (?:; the process was OOM-killed meanwhile|; the process ended meanwhile)?(?:; the profiles may be of another process|; the profiles are of another process and were left aside)?\\.",
         );
@@ -223,6 +226,9 @@ impl Case<'_> {
         is(&m, "now", Some(self.rss()))?;
         is(&m, "reached", Some(self.rss()))?;
         is(&m, "grown", self.baseline_rss().map(|then| (self.rss() - then).max(0.0)))?;
+        if m.name("held").is_some() {
+            self.holder(&m, &m["holder"], "held_bytes", "held_objects", "held_share", "held_grown")?;
+        }
         if let Some(second) = m.name("second") {
             self.weight(second.as_str(), &m, "besides", "besides_share")?;
         }
@@ -232,6 +238,25 @@ impl Case<'_> {
         let mut rules: Vec<(Regex, Rule)> = BECAUSE.iter().map(|(pattern, rule)| (whole(pattern), *rule)).collect();
         rules.push((whole(&live), live_heap));
         self.by_rule(&rules, &m["why"])
+    }
+
+    /// What `holders.json` says of a holder, and the baseline's.
+    fn holder(&self, m: &Captures<'_>, title: &str, bytes: &str, objects: &str, share: &str, grown: &str) -> Checked {
+        let read = |witness: &Witness| witness.json("holders.json").and_then(|json| Holders::parse(json.to_string().as_bytes()).ok());
+        let now = read(&self.now).ok_or("there is no holders.json")?;
+        let holder = now.holders.iter().find(|h| h.title() == title).ok_or("no such holder")?;
+        is(m, bytes, Some(holder.retained_bytes as f64))?;
+        is(m, objects, Some(holder.objects as f64))?;
+        if let Some(path) = m.name("path").filter(|path| path.as_str() != holder.path_text()) {
+            return Err(format!("the path is {}, not {}", holder.path_text(), path.as_str()));
+        }
+        let then = self.base.as_ref().and_then(read);
+        let before = then.as_ref().map(|then| then.holders.iter().find(|h| h.kind == holder.kind && h.name == holder.name));
+        is(m, grown, before.map(|before| holder.retained_bytes as f64 - before.map_or(0.0, |h| h.retained_bytes as f64)))?;
+        match m.name(share) {
+            Some(_) => share_is(m, share, holder.retained_bytes as f64, now.reached_bytes as f64),
+            None => Ok(()),
+        }
     }
 
     /// An amount of one of the parts that a verdict weighs, with its share of all.
@@ -567,6 +592,10 @@ const EVIDENCE: &[(&str, Rule)] = &[
         is(m, "grown", c.baseline_rss().map(|then| c.rss() - then))
     }),
     ("By weight: (?P<list>.+)\\.", |c, m| c.weights(&m["list"])),
+    (
+        "Without {f:holder}, {s:held} \\({p:share} of what is reachable\\) in {n:objects} objects would be free(?:, {s:grown} since the baseline)?(?:: (?P<path>.+))?\\.",
+        |c, m| c.holder(m, &m["holder"], "held", "objects", "share", "grown"),
+    ),
     (
         "MemStats: HeapAlloc {s:alloc} in {n:objects} objects, HeapInuse {s:inuse}, HeapIdle {s:idle} of which {s:released} released, StackInuse {s:stacks}\\.",
         |c, m| {

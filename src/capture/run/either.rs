@@ -55,6 +55,18 @@ impl Runner<'_> {
         read
     }
 
+    /// Who holds what is live. A bundle is complete without it: not every process is one whose objects can be walked.
+    pub(super) async fn holders(&mut self, file: &str) -> Taken {
+        let taken = Taken { source: Some("memory".into()), attempts: 1, ..Taken::default() };
+        let (Some(id), Some(program)) = (self.request.instance, &self.env.reader) else {
+            return taken.skip("its memory is not read", true);
+        };
+        match memory::ask_holders(program, &self.env.threads, id).await {
+            Ok(bytes) => self.write(taken, file, bytes).await,
+            Err(why) => taken.skip(why, true),
+        }
+    }
+
     /// The process's memory is read once, when it is first wanted, so that all parts are of one moment.
     async fn read(&mut self, part: Part, file: &str) -> Taken {
         let taken = Taken { source: Some("memory".into()), attempts: 1, ..Taken::default() };
@@ -75,6 +87,11 @@ impl Runner<'_> {
             Ok(bytes) => bytes.to_vec(),
             Err(why) => return taken.failed(format!("its memory does not give it: {why}")),
         };
+        let notes = vec![format!("read from its memory: {}", reading.rests_on)];
+        self.write(Taken { notes, ..taken }, file, bytes).await
+    }
+
+    async fn write(&self, taken: Taken, file: &str, bytes: Vec<u8>) -> Taken {
         if bytes.len() as u64 > self.max_file_size().0 {
             return taken.failed(format!("its memory gives {}, which is above the limit of a file", ByteSize(bytes.len() as u64)));
         }
@@ -85,7 +102,7 @@ impl Runner<'_> {
             Ok::<_, std::io::Error>((name, out.finish()))
         });
         match written.await.map_err(std::io::Error::other).and_then(|written| written) {
-            Ok(written) => Taken { file: Some(written), notes: vec![format!("read from its memory: {}", reading.rests_on)], ..taken },
+            Ok(written) => Taken { file: Some(written), ..taken },
             Err(e) => taken.failed(Failure::Disk(e).to_string()),
         }
     }

@@ -36,6 +36,7 @@ pub(super) fn settings() -> Capture {
         retry_delay: Duration::from_millis(10),
         max_goroutines_debug2: 10_000,
         read_memory: ReadMemory::Auto,
+        holders: true,
         max_file_size: ByteSize::mib(4),
         extra_profiles: Vec::new(),
         skip: Vec::new(),

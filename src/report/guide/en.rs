@@ -26,6 +26,7 @@ const LIVE_HEAP: Guide = Guide {
     means: "After a forced collection these bytes were still reachable: the program holds them.",
     steps: &[
         "Read inuse_space: the functions with a high flat value allocated what is live. It names who allocated, not who holds.",
+        "Read who holds it (holders.json): what would be freed without each variable, goroutine or timer, and the way from it to the bytes.",
         "Read the growth since the baseline, or between the two forced collections: what only ever grows is the leak, what is large and flat is not.",
         "Follow the callers (top -cum, -traces, the flame graph) until the code is yours, then look for what keeps the result: a map, a cache, a queue, a global.",
         "list FUNCTION in go tool pprof shows the line, where the source is at hand.",
@@ -44,7 +45,7 @@ const SMALL_OBJECTS: Guide = Guide {
     steps: &[
         "Read inuse_objects before inuse_space: the function that makes the most objects may not be the one with the most bytes.",
         "Read the growth since the baseline: elements that come and never go.",
-        "Look for what they are elements of: a map, slice, list or queue that is only added to.",
+        "Read who holds it (holders.json): what they are elements of, a map, slice, list or queue that is only added to.",
     ],
     usual: &[
         "map entries or list elements that are never deleted",

@@ -26,6 +26,7 @@ const LIVE_HEAP: Guide = Guide {
     means: "强制 GC 之后，这些字节仍然可达：是程序自己持有它们。",
     steps: &[
         "看 inuse_space：flat 高的函数分配了现在存活的内存。它说明谁分配，不说明谁持有。",
+        "看谁持有（holders.json）：没有哪个变量、goroutine 或 timer 就会释放多少，以及从它到这些字节的路径。",
         "看相对 baseline 的增长，或两次强制 GC 之间的增长：只增不减的是泄漏，大而平稳的不是。",
         "沿调用者往上找（top -cum、-traces、火焰图），直到自己的代码，再看是什么留住了结果：map、缓存、队列、全局变量。",
         "手边有源码时，在 go tool pprof 里用 list 函数名 可以看到具体的行。",
@@ -44,7 +45,7 @@ const SMALL_OBJECTS: Guide = Guide {
     steps: &[
         "先看 inuse_objects 再看 inuse_space：对象最多的函数不一定是字节最多的。",
         "看相对 baseline 的增长：哪些元素只来不走。",
-        "找出它们是什么的元素：只加不删的 map、slice、链表或队列。",
+        "看谁持有（holders.json）：它们是什么的元素，只加不删的 map、slice、链表或队列。",
     ],
     usual: &["从不删除的 map 项或链表元素", "每个请求注册一个、却从不停掉的 timer、context 或回调", "取值无界的监控或日志 label"],
 };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::facts::{Facts, Gogc};
 use super::super::weigh::{Basis, Weighed};
 use super::super::{Cause, Holder, PASSING};
-use super::{bytes, name, part, percent, size, with_leaf};
+use super::{bytes, holding, name, part, percent, size, with_leaf};
 use crate::anatomy::{Anatomy, Bucket, Collected, Found};
 use crate::lang::{Lang, say};
 
@@ -14,7 +14,7 @@ const WORTH: u64 = 4 << 20;
 /// A share of the CPU that collections rarely take in a healthy service.
 const COSTLY_GC: f64 = 0.1;
 
-fn count(n: u64, lang: Lang) -> String {
+pub(super) fn count(n: u64, lang: Lang) -> String {
     match (lang, n) {
         (_, 0..10_000) => n.to_string(),
         (Lang::En, 10_000..1_000_000) => format!("{} thousand", n / 1000),
@@ -54,6 +54,7 @@ pub(in crate::verdict) fn evidence(anatomy: &Anatomy, facts: &Facts, weighed: &W
         said.push(say!(lang; "By weight: {ranked}."; "按大小排列：{ranked}。"));
     }
     go_says(&mut said, anatomy, facts, weighed, cause, lang);
+    holding::sentences(&mut said, facts, lang);
     goroutines_say(&mut said, anatomy, facts, weighed, lang);
     kernel_says(&mut said, anatomy, facts, lang);
     if let Some(end) = facts.end.filter(|e| e.gone) {

@@ -1,9 +1,10 @@
 // Holds memory in one of many ways, and knows how much: what is asked is who holds it, not who allocated it.
 //
-//	holders MODE MIB
+//	holders MODE MIB [busy]
 //
 // prints a line of JSON: how many bytes of live objects came with it. All of it is made by make… functions that hold nothing; what holds
-// it is the variable MODE, or a goroutine, timer or finalizer that has MODE in its name. Then it waits.
+// it is the variable MODE, or a goroutine, timer or finalizer that has MODE in its name. Then it waits; a busy one
+// allocates garbage as fast as it can.
 package main
 
 import (
@@ -130,7 +131,7 @@ func lruCacheFill(bytes int) {
 	}
 }
 
-var channelQueue = make(chan *blob, 1<<16)
+var channelQueue = make(chan *blob, 1<<13)
 
 //go:noinline
 func channelQueueFill(bytes int) {
@@ -487,8 +488,20 @@ func main() {
 		fill(size)
 	}
 	report(live() - before)
+	if len(os.Args) > 3 {
+		go churn()
+		go churn()
+	}
 	wait()
 	held[0].data[0]++
+}
+
+var garbage [256][]byte
+
+func churn() {
+	for i := 0; ; i++ {
+		garbage[i%len(garbage)] = make([]byte, 1<<10+i%(16<<10))
+	}
 }
 
 // wait does not look like a deadlock.
