@@ -9,8 +9,9 @@ pub fn hex(bytes: &[u8]) -> String {
 
 /// The first `bytes` bytes (at most 32) of the SHA-256 of `content`.
 pub fn short(content: impl AsRef<[u8]>, bytes: usize) -> String {
-    let sum = digest(&SHA256, content.as_ref());
-    hex(&sum.as_ref()[..bytes.min(sum.as_ref().len())])
+    let mut hex = hex(digest(&SHA256, content.as_ref()).as_ref());
+    hex.truncate(bytes.saturating_mul(2));
+    hex
 }
 
 #[cfg(test)]

@@ -97,6 +97,8 @@ impl fmt::Display for ByteSize {
 pub struct Percent(f64);
 
 impl Percent {
+    pub const NINETY: Percent = Percent(90.0);
+
     /// `None` outside (0, 100].
     pub fn new(value: f64) -> Option<Percent> {
         (value > 0.0 && value <= 100.0).then_some(Percent(value))

@@ -121,11 +121,6 @@ fn cgroups_stay_below_their_mounts() {
 }
 
 #[test]
-fn time_zones_give_a_date_or_none() {
-    holds_for_all("zone");
-}
-
-#[test]
 fn bundles_have_a_verdict_that_adds_up_or_none() {
     holds_for_all("bundle");
 }

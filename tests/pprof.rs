@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::LazyLock;
 
-use memtrap::pprof::{Limits, Profile, Zone, goroutine, quick, top};
+use memtrap::pprof::{Limits, Profile, TimeZone, goroutine, quick, top};
 use proptest::prelude::*;
 
 fn corpus(name: &str) -> Vec<u8> {
@@ -67,7 +67,7 @@ fn agree(body: &[u8]) {
         let total = profile.samples().fold(0i64, |sum, sample| sum.wrapping_add(sample.values[0]));
         let checked = checked.expect("what decodes is a complete profile");
         assert_eq!((checked.total, checked.samples), (total, profile.samples().len() as u64));
-        top::text(&profile, None, &top::Options::default(), &Zone::utc()).unwrap();
+        top::text(&profile, None, &top::Options::default(), &TimeZone::UTC).unwrap();
         top::growth(&profile, &profile, None).ok();
     }
 }
@@ -143,8 +143,6 @@ proptest! {
     fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         agree(&bytes);
         read_texts(&bytes);
-        Zone::parse(&bytes);
-        Zone::parse(&[b"TZif2", &bytes[..]].concat());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use memtrap::pprof::{Limits, Profile, Zone, top};
+use memtrap::pprof::{Limits, Profile, TimeZone, top};
 
 fn corpus(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/pprof").join(name)
@@ -57,7 +57,7 @@ fn same_as_pprof(release: &str, at_least: usize) {
         for run in runs(&fs::read_to_string(&path).unwrap()) {
             let base = run.base.as_ref().map(|base| profile(&path.with_file_name(base)));
             let now = profile(&path.with_file_name(&run.profile));
-            let printed = top::text(&now, base.as_ref(), &run.options, &Zone::utc()).unwrap();
+            let printed = top::text(&now, base.as_ref(), &run.options, &TimeZone::UTC).unwrap();
             assert_eq!(printed, run.printed, "{}: base {:?}, {:?}", path.display(), run.base, run.options);
             compared += 1;
         }

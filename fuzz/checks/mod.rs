@@ -11,13 +11,13 @@ mod texts;
 
 pub use bundle::bundle;
 pub use profile::{profile, quick};
-pub use system::{buildinfo, proc_files, zone};
+pub use system::{buildinfo, proc_files};
 pub use texts::{config, goroutine_text, memstats, smaps};
 
 /// A check by the name of its target.
 pub type Check = (&'static str, fn(&[u8]));
 
-pub const CHECKS: [Check; 10] = [
+pub const CHECKS: [Check; 9] = [
     ("profile", profile),
     ("quick", quick),
     ("goroutine_text", goroutine_text),
@@ -26,7 +26,6 @@ pub const CHECKS: [Check; 10] = [
     ("config", config),
     ("buildinfo", buildinfo),
     ("proc_files", proc_files),
-    ("zone", zone),
     ("bundle", bundle),
 ];
 

@@ -1,5 +1,5 @@
 use memtrap::pprof::top::{self, Options, Table};
-use memtrap::pprof::{DecodeError, Limits, Profile, Zone, quick as check};
+use memtrap::pprof::{DecodeError, Limits, Profile, TimeZone, quick as check};
 
 use super::{Dripping, somewhere};
 
@@ -122,7 +122,7 @@ fn tables_add_up(profile: &Profile, index: usize) {
     assert!(table.rows.len() <= 3 && magnitudes(&table, |row| row.cum).is_sorted_by(|a, b| a >= b), "by cumulative value");
 
     for options in [few, Options { node_fraction: Options::default().node_fraction, ..all }] {
-        let text = top::text(profile, None, &options, &Zone::utc()).unwrap();
+        let text = top::text(profile, None, &options, &TimeZone::UTC).unwrap();
         assert!(!text.contains(|c: char| c.is_control() && c != '\n' && c != '\t'), "a terminal cannot be steered");
     }
 }

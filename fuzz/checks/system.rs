@@ -1,8 +1,6 @@
 use std::cell::Cell;
 use std::path::Path;
 
-use memtrap::pprof::top::{self, Options};
-use memtrap::pprof::{Limits, Profile, Zone};
 use memtrap::target::buildinfo::read_from;
 use memtrap::target::cgroup::{Mounts, Version, memory_membership};
 use memtrap::target::proc::{Stat, Status};
@@ -57,22 +55,4 @@ pub fn proc_files(data: &[u8]) {
     }
     let status = Status::parse(&String::from_utf8_lossy(stat));
     assert!(status.rss.is_none_or(|bytes| bytes.is_multiple_of(1024)));
-}
-
-/// The moment of a profile in eight bytes, then the bytes of a time zone file.
-pub fn zone(data: &[u8]) {
-    let Some((nanos, file)) = data.split_first_chunk() else { return };
-    let Some(zone) = Zone::parse(file) else { return };
-    let mut nanos = u64::from_le_bytes(*nanos);
-    // a profile of one type without a name, at that time
-    let mut profile = vec![0x0a, 0, 0x32, 0, 0x48];
-    while nanos >= 0x80 {
-        profile.push(nanos as u8 | 0x80);
-        nanos >>= 7;
-    }
-    profile.push(nanos as u8);
-    let profile = Profile::parse(&profile, &Limits::default()).unwrap();
-    let text = top::text(&profile, None, &Options::default(), &zone).unwrap();
-    let time = text.lines().find(|line| line.starts_with("Time: "));
-    assert_eq!(time.is_some(), profile.time_nanos != 0, "{text}");
 }

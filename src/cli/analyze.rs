@@ -132,7 +132,7 @@ fn text_of(single: &Single, path: &Path, lang: Lang) -> Result<String, Failure> 
     for sample_type in all {
         let options = crate::pprof::top::Options { sample_index: Some(sample_type), node_count: Some(10), ..Default::default() };
         text += "\n";
-        text += &crate::pprof::top::text(&single.profile, None, &options, &crate::pprof::Zone::utc())?;
+        text += &crate::pprof::top::text(&single.profile, None, &options, &crate::pprof::TimeZone::UTC)?;
     }
     Ok(text)
 }

@@ -15,7 +15,7 @@ use crate::bundle;
 use crate::capture::Captured;
 use crate::config::{self, Pprof, Selector};
 use crate::daemon::{DaemonError, Engine, Event};
-use crate::pprof::{Zone, top};
+use crate::pprof::{TimeZone, top};
 use crate::target::ProcFs;
 use crate::units::{ByteSize, SizeOrPercent};
 
@@ -158,7 +158,7 @@ fn explain(screen: &mut Screen, done: &Captured) -> Result<(), Failure> {
     screen.line("\nwhat is live on the Go heap after a forced GC (memtrap top heap_gc.pb.gz -n 5):");
     let heap = super::top::read(&done.path.join("heap_gc.pb.gz"))?;
     let options = top::Options { node_count: Some(5), ..top::Options::default() };
-    let text = top::text(&heap, None, &options, &Zone::utc())?;
+    let text = top::text(&heap, None, &options, &TimeZone::UTC)?;
     for line in text.lines().skip_while(|l| !l.starts_with("Showing")) {
         screen.line(&format!("  {line}"));
     }

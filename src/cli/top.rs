@@ -10,7 +10,7 @@ use super::target::MAX_PID;
 use crate::analysis::single::{self, Single, SingleError};
 use crate::clock;
 use crate::goruntime;
-use crate::pprof::{Limits, Profile, Zone, top};
+use crate::pprof::{Limits, Profile, TimeZone, top};
 use crate::target::ProcFs;
 
 #[derive(Debug, Clone, clap::Args)]
@@ -80,11 +80,11 @@ pub fn single(path: &Path) -> Result<Single, Failure> {
 }
 
 /// The zone that Go's `time.Local` would be.
-fn local_zone() -> Zone {
+fn local_zone() -> TimeZone {
     let load = |path: &Path| {
         let mut bytes = Vec::new();
         File::open(path).ok()?.take(MAX_ZONE_FILE).read_to_end(&mut bytes).ok()?;
-        Zone::parse(&bytes)
+        TimeZone::tzif("", &bytes).ok()
     };
     let zone = match std::env::var("TZ") {
         Err(_) => load(Path::new("/etc/localtime")),
@@ -96,7 +96,7 @@ fn local_zone() -> Zone {
             }
         },
     };
-    zone.unwrap_or_else(Zone::utc)
+    zone.unwrap_or(TimeZone::UTC)
 }
 
 const MAX_ZONE_FILE: u64 = 64 << 10;

@@ -66,7 +66,7 @@ fn unix(text: &str) -> Result<Pprof, Invalid> {
     let Some(rest) = text.strip_prefix("unix://").filter(|rest| rest.starts_with('/')) else {
         return bad("the socket's path must be absolute, after `unix://`");
     };
-    let (socket, path) = rest.split_once(":/").map_or((rest, "/"), |(socket, _)| (socket, &rest[socket.len() + 1..]));
+    let (socket, path) = rest.find(":/").and_then(|at| Some((rest.get(..at)?, rest.get(at + 1..)?))).unwrap_or((rest, "/"));
     // sun_path, with its final NUL
     if socket.len() > 107 {
         return bad("the socket's path is longer than the kernel's 107 bytes");

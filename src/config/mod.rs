@@ -297,7 +297,7 @@ impl Default for Rules {
             hold: Duration::from_secs(3),
             warmup: Duration::from_secs(60),
             cooldown: Duration::from_secs(15 * 60),
-            rearm: Percent::new(90.0).expect("90 is within (0, 100]"),
+            rearm: Percent::NINETY,
             escalate: false,
         }
     }

@@ -45,7 +45,10 @@ impl Statm {
                 Some((0, _)) => Reading::Gone,
                 Some((_, text)) if *self.text.get_or_insert(text) != text => Reading::Another,
                 Some((resident, _)) => Reading::Rss(resident.saturating_mul(self.page)),
-                None => Reading::Blind(format!("statm holds no page count: `{}`", String::from_utf8_lossy(&text[..n.min(40)]).trim())),
+                None => Reading::Blind(format!(
+                    "statm holds no page count: `{}`",
+                    String::from_utf8_lossy(text.get(..n.min(40)).unwrap_or_default()).trim()
+                )),
             },
             Err(Errno::SRCH) => Reading::Gone,
             Err(e) => Reading::Blind(format!("reading statm: {}", io::Error::from(e))),

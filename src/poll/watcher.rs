@@ -190,7 +190,7 @@ impl Watcher {
         let mut polled = false;
         let mut limits_read = 0;
         for i in 0..self.targets.len() {
-            if self.targets[i].due <= now {
+            if self.targets.get(i).is_some_and(|watched| watched.due <= now) {
                 self.poll(i, &mut limits_read, now);
                 polled = true;
             }
@@ -225,7 +225,7 @@ impl Watcher {
 
     fn poll(&mut self, i: usize, limits_read: &mut usize, now: Mono) {
         let Watcher { targets, dispatch, procfs, mounts, limits, .. } = self;
-        let watched = &mut targets[i];
+        let Some(watched) = targets.get_mut(i) else { return };
         if !watched.is_local() {
             self.changed |= watched.expect_word(now);
             return;
@@ -282,7 +282,7 @@ impl Watcher {
     /// The process in this slot is gone; its successor may be there already.
     fn end(&mut self, i: usize, number: SlotNumber, now: Mono) {
         let Watcher { targets, dispatch, .. } = self;
-        let watched = &mut targets[i];
+        let Some(watched) = targets.get_mut(i) else { return };
         if let Some(seat) = watched.seats.remove(&number) {
             dispatch.kin.forget(&watched.config, number);
             tracing::info!(target_name = %watched.config.name, pid = seat.id.pid(), "process ended");
@@ -339,23 +339,21 @@ impl Watcher {
         let mut is_full = false;
         let kept_for_limits = self.limits.kept_files();
         for (config, resolution) in seen.found {
-            let i =
-                self.by_name.get(&config.name).copied().filter(|i| self.targets.get(*i).is_some_and(|t| Arc::ptr_eq(&t.config, &config)));
-            let Some(i) = i else {
+            let i = self.by_name.get(&config.name).copied().unwrap_or(usize::MAX);
+            let Some(watched) = self.targets.get_mut(i).filter(|t| Arc::ptr_eq(&t.config, &config)) else {
                 // it was configured otherwise meanwhile
                 self.is_settled = false;
                 continue;
             };
             let instances: Vec<Identity> = resolution.instances.into_iter().map(Identity::Process).collect();
-            for number in self.targets[i].left(&instances, &self.procfs) {
+            for number in watched.left(&instances, &self.procfs) {
                 self.lost(i, number, now);
             }
-            let watched = &mut self.targets[i];
-            watched.say_problem(resolution.problem);
             let taken = self.targets.iter().map(Watched::processes).sum::<usize>() + kept_for_limits;
             let most = self.most_processes;
             let mut room = Room { left: most.saturating_sub(taken), most };
-            let watched = &mut self.targets[i];
+            let Some(watched) = self.targets.get_mut(i) else { continue };
+            watched.say_problem(resolution.problem);
             self.changed |= watched.seat(&self.procfs, &self.mounts, &mut self.limits, &mut room, &instances, now);
             watched.remember_kin(&mut self.dispatch.kin);
             self.is_settled &= !watched.seats.is_empty();
@@ -377,7 +375,7 @@ impl Watcher {
     /// A slot's process is not among those found: it ended, or is no longer what the selector means.
     fn lost(&mut self, i: usize, number: SlotNumber, now: Mono) {
         let Watcher { targets, dispatch, procfs, .. } = self;
-        let watched = &mut targets[i];
+        let Some(watched) = targets.get_mut(i) else { return };
         if let Some((slot, seat)) = watched.roster.get_mut(number).zip(watched.seats.get_mut(&number))
             && !seat.id.process().is_some_and(|id| procfs.is_alive(id))
             && let Some(order) = slot.gone(&seat.levels, now)

@@ -34,12 +34,12 @@ pub(crate) mod testing;
 pub mod top;
 mod unlogged;
 mod wire;
-mod zone;
 
 pub use error::DecodeError;
+/// When a profile was taken is told in one.
+pub use jiff::tz::TimeZone;
 pub use named::{goroutines as of_goroutines, heap as heap_text, is_heap_text};
 pub use profile::{Function, Label, LabelValue, Line, Location, Mapping, Profile, Sample, Str, ValueType};
-pub use zone::Zone;
 
 /// Bounds on one profile. The defaults are far above what the Go runtime writes and keep a hostile body
 /// from using the memory of the host.

@@ -6,12 +6,14 @@ use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::fmt::Write as _;
 
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
 use super::frames::Frames;
 use super::graph::{Graph, base_name, object_name};
 use super::measure::{AUTO, label, percentage, scale};
 use super::merge::subtract;
 use super::profile::Profile;
-use super::zone::Zone;
 use crate::text;
 
 pub use super::graph::Inline;
@@ -156,7 +158,7 @@ pub fn growth(now: &Profile, base: &Profile, sample_index: Option<&str>) -> Resu
 
 /// The whole text that `go tool pprof -top` prints, with the time in `zone`. Control characters in names are replaced: the text is
 /// for terminals, and the profile may be anyone's.
-pub fn text(now: &Profile, base: Option<&Profile>, options: &Options, zone: &Zone) -> Result<String, TopError> {
+pub fn text(now: &Profile, base: Option<&Profile>, options: &Options, zone: &TimeZone) -> Result<String, TopError> {
     let difference = base.map(|base| subtract(now, base)).transpose()?;
     let profile = difference.as_ref().unwrap_or(now);
     let table = rows(profile, options)?;
@@ -219,7 +221,7 @@ fn unit_for(rows: &[Row], total: i64, unit: &str) -> String {
     if chosen.is_empty() { unit.to_owned() } else { chosen.into_owned() }
 }
 
-fn header(profile: &Profile, table: &Table, zone: &Zone) -> Vec<String> {
+fn header(profile: &Profile, table: &Table, zone: &TimeZone) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(program) = profile.mappings.first() {
         let (file, build_id) = (object_name(profile, program), profile.str(program.build_id));
@@ -238,7 +240,8 @@ fn header(profile: &Profile, table: &Table, zone: &Zone) -> Vec<String> {
         lines.push(format!("Doc: {}", profile.str(profile.doc_url)));
     }
     if profile.time_nanos != 0 {
-        lines.push(format!("Time: {}", zone.date(profile.time_nanos.div_euclid(1_000_000_000))));
+        let at = Timestamp::from_nanosecond(profile.time_nanos.into()).unwrap_or(Timestamp::UNIX_EPOCH);
+        lines.push(format!("Time: {}", at.to_zoned_datetime(zone.clone()).strftime("%Y-%m-%d %H:%M:%S %Z")));
     }
     if profile.duration_nanos != 0 {
         let (nanos, unit) = scale(table.total, &table.unit, "nanoseconds");
@@ -359,14 +362,29 @@ mod tests {
     #[test]
     fn names_cannot_steer_the_terminal() {
         let p = parse(SPACE, &[(&["\u{1b}[2Jf"], &[1])]);
-        let text = text(&p, None, &Options::default(), &Zone::utc()).unwrap();
+        let text = text(&p, None, &Options::default(), &TimeZone::UTC).unwrap();
         assert!(text.ends_with("  \\u{1b}[2Jf\n"), "{text}");
+    }
+
+    #[test]
+    fn the_time_is_that_of_the_zone_which_may_be_any_that_a_profile_can_hold() {
+        let time = |nanos: i64, zone: &str| {
+            let p = Profile { time_nanos: nanos, ..parse(SPACE, &[]) };
+            let lines = header(&p, &rows(&p, &Options::default()).unwrap(), &TimeZone::posix(zone).unwrap());
+            lines.into_iter().find(|line| line.starts_with("Time: ")).unwrap()
+        };
+        assert_eq!(time(1_774_745_999_999_999_999, "CET-1CEST,M3.5.0,M10.5.0/3"), "Time: 2026-03-29 01:59:59 CET");
+        assert_eq!(time(1_774_746_000_000_000_000, "CET-1CEST,M3.5.0,M10.5.0/3"), "Time: 2026-03-29 03:00:00 CEST");
+        assert_eq!(time(1, "<+0545>-5:45"), "Time: 1970-01-01 05:45:00 +0545");
+        assert_eq!(time(-1, "UTC0"), "Time: 1969-12-31 23:59:59 UTC");
+        assert_eq!(time(i64::MAX, "UTC0"), "Time: 2262-04-11 23:47:16 UTC");
+        assert_eq!(time(i64::MIN, "UTC0"), "Time: 1677-09-21 00:12:43 UTC");
     }
 
     #[test]
     fn a_profile_without_samples_prints_its_header() {
         let p = parse(SPACE, &[]);
-        let text = text(&p, None, &Options::default(), &Zone::utc()).unwrap();
+        let text = text(&p, None, &Options::default(), &TimeZone::UTC).unwrap();
         assert_eq!(text, "Type: space\nShowing nodes accounting for 0, 0% of 0 total\n      flat  flat%   sum%        cum   cum%\n");
     }
 }

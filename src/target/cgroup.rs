@@ -58,7 +58,9 @@ impl Level {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CgroupRef {
     pub version: Version,
-    /// The process's own first, the highest visible last; never empty.
+    /// The process's own.
+    own: Level,
+    /// From it to the highest that is visible.
     levels: Vec<Level>,
 }
 
@@ -82,7 +84,7 @@ impl CgroupRef {
 
     /// The cgroup the process itself is in.
     pub fn own(&self) -> &Level {
-        &self.levels[0]
+        &self.own
     }
 }
 
@@ -140,7 +142,9 @@ impl Mounts {
     /// Where the cgroup of this path would be by the mounts alone, the place that shows most ancestors first.
     pub fn candidates(&self, version: Version, path: &str) -> impl Iterator<Item = CgroupRef> {
         let mounts = self.0.iter().filter(move |mount| mount.version == version);
-        mounts.filter_map(move |mount| Some(CgroupRef { version, levels: mount.levels(path)? }))
+        mounts.filter_map(move |mount| {
+            mount.levels(path).and_then(|levels| Some(CgroupRef { version, own: levels.first()?.clone(), levels }))
+        })
     }
 
     fn locate(&self, version: Version, path: &str) -> Option<CgroupRef> {

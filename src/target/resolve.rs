@@ -249,8 +249,8 @@ impl<'a> Search<'a> {
     fn take_over(&mut self, told: &Told, pid: u32) {
         if self.is_open() && self.takes_over() {
             // both are in the order of the pass, which is that of the pids
-            self.found.extend(told.found.binary_search_by_key(&pid, |id| id.pid).ok().map(|i| told.found[i]));
-            self.closed.extend(told.closed.binary_search_by_key(&pid, |(pid, _)| *pid).ok().map(|i| told.closed[i]));
+            self.found.extend(told.found.binary_search_by_key(&pid, |id| id.pid).ok().and_then(|i| told.found.get(i)));
+            self.closed.extend(told.closed.binary_search_by_key(&pid, |(pid, _)| *pid).ok().and_then(|i| told.closed.get(i)));
         }
     }
 
