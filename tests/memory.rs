@@ -3,12 +3,14 @@
 mod common;
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use common::http::get;
-use common::{Build, GoVersion, Svc, bundles_in, go_program, manifest, run};
+use common::{Build, Cgroup, GoVersion, MIB, Svc, bundles_in, go_program, manifest, run, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -87,6 +89,122 @@ fn a_service_that_pprof_does_not_answer_for_is_read_from_memory_instead() {
     let (bundle, _) = captured(&svc, dir.path(), &[]);
     assert_from_memory(&bundle);
     assert!(entry(&manifest(&bundle), "heap")["reason"].as_str().unwrap().starts_with("instead of pprof: "));
+}
+
+/// Captures a service that answers nobody; once the core evidence lies in the bundle to be, `release` lets it go on. The bundle.
+fn captured_while_hung(svc: &Svc, dir: &Path, release: impl FnOnce()) -> PathBuf {
+    let (pid, out) = (svc.pid().to_string(), dir.to_str().unwrap());
+    let pprof = svc.pprof();
+    let args = ["capture", "--pid", &pid, "--pprof", &pprof, "--cpu-seconds", "1", "-o", out];
+    let capture = Command::new(env!("CARGO_BIN_EXE_memtrap"))
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // pprof alone is waited for longer than this: 90 s, twice
+    wait_until(Duration::from_secs(15), "the evidence of a hung service lies in its bundle", || {
+        let partial = fs::read_dir(dir).into_iter().flatten().flat_map(|target| fs::read_dir(target.unwrap().path()).into_iter().flatten());
+        let files = ["heap.pb.gz", "memstats.txt", "goroutine.pb.gz", "allocs.pb.gz", "goroutine.txt"];
+        partial.into_iter().any(|bundle| files.iter().all(|file| bundle.as_ref().unwrap().path().join(file).exists()))
+    });
+    release();
+    let done = capture.wait_with_output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    bundles_in(dir).pop().unwrap()
+}
+
+/// What only pprof tells was asked again at the end, when the service answered.
+fn assert_told_late(bundle: &Path) {
+    let manifest = manifest(bundle);
+    for step in ["cmdline", "threadcreate", "heap_gc", "profile"] {
+        let entry = entry(&manifest, step);
+        assert_eq!(entry["status"], "ok", "{entry:#}");
+        assert_eq!(entry["reason"], "taken at the end of the plan, as the service had not answered", "{entry:#}");
+    }
+    assert_eq!(manifest["outcome"], "complete", "{:#}", manifest["files"]);
+}
+
+#[test]
+fn a_service_that_hangs_gives_its_evidence_from_memory_before_pprof_is_waited_for() {
+    for how in ["lock", "busy"] {
+        let program = Command::new(go_program(GoVersion::Newest, "hung", Build::Stripped));
+        let svc = Svc::start_in(program, &["-how", how, "-grow", "104857600"]);
+        let dir = tempfile::tempdir().unwrap();
+        let pid = Pid::from_raw(svc.pid() as i32).unwrap();
+        let bundle = captured_while_hung(&svc, dir.path(), || kill_process(pid, Signal::USR1).unwrap());
+        assert_from_memory(&bundle);
+        assert_told_late(&bundle);
+        assert_eq!(verdict(&bundle)["cause"], "live_heap", "{how}");
+        let text = fs::read_to_string(bundle.join("goroutine.txt")).unwrap();
+        let waiting = if how == "lock" { "main.main.func" } else { "main.spin" };
+        assert!(text.contains(waiting), "{how}: {text}");
+    }
+}
+
+#[test]
+fn a_service_in_a_frozen_cgroup_gives_its_evidence() {
+    let frozen = |text: &str| text.trim() == "FROZEN" || text.contains("frozen 1");
+    for (hierarchy, switch, on, off, said) in
+        [("freezer", "freezer.state", "FROZEN", "THAWED", "freezer.state"), ("unified", "cgroup.freeze", "1", "0", "cgroup.events")]
+    {
+        let Some(cgroup) = Cgroup::freezer(hierarchy, switch) else { continue };
+        let svc = cgroup.start(&["-grow", "104857600"]);
+        get(svc.address(), "/debug/pprof/heap?gc=1");
+        let dir = tempfile::tempdir().unwrap();
+        cgroup.write(switch, on);
+        wait_until(Duration::from_secs(5), "it is frozen", || frozen(&cgroup.read(said)));
+        let bundle = captured_while_hung(&svc, dir.path(), || {
+            assert!(frozen(&cgroup.read(said)), "it was let go on");
+            cgroup.write(switch, off);
+        });
+        assert_from_memory(&bundle);
+        assert_told_late(&bundle);
+        assert_eq!(verdict(&bundle)["cause"], "live_heap", "{hierarchy}");
+    }
+}
+
+#[test]
+fn a_service_that_waits_at_the_limit_of_its_cgroup_gives_its_evidence() {
+    let Some(cgroup) = Cgroup::new(128 * MIB) else { return };
+    cgroup.write("memory.oom_control", "1");
+    let svc = cgroup.start(&["-grow", "83886080"]);
+    get(svc.address(), "/debug/pprof/heap?gc=1");
+    let mut asking = TcpStream::connect(svc.address()).unwrap();
+    write!(asking, "GET /ctl/grow?bytes=268435456 HTTP/1.1\r\nHost: svc\r\n\r\n").unwrap();
+    let waits = || cgroup.read("memory.oom_control").contains("under_oom 1");
+    wait_until(Duration::from_secs(20), "it waits for memory", waits);
+    let dir = tempfile::tempdir().unwrap();
+    let bundle = captured_while_hung(&svc, dir.path(), || {
+        assert!(waits(), "it went on by itself");
+        cgroup.set_limit(1 << 30);
+    });
+    let manifest = manifest(&bundle);
+    for step in STEPS {
+        // what of it needs no memory may have answered
+        assert_eq!(entry(&manifest, step)["status"], "ok", "{:#}", entry(&manifest, step));
+    }
+    assert_eq!(verdict(&bundle)["cause"], "live_heap");
+}
+
+#[test]
+fn what_pprof_says_of_another_process_is_left_aside_for_the_memory_of_this_one() {
+    let svc = Svc::start(GoVersion::Newest, &["-grow", "104857600"]);
+    let other = Svc::start(GoVersion::Newest, &["-grow", "1048576"]);
+    get(svc.address(), "/debug/pprof/heap?gc=1");
+    let dir = tempfile::tempdir().unwrap();
+    let (bundle, _) = captured(&svc, dir.path(), &["--pprof", &other.pprof()]);
+    assert_from_memory(&bundle);
+    let (manifest, verdict) = (manifest(&bundle), verdict(&bundle));
+    let gc = entry(&manifest, "heap_gc");
+    assert_eq!(gc["status"], "skipped", "{gc:#}");
+    assert!(gc["reason"].as_str().unwrap().ends_with("its answers are left aside"), "{gc:#}");
+    let said = manifest["warnings"].to_string();
+    assert!(said.contains("the memory of the process is read instead"), "{said}");
+    assert_eq!(verdict["cause"], "live_heap", "{verdict:#}");
+    let kept = verdict["top"]["inuse_space"][0]["flat"].as_u64().unwrap();
+    assert!(kept > 90 * MIB, "of this process: {verdict:#}");
 }
 
 /// All files below a directory, unpacked.

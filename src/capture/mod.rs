@@ -256,8 +256,11 @@ pub async fn run(
     if let Some((dir, id)) = baseline_of(&request) {
         runner.partial = baseline::copy_into(runner.partial, &lane, env, dir, request.target.clone(), id).await?;
     }
-    match env.analyser.as_ref().filter(|_| request.answers_early && !rest.is_empty()) {
-        None => runner.walk(rest).await,
+    match env.analyser.as_ref().filter(|_| request.answers_early && (!rest.is_empty() || runner.is_late())) {
+        None => {
+            runner.walk(rest).await;
+            runner.walk_late().await;
+        }
         Some(program) => {
             let manifest = runner.partial.manifest().clone();
             let (at, published) = (runner.partial.path().into(), runner.partial.published_path().into());
@@ -269,8 +272,12 @@ pub async fn run(
                 }
                 std::future::pending::<()>().await
             };
+            let walk = async {
+                runner.walk(rest).await;
+                runner.walk_late().await;
+            };
             tokio::select! {
-                () = runner.walk(rest) => {}
+                () = walk => {}
                 () = answer => {}
             }
         }

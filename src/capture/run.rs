@@ -2,7 +2,6 @@
 
 mod either;
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -46,6 +45,13 @@ pub(super) struct Runner<'a> {
     pprof: Pprof,
     /// Of the process's memory, once it was wanted.
     reading: Option<Arc<Result<Reading, String>>>,
+    silence: either::Silence,
+    /// Why what pprof says is of another process, if that is known and memory is read instead.
+    anothers: Option<String>,
+    /// Something of the process was told by pprof.
+    told: bool,
+    /// What is tried again at the end of the plan, and why.
+    late: Vec<(Step, &'static str)>,
     /// As the goroutine profile counts them.
     goroutines: Option<u64>,
     /// As the heap profile has them.
@@ -72,6 +78,7 @@ impl<'a> Tell<'a> {
 
 /// What is known about the service's pprof handlers.
 enum Pprof {
+    Unasked,
     Ready {
         endpoint: Arc<Endpoint>,
         index: Option<Vec<u8>>,
@@ -100,7 +107,6 @@ impl<'a> Runner<'a> {
         let watch = Watch::new(env.procfs.clone(), request.instance, stop);
         let reach = Reach::default();
         let preparing = Some(endpoint::prepare(&request.target, request.instance, env));
-        let pprof = Pprof::Unusable("pprof was not asked".into());
         Runner {
             request,
             env,
@@ -111,8 +117,12 @@ impl<'a> Runner<'a> {
             watch,
             reach,
             preparing,
-            pprof,
+            pprof: Pprof::Unasked,
             reading: None,
+            silence: either::Silence::default(),
+            anothers: None,
+            told: false,
+            late: Vec::new(),
             goroutines: None,
             sites: 0,
             no_memstats: false,
@@ -121,28 +131,43 @@ impl<'a> Runner<'a> {
         }
     }
 
+    /// Takes the steps in turn. What is not to be had now is left to [`Runner::walk_late`].
     pub async fn walk(&mut self, plan: Vec<Step>) {
-        let mut queue: VecDeque<(Step, bool)> = plan.into_iter().map(|step| (step, false)).collect();
-        while let Some((step, again)) = queue.pop_front() {
-            self.tell.say(Progress::Started { file: step.file.clone() });
-            let began = Mono::now();
-            let mut taken = self.take(&step).await;
-            let busy = taken.ending == Ending::Busy;
-            if again {
-                taken.attempts += 1;
-                taken.notes.insert(0, "taken at the end of the plan, as CPU profiling was in use before".into());
-            }
-            let later = busy && !again;
-            self.lacking |= !later && !matches!(taken.ending, Ending::Ok | Ending::Skipped { wanted: true });
-            let milliseconds = Mono::now().since(began).as_millis() as u64;
-            let entry = taken.entry(&step, milliseconds);
-            self.tell.say(Progress::Done(entry.clone()));
-            let note = self.partial.note(entry);
-            self.written(note).await;
-            if later {
-                queue.push_back((step, true));
-            }
+        for step in plan {
+            self.pass(step, None).await;
         }
+    }
+
+    pub fn is_late(&self) -> bool {
+        !self.late.is_empty()
+    }
+
+    /// The other try of what was not to be had before.
+    pub async fn walk_late(&mut self) {
+        for (step, why) in std::mem::take(&mut self.late) {
+            self.pass(step, Some(why)).await;
+        }
+    }
+
+    async fn pass(&mut self, step: Step, late: Option<&'static str>) {
+        self.tell.say(Progress::Started { file: step.file.clone() });
+        let began = Mono::now();
+        let mut taken = self.take(&step, late.is_some()).await;
+        if let Some(why) = late {
+            taken.attempts += 1;
+            taken.notes.insert(0, format!("taken at the end of the plan, as {why}"));
+        }
+        let again = match taken.ending {
+            Ending::Late(why) if late.is_none() => Some(why),
+            _ => None,
+        };
+        self.lacking |= again.is_none() && !matches!(taken.ending, Ending::Ok | Ending::Skipped { wanted: true });
+        let milliseconds = Mono::now().since(began).as_millis() as u64;
+        let entry = taken.entry(&step, milliseconds);
+        self.tell.say(Progress::Done(entry.clone()));
+        let note = self.partial.note(entry);
+        self.written(note).await;
+        self.late.extend(again.map(|why| (step, why)));
     }
 
     pub fn finish(mut self) -> Walked {
@@ -150,7 +175,7 @@ impl<'a> Runner<'a> {
         Walked { gone: self.watch.gone(), partial: self.partial, stopped, lacking: self.lacking }
     }
 
-    async fn take(&mut self, step: &Step) -> Taken {
+    async fn take(&mut self, step: &Step, is_late: bool) -> Taken {
         if let Some(out) = &step.left_out {
             return Taken::skipped(&out.reason, out.wanted);
         }
@@ -163,10 +188,9 @@ impl<'a> Runner<'a> {
         if step.work == Work::Holders {
             return self.holders(&step.file).await;
         }
-        let part = from_memory(step, &self.request.target).filter(|_| self.request.instance.is_some() && self.env.reader.is_some());
-        match part {
-            Some(part) => self.take_either(step, part).await,
-            None => self.asked(step).await,
+        match from_memory(step, &self.request.target).filter(|_| self.may_read()) {
+            Some(part) => self.take_either(step, part, is_late).await,
+            None => self.take_told(step, is_late).await,
         }
     }
 
@@ -267,6 +291,7 @@ impl<'a> Runner<'a> {
             self.pprof = match preparing.finish(&mut self.watch).await {
                 Ok(found) => {
                     for warning in found.warnings {
+                        self.silence.is_doubted |= warning.ends_with(ANOTHERS);
                         let note = self.partial.warn(warning);
                         self.written(note).await;
                     }
@@ -284,6 +309,7 @@ impl<'a> Runner<'a> {
         match &self.pprof {
             Pprof::Ready { endpoint, .. } => Ok(endpoint.clone()),
             Pprof::Unusable(reason) => Err(reason.clone()),
+            Pprof::Unasked => Err("pprof was not asked".into()),
         }
     }
 
@@ -312,11 +338,8 @@ impl<'a> Runner<'a> {
             let argv = self.env.threads.run_for(&key, patience, move || endpoint::argv(&procfs, id, &unanswered));
             let differs = |argv: Vec<u8>| said.len() < MAX_CMDLINE && said.strip_suffix(b"\0").unwrap_or(&said) != argv;
             if argv.await.ok().flatten().is_some_and(differs) {
-                let pid = id.pid;
-                let note = self
-                    .partial
-                    .warn(format!("the service behind `pprof` reports other arguments (cmdline.txt) than process {pid} has: {ANOTHERS}"));
-                self.written(note).await;
+                let why = format!("the service behind `pprof` reports other arguments (cmdline.txt) than process {} has", id.pid);
+                self.leave_aside(why).await;
             }
         }
     }
@@ -372,7 +395,7 @@ impl<'a> Runner<'a> {
                     continue;
                 }
                 Some(Failure::Status { code, line, .. }) if code.as_u16() == 500 && line.contains("already in use") => {
-                    got.taken.ending = Ending::Busy;
+                    got.taken.ending = Ending::Late("CPU profiling was in use before");
                 }
                 _ if seconds != wanted => notes.push(format!("{seconds} s instead of {wanted} s")),
                 _ => {}

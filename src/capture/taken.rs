@@ -22,8 +22,8 @@ pub(super) enum Ending {
         wanted: bool,
     },
     Failed,
-    /// Worth one other try when the rest of the plan is done.
-    Busy,
+    /// Worth one other try when the rest of the plan is done: why it was not to be had now.
+    Late(&'static str),
 }
 
 impl Taken {
@@ -56,7 +56,7 @@ impl Taken {
             status: match self.ending {
                 Ending::Ok => Status::Ok,
                 Ending::Skipped { .. } => Status::Skipped,
-                Ending::Failed | Ending::Busy => Status::Failed,
+                Ending::Failed | Ending::Late(_) => Status::Failed,
             },
             reason: (!self.notes.is_empty()).then(|| self.notes.join("; ")),
         }

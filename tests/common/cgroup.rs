@@ -1,4 +1,4 @@
-//! A memory cgroup of a test.
+//! A cgroup of a test.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use super::{GoVersion, Svc, not_checked};
 
-/// A v1 memory cgroup with a limit, removed when dropped.
+/// Of version 1 or 2, removed when dropped.
 pub struct Cgroup(PathBuf);
 
 impl Cgroup {
+    /// A v1 memory cgroup with a limit.
     pub fn new(limit: u64) -> Option<Cgroup> {
         let path = Path::new("/sys/fs/cgroup/memory").join(format!("memtrap-test-{}-{limit}", std::process::id()));
         let made = fs::create_dir(&path).and_then(|()| fs::write(path.join("memory.limit_in_bytes"), limit.to_string()));
@@ -19,6 +20,29 @@ impl Cgroup {
             return None;
         }
         Some(Cgroup(path))
+    }
+
+    /// One in which processes can be frozen, of either version.
+    pub fn freezer(hierarchy: &str, switch: &str) -> Option<Cgroup> {
+        let path = Path::new("/sys/fs/cgroup").join(hierarchy).join(format!("memtrap-test-{}", std::process::id()));
+        let why = match fs::create_dir(&path) {
+            Ok(()) if path.join(switch).exists() => return Some(Cgroup(path)),
+            Ok(()) => {
+                let _ = fs::remove_dir(&path);
+                format!("it has no {switch}")
+            }
+            Err(e) => e.to_string(),
+        };
+        not_checked(&format!("a process in a frozen cgroup: {}: {why}", path.display()));
+        None
+    }
+
+    pub fn write(&self, file: &str, value: &str) {
+        fs::write(self.0.join(file), value).unwrap();
+    }
+
+    pub fn read(&self, file: &str) -> String {
+        fs::read_to_string(self.0.join(file)).unwrap()
     }
 
     pub fn set_limit(&self, limit: u64) {
