@@ -6,10 +6,15 @@
 //! Roots have a class. What a root reaches of an earlier class's objects does not count: so a goroutine that looks at a cache at this
 //! moment does not share it with the variable that keeps it. Such looks are kept, to be told.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 
 /// Owners that are told apart: more share as `many`.
 const MAX_OWNERS: usize = 4;
+/// Of what more share, as many objects are told by the nearest roots, and so many of those.
+const MAX_NEAREST: usize = 256;
+const NEAREST: usize = 2;
+/// Vertices that are looked at for them.
+const MAX_BACK: usize = 50_000;
 /// Different sets of owners; beyond them all are `many`.
 const MAX_SETS: usize = 1 << 16;
 /// Rounds in which sets of owners grow along chains of shared objects.
@@ -216,7 +221,8 @@ impl Walk {
             objects.get_mut(*up as usize).into_iter().for_each(|up| *up += n);
         }
         let roots: Vec<u32> = roots.iter().map(|root| root.vertex).collect();
-        let owners = Owners::new(&dominator, &preds, &roots, &vertex, slots);
+        let mut owners = Owners::new(&dominator, &preds, &roots, &vertex, slots);
+        owners.tell_more(&dominator, &preds, &roots, &retained);
         Tree { slots, vertex, dominator, retained, objects, owners, looks }
     }
 }
@@ -313,6 +319,8 @@ pub struct Tree {
 pub struct Held {
     /// Numbers of the roots; none: more than [`MAX_OWNERS`].
     pub roots: Vec<u32>,
+    /// These are the nearest of more.
+    pub has_others: bool,
     pub bytes: u64,
     pub objects: u64,
     /// Vertices below which it all is: the root's own, or the first objects that are shared.
@@ -332,8 +340,11 @@ impl Tree {
             of.objects += u64::from(get(&self.objects, at));
             of.heads.push(at);
         }
-        let roots = |set: u32| self.owners.sets.get(set as usize).cloned().unwrap_or_default();
-        let mut held: Vec<Held> = held.into_iter().map(|(set, held)| Held { roots: roots(set), ..held }).collect();
+        let named = |(set, held): (u32, Held)| {
+            let roots = self.owners.sets.get(set as usize).cloned().unwrap_or_default();
+            Held { roots, has_others: set >= self.owners.first_of_more, ..held }
+        };
+        let mut held: Vec<Held> = held.into_iter().map(named).collect();
         held.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.roots.cmp(&b.roots)));
         held
     }
@@ -424,6 +435,8 @@ struct Owners {
     /// By vertex, for those that only the top dominates.
     of_head: Vec<u32>,
     sets: Vec<Vec<u32>>,
+    /// Sets from here on are the nearest of more.
+    first_of_more: u32,
 }
 
 /// The set of no root: what is not known yet.
@@ -464,8 +477,46 @@ impl Owners {
                 break;
             }
         }
-        Owners { of_head, sets: sets.sets }
+        Owners { of_head, first_of_more: sets.sets.len() as u32, sets: sets.sets }
     }
+
+    /// What more roots share than are told apart is told by the nearest of them: the largest of it.
+    fn tell_more(&mut self, dominator: &[u32], preds: &Preds, roots: &[u32], retained: &[u64]) {
+        let is_shared = |at: &u32| get(dominator, *at) == TOP && get(&self.of_head, *at) == MANY;
+        let mut heads: Vec<u32> = (1..dominator.len() as u32).filter(is_shared).collect();
+        heads.sort_by_key(|at| std::cmp::Reverse(retained.get(*at as usize).copied().unwrap_or(0)));
+        let of_vertex: HashMap<u32, u32> = roots.iter().copied().zip(0..).collect();
+        let mut known: HashMap<Vec<u32>, u32> = HashMap::new();
+        for head in heads.into_iter().take(MAX_NEAREST) {
+            let mut nearest = nearest_roots(head, preds, &of_vertex);
+            nearest.sort_unstable();
+            let set_of = *known.entry(nearest.clone()).or_insert_with(|| {
+                self.sets.push(nearest);
+                self.sets.len() as u32 - 1
+            });
+            set(&mut self.of_head, head, set_of);
+        }
+    }
+}
+
+/// The first roots on the way back from a vertex, breadth first.
+fn nearest_roots(vertex: u32, preds: &Preds, roots: &HashMap<u32, u32>) -> Vec<u32> {
+    let (mut seen, mut found) = (HashSet::from([vertex]), Vec::new());
+    let mut next = VecDeque::from([vertex]);
+    while let Some(at) = next.pop_front() {
+        for pred in preds.of(at) {
+            if seen.len() < MAX_BACK && seen.insert(*pred) {
+                match roots.get(pred) {
+                    Some(root) => found.push(*root),
+                    None => next.push_back(*pred),
+                }
+                if found.len() >= NEAREST {
+                    return found;
+                }
+            }
+        }
+    }
+    found
 }
 
 struct Sets {
@@ -581,6 +632,20 @@ mod tests {
         let mut walk = Walk::new(long);
         walk.root(vec![0]);
         assert_eq!(walk.finish(|_| 1).held()[0].bytes, u64::from(n));
+    }
+
+    #[test]
+    fn what_many_share_is_told_by_the_nearest() {
+        // eight roots lead to 8, two of them directly
+        let mut edges: Vec<Vec<u32>> = (0..6).map(|at| vec![at + 10]).collect();
+        edges.resize(20, Vec::new());
+        (10..16).for_each(|at| edges[at] = vec![8]);
+        let mut walk = Walk::new(graph(&edges));
+        let far: Vec<u32> = (0..6).map(|at| walk.root(vec![at])).collect();
+        let near = [walk.root(vec![8]), walk.root(vec![8])];
+        let held = walk.finish(|slot| if slot == 8 { 1000 } else { 1 }).held();
+        assert_eq!((&held[0].roots[..], held[0].has_others, held[0].bytes), (&near[..], true, 1000));
+        assert!(held[1..].iter().filter(|held| held.bytes > 0).all(|held| !held.has_others && far.contains(&held.roots[0])));
     }
 
     proptest! {

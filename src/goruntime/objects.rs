@@ -200,12 +200,13 @@ impl View<'_> {
         let mut first: HashMap<(Kind, &str), u32> = HashMap::new();
         let canonical: Vec<u32> =
             (0u32..).zip(self.roots).map(|(at, root)| *first.entry((root.kind, root.name.as_str())).or_insert(at)).collect();
-        let mut merged: HashMap<Vec<u32>, Held> = HashMap::new();
+        let mut merged: HashMap<(Vec<u32>, bool), Held> = HashMap::new();
         for held in self.tree.held() {
             let mut roots: Vec<u32> = held.roots.iter().filter_map(|root| canonical.get(*root as usize).copied()).collect();
             roots.sort_unstable();
             roots.dedup();
-            let into = merged.entry(roots.clone()).or_insert_with(|| Held { roots, ..Held::default() });
+            let of = (roots.clone(), held.has_others);
+            let into = merged.entry(of).or_insert_with(|| Held { roots, has_others: held.has_others, ..Held::default() });
             into.bytes += held.bytes;
             into.objects += held.objects;
             into.heads.extend(held.heads);
@@ -224,13 +225,14 @@ impl View<'_> {
         let named =
             |root: &Root| Holder { kind: root.kind.name().into(), name: root.name.clone(), ..Holder::default() }.with_count(root).title();
         match &held.roots[..] {
-            [one] => match self.root(*one) {
+            [one] if !held.has_others => match self.root(*one) {
                 Some(root) => Holder { kind: root.kind.name().into(), name: root.name.clone(), ..base }.with_count(root),
                 None => base,
             },
             [] => Holder { kind: "shared".into(), name: "more than four together".into(), ..base },
             several => {
-                let names: Vec<String> = several.iter().filter_map(|root| self.root(*root)).map(named).collect();
+                let mut names: Vec<String> = several.iter().filter_map(|root| self.root(*root)).map(named).collect();
+                names.extend(held.has_others.then(|| "others".to_owned()));
                 Holder { kind: "shared".into(), name: names.join(" and "), ..base }
             }
         }
