@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use common::{GoVersion, MIB, Svc, bundles_in, go_svc, repo};
 use memtrap::target::ProcFs;
 use memtrap::target::cgroup::{CgroupRef, Version};
+use memtrap::target::proc::is_dead;
 use tempfile::TempDir;
 
 const LIMIT: u64 = 1536 * MIB;
@@ -130,7 +131,7 @@ fn live(cgroup: &Cgroup, rate: u64, phase: Duration) -> Life {
     let memtrap = Memtrap::start(&svc);
     sleep(HEALTHY + phase);
     svc.tell(&format!("leak?rate={}&max={}", rate * MIB, 64 * LIMIT));
-    wait(|| ProcFs::host().dir(svc.pid()).and_then(|dir| dir.stat()).is_ok_and(|stat| stat.is_dead()), "the kernel kills the service");
+    wait(|| ProcFs::host().dir(svc.pid()).and_then(|dir| dir.stat()).is_ok_and(|stat| is_dead(&stat)), "the kernel kills the service");
     // the watcher's next look, and what follows from it
     sleep(Duration::from_secs(2));
     wait(|| !memtrap.is_at_it(), "the capture ends");

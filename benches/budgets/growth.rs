@@ -126,7 +126,10 @@ fn processes(root: &Path, count: usize) {
         let dir = proc.join(pid.to_string());
         fs::create_dir(&dir).unwrap();
         stat.clear();
-        let _ = writeln!(stat, "{pid} (shop) S 1 {pid} {pid} 0 -1 4194304 9 0 0 0 1 1 0 0 20 0 3 0 {pid} 4096 1 18446744073709551615 1");
+        let _ = writeln!(
+            stat,
+            "{pid} (shop) S 1 {pid} {pid} 0 -1 4194304 9 0 0 0 1 1 0 0 20 0 3 0 {pid} 4096 1 18446744073709551615 1 1 1 0 0 0 0 0 0 0 0 0"
+        );
         write(&dir.join("stat"), &stat);
         write(&dir.join("comm"), "shop\n");
         write(&dir.join("statm"), "999999 12800 1 1 0 1 0\n");

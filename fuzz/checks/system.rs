@@ -3,7 +3,7 @@ use std::path::Path;
 
 use memtrap::target::buildinfo::read_from;
 use memtrap::target::cgroup::{Mounts, Version, memory_membership};
-use memtrap::target::proc::{Stat, Status};
+use memtrap::target::proc::{Status, parse_stat};
 use memtrap::target::sockets::read_table;
 
 use super::{parts, somewhere};
@@ -50,7 +50,7 @@ pub fn proc_files(data: &[u8]) {
     assert!(rows.len() <= tcp.len() / 20);
     let part = read_table(&tcp[..somewhere(tcp)]).unwrap();
     assert!(part.len() <= rows.len() + 1);
-    if let Some(stat) = Stat::parse(stat) {
+    if let Some(stat) = parse_stat(stat) {
         assert!(!stat.state.is_ascii_whitespace());
     }
     let status = Status::parse(&String::from_utf8_lossy(stat));

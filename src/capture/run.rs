@@ -280,7 +280,7 @@ impl<'a> Runner<'a> {
     /// Why it answers nobody now. It may go on, so nothing is kept of this.
     fn halted(&self) -> Option<String> {
         let stat = self.env.procfs.dir_of(self.request.instance?).and_then(|dir| dir.stat()).ok()?;
-        matches!(stat.state, b'T' | b't').then(|| "the process is stopped: it answers nothing until it gets SIGCONT".to_owned())
+        matches!(stat.state, 'T' | 't').then(|| "the process is stopped: it answers nothing until it gets SIGCONT".to_owned())
     }
 
     async fn endpoint(&mut self) -> Result<Arc<Endpoint>, String> {

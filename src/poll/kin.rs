@@ -12,7 +12,7 @@ use crate::incident::Order;
 use crate::target::{ProcDir, ProcError};
 
 /// `PF_FORKNOEXEC` of the kernel's `sched.h`: set by `fork`, cleared by `exec`.
-const FORKED: u64 = 0x40;
+const FORKED: u32 = 0x40;
 /// Larger or smaller by more than this part is no copy any more.
 const ALIKE: u64 = 10;
 
@@ -26,7 +26,7 @@ pub(super) struct Birth {
 
 impl Birth {
     pub fn read(dir: &ProcDir) -> Result<Birth, ProcError> {
-        dir.stat().map(|stat| Birth { parent: stat.parent, forked: stat.flags & FORKED != 0 })
+        dir.stat().map(|stat| Birth { parent: stat.ppid.unsigned_abs(), forked: stat.flags & FORKED != 0 })
     }
 }
 

@@ -113,7 +113,7 @@ impl FakeProcess<'_> {
     pub fn write(self) -> InstanceId {
         let (pid, comm, state, parent, flags, start) = (self.pid, self.comm, self.state, self.parent, self.flags, self.start);
         let stat = format!(
-            "{pid} ({comm}) {state} {parent} {pid} {pid} 0 -1 {flags} 9 0 0 0 1 1 0 0 20 0 3 0 {start} 4096 1 18446744073709551615 1\n"
+            "{pid} ({comm}) {state} {parent} {pid} {pid} 0 -1 {flags} 9 0 0 0 1 1 0 0 20 0 3 0 {start} 4096 1 18446744073709551615 1 1 1 0 0 0 0 0 0 0 0 0\n"
         );
         let this = self.file("stat", stat).file("comm", format!("{comm}\n"));
         InstanceId { pid: this.pid, start_ticks: this.start }

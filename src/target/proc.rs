@@ -11,6 +11,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use procfs_core::process::Stat;
+use procfs_core::{FromRead, Uptime};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -25,7 +27,7 @@ const MAX_CMDLINE: usize = 64 << 10;
 /// `/proc/stat` has a number per interrupt and a line per CPU.
 const MAX_KERNEL_STAT: u64 = 4 << 20;
 /// `PF_KTHREAD` of the kernel's `sched.h`, in field 9 of `stat`.
-const KERNEL_THREAD: u64 = 0x0020_0000;
+const KERNEL_THREAD: u32 = 0x0020_0000;
 
 /// Why something about a process could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -59,42 +61,23 @@ pub struct ProcFs {
     fs: PathBuf,
 }
 
-/// The fields of `/proc/PID/stat` that memtrap uses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stat {
-    pub state: u8,
-    pub parent: u32,
-    pub flags: u64,
-    pub threads: u64,
-    pub start_ticks: u64,
+/// `None` where fields are missing.
+pub fn parse_stat(text: &[u8]) -> Option<Stat> {
+    // the crate slices beside the outermost parentheses without a look: it panics on `)(`, on ` (a) S` and on `7 (a)`
+    let (open, close) = (text.iter().position(|b| *b == b'(')?, text.iter().rposition(|b| *b == b')')?);
+    let before = text.get(..open)?;
+    let is_framed = before.first()?.is_ascii_digit() && before.ends_with(b" ") && open < close;
+    let has_state = matches!(text.get(close + 1..)?, [b' ', state, ..] if state.is_ascii_alphabetic());
+    (is_framed && has_state).then(|| Stat::from_read(text).ok()).flatten()
 }
 
-impl Stat {
-    /// Zombies and the dead have a stat file but no memory and nothing to capture.
-    pub fn is_dead(&self) -> bool {
-        matches!(self.state, b'Z' | b'X' | b'x')
-    }
+/// Zombies and the dead have a stat file but no memory and nothing to capture.
+pub fn is_dead(stat: &Stat) -> bool {
+    matches!(stat.state, 'Z' | 'X' | 'x')
+}
 
-    pub fn is_kernel_thread(&self) -> bool {
-        self.flags & KERNEL_THREAD != 0
-    }
-
-    /// `None` where fields are missing. The command name may hold spaces, parentheses and line breaks, so they are counted from the
-    /// last `)`.
-    pub fn parse(text: &[u8]) -> Option<Stat> {
-        let close = text.iter().rposition(|b| *b == b')')?;
-        let rest = std::str::from_utf8(text.get(close + 1..)?).ok()?;
-        let fields: Vec<&str> = rest.split_ascii_whitespace().take(20).collect();
-        // `fields[0]` is field 3 of proc_pid_stat(5)
-        let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
-        Some(Stat {
-            state: *fields.first()?.as_bytes().first()?,
-            parent: u32::try_from(number(4)?).ok()?,
-            flags: number(9)?,
-            threads: number(20)?,
-            start_ticks: number(22)?,
-        })
-    }
+pub(crate) fn is_kernel_thread(stat: &Stat) -> bool {
+    stat.flags & KERNEL_THREAD != 0
 }
 
 /// What `/proc/PID/status` says about owner and memory; sizes in bytes, `None` where the kernel has no such line.
@@ -175,12 +158,12 @@ impl ProcFs {
     pub fn dir_of(&self, id: InstanceId) -> Result<ProcDir, ProcError> {
         let dir = self.dir(id.pid)?;
         let stat = dir.stat()?;
-        if stat.start_ticks != id.start_ticks || stat.is_dead() { Err(ProcError::Gone { pid: id.pid }) } else { Ok(dir) }
+        if stat.starttime != id.start_ticks || is_dead(&stat) { Err(ProcError::Gone { pid: id.pid }) } else { Ok(dir) }
     }
 
     /// Who has this pid now; zombies included.
     pub fn identity(&self, pid: u32) -> Result<InstanceId, ProcError> {
-        Ok(InstanceId { pid, start_ticks: self.dir(pid)?.stat()?.start_ticks })
+        Ok(InstanceId { pid, start_ticks: self.dir(pid)?.stat()?.starttime })
     }
 
     /// Whether this process still runs. A zombie does not; an unreadable /proc counts as not alive.
@@ -192,10 +175,9 @@ impl ProcFs {
     pub fn age(&self, id: InstanceId) -> Result<Duration, ProcError> {
         let path = self.path("uptime");
         let text = read_path(&path, SMALL)?;
-        let up = std::str::from_utf8(&text).ok().and_then(|t| t.split_ascii_whitespace().next()).and_then(|t| t.parse::<f64>().ok());
-        match up.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()) {
+        match Uptime::from_read(&*text).ok().and_then(|up| Duration::try_from_secs_f64(up.uptime).ok()) {
             Some(up) => Ok(up.saturating_sub(since_boot(id))),
-            None => Err(ProcError::Malformed { path, why: "the first word is no number of seconds" }),
+            None => Err(ProcError::Malformed { path, why: "these are no two numbers of seconds" }),
         }
     }
 
@@ -339,7 +321,7 @@ impl ProcDir {
             ProcError::Absent { .. } => ProcError::Gone { pid: self.pid },
             e => e,
         })?;
-        Stat::parse(&text).ok_or_else(|| ProcError::Malformed { path: self.path.join("stat"), why: "fields are missing" })
+        parse_stat(&text).ok_or_else(|| ProcError::Malformed { path: self.path.join("stat"), why: "fields are missing" })
     }
 
     pub fn status(&self) -> Result<Status, ProcError> {
@@ -413,7 +395,20 @@ mod tests {
     #[test]
     fn a_torn_stat_file_is_malformed_not_a_panic() {
         let host = FakeHost::new();
-        for text in ["", "7", "7 (x", "7 (x)", "7 (x) S 1", "7 (x) S 1 1 1 0 -1 a 0 0 0 0 0 0 0 0 0 0 0 0 9 9"] {
+        for text in [
+            "",
+            "7",
+            "7 (x",
+            "7 (x)",
+            "7 (x) S 1",
+            "7 (x) S 1 1 1 0 -1 a 0 0 0 0 0 0 0 0 0 0 0 0 9 9",
+            ")(",
+            "7 )(",
+            " (x) S 1",
+            "(x) S 1",
+            "7 (x) ",
+            "é(x) S 1",
+        ] {
             host.file("proc/7/stat", text);
             assert!(matches!(host.procfs().identity(7), Err(ProcError::Malformed { .. })), "{text:?}");
         }

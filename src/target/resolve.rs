@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use regex_lite::Regex;
 
-use super::proc::{SMALL, read_path};
+use super::proc::{SMALL, is_dead, is_kernel_thread, read_path};
 use super::{ProcDir, ProcError, ProcFs, cgroup, obstacle, sight, sockets, users};
 use crate::clock::Mono;
 use crate::config::{Process, Selector};
@@ -342,8 +342,8 @@ impl<'a> Facts<'a> {
     /// `None` for what is never a target: zombies, kernel threads, and those that went away meanwhile.
     fn instance(&mut self) -> Option<InstanceId> {
         *self.instance.get_or_insert_with(|| {
-            let stat = self.dir.stat().ok().filter(|stat| !stat.is_dead() && !stat.is_kernel_thread())?;
-            Some(InstanceId { pid: self.dir.pid(), start_ticks: stat.start_ticks })
+            let stat = self.dir.stat().ok().filter(|stat| !is_dead(stat) && !is_kernel_thread(stat))?;
+            Some(InstanceId { pid: self.dir.pid(), start_ticks: stat.starttime })
         })
     }
 
@@ -412,9 +412,9 @@ fn drop_socket_activator(found: &mut Vec<InstanceId>) {
 fn by_pid(procfs: &ProcFs, pid: u32, who: &str) -> Resolution {
     let stat = procfs.dir(pid).and_then(|dir| dir.stat());
     match stat {
-        Ok(stat) if stat.is_dead() => Resolution::none(format!("{who} has exited and waits for its parent (a zombie)")),
-        Ok(stat) if stat.is_kernel_thread() => Resolution::none(format!("{who} is a kernel thread")),
-        Ok(stat) => Resolution { instances: vec![InstanceId { pid, start_ticks: stat.start_ticks }], problem: None },
+        Ok(stat) if is_dead(&stat) => Resolution::none(format!("{who} has exited and waits for its parent (a zombie)")),
+        Ok(stat) if is_kernel_thread(&stat) => Resolution::none(format!("{who} is a kernel thread")),
+        Ok(stat) => Resolution { instances: vec![InstanceId { pid, start_ticks: stat.starttime }], problem: None },
         Err(ProcError::Gone { .. }) => Resolution::none(format!("{who} does not exist")),
         Err(e) => Resolution::none(chain(&e)),
     }

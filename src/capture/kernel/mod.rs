@@ -9,6 +9,7 @@ mod process;
 use std::io::{self, Read, Write};
 
 use crate::identity::InstanceId;
+use crate::target::proc::is_dead;
 use crate::target::{ProcDir, ProcError, ProcFs};
 use crate::text;
 use crate::units::ByteSize;
@@ -111,7 +112,7 @@ impl KernelStep {
                 }
                 out.copy(&dir, self.file_name())?;
                 // the kernel ends the text without an error when the process dies underneath
-                if dir.stat()?.is_dead() {
+                if is_dead(&dir.stat()?) {
                     return Err(ProcError::Gone { pid: id.pid }.into());
                 }
             }
