@@ -16,9 +16,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use common::{GoVersion, MIB, Svc, bundles_in, go_svc, repo};
-use memtrap::target::ProcFs;
-use memtrap::target::cgroup::{CgroupRef, Version};
-use memtrap::target::proc::is_dead;
+use memtrap::host::ProcFs;
+use memtrap::host::cgroup::{CgroupRef, Version};
+use memtrap::host::proc::is_dead;
 use tempfile::TempDir;
 
 const LIMIT: u64 = 1536 * MIB;

@@ -22,7 +22,7 @@ use self::names::Names;
 use crate::aside::{Threads, may_block};
 use crate::config::{self, Auth};
 use crate::credential;
-use crate::target::peer::Peer;
+use crate::host::peer::Peer;
 use crate::text::one_line;
 use gate::Gate;
 

@@ -34,6 +34,7 @@ use crate::config::{self, Config};
 use crate::egress::Egress;
 use crate::egress::arbiter::Theirs;
 use crate::error::chain;
+use crate::host::ProcFs;
 use crate::incident::Captured;
 use crate::lang::Lang;
 use crate::meters::Meters;
@@ -43,7 +44,6 @@ use crate::serve::{self, ServeError};
 use crate::source::Sources;
 use crate::state::{Saved, StateError, Store};
 use crate::systemd;
-use crate::target::ProcFs;
 
 /// Within this, a running capture ends by itself or is finalized as interrupted; the unit's TimeoutStopSec is longer.
 const STOP_GRACE: Duration = Duration::from_secs(20);
@@ -62,7 +62,7 @@ pub enum DaemonError {
     #[error("bundle_dir")]
     Bundles(#[from] bundle::BundleError),
     #[error("memtrap needs /proc")]
-    Proc(#[from] crate::target::ProcError),
+    Proc(#[from] crate::host::ProcError),
     #[error("no thread for it")]
     Thread(#[from] std::io::Error),
     #[error("what the last memtrap left could not be looked through")]

@@ -5,8 +5,8 @@
 //! Data goes one way, once:
 //!
 //! ```text
-//! config ──> target ──> poll ──Sample──> trigger ──> incident ──Action──> capture ──> bundle
-//!            (who)      (RSS)            (pure)      (pure)              (evidence)
+//! config ──> host ────> poll ──Sample──> trigger ──> incident ──Action──> capture ──> bundle
+//!            (/proc)    (RSS)            (pure)      (pure)              (evidence)
 //!                         ▲
 //!            source ──Readings          (who asks expositions and Prometheus servers; metrics reads what they say)
 //!                                                          ▲                          │           │
@@ -26,7 +26,7 @@
 //! | [`config`] | TOML to a valid [`config::Config`], every mistake at once; touches nothing but the text |
 //! | [`identity`] | names of what is watched: processes, instances elsewhere, their places within a target |
 //! | [`client`] | HTTP clients, credentials and names of hosts, for captures, sources, uploads and notifications |
-//! | [`target`] | selectors to processes; their limits, sockets, cgroups, Go build; reads /proc below a root that tests replace |
+//! | [`host`] | readers of /proc: processes, limits, sockets, cgroups, users, Go builds; below a root that tests replace |
 //! | [`metrics`] | what services say of themselves: expositions, answers of the Prometheus query API, label sets |
 //! | [`source`] | one task per target elsewhere: asks, and tells the watcher |
 //! | [`poll`] | the one loop: reads RSS when it is due or is told of it, asks the rules, orders captures; a thread of its own that never waits for a disk |
@@ -72,7 +72,7 @@ mod writable;
 
 pub mod config;
 pub mod client;
-pub mod target;
+pub mod host;
 pub mod metrics;
 pub mod source;
 pub mod meters;

@@ -22,8 +22,8 @@ use memtrap::goruntime::memstats::MemStats;
 use memtrap::goruntime::objects;
 use memtrap::goruntime::variables::Variables;
 use memtrap::goruntime::{Runtime, heap_of, memory_of};
+use memtrap::host::ProcFs;
 use memtrap::pprof::{Limits, Profile, goroutine, top};
-use memtrap::target::ProcFs;
 
 const BUILDS: [Build; 4] = [Build::Plain, Build::Stripped, Build::Pie, Build::Cgo];
 const MIB: u64 = 1 << 20;

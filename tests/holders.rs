@@ -11,8 +11,8 @@ use common::numbers::{deviations, differences};
 use common::{Build, GoVersion, Memtrap, Svc, bundles_in, go_program, manifest, run};
 use memtrap::goruntime::holders_of;
 use memtrap::holders::{Holder, Holders};
+use memtrap::host::ProcFs;
 use memtrap::lang::Lang;
-use memtrap::target::ProcFs;
 use serde_json::Value;
 
 /// What holds in each mode of the program: what it is, and what its name has in it. A stripped one is called after the functions that use it.

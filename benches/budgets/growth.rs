@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use memtrap::clock::Mono;
 use memtrap::config;
+use memtrap::host::ProcFs;
 use memtrap::meters::Meters;
 use memtrap::poll::{Command as Tell, Found, Past, Pulse, Readings, Remote, Watcher, Who};
-use memtrap::target::ProcFs;
 use tempfile::TempDir;
 
 use super::Row;

@@ -1,10 +1,10 @@
 use std::cell::Cell;
 use std::path::Path;
 
-use memtrap::target::buildinfo::read_from;
-use memtrap::target::cgroup::{Mounts, Version, memory_membership};
-use memtrap::target::proc::{Status, parse_stat};
-use memtrap::target::sockets::read_table;
+use memtrap::host::buildinfo::read_from;
+use memtrap::host::cgroup::{Mounts, Version, memory_membership};
+use memtrap::host::proc::{Status, parse_stat};
+use memtrap::host::sockets::read_table;
 
 use super::{parts, somewhere};
 

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::target::Limit;
-use crate::target::buildinfo::BuildInfo;
+use crate::host::Limit;
+use crate::host::buildinfo::BuildInfo;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ProcessFacts {

@@ -20,8 +20,8 @@ use crate::clock;
 use crate::config::Target;
 use crate::digest;
 use crate::disk::Dir;
+use crate::host::ProcFs;
 use crate::identity::{Identity, InstanceId};
-use crate::target::ProcFs;
 use crate::text;
 
 /// For the disk of `state_dir`, which the bundle's may do without.

@@ -9,9 +9,9 @@ use tokio::time::Instant;
 
 use super::fetch::{Bounds, Endpoint, get_small};
 use super::watch::Watch;
+use crate::host::ProcFs;
+use crate::host::sockets;
 use crate::identity::InstanceId;
-use crate::target::ProcFs;
-use crate::target::sockets;
 
 /// For each request.
 const TIMEOUT: Duration = Duration::from_secs(2);

@@ -4,8 +4,8 @@ use std::time::SystemTime;
 
 use crate::bundle::End;
 use crate::clock::{self, Mono};
+use crate::host::limit::OomCounter;
 use crate::series::Sample;
-use crate::target::limit::OomCounter;
 
 /// Reads the counters; blocks on the cgroup file system.
 pub(super) fn look(gone: Option<SystemTime>, oom: Option<&OomCounter>, last: Option<Sample>, anchor: (Mono, SystemTime)) -> End {

@@ -16,11 +16,11 @@ use crate::aside::NoAnswer;
 use crate::bundle::ANOTHERS;
 use crate::client::{Clients, Credentials, Use};
 use crate::config::{self, Pprof, Source};
+use crate::host::peer::Peer;
+use crate::host::sockets::{self, Ownership};
+use crate::host::trust::Trusted;
+use crate::host::{ProcFs, obstacle};
 use crate::identity::InstanceId;
-use crate::target::peer::Peer;
-use crate::target::sockets::{self, Ownership};
-use crate::target::trust::Trusted;
-use crate::target::{ProcFs, obstacle};
 
 pub(super) struct Found {
     pub endpoint: Arc<Endpoint>,

@@ -49,12 +49,12 @@ use crate::bundle::{
 };
 use crate::clock::{self, Mono};
 use crate::config::{self, Daemon};
+use crate::host::ProcFs;
+use crate::host::cgroup::CgroupRef;
+use crate::host::limit::OomCounter;
 use crate::identity::{Identity, InstanceId};
 use crate::lang::Lang;
 use crate::series::Kept;
-use crate::target::ProcFs;
-use crate::target::cgroup::CgroupRef;
-use crate::target::limit::OomCounter;
 use crate::text;
 use crate::trigger::Fired;
 use crate::units::ByteSize;

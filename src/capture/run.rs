@@ -20,7 +20,7 @@ use super::{Env, Progress, Request, collected, discover, endpoint};
 use crate::aside::Lane;
 use crate::bundle::{ANOTHERS, BundleFile, Note, Partial};
 use crate::clock::{self, Mono};
-use crate::target::ProcError;
+use crate::host::ProcError;
 use crate::units::ByteSize;
 
 /// Per file, where the disk is nearly full.

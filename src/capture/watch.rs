@@ -7,8 +7,8 @@ use tokio::sync::watch::Receiver;
 use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::clock;
+use crate::host::ProcFs;
 use crate::identity::InstanceId;
-use crate::target::ProcFs;
 
 /// How soon a waiting request notices that nobody will answer it. A look costs some ten microseconds.
 const LOOK: Duration = Duration::from_millis(200);

@@ -11,9 +11,9 @@ use super::target::{TargetArgs, the_one};
 use super::{Failure, print_exactly};
 use crate::capture::{self, Captured, Progress};
 use crate::clock::{self, Mono};
+use crate::host::{ProcFs, limit};
 use crate::poll::{Reading, Statm};
 use crate::series::{Kept, Sample};
-use crate::target::{ProcFs, limit};
 use crate::trigger::Fired;
 use crate::units::ByteSize;
 

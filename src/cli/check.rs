@@ -12,13 +12,13 @@ use crate::config::{self, Config};
 use crate::egress;
 use crate::egress::notice::Notice;
 use crate::error::chain;
+use crate::host::{ProcFs, limit, sight};
 use crate::identity::InstanceId;
 use crate::layout::{cut, painted, table};
 use crate::poll::Remote;
 use crate::serve::{self, ServeError};
 use crate::source;
 use crate::state::Store;
-use crate::target::{ProcFs, limit, sight};
 use crate::units::ByteSize;
 
 /// Of the instances of one query, so many are shown, and have their pprof tried.

@@ -15,8 +15,8 @@ use crate::bundle;
 use crate::capture::Captured;
 use crate::config::{self, Pprof, Selector};
 use crate::daemon::{DaemonError, Engine, Event};
+use crate::host::ProcFs;
 use crate::pprof::{TimeZone, top};
-use crate::target::ProcFs;
 use crate::units::{ByteSize, SizeOrPercent};
 
 /// The service: a session cache that never evicts.

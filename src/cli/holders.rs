@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::Failure;
 use crate::goruntime;
 use crate::holders::{self, Holders};
-use crate::target::ProcFs;
+use crate::host::ProcFs;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -8,8 +8,8 @@ use crate::capture::memory as child;
 use crate::clock::{self, Mono};
 use crate::goruntime::image::Image;
 use crate::goruntime::{self, evidence, memory_of};
+use crate::host::ProcFs;
 use crate::identity::InstanceId;
-use crate::target::ProcFs;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {

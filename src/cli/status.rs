@@ -11,12 +11,12 @@ use super::{Failure, paint, print, print_exactly, terminal_width};
 use crate::client::{Cause, Clients, Credentials, Use, root_cause, withheld};
 use crate::config::{self, Auth, Listen};
 use crate::error::chain;
+use crate::host::peer::Peer;
+use crate::host::trust::{CURE, Trusted};
+use crate::host::{ProcFs, obstacle};
 use crate::lang::Lang;
 use crate::layout::{clipped, wrapped};
 use crate::serve::{Instance, Targets, clock_words, word, words_of_eta, words_of_slope};
-use crate::target::peer::Peer;
-use crate::target::trust::{CURE, Trusted};
-use crate::target::{ProcFs, obstacle};
 use crate::text::{self, one_line};
 use crate::units::ByteSize;
 

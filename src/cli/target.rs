@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use super::Failure;
 use super::rules::whole;
 use crate::config::{self, PprofSetting, Process, Selector, User};
+use crate::host::ProcFs;
 use crate::identity::InstanceId;
 use crate::lang::Lang;
-use crate::target::ProcFs;
 
 /// The most that Linux gives (`PID_MAX_LIMIT`).
 pub(super) const MAX_PID: u32 = 1 << 22;

@@ -10,8 +10,8 @@ use super::target::MAX_PID;
 use crate::analysis::single::{self, Single, SingleError};
 use crate::clock;
 use crate::goruntime;
+use crate::host::ProcFs;
 use crate::pprof::{Limits, Profile, TimeZone, top};
-use crate::target::ProcFs;
 
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = "Examples:

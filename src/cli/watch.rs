@@ -11,8 +11,8 @@ use super::target::TargetArgs;
 use super::{Failure, print_exactly};
 use crate::config::{self, Config};
 use crate::daemon::{DaemonError, Engine, Event};
+use crate::host::ProcFs;
 use crate::incident::State;
-use crate::target::ProcFs;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:

@@ -14,7 +14,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::aside::Threads;
-use crate::target::peer::{Look, Peer};
+use crate::host::peer::{Look, Peer};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -97,8 +97,8 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::target::ProcFs;
-    use crate::target::trust::Trusted;
+    use crate::host::ProcFs;
+    use crate::host::trust::Trusted;
 
     /// A connector in whose time something happens to the address.
     #[derive(Clone)]

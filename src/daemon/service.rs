@@ -11,10 +11,10 @@ use crate::aside::{Lane, Threads};
 use crate::capture::Progress;
 use crate::config::{self, Config};
 use crate::error::chain;
+use crate::host::ProcFs;
 use crate::serve::Server;
 use crate::state::Store;
 use crate::systemd;
-use crate::target::ProcFs;
 
 /// How often the line that `systemctl status` shows is looked at anew.
 const STATUS_EVERY: Duration = Duration::from_secs(15);

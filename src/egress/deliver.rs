@@ -14,9 +14,9 @@ use super::notice::{self, Notice};
 use crate::aside::{NoAnswer, Threads};
 use crate::client::{Cause, Clients, Credentials, USE_HTTPS, Use, says_in_the_clear, withheld};
 use crate::config::{self, Channel, Notify, Receiver, ReceiverUrl};
-use crate::target::ProcFs;
-use crate::target::peer::Peer;
-use crate::target::trust::Trusted;
+use crate::host::ProcFs;
+use crate::host::peer::Peer;
+use crate::host::trust::Trusted;
 use crate::text::one_line;
 
 /// Where secret files are read and programs started: a receiver whose disk hangs takes one of them, and keeps no other waiting.

@@ -346,7 +346,7 @@ fn the_configured_proxy_is_used_and_not_for_what_is_near() {
 const EVE: u32 = 4_711;
 
 fn of_eve() -> Option<std::net::TcpListener> {
-    crate::target::fake::as_user(EVE, || std::net::TcpListener::bind("127.0.0.1:0").unwrap())
+    crate::host::fake::as_user(EVE, || std::net::TcpListener::bind("127.0.0.1:0").unwrap())
 }
 
 #[cfg(feature = "s3")]

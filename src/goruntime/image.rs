@@ -6,8 +6,8 @@ use object::read::elf::{ElfFile64, FileHeader, ProgramHeader};
 use object::{LittleEndian, Object, ObjectSection, ReadCache, elf};
 
 use super::Refused;
-use crate::target::ProcDir;
-use crate::target::buildinfo::{self, BuildInfo};
+use crate::host::ProcDir;
+use crate::host::buildinfo::{self, BuildInfo};
 
 const PAGE: u64 = 4096;
 /// The program of a process is among the first of its mappings.

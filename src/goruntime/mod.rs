@@ -47,7 +47,7 @@ use std::fmt;
 use std::time::SystemTime;
 
 use crate::holders::Holders;
-use crate::target::ProcDir;
+use crate::host::ProcDir;
 use functions::Functions;
 use globals::Globals;
 use heap::HeapProfile;

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use super::watched::{Place, Seat};
 use crate::config;
+use crate::host::{ProcDir, ProcError};
 use crate::identity::SlotNumber;
 use crate::incident::Order;
-use crate::target::{ProcDir, ProcError};
 
 /// `PF_FORKNOEXEC` of the kernel's `sched.h`: set by `fork`, cleared by `exec`.
 const FORKED: u32 = 0x40;

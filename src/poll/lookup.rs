@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use crate::clock::Mono;
 use crate::config;
-use crate::target::ProcFs;
-use crate::target::cgroup::Mounts;
-use crate::target::resolve::{Known, Resolution};
+use crate::host::ProcFs;
+use crate::host::cgroup::Mounts;
+use crate::host::resolve::{Known, Resolution};
 
 /// A pass over /proc at a time, each on a thread that ends with it.
 #[derive(Debug, Default)]

@@ -16,11 +16,11 @@ use crate::anatomy::GoMemory;
 use crate::bundle::ANOTHERS;
 use crate::clock::{self, Mono, human};
 use crate::config;
+use crate::host::Limit;
 use crate::identity::SlotNumber;
 use crate::identity::{Identity, SeriesId};
 use crate::incident::Slot;
 use crate::series::Sample;
-use crate::target::Limit;
 use crate::trigger::Levels;
 
 /// So many answers in a row without it, and a series is lost.

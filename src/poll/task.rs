@@ -10,12 +10,12 @@ use super::{Ask, Granted, History, InstanceStatus, NotGranted};
 use crate::anatomy::GoMemory;
 use crate::clock::Mono;
 use crate::config::{self, Config};
+use crate::host::Limit;
+use crate::host::limit::OomCounter;
 use crate::identity::{Identity, SlotNumber};
 use crate::incident::Captured;
 use crate::series::Kept;
 use crate::state::Saved;
-use crate::target::Limit;
-use crate::target::limit::OomCounter;
 use crate::trigger::Fired;
 
 /// Samples before and during a capture; the watcher appends while the capture runs.

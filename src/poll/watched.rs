@@ -18,15 +18,15 @@ use crate::clock::{self, Mono};
 use crate::config::{self, Pprof, Selector};
 use crate::digest;
 use crate::error::chain;
+use crate::host::cgroup::{CgroupRef, Mounts};
+use crate::host::limit::{Changed, Limits, OomCounter};
+use crate::host::{Limit, ProcFs};
 use crate::identity::{Identity, InstanceId, SlotNumber};
 use crate::incident::{Incident, Order, Slot, State};
 use crate::lang::{Lang, say};
 use crate::meters::Meters;
 use crate::roster::Roster;
 use crate::series::{Kept, Sample};
-use crate::target::cgroup::{CgroupRef, Mounts};
-use crate::target::limit::{Changed, Limits, OomCounter};
-use crate::target::{Limit, ProcFs};
 use crate::trigger::{Levels, time_to};
 use crate::units::ByteSize;
 

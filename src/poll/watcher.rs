@@ -18,6 +18,9 @@ use super::{Ask, Granted, History, InstanceStatus, NotGranted, Reading};
 use crate::budget::{self, Budget};
 use crate::clock::{self, Mono};
 use crate::config::Config;
+use crate::host::ProcFs;
+use crate::host::cgroup::Mounts;
+use crate::host::limit::{FRESH, Limits};
 use crate::identity::Identity;
 use crate::identity::SlotNumber;
 use crate::incident::{Captured, SavedSlot, Slot};
@@ -26,9 +29,6 @@ use crate::meters::Meters;
 use crate::roster::Roster;
 use crate::series::Sample;
 use crate::state::Saved;
-use crate::target::ProcFs;
-use crate::target::cgroup::Mounts;
-use crate::target::limit::{FRESH, Limits};
 
 /// A pass over some hundred processes takes a millisecond.
 const LOOK_PATIENCE: Duration = Duration::from_millis(5);

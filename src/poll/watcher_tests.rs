@@ -3,9 +3,9 @@
 use super::*;
 use crate::config::Pprof;
 use crate::config::{Daemon, Retention, Selector, Target};
+use crate::host::fake::FakeHost;
 use crate::incident::{Denied, State};
 use crate::poll::{Check, Checked, Job, Task, Which};
-use crate::target::fake::FakeHost;
 use crate::trigger::Trigger;
 use crate::units::{ByteSize, SizeOrPercent};
 
@@ -343,7 +343,7 @@ fn a_cgroups_new_limit_is_seen_within_a_second_and_rss_judged_by_it_at_once() {
 
 #[test]
 fn a_process_whose_cgroup_is_gone_is_looked_for_in_another() {
-    let Some((cgroup, other)) = crate::target::limit::tests::RealCgroup::pair() else { return };
+    let Some((cgroup, other)) = crate::host::limit::tests::RealCgroup::pair() else { return };
     let mut child = cgroup.shell("exit 0");
     let mut t = by_name("shop");
     t.source = Selector::Pid(child.id()).into();

@@ -1,6 +1,6 @@
 //! What memtrap itself costs, from its own /proc directory.
 
-use crate::target::ProcFs;
+use crate::host::ProcFs;
 
 /// More descriptors are not counted.
 const MAX_FDS: usize = 100_000;

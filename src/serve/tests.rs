@@ -7,12 +7,12 @@ use hyper::{Method, StatusCode};
 
 use super::*;
 use crate::clock::Mono;
+use crate::host::ProcFs;
 use crate::incident::State;
 use crate::lang::Lang;
 use crate::meters::Meters;
 use crate::poll::{Command, History, InstanceStatus, NotGranted};
 use crate::series::Sample;
-use crate::target::ProcFs;
 
 /// An instance with 100 MiB of 1 GiB.
 pub(super) fn status(target: &str, state: State) -> InstanceStatus {

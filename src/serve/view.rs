@@ -12,11 +12,11 @@ use tokio::sync::{Mutex, oneshot};
 use super::index::{Caught, Index};
 use crate::aside::Threads;
 use crate::clock::{self, Mono};
+use crate::host::ProcFs;
 use crate::identity::SlotNumber;
 use crate::lang::{Lang, say};
 use crate::meters::Meters;
 use crate::poll::{Ask, Command, Granted, History, InstanceStatus, NotGranted};
-use crate::target::ProcFs;
 use crate::text::one_line;
 
 /// The watcher is between two polls after milliseconds, or it is stuck.

@@ -31,10 +31,10 @@ use crate::aside::Threads;
 use crate::client::{Clients, Credentials, Use};
 use crate::clock::Mono;
 use crate::config::{Auth, Config, Source, Target, User};
+use crate::host::ProcFs;
+use crate::host::peer::Peer;
+use crate::host::trust::Trusted;
 use crate::poll::{Command, Found, Readings};
-use crate::target::ProcFs;
-use crate::target::peer::Peer;
-use crate::target::trust::Trusted;
 
 /// Questions on their way at the same time; each takes some 40 kB.
 const MAX_ASKING: usize = 64;

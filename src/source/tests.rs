@@ -290,7 +290,7 @@ async fn endpoints_are_not_all_asked_at_once() {
 #[tokio::test]
 async fn a_page_that_another_user_of_this_host_serves_is_shown_no_credentials() {
     const EVE: u32 = 54_321;
-    let Some(listener) = crate::target::fake::as_user(EVE, || TcpListener::bind("127.0.0.1:0").unwrap()) else { return };
+    let Some(listener) = crate::host::fake::as_user(EVE, || TcpListener::bind("127.0.0.1:0").unwrap()) else { return };
     let server = Server::on(listener, Box::new(|_| Some((200, String::new(), b"process_resident_memory_bytes 7\n".to_vec()))));
     let secrets = tempfile::tempdir().unwrap();
     let token = secrets.path().join("token");

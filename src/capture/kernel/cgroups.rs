@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use super::KernelError;
-use crate::target::cgroup::{CgroupRef, Version};
-use crate::target::{ProcDir, ProcFs};
+use crate::host::cgroup::{CgroupRef, Version};
+use crate::host::{ProcDir, ProcFs};
 
 const V2_FILES: [&str; 12] = [
     "memory.max",
@@ -63,7 +63,7 @@ pub fn numbers(cgroup: &CgroupRef) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::target::fake::FakeHost;
+    use crate::host::fake::FakeHost;
 
     #[test]
     fn every_level_is_listed_from_the_process_upwards() {

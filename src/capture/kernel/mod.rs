@@ -8,9 +8,9 @@ mod process;
 
 use std::io::{self, Read, Write};
 
+use crate::host::proc::is_dead;
+use crate::host::{ProcDir, ProcError, ProcFs};
 use crate::identity::InstanceId;
-use crate::target::proc::is_dead;
-use crate::target::{ProcDir, ProcError, ProcFs};
 use crate::text;
 use crate::units::ByteSize;
 
@@ -164,7 +164,7 @@ impl Capped<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::target::fake::{FakeHost, Unprivileged};
+    use crate::host::fake::{FakeHost, Unprivileged};
 
     fn collect(step: KernelStep, procfs: &ProcFs, id: InstanceId, opts: KernelOptions) -> Result<String, KernelError> {
         let mut out = Vec::new();

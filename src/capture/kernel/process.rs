@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read};
 
 use crate::bundle::{Fds, Memory, ProcessFacts};
+use crate::host::buildinfo::{self, BuildInfo, BuildInfoError};
+use crate::host::cgroup::CgroupRef;
+use crate::host::{ProcDir, ProcError, ProcFs, limit, sockets};
 use crate::identity::InstanceId;
-use crate::target::buildinfo::{self, BuildInfo, BuildInfoError};
-use crate::target::cgroup::CgroupRef;
-use crate::target::{ProcDir, ProcError, ProcFs, limit, sockets};
 
 /// Nothing else of the environment is looked at: it holds secrets.
 const ENV: [&str; 4] = ["GOGC", "GOMEMLIMIT", "GODEBUG", "GOMAXPROCS"];
@@ -138,7 +138,7 @@ fn environment(dir: &ProcDir) -> Result<BTreeMap<String, String>, ProcError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::target::fake::{FakeHost, tcp_row, tcp_table};
+    use crate::host::fake::{FakeHost, tcp_row, tcp_table};
 
     fn gather(host: &FakeHost, id: InstanceId) -> ProcessFacts {
         let procfs = host.procfs();

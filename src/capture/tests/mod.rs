@@ -20,9 +20,9 @@ use super::{CaptureError, Captured, Clients, Env, Progress, Request, run};
 use crate::bundle::{self, FileEntry, Manifest, Status};
 use crate::clock::Mono;
 use crate::config::{Auth, Capture, Pprof, ReadMemory, Rules, Selector, Target};
+use crate::host::ProcFs;
 use crate::identity::InstanceId;
 use crate::series::{Kept, Sample};
-use crate::target::ProcFs;
 use crate::trigger::{Fired, Trigger};
 use crate::units::{ByteSize, Percent};
 

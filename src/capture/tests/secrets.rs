@@ -3,7 +3,7 @@
 use super::service::{Reply, Service, healthy};
 use super::*;
 use crate::config::{Basic, HeaderValue, Process};
-use crate::target::fake::as_user;
+use crate::host::fake::as_user;
 
 const TOKEN: &str = "s3cr3t-t0ken-of-ops";
 

@@ -15,9 +15,9 @@ use reqwest::{Certificate, Client};
 
 use super::{StoreError, reason};
 use crate::config::Upload;
-use crate::target::ProcFs;
-use crate::target::peer::Peer;
-use crate::target::trust::Trusted;
+use crate::host::ProcFs;
+use crate::host::peer::Peer;
+use crate::host::trust::Trusted;
 
 /// Keys, tokens and service accounts are far smaller.
 const MAX_SECRET: u64 = 64 << 10;

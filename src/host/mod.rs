@@ -1,4 +1,4 @@
-//! Who is watched: selectors become instances, instances have limits, sockets and an end.
+//! What the kernel says of this host: its processes, their limits, cgroups, sockets and users, and the Go builds that they run.
 //!
 //! Everything here reads the kernel's text files below a root that tests replace, is synchronous, bounded, and keeps no
 //! state: a caller that wants the answer again asks again. Not here: RSS polling (`poll`), and anything that is sent to a process.
