@@ -29,7 +29,7 @@
 //! | [`host`] | readers of /proc: processes, limits, sockets, cgroups, users, Go builds; below a root that tests replace |
 //! | [`metrics`] | what services say of themselves: expositions, answers of the Prometheus query API, label sets |
 //! | [`source`] | one task per target elsewhere: asks, and tells the watcher |
-//! | [`poll`] | the one loop: reads RSS when it is due or is told of it, asks the rules, orders captures; a thread of its own that never waits for a disk |
+//! | [`poll`] | who is meant, and the one loop: selectors become processes; it reads RSS when it is due or is told of it, asks the rules, orders captures; a thread of its own that never waits for a disk |
 //! | [`series`], [`trigger`] | readings to "did a rule fire, and why not" |
 //! | [`meters`] | what memtrap counts about itself |
 //! | [`incident`], [`roster`], [`budget`] | one incident, one bundle; who inherits whose cooldown; what all captures share |

@@ -15,7 +15,7 @@ use crate::error::chain;
 use crate::host::{ProcFs, limit, sight};
 use crate::identity::InstanceId;
 use crate::layout::{cut, painted, table};
-use crate::poll::Remote;
+use crate::poll::{Remote, resolve};
 use crate::serve::{self, ServeError};
 use crate::source;
 use crate::state::Store;
@@ -88,7 +88,7 @@ async fn probe(config: &Config) -> Result<(), Failure> {
     let local: Vec<(Arc<config::Target>, &config::Process)> =
         config.targets.iter().filter_map(|t| Some((t.clone(), t.source.process()?))).collect();
     let processes: Vec<_> = local.iter().map(|(_, process)| *process).collect();
-    let resolved = if processes.is_empty() { Vec::new() } else { procfs.resolve(&processes) };
+    let resolved = if processes.is_empty() { Vec::new() } else { resolve::all(&procfs, &processes) };
     for ((target, _), found) in local.iter().zip(resolved) {
         if found.instances.is_empty() {
             let why = found.problem.clone().unwrap_or_else(|| "nothing in /proc fits".into());

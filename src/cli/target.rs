@@ -9,6 +9,7 @@ use crate::config::{self, PprofSetting, Process, Selector, User};
 use crate::host::ProcFs;
 use crate::identity::InstanceId;
 use crate::lang::Lang;
+use crate::poll::resolve;
 
 /// The most that Linux gives (`PID_MAX_LIMIT`).
 pub(super) const MAX_PID: u32 = 1 << 22;
@@ -124,7 +125,7 @@ impl TargetArgs {
 
 /// The one process that is meant now.
 pub fn the_one(procfs: &ProcFs, process: &Process) -> Result<InstanceId, Failure> {
-    let found = procfs.resolve(&[process]).into_iter().next();
+    let found = resolve::all(procfs, &[process]).into_iter().next();
     let (instances, problem) = found.map_or((Vec::new(), None), |r| (r.instances, r.problem));
     match instances.as_slice() {
         [one] => Ok(*one),

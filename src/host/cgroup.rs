@@ -12,6 +12,9 @@ use super::{ProcDir, ProcError, ProcFs};
 
 /// Hosts with many containers have long tables.
 const MAX_MOUNTINFO: usize = 16 << 20;
+/// A unit name without one of these is that of a service.
+const UNIT_SUFFIXES: [&str; 11] =
+    [".service", ".scope", ".slice", ".socket", ".mount", ".swap", ".target", ".device", ".automount", ".timer", ".path"];
 /// Deeper nesting than any orchestrator makes.
 const MAX_LEVELS: usize = 64;
 
@@ -104,6 +107,17 @@ pub fn memory_membership(text: &str) -> Option<(Version, String)> {
     let v2 = || memberships(text).find(|(controllers, _)| controllers.is_empty());
     let (version, path) = v1.map(|(_, path)| (Version::V1, path)).or_else(|| v2().map(|(_, path)| (Version::V2, path)))?;
     Some((version, path.strip_suffix(" (deleted)").unwrap_or(path).to_owned()))
+}
+
+/// Whether this component of a cgroup's path is the unit with this full name. systemd puts `_` before names that would clash with the
+/// kernel's files.
+pub(crate) fn is_unit(part: &str, unit: &str) -> bool {
+    part == unit || part.strip_prefix('_') == Some(unit)
+}
+
+/// The name of a unit with its suffix: that of a service, where none is written.
+pub(crate) fn full_unit_name(unit: &str) -> String {
+    if UNIT_SUFFIXES.iter().any(|suffix| unit.ends_with(suffix)) { unit.to_owned() } else { format!("{unit}.service") }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,7 +9,6 @@ pub mod limit;
 pub mod obstacle;
 pub mod peer;
 pub mod proc;
-pub mod resolve;
 pub mod sight;
 pub mod sockets;
 pub mod trust;
@@ -19,7 +18,6 @@ pub mod users;
 pub(crate) mod fake;
 
 pub use proc::{ProcDir, ProcError, ProcFs};
-pub use resolve::Resolution;
 
 use serde::{Deserialize, Serialize};
 

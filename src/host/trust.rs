@@ -18,7 +18,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::proc::SMALL;
-use super::{ProcDir, ProcFs, cgroup, resolve, users};
+use super::{ProcDir, ProcFs, cgroup, users};
 use crate::config::{Process, Selector, User};
 use crate::identity::InstanceId;
 
@@ -107,12 +107,12 @@ fn proven(procfs: &ProcFs, which: &Selector, id: InstanceId) -> Vec<u32> {
 
 /// Only root and the service manager make cgroups below slices.
 fn is_in_system_unit(procfs: &ProcFs, unit: &str, id: InstanceId) -> bool {
-    let unit = resolve::full_unit_name(unit);
+    let unit = cgroup::full_unit_name(unit);
     let Ok(text) = procfs.dir_of(id).and_then(|dir| dir.read("cgroup", SMALL)) else { return false };
     cgroup::memberships(&String::from_utf8_lossy(&text)).any(|(_, path)| {
         let mut parts = path.split('/').filter(|part| !part.is_empty());
         // `..`: above the root of memtrap's own cgroup namespace
-        parts.find(|part| !part.ends_with(".slice") || resolve::is_unit(part, &unit)).is_some_and(|part| resolve::is_unit(part, &unit))
+        parts.find(|part| !part.ends_with(".slice") || cgroup::is_unit(part, &unit)).is_some_and(|part| cgroup::is_unit(part, &unit))
     })
 }
 

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
+use super::resolve::{self, Known, Resolution};
 use crate::clock::Mono;
 use crate::config;
 use crate::host::ProcFs;
 use crate::host::cgroup::Mounts;
-use crate::host::resolve::{Known, Resolution};
 
 /// A pass over /proc at a time, each on a thread that ends with it.
 #[derive(Debug, Default)]
@@ -74,7 +74,7 @@ impl Lookup {
             let (mut known, procfs, targets) = (std::mem::take(&mut self.known), procfs.clone(), targets());
             self.start(now, move || {
                 let processes: Vec<_> = targets.iter().filter_map(|t| t.source.process()).collect();
-                let found = procfs.resolve_since(&processes, &mut known, whole_every, now);
+                let found = resolve::all_since(&procfs, &processes, &mut known, whole_every, now);
                 (known, Seen { found: targets.into_iter().zip(found).collect(), mounts: Mounts::read(&procfs) })
             })?;
         }

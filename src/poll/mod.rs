@@ -11,6 +11,7 @@ mod lookup;
 pub mod pace;
 mod past;
 mod remote;
+pub mod resolve;
 mod statm;
 mod status;
 mod task;

@@ -11,21 +11,17 @@ use std::time::Duration;
 
 use regex_lite::Regex;
 
-use super::proc::{SMALL, is_dead, is_kernel_thread, read_path};
-use super::{ProcDir, ProcError, ProcFs, cgroup, obstacle, sight, sockets, users};
 use crate::clock::Mono;
 use crate::config::{Process, Selector};
 use crate::error::chain;
+use crate::host::proc::{SMALL, is_dead, is_kernel_thread, read_path};
+use crate::host::{ProcDir, ProcError, ProcFs, cgroup, obstacle, sight, sockets, users};
 use crate::identity::InstanceId;
 
 /// The kernel keeps 15 bytes of a command name.
 const COMM_LEN: usize = 15;
 /// Longer than any pid with its line end.
 const MAX_PID_FILE: usize = 64;
-/// A unit name without one of these is that of a service.
-const UNIT_SUFFIXES: [&str; 11] =
-    [".service", ".scope", ".slice", ".socket", ".mount", ".swap", ".target", ".device", ".automount", ".timer", ".path"];
-
 /// A process this long seen has become what it will be: shells and supervisors fork first, then `exec`.
 const SETTLES: Duration = Duration::from_secs(20);
 
@@ -77,109 +73,107 @@ impl Known {
     }
 }
 
-impl ProcFs {
-    /// One resolution for each of `processes`, in their order.
-    pub fn resolve(&self, processes: &[&Process]) -> Vec<Resolution> {
-        self.resolve_since(processes, &mut Known::default(), Duration::ZERO, Mono::default())
-    }
+/// One resolution for each of `processes`, in their order.
+pub fn all(procfs: &ProcFs, processes: &[&Process]) -> Vec<Resolution> {
+    all_since(procfs, processes, &mut Known::default(), Duration::ZERO, Mono::default())
+}
 
-    /// The same in a pass that takes what is known as given, unless it is time to look into all processes again.
-    pub fn resolve_since(&self, processes: &[&Process], known: &mut Known, whole_every: Duration, now: Mono) -> Vec<Resolution> {
-        let mut searches: Vec<Search> = processes.iter().map(|process| Search::new(self, &process.which)).collect();
-        if searches.iter().any(Search::is_open) {
-            match self.pids() {
-                Ok(pids) => self.scan(pids, &mut searches, known, whole_every, now),
-                Err(e) => {
-                    let problem = chain(&e);
-                    searches.iter_mut().filter(|s| s.is_open()).for_each(|s| s.want = Want::Known(Resolution::none(problem.clone())));
-                }
+/// The same in a pass that takes what is known as given, unless it is time to look into all processes again.
+pub fn all_since(procfs: &ProcFs, processes: &[&Process], known: &mut Known, whole_every: Duration, now: Mono) -> Vec<Resolution> {
+    let mut searches: Vec<Search> = processes.iter().map(|process| Search::new(procfs, &process.which)).collect();
+    if searches.iter().any(Search::is_open) {
+        match procfs.pids() {
+            Ok(pids) => scan(procfs, pids, &mut searches, known, whole_every, now),
+            Err(e) => {
+                let problem = chain(&e);
+                searches.iter_mut().filter(|s| s.is_open()).for_each(|s| s.want = Want::Known(Resolution::none(problem.clone())));
             }
         }
-        let mut hidden = None;
-        let finish = |(search, process): (Search, &&Process)| {
-            let found = self.behind(self.of_user(search.finish(), process), &process.which);
-            self.why_unseen(found, &mut hidden)
-        };
-        searches.into_iter().zip(processes).map(finish).collect()
     }
+    let mut hidden = None;
+    let finish = |(search, process): (Search, &&Process)| {
+        let found = behind(procfs, of_user(procfs, search.finish(), process), &process.which);
+        why_unseen(procfs, found, &mut hidden)
+    };
+    searches.into_iter().zip(processes).map(finish).collect()
+}
 
-    /// Who only holds an address for a container is not who is meant.
-    fn behind(&self, found: Resolution, selector: &Selector) -> Resolution {
-        match (selector, &found.instances[..]) {
-            (Selector::Listen(addr), instances) if !instances.is_empty() => {
-                let forwards: Vec<Option<String>> = instances.iter().map(|id| sight::forwarder(self, id.pid)).collect();
-                if forwards.iter().all(Option::is_some) {
-                    return Resolution::none(format!("listen {addr}: {}", forwards.into_iter().flatten().collect::<Vec<_>>().join("; ")));
-                }
-                let instances = instances.iter().zip(&forwards).filter(|(_, forwards)| forwards.is_none()).map(|(id, _)| *id).collect();
-                Resolution { instances, ..found }
+/// Who only holds an address for a container is not who is meant.
+fn behind(procfs: &ProcFs, found: Resolution, selector: &Selector) -> Resolution {
+    match (selector, &found.instances[..]) {
+        (Selector::Listen(addr), instances) if !instances.is_empty() => {
+            let forwards: Vec<Option<String>> = instances.iter().map(|id| sight::forwarder(procfs, id.pid)).collect();
+            if forwards.iter().all(Option::is_some) {
+                return Resolution::none(format!("listen {addr}: {}", forwards.into_iter().flatten().collect::<Vec<_>>().join("; ")));
             }
-            (Selector::PidFile(path), [id]) => match sight::pid_file(self, path, *id) {
-                sight::Named::Plausible => found,
-                sight::Named::Doubtful(why) => Resolution { problem: Some(why), ..found },
-                sight::Named::Wrong(why) => Resolution::none(why),
-            },
-            _ => found,
+            let instances = instances.iter().zip(&forwards).filter(|(_, forwards)| forwards.is_none()).map(|(id, _)| *id).collect();
+            Resolution { instances, ..found }
+        }
+        (Selector::PidFile(path), [id]) => match sight::pid_file(procfs, path, *id) {
+            sight::Named::Plausible => found,
+            sight::Named::Doubtful(why) => Resolution { problem: Some(why), ..found },
+            sight::Named::Wrong(why) => Resolution::none(why),
+        },
+        _ => found,
+    }
+}
+
+/// Where none is found, it may be that none can be seen; that is looked at once for all.
+fn why_unseen(procfs: &ProcFs, found: Resolution, hidden: &mut Option<Option<String>>) -> Resolution {
+    match (&found.instances[..], &found.problem) {
+        ([], Some(problem)) => match hidden.get_or_insert_with(|| sight::hidden(procfs)) {
+            Some(why) => Resolution::none(format!("{problem}; {why}")),
+            None => found,
+        },
+        _ => found,
+    }
+}
+
+/// Leaves out the processes of other users. It is looked at each time: a service changes its user soon after its start.
+fn of_user(procfs: &ProcFs, mut found: Resolution, process: &Process) -> Resolution {
+    let Some(user) = process.user.as_ref().filter(|_| !found.instances.is_empty()) else { return found };
+    let uid = match users::uid_of(procfs, user) {
+        Ok(uid) => uid,
+        Err(why) => return Resolution::none(format!("user: {why}")),
+    };
+    let count = found.instances.len();
+    let status = |id: &InstanceId| procfs.dir(id.pid).and_then(|dir| dir.status());
+    found.instances.retain(|id| status(id).is_ok_and(|status| status.uids == Some([uid; 3])));
+    if found.instances.is_empty() {
+        let processes = if count == 1 { "the process that fits does" } else { "the processes that fit do" };
+        return Resolution::none(format!("{processes} not run as user {}", users::shown(procfs, uid)));
+    }
+    found
+}
+
+fn scan(procfs: &ProcFs, pids: impl Iterator<Item = u32>, searches: &mut [Search], known: &mut Known, whole_every: Duration, now: Mono) {
+    let own_pid = procfs.own_pid();
+    let is_whole = known.told.len() != searches.len() || known.whole.is_none_or(|at| now.since(at) >= whole_every);
+    let mut pids: Vec<(u32, Mono)> = pids.map(|pid| (pid, known.since(pid).unwrap_or(now))).collect();
+    pids.sort_unstable();
+    for (pid, since) in &pids {
+        let is_settled = !is_whole && now.since(*since) >= SETTLES;
+        if is_settled {
+            searches.iter_mut().zip(&known.told).for_each(|(search, told)| search.take_over(told, *pid));
+        }
+        let asks = |search: &Search| search.is_open() && !(is_settled && search.takes_over());
+        if !searches.iter().any(asks) {
+            continue;
+        }
+        let Ok(dir) = procfs.dir(*pid) else { continue };
+        let mut facts = Facts::new(&dir, own_pid == Some(*pid));
+        for search in searches.iter_mut().filter(|search| asks(search)) {
+            match search.want.matches(&mut facts) {
+                Match::Yes => search.found.extend(facts.instance()),
+                Match::No => {}
+                Match::Closed { likely } => search.closed.push((*pid, likely)),
+            }
         }
     }
-
-    /// Where none is found, it may be that none can be seen; that is looked at once for all.
-    fn why_unseen(&self, found: Resolution, hidden: &mut Option<Option<String>>) -> Resolution {
-        match (&found.instances[..], &found.problem) {
-            ([], Some(problem)) => match hidden.get_or_insert_with(|| sight::hidden(self)) {
-                Some(why) => Resolution::none(format!("{problem}; {why}")),
-                None => found,
-            },
-            _ => found,
-        }
-    }
-
-    /// Leaves out the processes of other users. It is looked at each time: a service changes its user soon after its start.
-    fn of_user(&self, mut found: Resolution, process: &Process) -> Resolution {
-        let Some(user) = process.user.as_ref().filter(|_| !found.instances.is_empty()) else { return found };
-        let uid = match users::uid_of(self, user) {
-            Ok(uid) => uid,
-            Err(why) => return Resolution::none(format!("user: {why}")),
-        };
-        let count = found.instances.len();
-        let status = |id: &InstanceId| self.dir(id.pid).and_then(|dir| dir.status());
-        found.instances.retain(|id| status(id).is_ok_and(|status| status.uids == Some([uid; 3])));
-        if found.instances.is_empty() {
-            let processes = if count == 1 { "the process that fits does" } else { "the processes that fit do" };
-            return Resolution::none(format!("{processes} not run as user {}", users::shown(self, uid)));
-        }
-        found
-    }
-
-    fn scan(&self, pids: impl Iterator<Item = u32>, searches: &mut [Search], known: &mut Known, whole_every: Duration, now: Mono) {
-        let own_pid = self.own_pid();
-        let is_whole = known.told.len() != searches.len() || known.whole.is_none_or(|at| now.since(at) >= whole_every);
-        let mut pids: Vec<(u32, Mono)> = pids.map(|pid| (pid, known.since(pid).unwrap_or(now))).collect();
-        pids.sort_unstable();
-        for (pid, since) in &pids {
-            let is_settled = !is_whole && now.since(*since) >= SETTLES;
-            if is_settled {
-                searches.iter_mut().zip(&known.told).for_each(|(search, told)| search.take_over(told, *pid));
-            }
-            let asks = |search: &Search| search.is_open() && !(is_settled && search.takes_over());
-            if !searches.iter().any(asks) {
-                continue;
-            }
-            let Ok(dir) = self.dir(*pid) else { continue };
-            let mut facts = Facts::new(&dir, own_pid == Some(*pid));
-            for search in searches.iter_mut().filter(|search| asks(search)) {
-                match search.want.matches(&mut facts) {
-                    Match::Yes => search.found.extend(facts.instance()),
-                    Match::No => {}
-                    Match::Closed { likely } => search.closed.push((*pid, likely)),
-                }
-            }
-        }
-        known.since = pids;
-        known.told = searches.iter().map(|search| Told { found: search.found.clone(), closed: search.closed.clone() }).collect();
-        if is_whole {
-            known.whole = Some(now);
-        }
+    known.since = pids;
+    known.told = searches.iter().map(|search| Told { found: search.found.clone(), closed: search.closed.clone() }).collect();
+    if is_whole {
+        known.whole = Some(now);
     }
 }
 
@@ -225,7 +219,7 @@ impl<'a> Search<'a> {
                 Ok(regex) => Want::Cmdline(regex),
                 Err(e) => Want::Known(Resolution::none(format!("cmdline `{pattern}` is no regular expression: {e}"))),
             },
-            Selector::Unit(unit) => Want::Unit(full_unit_name(unit)),
+            Selector::Unit(unit) => Want::Unit(cgroup::full_unit_name(unit)),
             Selector::Listen(addr) => match sockets::serving(procfs, *addr) {
                 Ok(inodes) if inodes.is_empty() => Want::Known(Resolution::none(format!(
                     "nobody listens on {addr} in memtrap's network namespace (a process in a container is found by unit, exe or name)"
@@ -384,22 +378,12 @@ impl<'a> Facts<'a> {
     fn is_in_unit(&mut self, unit: &str) -> bool {
         let read = || String::from_utf8_lossy(&self.dir.read("cgroup", SMALL).unwrap_or_default()).into_owned();
         let text = self.cgroup.get_or_insert_with(read);
-        cgroup::memberships(text).any(|(_, path)| path.split('/').any(|part| is_unit(part, unit)))
+        cgroup::memberships(text).any(|(_, path)| path.split('/').any(|part| cgroup::is_unit(part, unit)))
     }
-}
-
-/// Whether this component of a cgroup's path is the unit with this full name. systemd puts `_` before names that would clash with the
-/// kernel's files.
-pub(super) fn is_unit(part: &str, unit: &str) -> bool {
-    part == unit || part.strip_prefix('_') == Some(unit)
 }
 
 fn shortened(name: &[u8]) -> &[u8] {
     name.get(..COMM_LEN).unwrap_or(name)
-}
-
-pub(super) fn full_unit_name(unit: &str) -> String {
-    if UNIT_SUFFIXES.iter().any(|suffix| unit.ends_with(suffix)) { unit.to_owned() } else { format!("{unit}.service") }
 }
 
 /// systemd keeps the sockets it has handed to a service; the service is meant.
@@ -438,11 +422,11 @@ fn by_pid_file(procfs: &ProcFs, path: &Path) -> Resolution {
 
 #[cfg(test)]
 mod tests {
-    use super::super::fake::{FakeHost, Unprivileged, tcp_row, tcp_table};
     use super::*;
+    use crate::host::fake::{FakeHost, Unprivileged, tcp_row, tcp_table};
 
     fn one(host: &FakeHost, selector: Selector) -> Resolution {
-        host.procfs().resolve(&[&selector.into()]).remove(0)
+        all(&host.procfs(), &[&selector.into()]).remove(0)
     }
 
     fn pids(resolution: &Resolution) -> Vec<u32> {
@@ -524,7 +508,7 @@ mod tests {
         host.process(30, "sh").exe("/bin/sh").write();
         let (selector, mut known) = (Selector::Exe("/opt/shop".into()).into(), Known::default());
         let mut at = |seconds| {
-            let found = host.procfs().resolve_since(&[&selector], &mut known, Duration::from_secs(60), Mono::from_secs(seconds));
+            let found = all_since(&host.procfs(), &[&selector], &mut known, Duration::from_secs(60), Mono::from_secs(seconds));
             (pids(&found[0]), found[0].problem.clone())
         };
         assert_eq!(at(1_000), (vec![10], None));
@@ -538,7 +522,7 @@ mod tests {
         host.process(10, "shop").exe("/opt/shop").write();
         assert_eq!(at(1_080), (vec![20], None));
         known.forget(10);
-        let found = host.procfs().resolve_since(&[&selector], &mut known, Duration::from_secs(60), Mono::from_secs(1_090));
+        let found = all_since(&host.procfs(), &[&selector], &mut known, Duration::from_secs(60), Mono::from_secs(1_090));
         assert_eq!(pids(&found[0]), [10, 20]);
     }
 
@@ -604,7 +588,7 @@ mod tests {
         let selectors =
             [Selector::Pid(10), Selector::Name("none".into()), Selector::Cmdline("-x".into()), Selector::Exe("/opt/app".into())];
         let processes = selectors.map(Process::from);
-        let found = host.procfs().resolve(&processes.iter().collect::<Vec<_>>());
+        let found = all(&host.procfs(), &processes.iter().collect::<Vec<_>>());
         assert_eq!(found.iter().map(pids).collect::<Vec<_>>(), [vec![10], vec![], vec![10], vec![10]]);
     }
 
@@ -618,13 +602,13 @@ mod tests {
         // what eve starts is not root's, though it has root's rights
         host.process(30, "checkout").file("status", status([1002, 0, 0])).write();
         let of = |user: &str| Process { which: Selector::Name("checkout".into()), user: Some(user.parse().unwrap()) };
-        let found = |user: &str| host.procfs().resolve(&[&of(user)]).remove(0);
+        let found = |user: &str| all(&host.procfs(), &[&of(user)]).remove(0);
         assert_eq!(pids(&found("shop")), [10]);
         assert_eq!(pids(&found("1002")), [20]);
         assert_eq!(found("root").problem.unwrap(), "the processes that fit do not run as user root (0)");
         assert_eq!(found("nobody-here").problem.unwrap(), "user: /etc/passwd knows no user nobody-here: write the user's number");
         let by_pid = Process { which: Selector::Pid(20), user: Some("shop".parse().unwrap()) };
-        assert_eq!(host.procfs().resolve(&[&by_pid])[0].problem.as_deref(), Some("the process that fits does not run as user shop (1001)"));
+        assert_eq!(all(&host.procfs(), &[&by_pid])[0].problem.as_deref(), Some("the process that fits does not run as user shop (1001)"));
     }
 
     #[test]
@@ -657,20 +641,20 @@ mod tests {
             Selector::Name("sleep-of-memtrap-test".into()),
         ];
         let processes = selectors.map(Process::from);
-        let found = procfs.resolve(&processes.iter().collect::<Vec<_>>());
+        let found = all(&procfs, &processes.iter().collect::<Vec<_>>());
         child.kill().unwrap();
         child.wait().unwrap();
         for resolution in &found {
             assert_eq!(resolution.instances, [id], "{resolution:?}");
         }
-        assert_eq!(procfs.resolve(&[&Selector::Exe(exe).into()])[0].instances, []);
+        assert_eq!(all(&procfs, &[&Selector::Exe(exe).into()])[0].instances, []);
     }
 
     #[test]
     fn executables_that_may_not_be_seen_are_counted_with_the_remedy() {
         let Some(stranger) = Unprivileged::stranger() else { return };
         let exe = Selector::Exe("/opt/none".into()).into();
-        let problem = stranger.as_other_user(|procfs, _| procfs.resolve(&[&exe]).remove(0).problem.unwrap());
+        let problem = stranger.as_other_user(|procfs, _| all(procfs, &[&exe]).remove(0).problem.unwrap());
         assert!(problem.contains("no process runs /opt/none; no permission to see the executable of "), "{problem}");
         assert!(problem.contains("CAP_SYS_PTRACE"), "{problem}");
     }
@@ -682,7 +666,7 @@ mod tests {
         let counts = stranger.as_other_user(|procfs, _| {
             let mut known = Known::default();
             [1_000, 1_100].map(|seconds| {
-                let found = procfs.resolve_since(&[&exe], &mut known, Duration::from_secs(600), Mono::from_secs(seconds));
+                let found = all_since(procfs, &[&exe], &mut known, Duration::from_secs(600), Mono::from_secs(seconds));
                 let problem = found[0].problem.clone().unwrap();
                 let count = problem.split("executable of ").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<u32>().ok());
                 count.unwrap_or_else(|| panic!("{problem}"))
@@ -704,8 +688,8 @@ mod tests {
         // from here on only the child holds the socket
         let socket = std::os::fd::OwnedFd::from(listener);
         let mut child = std::process::Command::new("sleep").arg("60").stdin(socket).spawn().unwrap();
-        let visible = ProcFs::host().resolve(&[&selector]).remove(0);
-        let hidden = stranger.as_other_user(|procfs, _| procfs.resolve(&[&selector]).remove(0));
+        let visible = all(&ProcFs::host(), &[&selector]).remove(0);
+        let hidden = stranger.as_other_user(|procfs, _| all(procfs, &[&selector]).remove(0));
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(pids(&visible).contains(&child.id()), "{visible:?}");
