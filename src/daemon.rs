@@ -272,7 +272,7 @@ impl Engine {
             let Check { subject, slot, place: _place } = check;
             let found = match &subject.no_pprof {
                 Some(why) => Err(why.clone()),
-                None => capture::probe(&subject.target, subject.instance.process(), &env).await.map(drop),
+                None => capture::try_evidence(&subject.target, subject.instance.process(), &env).await,
             };
             let target = subject.target.name.clone();
             // a watcher that is gone needs no answer

@@ -119,11 +119,20 @@ fn a_probe_tells_what_could_not_be_captured() {
     let good = probe(&target(svc.pid(), "auto"));
     assert!(good.status.success(), "{}", stderr(&good));
     assert!(stdout(&good).contains(svc.address()), "{}", stdout(&good));
+    assert!(stdout(&good).contains("memory: can be read: go1."), "{}", stdout(&good));
 
     let bad = probe(&(target(svc.pid(), "http://127.0.0.1:1/debug/pprof") + &target(4_000_000, "auto")));
     assert_eq!(bad.status.code(), Some(1));
     let said = stderr(&bad);
     assert!(said.contains("pprof") && said.contains("t4000000: no process"), "{said}");
+    assert!(said.contains("would come from its memory"), "which of both would serve: {said}");
+
+    let without = target(svc.pid(), "off");
+    let nothing_else = probe(&without);
+    assert!(nothing_else.status.success(), "{}", stderr(&nothing_else));
+    assert!(stderr(&nothing_else).contains("what its memory gives"), "{}", stderr(&nothing_else));
+    let off = probe(&(without + "read_memory = \"off\"\n"));
+    assert!(stdout(&off).contains("memory: off") && !stderr(&off).contains("its memory"), "{off:?}");
 }
 
 /// A target of an idle process, for which all is well.

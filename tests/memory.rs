@@ -10,7 +10,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use common::http::get;
-use common::{Build, Cgroup, GoVersion, MIB, Svc, bundles_in, go_program, manifest, run, wait_until};
+use common::{Build, Cgroup, GoVersion, MIB, Memtrap, Svc, bundles_in, go_program, manifest, run, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -205,6 +205,47 @@ fn what_pprof_says_of_another_process_is_left_aside_for_the_memory_of_this_one()
     assert_eq!(verdict["cause"], "live_heap", "{verdict:#}");
     let kept = verdict["top"]["inuse_space"][0]["flat"].as_u64().unwrap();
     assert!(kept > 90 * MIB, "of this process: {verdict:#}");
+}
+
+#[test]
+fn the_daemon_takes_baselines_and_bundles_from_memory_alone_where_there_is_no_pprof() {
+    let svc = Svc::start(GoVersion::Newest, &["-grow", "10485760", "-no-pprof"]);
+    let memtrap = Memtrap::start(&format!(
+        "[[target]]\nname = \"svc\"\nprocess = {{ pid = {} }}\npprof = \"off\"\nthreshold = \"80MiB\"\nfor = \"0s\"\nwarmup = \"0s\"\n",
+        svc.pid()
+    ));
+    memtrap.wait_until(20, "a baseline", |m| m.log().contains("baseline taken"));
+    svc.tell("grow?bytes=104857600");
+    memtrap.wait_until(30, "a bundle", |m| !m.bundles().is_empty());
+    let bundle = memtrap.bundles().remove(0);
+    assert_from_memory(&bundle);
+    for file in ["baseline/heap.pb.gz", "baseline/memstats.txt", "baseline/goroutine.pb.gz"] {
+        assert_eq!(common::entry(&bundle, file)["status"], "ok", "{file}");
+    }
+    let verdict = verdict(&bundle);
+    assert_eq!(verdict["top"]["growth"][0]["function"], "main.(*hoard).retain", "{verdict:#}");
+}
+
+#[test]
+fn who_wants_memory_first_gets_from_pprof_what_memory_does_not_have() {
+    let svc = Svc::start(GoVersion::Newest, &["-grow", "104857600"]);
+    let memtrap = Memtrap::start(&format!(
+        "[[target]]\nname = \"svc\"\nprocess = {{ pid = {} }}\npprof = \"{}\"\nread_memory = \"always\"\nthreshold = \"80MiB\"\nfor = \"0s\"\n\
+         warmup = \"0s\"\ncpu_seconds = 1\n",
+        svc.pid(),
+        svc.pprof()
+    ));
+    memtrap.wait_until(30, "a bundle", |m| !m.bundles().is_empty());
+    let manifest = manifest(&memtrap.bundles().remove(0));
+    for step in ["heap", "memstats", "goroutine", "allocs"] {
+        let entry = entry(&manifest, step);
+        assert_eq!(entry["source"], "memory", "{entry:#}");
+        assert!(entry["reason"].as_str().unwrap().starts_with("read from its memory"), "{entry:#}");
+    }
+    for step in ["heap_gc", "profile", "goroutine_text"] {
+        let entry = entry(&manifest, step);
+        assert!(entry["status"] == "ok" && entry["source"].as_str().unwrap().starts_with("http://"), "{entry:#}");
+    }
 }
 
 /// All files below a directory, unpacked.

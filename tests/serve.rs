@@ -137,7 +137,8 @@ fn a_bundles_files_are_served_and_nothing_else() {
 fn a_target_whose_pprof_does_not_answer_says_so_before_it_matters() {
     let svc = Svc::start(GoVersion::Newest, &[]);
     let good = target(&svc, "threshold = \"9GiB\"\n");
-    let bad = good.replace(&svc.pprof(), "http://127.0.0.1:1/debug/pprof");
+    let from_memory = good.replace(&svc.pprof(), "http://127.0.0.1:1/debug/pprof");
+    let bad = format!("{from_memory}read_memory = \"off\"\n");
     let memtrap = Memtrap::start_with(LISTEN, &bad);
     let at = memtrap.address();
     let evidence = || instance(&at)["evidence"].as_str().unwrap_or_default().to_owned();
@@ -156,7 +157,8 @@ fn a_target_whose_pprof_does_not_answer_says_so_before_it_matters() {
     let status = run(&["status", "--url", &format!("http://{at}")]);
     assert!(String::from_utf8_lossy(&status.stdout).contains("evidence: http://127.0.0.1:1/debug/pprof/cmdline: "), "{status:?}");
 
-    memtrap.configure(LISTEN, &good);
+    // what its memory gives is evidence
+    memtrap.configure(LISTEN, &from_memory);
     memtrap.signal(Signal::HUP);
     memtrap.wait_until(30, "its evidence can be had", |_| evidence() == "ok");
     assert!(metric("1.0") && get(&at, "/").text().contains("nothing is wrong"));

@@ -54,6 +54,12 @@ impl Reading {
         }
     }
 
+    /// In a sentence, with what is refused and why.
+    pub fn what_it_gives(&self) -> String {
+        let refused = self.parts.iter().filter_map(|(step, read)| Some(format!("; no {step}: {}", read.as_ref().err()?)));
+        self.rests_on.clone() + &refused.collect::<String>()
+    }
+
     fn parse(output: &[u8]) -> Option<Reading> {
         let end = output.iter().position(|b| *b == b'\n')?;
         let head: Head = serde_json::from_slice(output.get(..end)?).ok()?;

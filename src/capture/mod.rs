@@ -178,6 +178,23 @@ pub async fn probe(target: &Arc<config::Target>, id: Option<InstanceId>, env: &E
     }
 }
 
+/// Tries what the memory of a process would give now: what it was read with, or why it cannot be. `None`: it is not to be read.
+pub async fn probe_memory(target: &config::Target, id: InstanceId, env: &Env) -> Option<Result<String, String>> {
+    let program = env.reader.as_ref().filter(|_| target.capture.read_memory != config::ReadMemory::Off)?;
+    Some(memory::ask(program, &env.threads, id).await.map(|reading| reading.what_it_gives()))
+}
+
+/// Whether a capture would have Go's side of this process now, from pprof or from its memory; else why not, of both.
+pub async fn try_evidence(target: &Arc<config::Target>, id: Option<InstanceId>, env: &Env) -> Result<(), String> {
+    let Err(why) = probe(target, id, env).await else { return Ok(()) };
+    let Some(id) = id else { return Err(why) };
+    match probe_memory(target, id, env).await {
+        Some(Ok(_)) => Ok(()),
+        Some(Err(neither)) => Err(format!("{why}; nor is its memory read: {neither}")),
+        None => Err(why),
+    }
+}
+
 /// What is going on, for a terminal.
 #[derive(Clone, Debug)]
 pub enum Progress {

@@ -45,7 +45,14 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     }
     let names: Vec<&str> = config.targets.iter().map(|t| t.name.as_str()).collect();
     for target in config.targets.iter().filter(|t| t.pprof.is_none()) {
-        let left = if target.source.process().is_some() { "the kernel's side" } else { "what its metrics tell" };
+        let reads = target.capture.read_memory != config::ReadMemory::Off;
+        let left = match target.source.process() {
+            Some(_) if reads => {
+                "the kernel's side and what its memory gives: heap, MemStats and goroutines, but no CPU profile and no forced collection"
+            }
+            Some(_) => "the kernel's side",
+            None => "what its metrics tell",
+        };
         tell(format_args!("{}: without pprof its bundles hold only {left}", target.name));
     }
     print(&format!("{}: no mistakes; targets: {}\n", args.config.display(), names.join(", ")))?;
@@ -203,22 +210,31 @@ async fn probe_instance(
     if let Err(e) = procfs.exe(id.pid) {
         complain("kernel evidence", chain(&e));
     }
-    let pprof = match capture::probe(target, Some(id), env).await {
-        Ok(found) => found,
-        Err(why) => complain("pprof", why),
+    let memory = capture::probe_memory(target, id, env).await;
+    let pprof = match (capture::probe(target, Some(id), env).await, &memory) {
+        (Ok(found), _) => found,
+        (Err(why), Some(Ok(_))) => complain("pprof", format!("{why}; heap, MemStats and goroutines would come from its memory")),
+        (Err(why), Some(Err(neither))) => complain("pprof", format!("{why}; nor is its memory read: {neither}")),
+        (Err(why), None) => complain("pprof", why),
     };
-    Row { cells: vec![target.name.clone(), format!("pid {}", id.pid), rss, limit, pprof], limit_source }
+    let memory = match memory {
+        None => "off".into(),
+        Some(Ok(gives)) => format!("can be read: {gives}"),
+        Some(Err(why)) => format!("cannot be read: {why}"),
+    };
+    let notes = limit_source.map(|source| format!("limit: {source}")).into_iter().chain([format!("memory: {memory}")]).collect();
+    Row { cells: vec![target.name.clone(), format!("pid {}", id.pid), rss, limit, pprof], notes }
 }
 
 /// What the table says of one instance, and below it, as the path of a cgroup is long.
 struct Row {
     cells: Vec<String>,
-    limit_source: Option<String>,
+    notes: Vec<String>,
 }
 
 impl Row {
     fn of(cells: Vec<String>) -> Row {
-        Row { cells, limit_source: None }
+        Row { cells, notes: Vec::new() }
     }
 }
 
@@ -229,9 +245,8 @@ fn probed(rows: &[Row], width: Option<usize>) -> String {
     let mut text: String = shown.next().into_iter().collect();
     for (lines, row) in shown.zip(rows) {
         text.push_str(&lines);
-        if let Some(source) = &row.limit_source {
-            let said = format!("limit: {source}");
-            let lines = width.map_or_else(|| vec![said.as_str()], |width| cut(&said, width.saturating_sub(4)));
+        for said in &row.notes {
+            let lines = width.map_or_else(|| vec![said.as_str()], |width| cut(said, width.saturating_sub(4)));
             lines.iter().for_each(|line| text.push_str(&format!("    {line}\n")));
         }
     }
@@ -300,8 +315,8 @@ async fn probe_remote(
             }
         }
     };
-    let limit_source = matches!(reading.limit, Ok(Some(_))).then(|| limit_source.to_owned());
-    Row { cells: vec![target.name, label.clone(), rss, limit, pprof], limit_source }
+    let notes = matches!(reading.limit, Ok(Some(_))).then(|| format!("limit: {limit_source}")).into_iter().collect();
+    Row { cells: vec![target.name, label.clone(), rss, limit, pprof], notes }
 }
 
 #[cfg(test)]
@@ -315,7 +330,7 @@ mod tests {
         let cells = ["checkout-service-of-the-shop", "pid 1234567", "1.52GiB", "2.00GiB", "http://127.0.0.1:34579/debug/pprof"];
         let source = format!("cgroup v2 {path} memory.max");
         let rows = [
-            Row { cells: cells.map(String::from).to_vec(), limit_source: Some(source.clone()) },
+            Row { cells: cells.map(String::from).to_vec(), notes: vec![format!("limit: {source}")] },
             Row::of(vec!["gone".into(), "none".into()]),
         ];
         let text = probed(&rows, Some(80));

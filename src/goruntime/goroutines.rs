@@ -337,6 +337,9 @@ impl<'r> Walk<'r> {
                 "{misfits} of {seen} goroutines are none, or their stacks lead nowhere: the layout does not fit"
             )));
         }
+        if self.total == 0 {
+            return Err(Refused::new("it has no goroutine of its own, though main has one: the layout does not fit"));
+        }
         let now = now_ns.unwrap_or(self.latest);
         let waits = |(mut group, since): (Group, Option<u64>)| {
             group.longest_wait_ns = since.map(|since| now.saturating_sub(since));

@@ -1,6 +1,6 @@
 //! `runtime.MemStats` from the runtime's own counters, as `readmemstats_m` (`runtime/mstats.go`) adds them up, without a stop.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 
 use super::layout::{Field, Layout};
@@ -19,6 +19,10 @@ const SHARDS: u64 = 3;
 const NEVER: u64 = u64::MAX;
 /// How far beyond a trigger that has fired the goal is at least.
 const MIN_RUNWAY: u64 = 64 << 10;
+/// Spans of a heap of some 8 GiB of small objects: beyond them the list is not worth reading for a check.
+const MAX_LISTED: u64 = 1 << 20;
+/// The list moves when it grows.
+const TRIES: u32 = 3;
 /// The counters were copied while the program ran: by so much they may differ.
 const SLACK: u64 = 1 << 20;
 
@@ -91,6 +95,13 @@ impl MemStats {
         let heap_alloc = allocated.wrapping_sub(freed);
         if heap_alloc > in_use.saturating_add(in_use / 50).saturating_add(SLACK) {
             return Err(Refused::new(format!("HeapAlloc {heap_alloc} is above HeapInuse {in_use}: the layout does not fit")));
+        }
+        // what the last collection marked is not freed before the next
+        let marked = gc("heapMarked")?.min(in_use);
+        if heap_alloc.saturating_add(8 * SLACK) < marked / 2 {
+            return Err(Refused::new(format!(
+                "HeapAlloc {heap_alloc} is below the {marked} bytes that were marked: the layout does not fit"
+            )));
         }
         let mallocs = allocs.wrapping_add(cached.objects).wrapping_add(tiny);
         let frees = frees.wrapping_add(tiny);
@@ -221,7 +232,30 @@ fn cached_spans(runtime: &Runtime) -> Result<BTreeSet<u64>, Refused> {
         }
     }
     spans.remove(&0);
-    Ok(spans)
+    // a span that none of these caches holds is a dummy among the globals; all others are listed, and stay so
+    let of_heap: BTreeSet<u64> = spans.iter().copied().filter(|span| !runtime.module.is_global(*span)).collect();
+    if !of_heap.is_empty() && !are_listed(runtime, &of_heap)? {
+        return Err(Refused::new("the Ps' caches hold spans that the heap does not list: the layout does not fit"));
+    }
+    Ok(of_heap)
+}
+
+/// Are these among `mheap_.allspans`? It may be moved while it is read.
+fn are_listed(runtime: &Runtime, spans: &BTreeSet<u64>) -> Result<bool, Refused> {
+    let (memory, Some(heap)) = (runtime.memory, runtime.globals.mheap) else { return Ok(true) };
+    let at = heap.wrapping_add(runtime.layout.field("runtime.mheap", "allspans")?.offset.into());
+    for _ in 0..TRIES {
+        let len = memory.u64(at.wrapping_add(8))?;
+        if len > MAX_LISTED {
+            return Ok(true);
+        }
+        let Ok(listed) = memory.words(memory.u64(at)?, len, MAX_LISTED) else { continue };
+        let listed: HashSet<u64> = listed.into_iter().collect();
+        if spans.iter().all(|span| listed.contains(span)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The footer that `heap?debug=1` ends in, so that whoever reads that reads this.

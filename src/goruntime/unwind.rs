@@ -15,6 +15,9 @@ const WINDOW: u64 = 4 << 10;
 /// For those that do not.
 const WIDE_WINDOW: u64 = 64 << 10;
 
+/// Above the first call, `newproc1` leaves some words.
+const MAX_ABOVE: u64 = 256;
+
 /// `abi.FuncFlagTopFrame`: nothing called this function.
 const TOP_FRAME: u8 = 1;
 
@@ -85,11 +88,19 @@ impl<'r> Unwinder<'r> {
     /// Up to the function that nothing called. Refused if it does not get there: the goroutine ran meanwhile, or what is read is no stack.
     pub fn stack(&mut self, place: Place) -> Result<Stack, Refused> {
         let mut stack = Stack::default();
-        self.calls(place, |call| match stack.calls.len() < MAX_KEPT {
-            true => stack.calls.push(call.address()),
-            false => stack.deeper += 1,
+        let mut end = 0;
+        self.calls(place, |call| {
+            end = call.high;
+            match stack.calls.len() < MAX_KEPT {
+                true => stack.calls.push(call.address()),
+                false => stack.deeper += 1,
+            }
         })?;
-        Ok(stack)
+        // flags that are read at the wrong place end a stack anywhere
+        match place.top.checked_sub(end) {
+            Some(left) if left <= MAX_ABOVE => Ok(stack),
+            _ => Err(Refused::new("a stack that ends before its beginning")),
+        }
     }
 
     /// Each call of the stack, the innermost first. Refused as [`Unwinder::stack`] is.
