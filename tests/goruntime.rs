@@ -64,19 +64,19 @@ fn top_of_a_process_is_top_of_its_heap_profile() {
 
 #[test]
 fn the_first_collections_show_what_pprof_shows_after_them() {
-    for (version, gogc) in GoVersion::BOTH.into_iter().flat_map(|v| ["off", "100", "40"].map(|gogc| (v, gogc))) {
+    for version in GoVersion::BOTH {
+        // none comes between the two readings
         let mut command = Command::new(go_program(version, "svc", Build::Stripped));
-        command.env("GOGC", gogc);
+        command.env("GOGC", "off");
         let svc = Svc::start_in(command, &["-grow", "67108864"]);
         for forced in 0..4 {
             // memory first: asking pprof moves the counts of a cycle that is over
             let read = heap_of(&ProcFs::host().dir(svc.pid()).unwrap(), wall_now()).unwrap();
             let told = in_use_of_main(&get(svc.address(), "/debug/pprof/heap").body);
-            assert_eq!(in_use_of_main(&read.gzipped), told, "{version:?}, GOGC={gogc}, {forced} forced collections");
-            if gogc == "off" {
-                assert_eq!(read.is_before_collection, forced == 0, "{version:?}, {forced} forced collections");
-                assert!(told >= 48 * MIB as i64, "{told}");
-            }
+            assert_eq!(in_use_of_main(&read.gzipped), told, "{version:?}, {forced} forced collections");
+            assert_eq!(read.is_before_collection, forced == 0, "{version:?}, {forced} forced collections");
+            // sampled: one object of 1 MiB in seven is not in it, and the others count for it
+            assert!(told >= 48 * MIB as i64, "{told}");
             svc.tell("gc");
         }
     }
