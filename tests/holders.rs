@@ -193,7 +193,7 @@ fn a_bundle_names_the_holder_in_its_summary_and_its_reports() {
         let printed = String::from_utf8(printed.stdout).unwrap();
         assert!(printed.lines().nth(2).unwrap().ends_with(&holder.name), "{printed}");
         let next = verdict["next"].to_string();
-        assert!(next.contains("memtrap holders '"), "{next}");
+        assert!(next.contains("memtrap holders '") && next.contains("inuse_space"), "{next}");
     }
 }
 

@@ -305,8 +305,13 @@ fn has_go() -> bool {
 
 /// What to run next, in reading order, of what is there: what the cause is about comes first.
 fn next_commands(shown: &Path, files: &Files, cause: Cause, has_go: bool) -> Vec<String> {
-    const HEAP: &[(&str, Look)] =
-        &[("heap_gc.pb.gz", Look::Top("inuse_space")), ("heap_gc.pb.gz", Look::Top("inuse_objects")), (holders::FILE, Look::Holders)];
+    const HEAP: &[(&str, Look)] = &[
+        ("heap_gc.pb.gz", Look::Top("inuse_space")),
+        ("heap_gc.pb.gz", Look::Top("inuse_objects")),
+        ("heap.pb.gz", Look::Top("inuse_space")),
+        ("heap.pb.gz", Look::Top("inuse_objects")),
+        (holders::FILE, Look::Holders),
+    ];
     const ALLOCS: &[(&str, Look)] = &[("allocs.pb.gz", Look::Top("alloc_space")), ("allocs.pb.gz", Look::Top("alloc_objects"))];
     const GOROUTINES: &[(&str, Look)] = &[("goroutine.pb.gz", Look::Traces), ("goroutine.txt", Look::Page)];
     const KERNEL: &[(&str, Look)] = &[("proc/smaps", Look::Page)];
@@ -320,7 +325,9 @@ fn next_commands(shown: &Path, files: &Files, cause: Cause, has_go: bool) -> Vec
         Cause::RuntimeMetadata => [RUNTIME, KERNEL, HEAP, ALLOCS, GOROUTINES],
         _ => [HEAP, ALLOCS, GOROUTINES, RUNTIME, KERNEL],
     };
-    let there = order.into_iter().flatten().filter(|(file, _)| files.has(file));
+    // the heap before the collection says nothing more than the one after it
+    let is_older = |file: &str| file == "heap.pb.gz" && files.has("heap_gc.pb.gz");
+    let there = order.into_iter().flatten().filter(|(file, _)| files.has(file) && !is_older(file));
     let mut commands: Vec<String> = there.map(|(file, look)| look.command(has_go, &quoted(&shown.join(file)))).collect();
     let heaps = ["heap_gc.pb.gz", "heap.pb.gz"];
     if files.has("baseline/heap.pb.gz")

@@ -88,11 +88,11 @@ pub(super) fn of(target: &Target, conditions: Conditions<'_>) -> Vec<Step> {
     add("goroutine", "goroutine.pb.gz", get("goroutine?debug=0", Body::Profile));
     add("threadcreate", "threadcreate.pb.gz", get("threadcreate", Body::Profile));
     add("allocs", "allocs.pb.gz", get("allocs", Body::Profile));
-    // before the collection, which may take long where memory is short
-    add("holders", holders::FILE, Work::Holders);
     add("heap_gc", "heap_gc.pb.gz", get("heap?gc=1", Body::Profile));
     add("memstats_gc", "memstats_gc.txt", get("heap?debug=1", Body::MemStats));
     add("goroutine_text", "goroutine.txt", Work::GoroutineText);
+    // after the collection: what is reached is then what that one marked
+    add("holders", holders::FILE, Work::Holders);
     // a whole collection, which the first answer does not need: the text must not wait for it
     add("goroutineleak", "goroutineleak.pb.gz", Work::GoroutineLeak);
     for name in ["mutex", "block"] {
@@ -220,7 +220,7 @@ mod tests {
     #[test]
     fn the_order_is_cheap_and_perishable_first_disruptive_last() {
         let names: Vec<String> = of(&with_pprof(), HERE).into_iter().map(|s| s.name).skip(KERNEL.len()).collect();
-        let expected = "cmdline heap memstats goroutine threadcreate allocs holders heap_gc memstats_gc goroutine_text goroutineleak mutex block \
+        let expected = "cmdline heap memstats goroutine threadcreate allocs heap_gc memstats_gc goroutine_text holders goroutineleak mutex block \
                         profile heap_gc_after status_after smaps_rollup_after";
         assert_eq!(names.join(" "), expected);
     }

@@ -348,7 +348,7 @@ kind = "teams"
     memtrap.toml:10:9: defaults.rearm: `120%` is not a percentage above 0% and up to 100%
     memtrap.toml:13:11: target "checkout": process: 2 keys; exactly one of unit, pid, pid_file, name, exe, cmdline, listen says which process is meant
     memtrap.toml:14:21: target "checkout": threshold: expected a size such as "1.5GiB", or a percentage of the limit such as "80%", found an integer
-    memtrap.toml:15:9: target "checkout": skip: no such step; steps are heap, memstats, goroutine, threadcreate, allocs, holders, heap_gc, goroutine_text, goroutineleak, mutex, block, profile, heap_gc_after
+    memtrap.toml:15:9: target "checkout": skip: no such step; steps are heap, memstats, goroutine, threadcreate, allocs, heap_gc, goroutine_text, holders, goroutineleak, mutex, block, profile, heap_gc_after
     memtrap.toml:15:17: target "checkout": skip: expected the name of a step, found an integer
     memtrap.toml:16:1: target "checkout": it has no rule and could never fire: set threshold, slope or eta, here or in [defaults]
     memtrap.toml:17:8: target "checkout": name: taken by the target of line 12; names must differ

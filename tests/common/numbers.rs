@@ -715,7 +715,7 @@ const EVIDENCE: &[(&str, Rule)] = &[
             .find_map(|part| is(m, "part", Some(*part)).ok())
             .ok_or_else(|| format!("part: {}, but it is one of {ways:?}", &m["part"]))
     }),
-    ("There are {n:all} goroutines(?:, {n:then} at the baseline)?(?:; their stacks take {s:each} on average)?\\.", |c, m| {
+    ("There (?:is|are) {n:all} goroutines?(?:, {n:then} at the baseline)?(?:; their stacks take {s:each} on average)?\\.", |c, m| {
         is(m, "all", c.goroutines())?;
         is(m, "then", c.base.as_ref().and_then(|b| b.profile("goroutine.pb.gz")).map(|p| count(&p)))?;
         let stacks = c.now.runtime("Stack").zip(c.goroutines()).map(|(stacks, n)| (stacks / n.max(1.0)).floor());

@@ -237,9 +237,11 @@ fn goroutines_say(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, weig
     let Some(goroutines) = &facts.goroutines else { return };
     let base = goroutines.baseline_total.or(facts.baseline_goroutines);
     let base = base.map(|base| say!(lang; ", {base} at the baseline"; "，baseline 时 {base} 个")).unwrap_or_default();
-    let each = anatomy.go.filter(|_| goroutines.total > 0).map(|go| bytes(go.stack_inuse / goroutines.total));
+    let each = anatomy.go.filter(|_| goroutines.total > 1).map(|go| bytes(go.stack_inuse / goroutines.total));
     let each = each.map(|each| say!(lang; "; their stacks take {each} on average"; "；栈平均 {each}")).unwrap_or_default();
-    said.push(say!(lang; "There are {} goroutines{base}{each}."; "共有 {} 个 goroutine{base}{each}。", goroutines.total));
+    let total = goroutines.total;
+    let there_are = if total == 1 { "is 1 goroutine".to_owned() } else { format!("are {total} goroutines") };
+    said.push(say!(lang; "There {there_are}{base}{each}."; "共有 {total} 个 goroutine{base}{each}。"));
     if let Some(group) = goroutines.main_group().filter(|g| g.count >= 10) {
         let at = group.stands_in().map(name).map(|at| say!(lang; ", in {at}"; "，停在 {at}")).unwrap_or_default();
         let state = group.state.as_deref().map(name);
