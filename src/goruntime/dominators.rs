@@ -317,7 +317,7 @@ pub struct Tree {
 /// What is held by the same roots together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Held {
-    /// Numbers of the roots; none: more than [`MAX_OWNERS`].
+    /// Numbers of the roots; none: more than are told apart.
     pub roots: Vec<u32>,
     /// These are the nearest of more.
     pub has_others: bool,
