@@ -153,9 +153,15 @@ fn the_way_to_the_bytes_is_told_by_types() {
 }
 
 #[test]
-fn a_heap_beyond_what_may_be_used_is_refused_with_its_size() {
+fn a_heap_beyond_what_may_be_used_gets_a_smaller_answer_and_beyond_that_its_size() {
     let holding = Holding::start(GoVersion::Newest, Build::Plain, &["treeRoot", "24"]);
-    let refused = holders_of(&ProcFs::host().dir(holding.child.id()).unwrap(), MIB).unwrap_err().to_string();
+    let process = ProcFs::host().dir(holding.child.id()).unwrap();
+    let (full, small) = (holding.walk(), holders_of(&process, 2 * MIB).unwrap());
+    let first = &small.holders[0];
+    assert_eq!((&first.name, first.path.len()), (&"main.treeRoot".to_owned(), 0));
+    assert!(is_about(first.retained_bytes, full.holders[0].retained_bytes), "{first:#?}");
+    assert!(small.limits[0].contains("the ways from the holders to the bytes are left out, to stay within 2.00MiB"), "{:?}", small.limits);
+    let refused = holders_of(&process, MIB / 4).unwrap_err().to_string();
     assert!(refused.starts_with("its heap has ") && refused.contains("places for objects"), "{refused}");
 }
 

@@ -68,6 +68,17 @@ impl Graph {
     }
 }
 
+/// A search over the graph, root by root: those of one class, then those of the next.
+pub trait Search {
+    /// Adds a root with all that it reaches. Roots are numbered in this order.
+    fn root(&mut self, targets: Vec<u32>);
+
+    /// Roots from now on count only for what no root up to now reaches.
+    fn next_class(&mut self);
+
+    fn is_reached(&self, slot: u32) -> bool;
+}
+
 /// A walk over the graph, root by root.
 #[derive(Debug)]
 pub struct Walk {
@@ -89,36 +100,34 @@ struct Root {
     targets: Vec<u32>,
 }
 
-impl Walk {
-    pub fn new(graph: Graph) -> Walk {
-        let number = vec![0; graph.slots() as usize];
-        Walk { graph, number, vertex: vec![u32::MAX], parent: vec![TOP], roots: Vec::new(), classes: vec![1] }
-    }
-
-    pub fn is_reached(&self, slot: u32) -> bool {
-        self.number.get(slot as usize).is_some_and(|n| *n != 0)
-    }
-
-    /// Roots from now on count only for what no root up to now reaches.
-    pub fn next_class(&mut self) {
-        self.classes.push(self.vertex.len() as u32);
-    }
-
-    /// Adds a root with all that it reaches. Returns its number.
-    pub fn root(&mut self, mut targets: Vec<u32>) -> u32 {
+impl Search for Walk {
+    fn root(&mut self, mut targets: Vec<u32>) {
         targets.sort_unstable();
         targets.dedup();
         targets.retain(|slot| *slot < self.graph.slots());
-        let index = self.roots.len() as u32;
         let root = self.vertex.len() as u32;
-        self.vertex.push(self.graph.slots() + index);
+        self.vertex.push(self.graph.slots() + self.roots.len() as u32);
         self.parent.push(TOP);
         let mut cursor = Vec::new();
         for target in &targets {
             self.descend(*target, root, &mut cursor);
         }
         self.roots.push(Root { vertex: root, targets });
-        index
+    }
+
+    fn next_class(&mut self) {
+        self.classes.push(self.vertex.len() as u32);
+    }
+
+    fn is_reached(&self, slot: u32) -> bool {
+        self.number.get(slot as usize).is_some_and(|n| *n != 0)
+    }
+}
+
+impl Walk {
+    pub fn new(graph: Graph) -> Walk {
+        let number = vec![0; graph.slots() as usize];
+        Walk { graph, number, vertex: vec![u32::MAX], parent: vec![TOP], roots: Vec::new(), classes: vec![1] }
     }
 
     /// Everything below a slot that is not reached yet. The way back is the parents'; `cursor` says which edge of a vertex is next.
@@ -440,9 +449,9 @@ struct Owners {
 }
 
 /// The set of no root: what is not known yet.
-const NOBODY: u32 = 0;
+pub(super) const NOBODY: u32 = 0;
 /// The set of more than can be told.
-const MANY: u32 = 1;
+pub(super) const MANY: u32 = 1;
 
 impl Owners {
     fn new(dominator: &[u32], preds: &Preds, roots: &[u32], vertex: &[u32], slots: u32) -> Owners {
@@ -454,7 +463,7 @@ impl Owners {
                 set(&mut top, at, of_up);
             }
         }
-        let mut sets = Sets { sets: vec![Vec::new(), Vec::new()], known: HashMap::new(), unions: HashMap::new() };
+        let mut sets = Sets::default();
         let mut of_head = vec![NOBODY; dominator.len()];
         for (index, root) in (0u32..).zip(roots) {
             let only = sets.intern(vec![index]);
@@ -519,14 +528,32 @@ fn nearest_roots(vertex: u32, preds: &Preds, roots: &HashMap<u32, u32>) -> Vec<u
     found
 }
 
-struct Sets {
+/// Sets of roots, by number.
+#[derive(Debug)]
+pub(super) struct Sets {
     sets: Vec<Vec<u32>>,
     known: HashMap<Vec<u32>, u32>,
     unions: HashMap<(u32, u32), u32>,
 }
 
+impl Default for Sets {
+    fn default() -> Sets {
+        Sets { sets: vec![Vec::new(), Vec::new()], known: HashMap::new(), unions: HashMap::new() }
+    }
+}
+
 impl Sets {
-    fn intern(&mut self, roots: Vec<u32>) -> u32 {
+    /// A further set of more than can be told.
+    pub fn another_many(&mut self) -> u32 {
+        self.sets.push(Vec::new());
+        self.sets.len() as u32 - 1
+    }
+
+    pub fn roots(&self, set: u32) -> &[u32] {
+        self.sets.get(set as usize).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    pub fn intern(&mut self, roots: Vec<u32>) -> u32 {
         if let Some(known) = self.known.get(&roots) {
             return *known;
         }
@@ -539,7 +566,7 @@ impl Sets {
         number
     }
 
-    fn union(&mut self, a: u32, b: u32) -> u32 {
+    pub fn union(&mut self, a: u32, b: u32) -> u32 {
         match (a.min(b), a.max(b)) {
             (NOBODY, other) => other,
             (MANY, _) => MANY,
@@ -598,7 +625,9 @@ mod tests {
         // 0 and 1 are the maps, 2 to 5 the values, 6 what a value holds
         let edges = [vec![2, 3, 4, 5], vec![2, 3, 4], vec![6], vec![], vec![], vec![], vec![]];
         let mut walk = Walk::new(graph(&edges));
-        let (by_id, by_name) = (walk.root(vec![0]), walk.root(vec![1]));
+        let (by_id, by_name) = (0, 1);
+        walk.root(vec![0]);
+        walk.root(vec![1]);
         let held = walk.finish(|_| 10).held();
         let of = |roots: &[u32]| held.iter().find(|h| h.roots == roots).map(|h| (h.bytes, h.objects));
         assert_eq!(of(&[by_id, by_name]), Some((40, 4)));
@@ -609,9 +638,10 @@ mod tests {
     fn a_later_class_has_what_nobody_before_it_reaches() {
         let edges = [vec![1], vec![], vec![0, 3], vec![]];
         let mut walk = Walk::new(graph(&edges));
-        let cache = walk.root(vec![0]);
+        let (cache, worker) = (0, 1);
+        walk.root(vec![0]);
         walk.next_class();
-        let worker = walk.root(vec![2, 1]);
+        walk.root(vec![2, 1]);
         let tree = walk.finish(|_| 1);
         let held = tree.held();
         assert_eq!(held.iter().map(|h| (h.roots.clone(), h.bytes)).collect::<Vec<_>>(), [(vec![cache], 2), (vec![worker], 2)]);
@@ -641,8 +671,9 @@ mod tests {
         edges.resize(20, Vec::new());
         (10..16).for_each(|at| edges[at] = vec![8]);
         let mut walk = Walk::new(graph(&edges));
-        let far: Vec<u32> = (0..6).map(|at| walk.root(vec![at])).collect();
-        let near = [walk.root(vec![8]), walk.root(vec![8])];
+        let (far, near) = (0..6, [6, 7]);
+        (0..6).for_each(|at| walk.root(vec![at]));
+        near.iter().for_each(|_| walk.root(vec![8]));
         let held = walk.finish(|slot| if slot == 8 { 1000 } else { 1 }).held();
         assert_eq!((&held[0].roots[..], held[0].has_others, held[0].bytes), (&near[..], true, 1000));
         assert!(held[1..].iter().filter(|held| held.bytes > 0).all(|held| !held.has_others && far.contains(&held.roots[0])));

@@ -36,6 +36,7 @@ pub mod memstats;
 pub mod module;
 mod names;
 pub mod objects;
+pub mod reach;
 pub mod roots;
 pub mod spans;
 pub mod types;

@@ -14,21 +14,26 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use super::dominators::{Children, Graph, Held, Tree, Walk};
+use super::dominators::{Children, Graph, Held, Search, Tree, Walk};
 use super::frames::called_by;
 use super::masks::{IN_SPAN, Masks};
 use super::memstats::MemStats;
 use super::names::Names;
+use super::reach::Reach;
 use super::roots::{self, Kind, Root, Roots};
 use super::spans::{Span, Spans};
 use super::types::{self, Pointee};
 use super::variables::Variables;
 use super::{Refused, Runtime};
 use crate::holders::{Holder, Holders, Others, Step};
+use crate::units::ByteSize;
 
-/// What the walk takes at its peak for each place of an object, without its edges.
+/// What the walk with its dominators takes at its peak for each place of an object, and for each pointer.
 const BYTES_PER_SLOT: u64 = 26;
 const BYTES_PER_EDGE: u64 = 8;
+/// The same of the smaller answer.
+const LEAST_PER_SLOT: u64 = 8;
+const LEAST_PER_EDGE: u64 = 5;
 /// Holders that are listed.
 const MAX_HOLDERS: usize = 100;
 /// Those that get a path.
@@ -45,14 +50,15 @@ const MAX_ALSO: usize = 3;
 
 /// Walks the graph. `variables` name the roots; `own` is the path of the main module; `max_bytes` is what the walk may take.
 ///
-/// Refused where the heap is larger than what fits, with how large it is.
+/// Where the dominators do not fit into that, the ways from the holders to the bytes are left out. Refused where the heap is larger still.
 pub fn holders(runtime: &Runtime, mut variables: Variables, own: Option<&str>, max_bytes: u64) -> Result<Holders, Refused> {
-    let max_slots = u32::try_from(max_bytes / BYTES_PER_SLOT).unwrap_or(u32::MAX - 1);
+    let max_slots = u32::try_from(max_bytes / LEAST_PER_SLOT).unwrap_or(u32::MAX - 1);
     let spans = Spans::read(runtime, max_slots)?;
     let roots = roots::read(runtime, &spans, &mut variables, own)?;
     drop(variables);
     let mut masks = Masks::new(runtime)?;
-    let max_edges = (max_bytes - u64::from(spans.slots()) * BYTES_PER_SLOT) / BYTES_PER_EDGE;
+    let slots = u64::from(spans.slots());
+    let max_edges = (max_bytes - slots * LEAST_PER_SLOT) / LEAST_PER_EDGE;
     let graph = graph(&spans, &mut masks, &roots, max_edges)?;
     let mut limits = Vec::new();
     if masks.unread > 0 {
@@ -61,10 +67,26 @@ pub fn holders(runtime: &Runtime, mut variables: Variables, own: Option<&str>, m
     if roots.unread > 0 {
         limits.push(format!("the stacks of {} goroutines could not be read", roots.unread));
     }
-    let (tree, roots) = walk(runtime, &spans, graph, roots)?;
     let marked = MemStats::read(runtime).ok().map(|stats| stats.heap_marked);
-    let view = View { runtime, spans: &spans, tree: &tree, children: tree.children(), roots: &roots, masks: RefCell::new(masks) };
-    Ok(Holders { marked_bytes: marked, limits, ..view.holders()? })
+    let fits = slots * BYTES_PER_SLOT + graph.edge_count() as u64 * BYTES_PER_EDGE <= max_bytes;
+    let holders = if fits {
+        let mut walk = Walk::new(graph);
+        let roots = search(runtime, &mut walk, roots)?;
+        let tree = walk.finish(|slot| spans.size_of(slot));
+        let way = Way { runtime, spans: &spans, children: tree.children(), tree: &tree, roots: &roots, masks: RefCell::new(masks) };
+        listed(tree.held(), &roots, tree.reached(), &also(&tree, &roots), |held, holder| way.tell(held, holder))
+    } else {
+        limits.push(format!(
+            "its heap has {slots} places for objects: the ways from the holders to the bytes are left out, to stay within {}",
+            ByteSize(max_bytes)
+        ));
+        let mut reach = Reach::new(graph);
+        let roots = search(runtime, &mut reach, roots)?;
+        let held = reach.held(|slot| spans.size_of(slot));
+        let reached = held.iter().fold((0, 0), |(bytes, objects), held| (bytes + held.bytes, objects + held.objects));
+        listed(held, &roots, reached, &HashMap::new(), |_, _| {})
+    };
+    Ok(Holders { marked_bytes: marked, limits, ..holders })
 }
 
 fn graph(spans: &Spans, masks: &mut Masks, roots: &Roots, max_edges: u64) -> Result<Graph, Refused> {
@@ -100,37 +122,36 @@ fn graph(spans: &Spans, masks: &mut Masks, roots: &Roots, max_edges: u64) -> Res
     Ok(graph)
 }
 
-/// Roots in the order in which they count; those of the walk have the numbers that it gave them.
-fn walk(runtime: &Runtime, spans: &Spans, graph: Graph, roots: Roots) -> Result<(Tree, Vec<Root>), Refused> {
+/// Roots in the order in which they count; they have the numbers that the search gave them.
+fn search(runtime: &Runtime, search: &mut impl Search, roots: Roots) -> Result<Vec<Root>, Refused> {
     let mut names = Names::new(runtime)?;
-    let mut walk = Walk::new(graph);
     let mut all: Vec<Root> = Vec::new();
-    let mut add = |walk: &mut Walk, mut root: Root| {
-        walk.root(std::mem::take(&mut root.targets));
+    let mut add = |search: &mut dyn Search, mut root: Root| {
+        search.root(std::mem::take(&mut root.targets));
         all.push(root);
     };
-    roots.variables.into_iter().for_each(|root| add(&mut walk, root));
-    walk.next_class();
-    roots.running.into_iter().for_each(|root| add(&mut walk, root));
-    walk.next_class();
-    roots.possible.into_iter().for_each(|root| add(&mut walk, root));
-    roots.queued.into_iter().for_each(|root| add(&mut walk, root));
+    roots.variables.into_iter().for_each(|root| add(search, root));
+    search.next_class();
+    roots.running.into_iter().for_each(|root| add(search, root));
+    search.next_class();
+    roots.possible.into_iter().for_each(|root| add(search, root));
+    roots.queued.into_iter().for_each(|root| add(search, root));
     let mut by_function: HashMap<u64, Root> = HashMap::new();
     for special in roots.specials {
         let mut named = || names.frames(special.entry).ok().and_then(|f| f.last().map(|f| f.function.clone())).unwrap_or_default();
         let root = by_function.entry(special.entry).or_insert_with(|| Root { kind: Kind::Finalizer, name: named(), ..Root::default() });
         root.count += 1;
         root.targets.extend(special.function);
-        if special.is_finalizer && !walk.is_reached(special.object) {
+        if special.is_finalizer && !search.is_reached(special.object) {
             root.targets.push(special.object);
         }
     }
     let mut finalizers: Vec<Root> = by_function.into_values().collect();
     finalizers.sort_by(|a, b| a.name.cmp(&b.name));
-    finalizers.into_iter().for_each(|root| add(&mut walk, root));
-    walk.next_class();
-    add(&mut walk, roots.runtime);
-    Ok((walk.finish(|slot| spans.size_of(slot)), all))
+    finalizers.into_iter().for_each(|root| add(search, root));
+    search.next_class();
+    add(search, roots.runtime);
+    Ok(all)
 }
 
 /// What tells objects apart without their types.
@@ -150,7 +171,93 @@ struct Alike {
     vertices: Vec<u32>,
 }
 
-struct View<'r> {
+/// The largest holders by name, `tell` adding the way from each of the first to its bytes.
+fn listed(
+    held: Vec<Held>,
+    roots: &[Root],
+    (reached_bytes, reached_objects): (u64, u64),
+    also: &HashMap<Vec<u32>, Vec<String>>,
+    tell: impl Fn(&Held, &mut Holder),
+) -> Holders {
+    let mut holders = Vec::new();
+    let mut others = Others::default();
+    for (at, held) in merged(held, roots).iter().enumerate() {
+        if at >= MAX_HOLDERS {
+            others.holders += 1;
+            others.retained_bytes += held.bytes;
+            others.objects += held.objects;
+            continue;
+        }
+        let mut holder = named(held, roots);
+        holder.share = held.bytes as f64 / reached_bytes.max(1) as f64;
+        holder.also = also.get(&held.roots).cloned().unwrap_or_default();
+        if at < MAX_PATHS && holder.share >= MIN_SHARE {
+            tell(held, &mut holder);
+        }
+        holders.push(holder);
+    }
+    Holders { reached_bytes, reached_objects, holders, others, ..Holders::new() }
+}
+
+/// Roots of one kind and name are one holder: what a goroutine holds for sure, and what it may.
+fn merged(held: Vec<Held>, roots: &[Root]) -> Vec<Held> {
+    let mut first: HashMap<(Kind, &str), u32> = HashMap::new();
+    let canonical: Vec<u32> = (0u32..).zip(roots).map(|(at, root)| *first.entry((root.kind, root.name.as_str())).or_insert(at)).collect();
+    let mut merged: HashMap<(Vec<u32>, bool), Held> = HashMap::new();
+    for held in held {
+        let mut roots: Vec<u32> = held.roots.iter().filter_map(|root| canonical.get(*root as usize).copied()).collect();
+        roots.sort_unstable();
+        roots.dedup();
+        let of = (roots.clone(), held.has_others);
+        let into = merged.entry(of).or_insert_with(|| Held { roots, has_others: held.has_others, ..Held::default() });
+        into.bytes += held.bytes;
+        into.objects += held.objects;
+        into.heads.extend(held.heads);
+    }
+    let mut merged: Vec<Held> = merged.into_values().filter(|held| held.bytes > 0).collect();
+    merged.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.roots.cmp(&b.roots)));
+    merged
+}
+
+fn title(root: &Root) -> String {
+    Holder { kind: root.kind.name().into(), name: root.name.clone(), ..Holder::default() }.with_count(root).title()
+}
+
+fn named(held: &Held, roots: &[Root]) -> Holder {
+    let base = Holder { retained_bytes: held.bytes, objects: held.objects, ..Holder::default() };
+    let root = |number: &u32| roots.get(*number as usize);
+    match &held.roots[..] {
+        [one] if !held.has_others => match root(one) {
+            Some(root) => Holder { kind: root.kind.name().into(), name: root.name.clone(), ..base }.with_count(root),
+            None => base,
+        },
+        [] => Holder { kind: "shared".into(), name: "more than four together".into(), ..base },
+        several => {
+            let mut names: Vec<String> = several.iter().filter_map(root).map(title).collect();
+            names.extend(held.has_others.then(|| "others".to_owned()));
+            Holder { kind: "shared".into(), name: names.join(" and "), ..base }
+        }
+    }
+}
+
+/// Who looks at what a set of roots holds, the most bytes first.
+fn also(tree: &Tree, roots: &[Root]) -> HashMap<Vec<u32>, Vec<String>> {
+    let mut by_set: HashMap<Vec<u32>, Vec<(u64, String)>> = HashMap::new();
+    for ((set, by), bytes) in tree.looks() {
+        if let Some(root) = roots.get(by as usize).filter(|root| root.kind != Kind::Runtime) {
+            by_set.entry(tree.roots_of_set(set).to_vec()).or_default().push((bytes, title(root)));
+        }
+    }
+    let told = |mut names: Vec<(u64, String)>| {
+        names.sort_by(|a, b| b.cmp(a));
+        names.dedup_by(|a, b| a.1 == b.1);
+        names.into_iter().take(MAX_ALSO).map(|(_, name)| name).collect()
+    };
+    by_set.into_iter().map(|(set, names)| (set, told(names))).collect()
+}
+
+/// What is needed to tell the way from a holder to its bytes.
+struct Way<'r> {
     runtime: &'r Runtime<'r>,
     spans: &'r Spans,
     tree: &'r Tree,
@@ -169,92 +276,7 @@ struct Stage {
     samples: Vec<u32>,
 }
 
-impl View<'_> {
-    fn holders(&self) -> Result<Holders, Refused> {
-        let (reached_bytes, reached_objects) = self.tree.reached();
-        let held = self.merged();
-        let also = self.also();
-        let share = |bytes: u64| bytes as f64 / reached_bytes.max(1) as f64;
-        let mut holders = Vec::new();
-        let mut others = Others::default();
-        for (at, held) in held.iter().enumerate() {
-            if at >= MAX_HOLDERS {
-                others.holders += 1;
-                others.retained_bytes += held.bytes;
-                others.objects += held.objects;
-                continue;
-            }
-            let mut holder = self.holder(held);
-            holder.share = share(held.bytes);
-            holder.also = also.get(&held.roots).cloned().unwrap_or_default();
-            if at < MAX_PATHS && holder.share >= MIN_SHARE {
-                self.path(held, &mut holder);
-            }
-            holders.push(holder);
-        }
-        Ok(Holders { reached_bytes, reached_objects, holders, others, ..Holders::new() })
-    }
-
-    /// Roots of one kind and name are one holder: what a goroutine holds for sure, and what it may.
-    fn merged(&self) -> Vec<Held> {
-        let mut first: HashMap<(Kind, &str), u32> = HashMap::new();
-        let canonical: Vec<u32> =
-            (0u32..).zip(self.roots).map(|(at, root)| *first.entry((root.kind, root.name.as_str())).or_insert(at)).collect();
-        let mut merged: HashMap<(Vec<u32>, bool), Held> = HashMap::new();
-        for held in self.tree.held() {
-            let mut roots: Vec<u32> = held.roots.iter().filter_map(|root| canonical.get(*root as usize).copied()).collect();
-            roots.sort_unstable();
-            roots.dedup();
-            let of = (roots.clone(), held.has_others);
-            let into = merged.entry(of).or_insert_with(|| Held { roots, has_others: held.has_others, ..Held::default() });
-            into.bytes += held.bytes;
-            into.objects += held.objects;
-            into.heads.extend(held.heads);
-        }
-        let mut merged: Vec<Held> = merged.into_values().filter(|held| held.bytes > 0).collect();
-        merged.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.roots.cmp(&b.roots)));
-        merged
-    }
-
-    fn root(&self, number: u32) -> Option<&Root> {
-        self.roots.get(number as usize)
-    }
-
-    fn holder(&self, held: &Held) -> Holder {
-        let base = Holder { retained_bytes: held.bytes, objects: held.objects, ..Holder::default() };
-        let named =
-            |root: &Root| Holder { kind: root.kind.name().into(), name: root.name.clone(), ..Holder::default() }.with_count(root).title();
-        match &held.roots[..] {
-            [one] if !held.has_others => match self.root(*one) {
-                Some(root) => Holder { kind: root.kind.name().into(), name: root.name.clone(), ..base }.with_count(root),
-                None => base,
-            },
-            [] => Holder { kind: "shared".into(), name: "more than four together".into(), ..base },
-            several => {
-                let mut names: Vec<String> = several.iter().filter_map(|root| self.root(*root)).map(named).collect();
-                names.extend(held.has_others.then(|| "others".to_owned()));
-                Holder { kind: "shared".into(), name: names.join(" and "), ..base }
-            }
-        }
-    }
-
-    /// Who looks at what a set of roots holds, the most bytes first.
-    fn also(&self) -> HashMap<Vec<u32>, Vec<String>> {
-        let mut by_set: HashMap<Vec<u32>, Vec<(u64, String)>> = HashMap::new();
-        for ((set, by), bytes) in self.tree.looks() {
-            if let Some(root) = self.root(by).filter(|root| root.kind != Kind::Runtime) {
-                let name = Holder { kind: root.kind.name().into(), name: root.name.clone(), ..Holder::default() }.with_count(root).title();
-                by_set.entry(self.tree.roots_of_set(set).to_vec()).or_default().push((bytes, name));
-            }
-        }
-        let told = |mut names: Vec<(u64, String)>| {
-            names.sort_by(|a, b| b.cmp(a));
-            names.dedup_by(|a, b| a.1 == b.1);
-            names.into_iter().take(MAX_ALSO).map(|(_, name)| name).collect()
-        };
-        by_set.into_iter().map(|(set, names)| (set, told(names))).collect()
-    }
-
+impl Way<'_> {
     fn span(&self, vertex: u32) -> Option<(&Span, u32)> {
         let slot = self.tree.slot(vertex)?;
         self.spans.span_of(slot).map(|span| (span, slot))
@@ -271,7 +293,7 @@ impl View<'_> {
     }
 
     /// Down the dominator tree, to where the bytes are: at each stage to the objects that hold the most, as long as that is most of it.
-    fn path(&self, held: &Held, holder: &mut Holder) {
+    fn tell(&self, held: &Held, holder: &mut Holder) {
         let mut stages: Vec<Stage> = Vec::new();
         let mut next: HashMap<Likeness, Alike> = HashMap::new();
         for head in &held.heads {
@@ -409,7 +431,7 @@ impl View<'_> {
                 (start.wrapping_add(at), pointee)
             }
             None => {
-                let sources = held.roots.iter().filter_map(|root| self.root(*root)).flat_map(|root| &root.sources);
+                let sources = held.roots.iter().filter_map(|root| self.roots.get(*root as usize)).flat_map(|root| &root.sources);
                 let (place, _) = sources.into_iter().find(|(_, target)| *target == slot)?;
                 (*place, Pointee::Dynamic)
             }

@@ -26,6 +26,17 @@ use crate::series::{Kept, Sample};
 use crate::trigger::{Fired, Trigger};
 use crate::units::{ByteSize, Percent};
 
+/// Runs the test of this name in a process of its own: `auto` asks all sockets of the process, and other tests have some that count who asks.
+fn alone(name: &str, test: impl FnOnce()) {
+    const ALONE: &str = "MEMTRAP_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        return test();
+    }
+    let alone = std::process::Command::new(std::env::current_exe().unwrap()).args(["--exact", name]).env(ALONE, "1").output().unwrap();
+    let said = String::from_utf8_lossy(&alone.stdout);
+    assert!(alone.status.success() && said.contains("1 passed"), "{said}");
+}
+
 /// Impatient ones.
 pub(super) fn settings() -> Capture {
     Capture {

@@ -67,20 +67,14 @@ async fn a_unix_socket_is_asked_by_its_path() {
     assert_eq!(caught.entry("heap").source, Some(format!("unix://{}:/debug/pprof/heap", socket.display())));
 }
 
-/// In a process of its own: it asks all sockets of the process, and other tests have some that count who asks.
 #[test]
 fn auto_finds_the_handlers_among_the_processs_own_sockets() {
-    const ALONE: &str = "MEMTRAP_TEST_ALONE";
-    if std::env::var_os(ALONE).is_some() {
+    alone("capture::tests::reaching::auto_finds_the_handlers_among_the_processs_own_sockets", || {
         // a runtime takes its services along when it ends
         let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime().block_on(find_by_the_index());
-        return runtime().block_on(find_without_an_index());
-    }
-    let name = "capture::tests::reaching::auto_finds_the_handlers_among_the_processs_own_sockets";
-    let alone = Command::new(std::env::current_exe().unwrap()).args(["--exact", name]).env(ALONE, "1").output().unwrap();
-    let said = String::from_utf8_lossy(&alone.stdout);
-    assert!(alone.status.success() && said.contains("1 passed"), "{said}");
+        runtime().block_on(find_without_an_index());
+    });
 }
 
 async fn find_by_the_index() {

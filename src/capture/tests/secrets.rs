@@ -110,14 +110,16 @@ async fn another_users_socket_is_shown_no_credentials_and_the_bundle_names_the_c
     }
 }
 
-#[tokio::test]
-async fn auto_shows_no_credentials_to_another_users_socket_either() {
-    let Some(listener) = of_eve() else { return };
-    let service = Service::on(listener, healthy);
-    let caught = with_token(Trial::of(Some(Pprof::Auto))).run().await;
-    // other tests of this process listen too: what is asked is never eve's
-    assert_eq!(service.seen(), [] as [&str; 0]);
-    drop(caught);
+#[test]
+fn auto_shows_no_credentials_to_another_users_socket_either() {
+    alone("capture::tests::secrets::auto_shows_no_credentials_to_another_users_socket_either", || {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+            let Some(listener) = of_eve() else { return };
+            let service = Service::on(listener, healthy);
+            with_token(Trial::of(Some(Pprof::Auto))).run().await;
+            assert_eq!(service.seen(), [] as [&str; 0]);
+        });
+    });
 }
 
 #[tokio::test]
