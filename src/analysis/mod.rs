@@ -166,7 +166,9 @@ pub fn of_directory(
     }
 
     let env = process.as_ref().and_then(|p| p.env.as_ref());
-    let warnings = manifest.iter().flat_map(|m| &m.warnings).filter(|_| !is_proven && foreign.is_empty());
+    // what was read from the process's memory is the process's
+    let may_be_foreign = !is_proven && foreign.is_empty() && !manifest.as_ref().is_some_and(is_all_of_memory);
+    let warnings = manifest.iter().flat_map(|m| &m.warnings).filter(|_| may_be_foreign);
     let mistaken = warnings.filter(|warning| warning.ends_with(ANOTHERS)).cloned().collect();
     let has_foreign = !foreign.is_empty();
     let facts = Facts {
@@ -254,6 +256,12 @@ impl Baseline {
         evidence.rss_bytes = said.or(evidence.status.map(|s| s.rss()))?;
         Some(Baseline { threads: evidence.status.and_then(|s| s.threads), anatomy: anatomy::build_baseline(&evidence, now) })
     }
+}
+
+/// None of the evidence is what an address answered.
+fn is_all_of_memory(manifest: &Manifest) -> bool {
+    let mut told = manifest.files.iter().filter(|file| file.has_file() && told::FILES.contains(&file.name.as_str())).peekable();
+    told.peek().is_some() && told.all(|file| file.source.as_deref() == Some("memory"))
 }
 
 /// Why it could not be told, where it was wanted.

@@ -8,6 +8,19 @@ use crate::anatomy::GoMemory;
 use crate::pprof::{Profile, goroutine};
 use crate::verdict::{Allocated, Allocs, Deepest, GoroutineGrowth, Goroutines, HeapProfile, Held};
 
+/// What [`Told`] is read from.
+pub const FILES: [&str; 9] = [
+    "heap.pb.gz",
+    "heap_gc.pb.gz",
+    "heap_gc_after.pb.gz",
+    "allocs.pb.gz",
+    "goroutine.pb.gz",
+    "goroutineleak.pb.gz",
+    "goroutine.txt",
+    "memstats.txt",
+    "memstats_gc.txt",
+];
+
 #[derive(Default)]
 pub struct Told {
     pub heap: Option<Profile>,
