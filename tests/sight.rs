@@ -98,11 +98,10 @@ fn a_port_that_docker_proxy_holds_is_not_the_services() {
     let _proxy = Sleeper::start(command);
     drop(listener);
     let config =
-        format!("[[target]]\nname = \"svc\"\nprocess = {{ listen = \"{addr}\" }}\npprof = \"off\"\nthreshold = \"1MiB\"\nfor = \"0s\"\n");
+        format!("[[target]]\nname = \"svc\"\nprocess = {{ listen = \"{addr}\" }}\npprof = \"off\"\nthreshold = \"1GiB\"\nfor = \"0s\"\n");
     let memtrap = Memtrap::start(&config);
     memtrap.wait_until(10, "it says so", |m| m.log().contains("docker-proxy (pid "));
     assert!(memtrap.log().contains("select the process in the container by exe, name or cmdline"), "{}", memtrap.log());
-    assert!(memtrap.bundles().is_empty());
 }
 
 /// What `check --probe` says of this pid file.
