@@ -6,7 +6,7 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::corpus::{Row, Run, each, kept};
+use common::corpus::{Kind, Row, Run, each, kept};
 use common::scenarios::SCENARIOS;
 use common::{GoVersion, MIB};
 use serde_json::Value;
@@ -28,30 +28,39 @@ fn hold(rows: &[Row], one_in: usize) {
     assert!(wrong.len() * one_in <= rows.len(), "{} of {} are wrong:\n{}", wrong.len(), rows.len(), wrong.join("\n"));
 }
 
-#[test]
-fn the_verdict_is_right_on_the_oldest_and_on_the_newest_go() {
+/// The daily scenarios on these Gos: of each Go at most one in twenty is wrong.
+fn hold_daily(versions: &[GoVersion], kind: Kind) {
     let dir = tempfile::tempdir().unwrap();
-    let daily = |version| SCENARIOS.iter().filter(move |s| s.daily && s.is_for(version));
-    let runs =
-        GoVersion::BOTH.into_iter().flat_map(|version| daily(version).map(move |scenario| Run { scenario, version, baseline: false }));
-    let rows = each(runs.collect(), AT_ONCE, |run| {
+    let daily = SCENARIOS.iter().filter(|s| s.daily);
+    let runs = daily.flat_map(|scenario| versions.iter().map(move |version| Run { scenario, version: *version, kind }));
+    let rows = each(runs.filter(Run::is_possible).collect(), AT_ONCE, |run| {
         let bundle = dir.path().join(run.path());
         run.capture(GROWTH_MIB, &bundle);
         let row = run.judge(&bundle);
         fs::remove_dir_all(bundle).unwrap();
         row
     });
-    for version in GoVersion::BOTH {
-        let rows: Vec<Row> = rows.iter().filter(|row| row.run.version == version).cloned().collect();
+    for version in versions {
+        let rows: Vec<Row> = rows.iter().filter(|row| row.run.version == *version).cloned().collect();
         hold(&rows, 20);
     }
+}
+
+#[test]
+fn the_verdict_is_right_on_the_oldest_and_on_the_newest_go() {
+    hold_daily(&GoVersion::BOTH, Kind::Plain);
+}
+
+#[test]
+fn the_verdict_is_as_right_from_the_memory_alone_of_programs_without_symbols() {
+    hold_daily(&[GoVersion::Newest], Kind::Memory);
 }
 
 #[test]
 fn the_growth_since_the_baseline_decides() {
     // a large healthy heap, and a leak of native memory on top: by totals it would be the heap
     let dir = tempfile::tempdir().unwrap();
-    let run = Run { scenario: SCENARIOS.iter().find(|s| s.name == "mmap_anon").unwrap(), version: GoVersion::Newest, baseline: true };
+    let run = Run { scenario: SCENARIOS.iter().find(|s| s.name == "mmap_anon").unwrap(), version: GoVersion::Newest, kind: Kind::Baseline };
     let bundle = dir.path().join("grown");
     run.capture(GROWTH_MIB, &bundle);
     let verdict = verdict_in(&bundle);
@@ -65,7 +74,7 @@ fn asked(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// All scenarios on three Gos, with a baseline and without: `make corpus`, which says what can be asked for.
+/// All scenarios on three Gos, with a baseline, without, and from memory alone: `make corpus`, which says what can be asked for.
 #[test]
 #[ignore = "takes an hour"]
 fn the_whole_corpus() {
@@ -73,12 +82,12 @@ fn the_whole_corpus() {
     let mib = asked("MIB").map_or(GROWTH_MIB, |n| n.parse().expect("MIB is a number"));
     let again = asked("AGAIN").is_some();
     let only: Vec<String> = asked("ONLY").unwrap_or_default().split_whitespace().map(str::to_owned).collect();
-    let kinds = [false, true];
-    let all = GoVersion::ALL.into_iter().flat_map(|version| kinds.map(|baseline| (version, baseline)));
-    let all = all.flat_map(|(version, baseline)| SCENARIOS.iter().map(move |scenario| Run { scenario, version, baseline }));
+    let kinds = [Kind::Plain, Kind::Baseline, Kind::Memory];
+    let all = GoVersion::ALL.into_iter().flat_map(|version| kinds.map(|kind| (version, kind)));
+    let all = all.flat_map(|(version, kind)| SCENARIOS.iter().map(move |scenario| Run { scenario, version, kind }));
     let bundle = |run: &Run| -> PathBuf { kept().join(run.path()) };
     let is_asked = |run: &Run| only.iter().all(|part| format!("{}/", run.path()).contains(part.as_str()));
-    let can_be = |run: &Run| run.scenario.is_for(run.version) && (!again || bundle(run).is_dir());
+    let can_be = |run: &Run| run.is_possible() && (!again || bundle(run).is_dir());
     let runs: Vec<Run> = all.filter(|run| is_asked(run) && can_be(run)).collect();
     assert!(!runs.is_empty(), "nothing fits ONLY={only:?}");
     let rows = each(runs, at_once, |run| {

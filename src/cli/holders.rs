@@ -35,7 +35,7 @@ pub struct Args {
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
     format: Format,
 
-    /// Memory that the walk may take: about 30 bytes for each object
+    /// Memory that the walk may take: about 35 bytes for each place for an object
     #[arg(long, value_name = "SIZE", default_value = "2GiB")]
     memory: crate::units::ByteSize,
 }

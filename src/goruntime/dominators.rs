@@ -1,83 +1,18 @@
 //! What would be freed without a root, or without an object: reachability and dominators of an object graph.
 //!
-//! Pure: objects are *slots*, numbered from 0. The tree is made by semi-NCA (Georgiadis, Tarjan, Werneck: "Finding Dominators in
+//! Pure. The tree is made by semi-NCA (Georgiadis, Tarjan, Werneck: "Finding Dominators in
 //! Practice", 2006) over a depth-first numbering. About 30 bytes for each slot at its peak, 5 of them for an average of 1.2 edges.
 //!
 //! Roots have a class. What a root reaches of an earlier class's objects does not count: so a goroutine that looks at a cache at this
 //! moment does not share it with the variable that keeps it. Such looks are kept, to be told.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::HashMap;
 
-/// Owners that are told apart: more share as `many`.
-const MAX_OWNERS: usize = 4;
-/// Of what more share, as many objects are told by the nearest roots, and so many of those.
-const MAX_NEAREST: usize = 256;
-const NEAREST: usize = 2;
-/// Vertices that are looked at for them.
-const MAX_BACK: usize = 50_000;
-/// Different sets of owners; beyond them all are `many`.
-const MAX_SETS: usize = 1 << 16;
-/// Rounds in which sets of owners grow along chains of shared objects.
-const MAX_ROUNDS: usize = 16;
+use super::graph::{Graph, Incoming, Search, get, set};
+use super::owners::{Held, Owners, TOP, tops};
+
 /// Edges into what an earlier class reaches, that are kept.
 const MAX_LOOKS: usize = 1 << 20;
-/// Above every root.
-const TOP: u32 = 0;
-
-/// Edges by the slot that they leave, in its order.
-#[derive(Debug, Default)]
-pub struct Graph {
-    /// Where the edges of each slot begin, and the end.
-    first: Vec<u32>,
-    edges: Vec<u32>,
-}
-
-impl Graph {
-    pub fn new(slots: u32) -> Graph {
-        let mut first = Vec::with_capacity(slots as usize + 1);
-        first.push(0);
-        Graph { first, edges: Vec::new() }
-    }
-
-    /// The next slot has no more edges than those added up to now.
-    pub fn end_slot(&mut self) {
-        self.first.push(u32::try_from(self.edges.len()).unwrap_or(u32::MAX));
-    }
-
-    pub fn edge(&mut self, to: u32) {
-        self.edges.push(to);
-    }
-
-    /// The edges that were added since the last slot ended.
-    pub fn last_edge(&self) -> Option<u32> {
-        let from = *self.first.last()? as usize;
-        self.edges.get(from..)?.last().copied()
-    }
-
-    pub fn slots(&self) -> u32 {
-        (self.first.len() as u32).saturating_sub(1)
-    }
-
-    pub fn edge_count(&self) -> usize {
-        self.edges.len()
-    }
-
-    pub fn from(&self, slot: u32) -> &[u32] {
-        let place = |slot: u32| self.first.get(slot as usize).map_or(0, |at| *at as usize);
-        self.edges.get(place(slot)..place(slot + 1)).unwrap_or_default()
-    }
-}
-
-/// A search over the graph, root by root: those of one class, then those of the next.
-pub trait Search {
-    /// Adds a root with all that it reaches. Roots are numbered in this order.
-    fn root(&mut self, targets: Vec<u32>);
-
-    /// Roots from now on count only for what no root up to now reaches.
-    fn next_class(&mut self);
-
-    fn is_reached(&self, slot: u32) -> bool;
-}
 
 /// A walk over the graph, root by root.
 #[derive(Debug)]
@@ -188,33 +123,23 @@ impl Walk {
     /// `size_of` a slot's object in bytes.
     pub fn finish(self, size_of: impl Fn(u32) -> u64) -> Tree {
         let count = self.vertex.len();
-        let mut looks = Vec::new();
-        let mut before = vec![0u32; count + 1];
         let is_look = |from, to| self.classes.len() > 1 && self.class(from) > self.class(to);
-        self.edges(|from, to| match is_look(from, to) {
-            true if looks.len() < MAX_LOOKS => looks.push((from, to)),
-            true => {}
-            false => before.get_mut(to as usize).into_iter().for_each(|n| *n += 1),
-        });
-        let mut sum = 0;
-        for place in &mut before {
-            sum += *place;
-            *place = sum;
-        }
-        let mut preds = vec![0u32; sum as usize];
-        // each place counts down to where its vertex's begin
+        let mut looks = Vec::new();
         self.edges(|from, to| {
-            if !is_look(from, to)
-                && let Some(place) = before.get_mut(to as usize)
-            {
-                *place -= 1;
-                preds.get_mut(*place as usize).into_iter().for_each(|pred| *pred = from);
+            if looks.len() < MAX_LOOKS && is_look(from, to) {
+                looks.push((from, to));
             }
+        });
+        let preds = Incoming::new(count, |visit| {
+            self.edges(|from, to| {
+                if !is_look(from, to) {
+                    visit(from, to);
+                }
+            });
         });
         let Walk { graph, number, vertex, parent, roots, .. } = self;
         let slots = graph.slots();
         drop((graph, number));
-        let preds = Preds { first: before, all: preds };
         let dominator = semi_nca(&preds, parent);
 
         let mut retained = vec![0u64; count];
@@ -230,35 +155,14 @@ impl Walk {
             objects.get_mut(*up as usize).into_iter().for_each(|up| *up += n);
         }
         let roots: Vec<u32> = roots.iter().map(|root| root.vertex).collect();
-        let mut owners = Owners::new(&dominator, &preds, &roots, &vertex, slots);
+        let mut owners = Owners::new(&dominator, &preds, &roots, |at| get(&vertex, at) >= slots);
         owners.tell_more(&dominator, &preds, &roots, &retained);
         Tree { slots, vertex, dominator, retained, objects, owners, looks }
     }
 }
 
-/// Edges by the vertex that they lead to.
-struct Preds {
-    first: Vec<u32>,
-    all: Vec<u32>,
-}
-
-impl Preds {
-    fn of(&self, vertex: u32) -> &[u32] {
-        let place = |at: usize| self.first.get(at).map_or(0, |n| *n as usize);
-        self.all.get(place(vertex as usize)..place(vertex as usize + 1)).unwrap_or_default()
-    }
-}
-
-fn get(of: &[u32], at: u32) -> u32 {
-    of.get(at as usize).copied().unwrap_or(0)
-}
-
-fn set(of: &mut [u32], at: u32, value: u32) {
-    of.get_mut(at as usize).into_iter().for_each(|place| *place = value);
-}
-
 /// The dominator of each vertex; `parent` is that of the depth-first tree.
-fn semi_nca(preds: &Preds, parent: Vec<u32>) -> Vec<u32> {
+fn semi_nca(preds: &Incoming, parent: Vec<u32>) -> Vec<u32> {
     let count = parent.len() as u32;
     let mut semi: Vec<u32> = (0..count).collect();
     let mut label: Vec<u32> = (0..count).collect();
@@ -323,19 +227,6 @@ pub struct Tree {
     looks: Vec<(u32, u32)>,
 }
 
-/// What is held by the same roots together.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Held {
-    /// Numbers of the roots; none: more than are told apart.
-    pub roots: Vec<u32>,
-    /// These are the nearest of more.
-    pub has_others: bool,
-    pub bytes: u64,
-    pub objects: u64,
-    /// Vertices below which it all is: the root's own, or the first objects that are shared.
-    pub heads: Vec<u32>,
-}
-
 impl Tree {
     /// All that is reached, by who holds it: the most bytes first.
     pub fn held(&self) -> Vec<Held> {
@@ -344,36 +235,22 @@ impl Tree {
             if get(&self.dominator, at) != TOP {
                 continue;
             }
-            let of = held.entry(get(&self.owners.of_head, at)).or_default();
-            of.bytes += self.retained.get(at as usize).copied().unwrap_or(0);
+            let of = held.entry(self.owners.of(at)).or_default();
+            of.bytes += self.retained(at);
             of.objects += u64::from(get(&self.objects, at));
             of.heads.push(at);
         }
-        let named = |(set, held): (u32, Held)| {
-            let roots = self.owners.sets.get(set as usize).cloned().unwrap_or_default();
-            Held { roots, has_others: set >= self.owners.first_of_more, ..held }
-        };
-        let mut held: Vec<Held> = held.into_iter().map(named).collect();
-        held.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.roots.cmp(&b.roots)));
-        held
+        Held::by_bytes(held, |set| (self.owners.roots(set).to_vec(), self.owners.has_others(set)))
     }
 
     /// Roots of later classes that look at what these heads hold, with how many bytes they look at.
     pub fn looks(&self) -> HashMap<(u32, u32), u64> {
-        let mut top: Vec<u32> = (0..self.vertex.len() as u32).collect();
-        for at in 1..top.len() as u32 {
-            let up = get(&self.dominator, at);
-            if up != TOP {
-                let of_up = get(&top, up);
-                set(&mut top, at, of_up);
-            }
-        }
+        let top = tops(&self.dominator);
         let mut looks = HashMap::new();
         for (from, to) in &self.looks {
-            let looks_from = self.owners.sets.get(get(&self.owners.of_head, get(&top, *from)) as usize);
-            let set_of_to = get(&self.owners.of_head, get(&top, *to));
-            for root in looks_from.into_iter().flatten() {
-                *looks.entry((set_of_to, *root)).or_default() += self.retained.get(*to as usize).copied().unwrap_or(0);
+            let set_of = |vertex: &u32| self.owners.of(get(&top, *vertex));
+            for root in self.owners.roots(set_of(from)) {
+                *looks.entry((set_of(to), *root)).or_default() += self.retained(*to);
             }
         }
         looks
@@ -381,7 +258,7 @@ impl Tree {
 
     /// The set that [`Tree::looks`] names.
     pub fn roots_of_set(&self, set: u32) -> &[u32] {
-        self.owners.sets.get(set as usize).map(Vec::as_slice).unwrap_or_default()
+        self.owners.roots(set)
     }
 
     /// The slot of a vertex; `None` of a root.
@@ -397,194 +274,24 @@ impl Tree {
         self.retained.get(vertex as usize).copied().unwrap_or(0)
     }
 
-    pub fn objects(&self, vertex: u32) -> u32 {
-        get(&self.objects, vertex)
-    }
-
     /// All that is reached, in bytes and objects.
     pub fn reached(&self) -> (u64, u64) {
-        (self.retained(TOP), self.objects(TOP).into())
+        (self.retained(TOP), get(&self.objects, TOP).into())
     }
 
     /// The children of each vertex.
     pub fn children(&self) -> Children {
-        let count = self.dominator.len();
-        let mut first = vec![0u32; count + 1];
-        for up in self.dominator.iter().skip(1) {
-            first.get_mut(*up as usize).into_iter().for_each(|n| *n += 1);
-        }
-        let mut sum = 0;
-        for place in &mut first {
-            sum += *place;
-            *place = sum;
-        }
-        let mut all = vec![0u32; sum as usize];
-        for (at, up) in (0u32..).zip(&self.dominator).skip(1) {
-            if let Some(place) = first.get_mut(*up as usize) {
-                *place -= 1;
-                all.get_mut(*place as usize).into_iter().for_each(|child| *child = at);
-            }
-        }
-        Children(Preds { first, all })
+        let upwards = |visit: &mut dyn FnMut(u32, u32)| (0u32..).zip(&self.dominator).skip(1).for_each(|(at, up)| visit(at, *up));
+        Children(Incoming::new(self.dominator.len(), upwards))
     }
 }
 
 /// The dominator tree downwards.
-pub struct Children(Preds);
+pub struct Children(Incoming);
 
 impl Children {
     pub fn of(&self, vertex: u32) -> &[u32] {
         self.0.of(vertex)
-    }
-}
-
-/// Which roots reach the first objects that several of them reach.
-#[derive(Debug)]
-struct Owners {
-    /// By vertex, for those that only the top dominates.
-    of_head: Vec<u32>,
-    sets: Vec<Vec<u32>>,
-    /// Sets from here on are the nearest of more.
-    first_of_more: u32,
-}
-
-/// The set of no root: what is not known yet.
-pub(super) const NOBODY: u32 = 0;
-/// The set of more than can be told.
-pub(super) const MANY: u32 = 1;
-
-impl Owners {
-    fn new(dominator: &[u32], preds: &Preds, roots: &[u32], vertex: &[u32], slots: u32) -> Owners {
-        let mut top: Vec<u32> = (0..dominator.len() as u32).collect();
-        for at in 1..top.len() as u32 {
-            let up = get(dominator, at);
-            if up != TOP {
-                let of_up = get(&top, up);
-                set(&mut top, at, of_up);
-            }
-        }
-        let mut sets = Sets::default();
-        let mut of_head = vec![NOBODY; dominator.len()];
-        for (index, root) in (0u32..).zip(roots) {
-            let only = sets.intern(vec![index]);
-            set(&mut of_head, *root, only);
-        }
-        for _ in 0..MAX_ROUNDS {
-            let mut is_done = true;
-            for at in 1..dominator.len() as u32 {
-                if get(dominator, at) != TOP || get(vertex, at) >= slots {
-                    continue;
-                }
-                let old = get(&of_head, at);
-                let new = preds.of(at).iter().fold(old, |all, pred| sets.union(all, get(&of_head, get(&top, *pred))));
-                if new != old {
-                    set(&mut of_head, at, new);
-                    is_done = false;
-                }
-            }
-            if is_done {
-                break;
-            }
-        }
-        Owners { of_head, first_of_more: sets.sets.len() as u32, sets: sets.sets }
-    }
-
-    /// What more roots share than are told apart is told by the nearest of them: the largest of it.
-    fn tell_more(&mut self, dominator: &[u32], preds: &Preds, roots: &[u32], retained: &[u64]) {
-        let is_shared = |at: &u32| get(dominator, *at) == TOP && get(&self.of_head, *at) == MANY;
-        let mut heads: Vec<u32> = (1..dominator.len() as u32).filter(is_shared).collect();
-        heads.sort_by_key(|at| std::cmp::Reverse(retained.get(*at as usize).copied().unwrap_or(0)));
-        let of_vertex: HashMap<u32, u32> = roots.iter().copied().zip(0..).collect();
-        let mut known: HashMap<Vec<u32>, u32> = HashMap::new();
-        for head in heads.into_iter().take(MAX_NEAREST) {
-            let mut nearest = nearest_roots(head, preds, &of_vertex);
-            nearest.sort_unstable();
-            let set_of = *known.entry(nearest.clone()).or_insert_with(|| {
-                self.sets.push(nearest);
-                self.sets.len() as u32 - 1
-            });
-            set(&mut self.of_head, head, set_of);
-        }
-    }
-}
-
-/// The first roots on the way back from a vertex, breadth first.
-fn nearest_roots(vertex: u32, preds: &Preds, roots: &HashMap<u32, u32>) -> Vec<u32> {
-    let (mut seen, mut found) = (HashSet::from([vertex]), Vec::new());
-    let mut next = VecDeque::from([vertex]);
-    while let Some(at) = next.pop_front() {
-        for pred in preds.of(at) {
-            if seen.len() < MAX_BACK && seen.insert(*pred) {
-                match roots.get(pred) {
-                    Some(root) => found.push(*root),
-                    None => next.push_back(*pred),
-                }
-                if found.len() >= NEAREST {
-                    return found;
-                }
-            }
-        }
-    }
-    found
-}
-
-/// Sets of roots, by number.
-#[derive(Debug)]
-pub(super) struct Sets {
-    sets: Vec<Vec<u32>>,
-    known: HashMap<Vec<u32>, u32>,
-    unions: HashMap<(u32, u32), u32>,
-}
-
-impl Default for Sets {
-    fn default() -> Sets {
-        Sets { sets: vec![Vec::new(), Vec::new()], known: HashMap::new(), unions: HashMap::new() }
-    }
-}
-
-impl Sets {
-    /// A further set of more than can be told.
-    pub fn another_many(&mut self) -> u32 {
-        self.sets.push(Vec::new());
-        self.sets.len() as u32 - 1
-    }
-
-    pub fn roots(&self, set: u32) -> &[u32] {
-        self.sets.get(set as usize).map(Vec::as_slice).unwrap_or_default()
-    }
-
-    pub fn intern(&mut self, roots: Vec<u32>) -> u32 {
-        if let Some(known) = self.known.get(&roots) {
-            return *known;
-        }
-        if roots.len() > MAX_OWNERS || self.sets.len() >= MAX_SETS {
-            return MANY;
-        }
-        let number = self.sets.len() as u32;
-        self.sets.push(roots.clone());
-        self.known.insert(roots, number);
-        number
-    }
-
-    pub fn union(&mut self, a: u32, b: u32) -> u32 {
-        match (a.min(b), a.max(b)) {
-            (NOBODY, other) => other,
-            (MANY, _) => MANY,
-            (a, b) if a == b => a,
-            pair => {
-                if let Some(known) = self.unions.get(&pair) {
-                    return *known;
-                }
-                let of = |set: u32| self.sets.get(set as usize).cloned().unwrap_or_default();
-                let mut all = of(pair.0);
-                all.extend(of(pair.1));
-                all.sort_unstable();
-                all.dedup();
-                let union = self.intern(all);
-                self.unions.insert(pair, union);
-                union
-            }
-        }
     }
 }
 
@@ -594,15 +301,6 @@ mod tests {
 
     use super::*;
     use proptest::prelude::*;
-
-    fn graph(edges: &[Vec<u32>]) -> Graph {
-        let mut graph = Graph::new(edges.len() as u32);
-        for of in edges {
-            of.iter().for_each(|to| graph.edge(*to));
-            graph.end_slot();
-        }
-        graph
-    }
 
     /// All that these roots reach, without going through a slot.
     fn reach(edges: &[Vec<u32>], roots: &[&Vec<u32>], without: Option<u32>) -> BTreeSet<u32> {
@@ -624,7 +322,7 @@ mod tests {
     fn two_caches_of_the_same_values_share_them_by_name() {
         // 0 and 1 are the maps, 2 to 5 the values, 6 what a value holds
         let edges = [vec![2, 3, 4, 5], vec![2, 3, 4], vec![6], vec![], vec![], vec![], vec![]];
-        let mut walk = Walk::new(graph(&edges));
+        let mut walk = Walk::new(Graph::of(&edges));
         let (by_id, by_name) = (0, 1);
         walk.root(vec![0]);
         walk.root(vec![1]);
@@ -637,7 +335,7 @@ mod tests {
     #[test]
     fn a_later_class_has_what_nobody_before_it_reaches() {
         let edges = [vec![1], vec![], vec![0, 3], vec![]];
-        let mut walk = Walk::new(graph(&edges));
+        let mut walk = Walk::new(Graph::of(&edges));
         let (cache, worker) = (0, 1);
         walk.root(vec![0]);
         walk.next_class();
@@ -670,7 +368,7 @@ mod tests {
         let mut edges: Vec<Vec<u32>> = (0..6).map(|at| vec![at + 10]).collect();
         edges.resize(20, Vec::new());
         (10..16).for_each(|at| edges[at] = vec![8]);
-        let mut walk = Walk::new(graph(&edges));
+        let mut walk = Walk::new(Graph::of(&edges));
         let (far, near) = (0..6, [6, 7]);
         (0..6).for_each(|at| walk.root(vec![at]));
         near.iter().for_each(|_| walk.root(vec![8]));
@@ -685,7 +383,7 @@ mod tests {
             edges in prop::collection::vec(prop::collection::vec(0u32..24, 0..4), 24),
             roots in prop::collection::vec(prop::collection::vec(0u32..24, 0..3), 1..5),
         ) {
-            let mut walk = Walk::new(graph(&edges));
+            let mut walk = Walk::new(Graph::of(&edges));
             for root in &roots {
                 walk.root(root.clone());
             }

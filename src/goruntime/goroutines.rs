@@ -165,18 +165,7 @@ impl Goroutines {
 /// Addresses of all goroutines that ever were at once: they are used again.
 pub(super) fn all(runtime: &Runtime) -> Result<Vec<u64>, Refused> {
     let at = runtime.globals.allgs.ok_or_else(|| Refused::new("runtime.allgs was not found in its code"))?;
-    let header = || Ok::<_, Refused>((runtime.memory.u64(at)?, runtime.memory.u64(at.wrapping_add(8))?));
-    let mut last = header()?;
-    for _ in 0..TRIES {
-        let all = runtime.memory.words(last.0, last.1, MAX_GOROUTINES);
-        // it grows by moving
-        let now = header()?;
-        if now.0 == last.0 {
-            return all;
-        }
-        last = now;
-    }
-    Err(Refused::new("its list of goroutines moves faster than it can be read"))
+    runtime.memory.list(at, MAX_GOROUTINES, "goroutines")
 }
 
 /// Whose a start function is.

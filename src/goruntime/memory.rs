@@ -36,6 +36,8 @@ impl Memory for LiveMemory {
 
 /// A call of the kernel copies at most this much: longer ones were measured to delay the target (30 ms against 11 at 8 MiB).
 pub(super) const CHUNK: u64 = 64 << 10;
+/// Reads of a list that moves.
+const TRIES: u32 = 3;
 /// Of all reads of one reader together, unless it is made for more.
 const MAX_BYTES: u64 = 2 << 30;
 /// Tables that do not change are read in blocks of this size, and kept.
@@ -112,6 +114,21 @@ impl<'m> Reader<'m> {
     pub fn words(&self, address: u64, count: u64, max: u64) -> Result<Vec<u64>, Refused> {
         let bytes = self.slice(address, count.saturating_mul(8), max.saturating_mul(8))?;
         Ok(bytes.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)).collect())
+    }
+
+    /// The words of the slice whose header is at `at`, which the program appends to: it grows by moving. `of` names what is in it.
+    pub fn list(&self, at: u64, max: u64, of: &str) -> Result<Vec<u64>, Refused> {
+        let header = || Ok::<_, Refused>((self.u64(at)?, self.u64(at.wrapping_add(8))?));
+        let mut last = header()?;
+        for _ in 0..TRIES {
+            let words = self.words(last.0, last.1, max);
+            let now = header()?;
+            if now.0 == last.0 {
+                return words;
+            }
+            last = now;
+        }
+        Err(Refused::new(format!("its list of {of} moves faster than it can be read")))
     }
 
     /// Copies from memory that does not change while the program runs; what is near it is kept, for the next read.

@@ -1,11 +1,11 @@
 //! `runtime.MemStats` from the runtime's own counters, as `readmemstats_m` (`runtime/mstats.go`) adds them up, without a stop.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::fmt;
 
 use super::layout::{Field, Layout};
 use super::memory::Record;
-use super::{MAX_PS, Refused, Runtime};
+use super::{Refused, Runtime};
 
 /// Bytes of an object per size class (`runtime/sizeclasses.go`, the same in Go 1.19 to 1.27); 0 is the class of large ones.
 const CLASS_SIZES: [u64; 68] = [
@@ -146,6 +146,12 @@ impl MemStats {
     }
 }
 
+/// Bytes that the last collection found to be reachable.
+pub(super) fn heap_marked(runtime: &Runtime) -> Result<u64, Refused> {
+    let at = runtime.globals.gc_controller.ok_or_else(|| Refused::new("runtime.gcController was not found in its code"))?;
+    runtime.memory.u64(at.wrapping_add(runtime.layout.field("runtime.gcControllerState", "heapMarked")?.offset.into()))
+}
+
 /// Two counts of the same, read one after the other from a program that runs.
 fn agree(what: &str, a: u64, b: u64) -> Result<(), Refused> {
     let near = a.abs_diff(b) <= a.max(b) / 4 + SLACK;
@@ -219,12 +225,13 @@ fn cached_objects(runtime: &Runtime) -> Result<Cached, Refused> {
 
 fn cached_spans(runtime: &Runtime) -> Result<BTreeSet<u64>, Refused> {
     let (memory, layout) = (runtime.memory, &runtime.layout);
-    let Some(allp) = runtime.globals.allp else { return Ok(BTreeSet::new()) };
-    let ps = memory.words(memory.u64(allp)?, memory.u64(allp.wrapping_add(8))?, MAX_PS)?;
+    if runtime.globals.allp.is_none() {
+        return Ok(BTreeSet::new());
+    }
     let mcache = layout.field("runtime.p", "mcache")?.offset.into();
     let alloc = layout.field("runtime.mcache", "alloc")?;
     let mut spans = BTreeSet::new();
-    for p in ps {
+    for p in runtime.ps()? {
         let cache = memory.u64(p.wrapping_add(mcache))?;
         if cache != 0 {
             let words = u64::from(alloc.size / 8);
@@ -233,25 +240,24 @@ fn cached_spans(runtime: &Runtime) -> Result<BTreeSet<u64>, Refused> {
     }
     spans.remove(&0);
     // a span that none of these caches holds is a dummy among the globals; all others are listed, and stay so
-    let of_heap: BTreeSet<u64> = spans.iter().copied().filter(|span| !runtime.module.is_global(*span)).collect();
-    if !of_heap.is_empty() && !are_listed(runtime, &of_heap)? {
+    spans.retain(|span| !runtime.module.is_global(*span));
+    if !spans.is_empty() && !are_listed(runtime, spans.clone())? {
         return Err(Refused::new("the Ps' caches hold spans that the heap does not list: the layout does not fit"));
     }
-    Ok(of_heap)
+    Ok(spans)
 }
 
-/// Are these among `mheap_.allspans`? It may be moved while it is read.
-fn are_listed(runtime: &Runtime, spans: &BTreeSet<u64>) -> Result<bool, Refused> {
-    let (memory, Some(heap)) = (runtime.memory, runtime.globals.mheap) else { return Ok(true) };
-    let at = heap.wrapping_add(runtime.layout.field("runtime.mheap", "allspans")?.offset.into());
+/// Are these among `mheap_.allspans`? It may be moved while it is read, and what was listed stays so.
+fn are_listed(runtime: &Runtime, mut spans: BTreeSet<u64>) -> Result<bool, Refused> {
+    let (memory, at) = (runtime.memory, runtime.list_of_spans()?);
     for _ in 0..TRIES {
         let len = memory.u64(at.wrapping_add(8))?;
         if len > MAX_LISTED {
             return Ok(true);
         }
         let Ok(listed) = memory.words(memory.u64(at)?, len, MAX_LISTED) else { continue };
-        let listed: HashSet<u64> = listed.into_iter().collect();
-        if spans.iter().all(|span| listed.contains(span)) {
+        listed.iter().for_each(|span| _ = spans.remove(span));
+        if spans.is_empty() {
             return Ok(true);
         }
     }

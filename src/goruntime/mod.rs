@@ -27,6 +27,7 @@ pub mod functions;
 pub mod globals;
 pub mod goroutine_files;
 pub mod goroutines;
+pub mod graph;
 pub mod heap;
 pub mod image;
 pub mod layout;
@@ -36,6 +37,7 @@ pub mod memstats;
 pub mod module;
 mod names;
 pub mod objects;
+pub mod owners;
 pub mod reach;
 pub mod roots;
 pub mod spans;
@@ -43,6 +45,7 @@ pub mod types;
 pub mod unwind;
 pub mod variables;
 mod wait_reasons;
+mod way;
 
 use std::fmt;
 use std::time::SystemTime;
@@ -99,6 +102,18 @@ impl<'m> Runtime<'m> {
 
     pub fn functions(&self) -> Result<Functions<'_>, Refused> {
         Functions::new(self.memory, &self.module, &self.layout)
+    }
+
+    /// Addresses of the Ps.
+    fn ps(&self) -> Result<Vec<u64>, Refused> {
+        let at = self.globals.allp.ok_or_else(|| Refused::new("runtime.allp was not found in its code"))?;
+        self.memory.words(self.memory.u64(at)?, self.memory.u64(at.wrapping_add(8))?, MAX_PS)
+    }
+
+    /// Where `mheap_.allspans` is.
+    fn list_of_spans(&self) -> Result<u64, Refused> {
+        let heap = self.globals.mheap.ok_or_else(|| Refused::new("runtime.mheap_ was not found in its code"))?;
+        Ok(heap.wrapping_add(self.layout.field("runtime.mheap", "allspans")?.offset.into()))
     }
 }
 

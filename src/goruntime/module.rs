@@ -149,7 +149,7 @@ fn search(memory: &Reader, image: &Image, patterns: &[[u8; 8]], chosen: impl Fn(
     let mut found = Vec::new();
     let mut searched = 0;
     for segment in image.segments.iter().filter(|s| chosen(s)) {
-        let start = segment.start.next_multiple_of(8);
+        let Some(start) = segment.start.checked_next_multiple_of(8) else { continue };
         let end = segment.start.saturating_add(segment.in_file);
         let mut at = start;
         while at < end && searched < MAX_SEARCHED {

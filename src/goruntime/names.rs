@@ -28,6 +28,11 @@ impl<'r> Names<'r> {
         self.known.insert(address, frames.clone());
         Ok(frames)
     }
+
+    /// The function at this address, without what is inlined into it.
+    pub fn function(&mut self, address: u64) -> Option<String> {
+        self.frames(address).ok()?.last().map(|frame| frame.function.clone())
+    }
 }
 
 /// Where every stack begins is not shown.

@@ -5,7 +5,8 @@
 
 use std::collections::HashMap;
 
-use super::dominators::{Graph, Held, MANY, NOBODY, Search, Sets};
+use super::graph::{Graph, Search};
+use super::owners::{Held, MANY, NOBODY, Sets};
 
 #[derive(Debug)]
 pub struct Reach {
@@ -52,10 +53,7 @@ impl Reach {
             of.bytes += size_of(slot);
             of.objects += 1;
         }
-        let named = |(set, held): (u32, Held)| Held { roots: self.sets.roots(set).to_vec(), ..held };
-        let mut held: Vec<Held> = held.into_iter().map(named).collect();
-        held.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.roots.cmp(&b.roots)));
-        held
+        Held::by_bytes(held, |set| (self.sets.roots(set).to_vec(), false))
     }
 }
 
@@ -92,15 +90,6 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn graph(edges: &[Vec<u32>]) -> Graph {
-        let mut graph = Graph::new(edges.len() as u32);
-        for of in edges {
-            of.iter().for_each(|to| graph.edge(*to));
-            graph.end_slot();
-        }
-        graph
-    }
-
     fn size(slot: u32) -> u64 {
         16 + u64::from(slot)
     }
@@ -125,8 +114,8 @@ mod tests {
             let told = |held: Vec<Held>| -> HashMap<Vec<u32>, (u64, u64)> {
                 held.into_iter().filter(|h| h.bytes > 0).map(|h| (h.roots, (h.bytes, h.objects))).collect()
             };
-            let small = search(Reach::new(graph(&edges)), &roots, &classes).held(size);
-            let full = search(Walk::new(graph(&edges)), &roots, &classes).finish(size).held();
+            let small = search(Reach::new(Graph::of(&edges)), &roots, &classes).held(size);
+            let full = search(Walk::new(Graph::of(&edges)), &roots, &classes).finish(size).held();
             prop_assert_eq!(told(small), told(full));
         }
     }

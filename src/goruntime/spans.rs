@@ -11,8 +11,6 @@ const PAGES_OF_ARENA: usize = (ARENA / PAGE) as usize;
 const MAX_ARENAS: u64 = 1 << 18;
 /// 256 GiB of pages, each a span of its own.
 const MAX_SPANS: u64 = 32 << 20;
-/// Reads of a list that moves.
-const TRIES: u32 = 3;
 /// `mSpanInUse`: objects of the heap, not stacks.
 const IN_USE: u64 = 1;
 /// `mspan`s lie in chunks of this size (`fixalloc`).
@@ -60,22 +58,7 @@ pub struct Spans {
 impl Spans {
     /// Refused where the list is none, or has more than `max_slots` places for objects: these are then in the error's words.
     pub fn read(runtime: &Runtime, max_slots: u32) -> Result<Spans, Refused> {
-        let heap = runtime.globals.mheap.ok_or_else(|| Refused::new("runtime.mheap_ was not found in its code"))?;
-        let at = heap.wrapping_add(runtime.layout.field("runtime.mheap", "allspans")?.offset.into());
-        let header = || Ok::<_, Refused>((runtime.memory.u64(at)?, runtime.memory.u64(at.wrapping_add(8))?));
-        let mut last = header()?;
-        let mut list = None;
-        for _ in 0..TRIES {
-            let read = runtime.memory.words(last.0, last.1, MAX_SPANS);
-            // it grows by moving
-            let now = header()?;
-            if now.0 == last.0 {
-                list = Some(read?);
-                break;
-            }
-            last = now;
-        }
-        let list = list.ok_or_else(|| Refused::new("its list of spans moves faster than it can be read"))?;
+        let list = runtime.memory.list(runtime.list_of_spans()?, MAX_SPANS, "spans")?;
         let at = At::of(&runtime.layout)?;
         let mut blocks = Blocks::new(runtime);
         let mut spans = Vec::new();

@@ -11,38 +11,65 @@ use serde_json::Value;
 
 use super::numbers::{deviations, differences};
 use super::scenarios::Scenario;
-use super::{GoVersion, Memtrap, bundles_in, run};
+use super::{Build, GoVersion, Memtrap, Svc, bundles_in, run};
 
 /// A share of RSS. A program that is busy moves between the trigger's reading and those of the kernel and the runtime: more is
 /// for few, and for none is it much.
 const UNEXPLAINED: f64 = 0.05;
+
+/// How a program is captured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// By pprof, once it has grown.
+    Plain,
+    /// By pprof, with a baseline of its healthy time.
+    Baseline,
+    /// From its memory, once it has grown: it is asked for nothing, and has no symbols.
+    Memory,
+}
 
 /// One scenario on one Go.
 #[derive(Clone, Copy, Debug)]
 pub struct Run {
     pub scenario: &'static Scenario,
     pub version: GoVersion,
-    /// Whether it is captured with a baseline of its healthy time.
-    pub baseline: bool,
+    pub kind: Kind,
 }
 
 impl Run {
     /// A name of its own, as a path: `1.27.3/baseline/http_lock`.
     pub fn path(&self) -> String {
-        let kind = if self.baseline { "baseline" } else { "plain" };
+        let kind = match self.kind {
+            Kind::Plain => "plain",
+            Kind::Baseline => "baseline",
+            Kind::Memory => "memory",
+        };
         format!("{}/{kind}/{}", self.version.number(), self.scenario.name)
     }
 
     /// Lets it grow by `mib` MiB, and moves the bundle of it to `to`.
     pub fn capture(&self, mib: u64, to: &Path) {
-        if self.baseline { self.capture_grown(mib, to) } else { self.capture_now(mib, to) }
+        match self.kind {
+            Kind::Plain => self.capture_now(self.scenario, mib, to, Svc::pprof),
+            Kind::Baseline => self.capture_grown(mib, to),
+            Kind::Memory => self.capture_now(&self.scenario.stripped(), mib, to, |_| "off".into()),
+        }
     }
 
-    fn capture_now(&self, mib: u64, to: &Path) {
-        let svc = self.scenario.start(self.version, mib);
+    /// Whether this version can show it, and its memory can be read.
+    pub fn is_possible(&self) -> bool {
+        self.scenario.is_for(self.version) && (self.kind != Kind::Memory || self.scenario.build != Build::Narrow)
+    }
+
+    fn has_baseline(&self) -> bool {
+        self.kind == Kind::Baseline
+    }
+
+    fn capture_now(&self, scenario: &Scenario, mib: u64, to: &Path, pprof: impl Fn(&Svc) -> String) {
+        let svc = scenario.start(self.version, mib);
         let dir = beside(to);
         let (pid, out) = (svc.pid().to_string(), dir.path().to_str().unwrap());
-        let done = run(&["capture", "--pid", &pid, "--pprof", &svc.pprof(), "--cpu-seconds", "1", "-o", out]);
+        let done = run(&["capture", "--pid", &pid, "--pprof", &pprof(&svc), "--cpu-seconds", "1", "-o", out]);
         assert!(done.status.success(), "{}: {}", self.path(), String::from_utf8_lossy(&done.stderr));
         fs::rename(bundles_in(dir.path()).remove(0), to).unwrap();
     }
@@ -74,7 +101,7 @@ impl Run {
         let word = |key: &str| verdict[key].as_str().unwrap().to_owned();
         let unexplained = verdict["anatomy"].as_array().unwrap().last().unwrap()["bytes"].as_i64().unwrap();
         let unexplained = unexplained.abs() as f64 / verdict["rss_bytes"].as_f64().unwrap();
-        let answers = self.scenario.answers(self.baseline);
+        let answers = self.scenario.answers(self.has_baseline());
         let (cause, confidence, explains) = (word("cause"), word("confidence"), word("go_heap_explains"));
         let named = answers.causes.contains(&cause.as_str()) || confidence != "high" && answers.doubtful.contains(&cause.as_str());
         let right = named && answers.go_heap_explains.contains(&explains.as_str()) && unexplained < UNEXPLAINED;
@@ -125,7 +152,7 @@ impl Row {
 
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let answers = self.run.scenario.answers(self.run.baseline);
+        let answers = self.run.scenario.answers(self.run.has_baseline());
         let expected = format!("{} ({})", answers.causes.join("|"), answers.go_heap_explains.join("|"));
         let got = format!("{} ({})", self.cause, self.explains);
         let judged = match (self.right, self.is_wrong_and_sure()) {

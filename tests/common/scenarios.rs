@@ -242,6 +242,12 @@ impl Scenario {
         self.start_with(version, mib, &[])
     }
 
+    /// The same without symbols, where it is not built in a way of its own.
+    pub fn stripped(&self) -> Scenario {
+        let build = if self.build == Build::Plain { Build::Stripped } else { self.build };
+        Scenario { build, ..*self }
+    }
+
     /// Starts it healthy; `grow` lets it grow by about `mib` MiB.
     pub fn start_healthy(&self, version: GoVersion, mib: u64) -> Grown {
         self.start_with(version, mib, &["-baseline"])
