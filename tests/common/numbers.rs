@@ -750,7 +750,9 @@ const EVIDENCE: &[(&str, Rule)] = &[
     ("Since the baseline {n:more} more stand in {f:grown}\\.", |c, m| c.more_standing(m, "more", "grown")),
     ("The deepest stack, of {n:count} in {f:function}, has {n:frames} frames more than are printed\\.", |c, m| {
         let text = c.now.text("goroutine.txt").unwrap_or_default();
-        let elided = text.lines().filter_map(|l| l.strip_prefix("...")?.split(' ').next()?.parse::<f64>().ok());
+        // of groups (debug=1) it is a comment
+        let elided = text.lines().map(|l| l.strip_prefix("# ").unwrap_or(l));
+        let elided = elided.filter_map(|l| l.strip_prefix("...")?.split(' ').next()?.parse::<f64>().ok());
         is(m, "frames", elided.reduce(f64::max))
     }),
     ("{n:count} recurse in {f:function}, deeper than the profile shows\\.", |c, m| {
