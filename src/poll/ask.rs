@@ -5,7 +5,8 @@ use super::watched::{Dispatch, Place, Watched};
 use crate::budget::{Refusal, Urgency, Wish};
 use crate::clock::Mono;
 use crate::identity::SlotNumber;
-use crate::incident::Denied;
+use crate::incident::{Denied, Slot};
+use crate::roster::Entry;
 use crate::trigger::Trigger;
 
 /// So many instances are named to someone who asks for one that there is not.
@@ -70,8 +71,8 @@ impl Watched {
     /// Orders what is asked for, or says why not.
     pub fn ask(&mut self, ask: &Ask, dispatch: &mut Dispatch, now: Mono) -> Result<Granted, NotGranted> {
         let number = self.meant(&ask.which)?;
-        let Watched { config, roster, seats, .. } = self;
-        let (Some(slot), Some(seat)) = (roster.get_mut(number), seats.get_mut(&number)) else {
+        let Watched { config, roster, .. } = self;
+        let Some((slot, seat)) = roster.get_mut(number).and_then(Entry::seated_mut) else {
             return Err(NotGranted::NoInstance { target: config.name.clone(), there: Vec::new() });
         };
         let instance = seat.label();
@@ -90,12 +91,12 @@ impl Watched {
 
     fn meant(&self, which: &Which) -> Result<SlotNumber, NotGranted> {
         let called = |name: &str| {
-            let mut seats = self.seats.iter();
-            let found = seats.find(|(_, seat)| seat.label() == name || seat.id.pid().is_some_and(|pid| pid.to_string() == name));
-            found.map(|(number, _)| *number)
+            let found =
+                self.roster.live().find(|(_, _, seat)| seat.label() == name || seat.id.pid().is_some_and(|pid| pid.to_string() == name));
+            found.map(|(number, ..)| number)
         };
-        let rss = |number: SlotNumber| self.roster.get(number).and_then(|s| s.series()).and_then(|s| s.last()).map(|s| s.rss);
-        let largest = || self.seats.keys().copied().max_by_key(|number| rss(*number));
+        let rss = |slot: &Slot| slot.series().and_then(|s| s.last()).map(|s| s.rss);
+        let largest = || self.roster.live().max_by_key(|(_, slot, _)| rss(slot)).map(|(number, ..)| number);
         let found = match which {
             Which::Largest => largest(),
             Which::Named(name) => called(name),
@@ -103,7 +104,7 @@ impl Watched {
         };
         found.ok_or_else(|| NotGranted::NoInstance {
             target: self.config.name.clone(),
-            there: self.seats.values().take(NAMED).map(|seat| seat.label()).collect(),
+            there: self.roster.live().take(NAMED).map(|(_, _, seat)| seat.label()).collect(),
         })
     }
 }

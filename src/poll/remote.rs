@@ -20,6 +20,7 @@ use crate::host::Limit;
 use crate::identity::SlotNumber;
 use crate::identity::{Identity, SeriesId};
 use crate::incident::Slot;
+use crate::roster::Entry;
 use crate::series::Sample;
 use crate::trigger::Levels;
 
@@ -82,12 +83,12 @@ impl Watched {
         if self.is_local() {
             return;
         }
-        for (number, slot) in self.roster.iter_mut() {
+        for (number, Entry { slot, live }) in self.roster.iter_mut() {
             match slot.instance() {
                 Some(Identity::Series(id)) => {
                     let who = Arc::new(Who { series: id.series.clone(), label: Identity::Series(id.clone()).to_string(), pprof: None });
                     self.remotes.places.insert(id.series.clone(), number);
-                    self.seats.insert(number, Box::new(Seat::remote(id.clone(), who, &self.config, now)));
+                    *live = Some(Box::new(Seat::remote(id.clone(), who, &self.config, now)));
                 }
                 Some(Identity::Process(_)) => slot.vacate(),
                 None => {}
@@ -121,9 +122,9 @@ impl Watched {
     fn source_down(&mut self, why: String, now: Mono) -> bool {
         let mut changed = false;
         self.say_trouble(Some(why.clone()), now);
-        for (number, slot) in self.roster.iter_mut() {
+        for (_, Entry { slot, live }) in self.roster.iter_mut() {
             slot.blind(why.clone(), self.config.interval, now);
-            if let Some(seat) = self.seats.get_mut(&number) {
+            if let Some(seat) = live {
                 if let Reader::Remote(seen) = &mut seat.reader {
                     seen.source_is_down = true;
                 }
@@ -164,13 +165,11 @@ impl Watched {
         }
         changed |= self.arrive(newcomers, &heard, dispatch);
         changed |= self.miss(&heard, partial.as_deref(), dispatch);
-        self.problem = self.seats.is_empty().then(|| trouble.unwrap_or_else(|| "the query gives no series".into()));
+        self.problem = self.roster.live().next().is_none().then(|| trouble.unwrap_or_else(|| "the query gives no series".into()));
         if now.since(self.remotes.tidied) >= TIDY {
             self.remotes.tidied = now;
-            for (number, slot) in self.roster.iter_mut() {
-                if !self.seats.contains_key(&number) {
-                    slot.clear_blind();
-                }
+            for (_, entry) in self.roster.iter_mut().filter(|(_, entry)| entry.live.is_none()) {
+                entry.slot.clear_blind();
             }
             self.roster.seat(Vec::new(), now);
         }
@@ -192,22 +191,22 @@ impl Watched {
         for (number, id) in self.roster.seat(ids, heard.now) {
             let Identity::Series(id) = id else { continue };
             let Some(reading) = by_series.remove(&id.series) else { continue };
-            if let Some(slot) = self.roster.get_mut(number) {
-                slot.arrive(Identity::Series(id.clone()), &self.config.rules, self.config.interval);
-            }
             if few {
                 tracing::info!(target_name = %self.config.name, instance = reading.who.label, "watching instance");
             }
             self.remotes.places.insert(id.series.clone(), number);
-            self.seats.insert(number, Box::new(Seat::remote(id, reading.who.clone(), &self.config, heard.now)));
+            if let Some(Entry { slot, live }) = self.roster.get_mut(number) {
+                slot.arrive(Identity::Series(id.clone()), &self.config.rules, self.config.interval);
+                *live = Some(Box::new(Seat::remote(id, reading.who.clone(), &self.config, heard.now)));
+            }
             self.read(number, reading, heard, dispatch);
         }
         true
     }
 
     fn read(&mut self, number: SlotNumber, reading: Remote, heard: &Heard<'_>, dispatch: &mut Dispatch) -> bool {
-        let Watched { config, roster, seats, .. } = self;
-        let (Some(slot), Some(seat)) = (roster.get_mut(number), seats.get_mut(&number)) else { return false };
+        let Watched { config, roster, .. } = self;
+        let Some((slot, seat)) = roster.get_mut(number).and_then(Entry::seated_mut) else { return false };
         let start = follow_start(config, number, slot, seat, &reading, dispatch, heard.now);
         let mut changed = matches!(start, Start::Restarted);
         let Reader::Remote(seen) = &mut seat.reader else { return false };
@@ -246,11 +245,10 @@ impl Watched {
 
     /// Those that the answer does not have.
     fn miss(&mut self, heard: &Heard<'_>, partial: Option<&str>, dispatch: &mut Dispatch) -> bool {
-        let Watched { config, roster, seats, .. } = self;
+        let Watched { config, roster, .. } = self;
         let mut changed = false;
         let mut gone = Vec::new();
-        for (number, seat) in seats.iter_mut() {
-            let Some(slot) = roster.get_mut(*number) else { continue };
+        for (number, slot, seat) in roster.live_mut() {
             let Reader::Remote(seen) = &mut seat.reader else { continue };
             if seen.round == heard.round {
                 continue;
@@ -270,22 +268,19 @@ impl Watched {
             {
                 let caveat =
                     Caveat::Doubtful(format!("its series had not been there for {} when the capture began: {ANOTHERS}", human(away)));
-                dispatch.carry_out(Place { target: config, number: *number, slot, seat }, order, Some(caveat), heard.now);
+                dispatch.carry_out(Place { target: config, number, slot, seat }, order, Some(caveat), heard.now);
             }
             changed |= seat.log_change(&config.name, slot, heard.now);
             if is_gone {
-                gone.push(*number);
+                gone.push(number);
             }
         }
         for number in &gone {
-            if let Some(seat) = self.seats.remove(number)
+            if let Some(seat) = self.roster.get_mut(*number).and_then(Entry::vacate)
                 && let Reader::Remote(seen) = &seat.reader
             {
                 self.remotes.places.remove(&seen.who.series);
                 tracing::info!(target_name = %self.config.name, instance = seen.who.label, "instance gone");
-            }
-            if let Some(slot) = self.roster.get_mut(*number) {
-                slot.vacate();
             }
         }
         changed || !gone.is_empty()

@@ -1,6 +1,5 @@
 //! A target as the watcher holds it: its slots, who sits in them, and where their orders go.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -25,7 +24,7 @@ use crate::identity::{Identity, InstanceId, SlotNumber};
 use crate::incident::{Incident, Order, Slot, State};
 use crate::lang::{Lang, say};
 use crate::meters::Meters;
-use crate::roster::Roster;
+use crate::roster::{Entry, Roster};
 use crate::series::{Kept, Sample};
 use crate::trigger::{Levels, time_to};
 use crate::units::ByteSize;
@@ -46,9 +45,7 @@ const MAX_CHECKS: usize = 8;
 
 pub(super) struct Watched {
     pub config: Arc<config::Target>,
-    pub roster: Roster,
-    /// Boxed like the slots.
-    pub seats: BTreeMap<SlotNumber, Box<Seat>>,
+    pub roster: Roster<Seat>,
     pub due: Mono,
     /// Why no, or not every, process was found.
     pub problem: Option<String>,
@@ -96,10 +93,9 @@ pub(super) struct Seat {
 }
 
 impl Watched {
-    pub fn new(config: Arc<config::Target>, roster: Roster) -> Watched {
+    pub fn new(config: Arc<config::Target>, roster: Roster<Seat>) -> Watched {
         let empty = Levels::resolve(&config.rules, config.interval, None);
-        let (seats, remotes) = (BTreeMap::new(), Remotes::default());
-        Watched { config, roster, seats, due: Mono::default(), problem: None, execs: Vec::new(), remotes, empty }
+        Watched { config, roster, due: Mono::default(), problem: None, execs: Vec::new(), remotes: Remotes::default(), empty }
     }
 
     /// Its processes are looked for on this host; else a source tells of them.
@@ -112,15 +108,16 @@ impl Watched {
             return self;
         }
         if std::mem::discriminant(&self.config.source) != std::mem::discriminant(&config.source) {
-            self.seats.clear();
-            self.roster.iter_mut().for_each(|(_, slot)| slot.vacate());
+            for (_, entry) in self.roster.iter_mut() {
+                entry.vacate();
+            }
             (self.remotes, self.problem) = (Remotes::default(), None);
         }
         self.empty = Levels::resolve(&config.rules, config.interval, None);
         let others = self.config.source != config.source;
-        for (number, slot) in self.roster.iter_mut() {
-            slot.change_rules(&config.rules, config.interval);
-            if let Some(seat) = self.seats.get_mut(&number) {
+        for (_, entry) in self.roster.iter_mut() {
+            entry.slot.change_rules(&config.rules, config.interval);
+            if let Some(seat) = &mut entry.live {
                 seat.levels = Levels::resolve(&config.rules, config.interval, seat.limit.as_ref().map(|l| l.bytes));
                 seat.due = Mono::default();
                 seat.overlooked |= others;
@@ -135,10 +132,10 @@ impl Watched {
     pub fn left(&mut self, found: &[Identity], procfs: &ProcFs) -> Vec<SlotNumber> {
         let mut left = self.roster.left(found);
         let is_replaced = !left.is_empty() && !self.roster.newcomers(found).is_empty();
-        for (number, seat) in &mut self.seats {
-            let was_overlooked = std::mem::replace(&mut seat.overlooked, left.contains(number));
+        for (number, _, seat) in self.roster.live_mut() {
+            let was_overlooked = std::mem::replace(&mut seat.overlooked, left.contains(&number));
             if seat.overlooked && !was_overlooked && !is_replaced && seat.id.process().is_some_and(|id| procfs.is_alive(id)) {
-                left.retain(|n| n != number);
+                left.retain(|n| *n != number);
             }
         }
         left
@@ -153,13 +150,13 @@ impl Watched {
         let newcomers = self.roster.newcomers(found).into_iter();
         let newcomers = newcomers.map(|id| (id.clone(), Some(id).filter(|_| several).and_then(|id| program(&id)))).collect();
         for (number, id) in self.roster.seat_by_program(newcomers, now) {
-            if let Some(slot) = self.roster.get_mut(number) {
-                slot.arrive(id, &self.config.rules, self.config.interval);
+            if let Some(entry) = self.roster.get_mut(number) {
+                entry.slot.arrive(id, &self.config.rules, self.config.interval);
                 changed = true;
             }
         }
-        for (number, slot) in self.roster.iter_mut() {
-            let Some(id) = slot.instance().and_then(Identity::process).filter(|_| !self.seats.contains_key(&number)) else { continue };
+        for (_, Entry { slot, live }) in self.roster.iter_mut().filter(|(_, entry)| entry.live.is_none()) {
+            let Some(id) = slot.instance().and_then(Identity::process) else { continue };
             match room.take().and_then(|()| Seat::new(procfs, mounts, limits, id, &self.config, now)) {
                 Ok(mut seat) => {
                     if let Some((_, at)) = execs.iter().find(|(of, _)| *of == id) {
@@ -168,7 +165,7 @@ impl Watched {
                     }
                     let limit = seat.limit.as_ref().map_or("unknown".into(), |l| format!("{} ({})", ByteSize(l.bytes), l.source));
                     tracing::info!(target_name = %self.config.name, pid = id.pid, limit, "watching process");
-                    self.seats.insert(number, Box::new(seat));
+                    *live = Some(Box::new(seat));
                     self.due = now;
                     changed = true;
                 }
@@ -180,13 +177,13 @@ impl Watched {
 
     /// How many descriptors it keeps.
     pub fn processes(&self) -> usize {
-        if self.is_local() { self.seats.len() } else { 0 }
+        if self.is_local() { self.roster.live().count() } else { 0 }
     }
 
     /// Incidents that an earlier memtrap has left, or that went on under another configuration, stand for their family too.
     pub fn remember_kin(&self, kin: &mut Kinships) {
-        for (number, slot) in self.roster.iter() {
-            if let Some((incident, seat)) = slot.incident().zip(self.seats.get(&number))
+        for (number, slot, seat) in self.roster.live() {
+            if let Some(incident) = slot.incident()
                 && !incident.fired.trigger.is_asked()
             {
                 kin.remember(&self.config, number, seat, incident.fired.rss_bytes);
@@ -206,7 +203,10 @@ impl Watched {
 
     /// Takes the answer about an instance's evidence, if it still sits there.
     pub fn checked(&mut self, checked: Checked, now: Mono) {
-        let Some(seat) = self.seats.get_mut(&checked.slot).filter(|seat| seat.id == checked.instance) else { return };
+        let Some((_, seat)) = self.roster.get_mut(checked.slot).and_then(Entry::seated_mut) else { return };
+        if seat.id != checked.instance {
+            return;
+        }
         let every = self.config.baseline.unwrap_or(config::Target::DEFAULT_BASELINE);
         if seat.evidence.heard(checked.found, every, checked.at, now) {
             let (target_name, pid, instance) = (&self.config.name, seat.id.pid(), seat.remote_label());
@@ -219,11 +219,11 @@ impl Watched {
 
     /// Processes that have a place and could not be taken up.
     pub fn unseated(&self) -> impl Iterator<Item = u32> {
-        self.roster.iter().filter(|(number, _)| !self.seats.contains_key(number)).filter_map(|(_, slot)| slot.instance()?.pid())
+        self.roster.iter().filter(|(_, entry)| entry.live.is_none()).filter_map(|(_, entry)| entry.slot.instance()?.pid())
     }
 
-    pub fn status(&self, number: SlotNumber, slot: &Slot, now: Mono, lang: Lang) -> InstanceStatus {
-        let seat = self.seats.get(&number);
+    pub fn status(&self, number: SlotNumber, entry: &Entry<Seat>, now: Mono, lang: Lang) -> InstanceStatus {
+        let (slot, seat) = (&entry.slot, entry.live.as_deref());
         let rss = slot.series().and_then(|s| s.last()).map(|s| s.rss);
         let limit = seat.and_then(|s| s.limit.as_ref());
         let slope = slot.slope();

@@ -26,7 +26,7 @@ use crate::identity::SlotNumber;
 use crate::incident::{Captured, SavedSlot, Slot};
 use crate::lang::Lang;
 use crate::meters::Meters;
-use crate::roster::Roster;
+use crate::roster::{Entry, Roster};
 use crate::series::Sample;
 use crate::state::Saved;
 
@@ -214,8 +214,8 @@ impl Watcher {
             return;
         }
         for watched in targets.iter_mut().filter(|t| t.is_local()) {
-            let Watched { seats, config, due, .. } = watched;
-            for seat in seats.values_mut() {
+            let Watched { roster, config, due, .. } = watched;
+            for (_, _, seat) in roster.live_mut() {
                 if seat.follow_limit(procfs, mounts, limits, config, &changed, now) {
                     *due = now;
                 }
@@ -233,12 +233,11 @@ impl Watcher {
         let bounds = Bounds { interval: watched.config.interval, max_interval: watched.config.max_interval };
         let mut next = next_multiple(now, bounds.interval.max(bounds.max_interval));
         let mut ended = Vec::new();
-        for (number, seat) in &mut watched.seats {
+        for (number, slot, seat) in watched.roster.live_mut() {
             if seat.due > now {
                 next = next.min(seat.due);
                 continue;
             }
-            let Some(slot) = watched.roster.get_mut(*number) else { continue };
             let Reader::Statm(statm) = &mut seat.reader else { continue };
             match statm.read() {
                 Reading::Rss(rss) => {
@@ -248,22 +247,22 @@ impl Watcher {
                         seat.read_limit(procfs, mounts, limits, &watched.config, now);
                     }
                     let age = now.since(seat.born);
-                    let place = Place { target: &watched.config, number: *number, slot, seat };
+                    let place = Place { target: &watched.config, number, slot, seat };
                     dispatch.read(place, Sample { at: now, rss }, age, true, now);
                 }
                 Reading::Gone => {
                     if let Some(order) = slot.gone(&seat.levels, now) {
-                        let place = Place { target: &watched.config, number: *number, slot, seat };
+                        let place = Place { target: &watched.config, number, slot, seat };
                         dispatch.carry_out(place, order, Some(Caveat::Gone), now);
                     }
-                    ended.push(*number);
+                    ended.push(number);
                 }
                 Reading::Another => {
                     tracing::info!(target_name = %watched.config.name, pid = seat.id.pid(), "process runs another program now");
                     // what is captured of the one before is not the next one's incident
                     slot.forget_process();
                     watched.execs.extend(seat.id.process().map(|id| (id, now)));
-                    ended.push(*number);
+                    ended.push(number);
                 }
                 Reading::Blind(why) => slot.blind(why, bounds.interval, now),
             }
@@ -283,13 +282,10 @@ impl Watcher {
     fn end(&mut self, i: usize, number: SlotNumber, now: Mono) {
         let Watcher { targets, dispatch, .. } = self;
         let Some(watched) = targets.get_mut(i) else { return };
-        if let Some(seat) = watched.seats.remove(&number) {
+        if let Some(seat) = watched.roster.get_mut(number).and_then(Entry::vacate) {
             dispatch.kin.forget(&watched.config, number);
             tracing::info!(target_name = %watched.config.name, pid = seat.id.pid(), "process ended");
             seat.id.pid().into_iter().for_each(|pid| self.lookup.forget(pid));
-        }
-        if let Some(slot) = watched.roster.get_mut(number) {
-            slot.vacate();
         }
         self.changed = true;
         self.rescan_at = self.rescan_at.min((self.scanned_at + RESCAN_FLOOR).max(now));
@@ -356,7 +352,7 @@ impl Watcher {
             watched.say_problem(resolution.problem);
             self.changed |= watched.seat(&self.procfs, &self.mounts, &mut self.limits, &mut room, &instances, now);
             watched.remember_kin(&mut self.dispatch.kin);
-            self.is_settled &= !watched.seats.is_empty();
+            self.is_settled &= watched.roster.live().next().is_some();
             if room.left > 0 {
                 watched.unseated().for_each(|pid| self.lookup.forget(pid));
             } else {
@@ -376,7 +372,7 @@ impl Watcher {
     fn lost(&mut self, i: usize, number: SlotNumber, now: Mono) {
         let Watcher { targets, dispatch, procfs, .. } = self;
         let Some(watched) = targets.get_mut(i) else { return };
-        if let Some((slot, seat)) = watched.roster.get_mut(number).zip(watched.seats.get_mut(&number))
+        if let Some((slot, seat)) = watched.roster.get_mut(number).and_then(Entry::seated_mut)
             && !seat.id.process().is_some_and(|id| procfs.is_alive(id))
             && let Some(order) = slot.gone(&seat.levels, now)
         {
@@ -420,10 +416,9 @@ impl Watcher {
         self.changed = true;
         self.dispatch.budget.finished(&done.target, done.slot, done.admitted, done.result == Captured::Evidence);
         let Some(watched) = self.by_name.get(&done.target).and_then(|i| self.targets.get_mut(*i)) else { return };
-        if let Some(slot) = watched.roster.get_mut(done.slot) {
-            slot.captured(done.result, &watched.config.rules, now);
-        }
-        if let Some(seat) = watched.seats.get_mut(&done.slot) {
+        let Some(Entry { slot, live }) = watched.roster.get_mut(done.slot) else { return };
+        slot.captured(done.result, &watched.config.rules, now);
+        if let Some(seat) = live {
             seat.timeline = None;
             seat.last_bundle = done.bundle.or(seat.last_bundle.take());
         }
@@ -449,12 +444,12 @@ impl Watcher {
     }
 
     fn status(&self, now: Mono) -> Vec<InstanceStatus> {
-        self.targets.iter().flat_map(|t| t.roster.iter().map(move |(n, slot)| t.status(n, slot, now, self.lang))).collect()
+        self.targets.iter().flat_map(|t| t.roster.iter().map(move |(n, entry)| t.status(n, entry, now, self.lang))).collect()
     }
 
     fn history(&self, wanted: Vec<(String, SlotNumber)>) -> Vec<History> {
         let one = |(target, slot): (String, SlotNumber)| {
-            let series = self.targets.get(*self.by_name.get(&target)?)?.roster.get(slot)?.series()?;
+            let series = self.targets.get(*self.by_name.get(&target)?)?.roster.get(slot)?.slot.series()?;
             Some(History { samples: series.timeline(), target, slot })
         };
         wanted.into_iter().filter_map(one).collect()
@@ -477,7 +472,7 @@ impl Watcher {
         let mut saved = Saved::new(&self.boot_id, now, clock::wall_now());
         saved.budget = self.dispatch.budget.save(now);
         for watched in &self.targets {
-            let slots: Vec<SavedSlot> = watched.roster.iter().filter_map(|(_, s)| s.save(now)).collect();
+            let slots: Vec<SavedSlot> = watched.roster.iter().filter_map(|(_, entry)| entry.slot.save(now)).collect();
             if !slots.is_empty() {
                 saved.targets.insert(watched.config.name.clone(), slots);
             }
