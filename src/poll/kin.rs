@@ -87,5 +87,5 @@ fn is_new(order: &Order) -> bool {
 }
 
 fn of(seat: &Seat) -> Option<(u32, Birth)> {
-    Some((seat.id.pid()?, seat.birth?))
+    Some((seat.id.pid()?, seat.local()?.birth))
 }

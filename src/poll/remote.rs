@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::evidence::Evidence;
 use super::task::{Found, Readings, Remote, Who};
-use super::watched::{Caveat, Dispatch, Place, Reader, Seat, Watched};
+use super::watched::{Caveat, Dispatch, Feed, Place, Reader, Seat, Watched};
 use crate::anatomy::GoMemory;
 use crate::bundle::ANOTHERS;
 use crate::clock::{self, Mono, human};
@@ -20,7 +20,7 @@ use crate::host::Limit;
 use crate::identity::SlotNumber;
 use crate::identity::{Identity, SeriesId};
 use crate::incident::Slot;
-use crate::roster::Entry;
+use crate::roster::{Entry, Roster};
 use crate::series::Sample;
 use crate::trigger::Levels;
 
@@ -77,18 +77,32 @@ struct Heard<'h> {
     limit_source: &'h str,
 }
 
+/// A target of whose instances a source tells.
+pub(super) struct RemoteTarget<'w> {
+    config: &'w Arc<config::Target>,
+    roster: &'w mut Roster<Seat>,
+    due: &'w mut Mono,
+    problem: &'w mut Option<String>,
+    remotes: &'w mut Remotes,
+}
+
 impl Watched {
+    /// Where a source tells of it.
+    pub fn remote(&mut self) -> Option<RemoteTarget<'_>> {
+        let Watched { config, roster, due, problem, feed: Feed::Remote(remotes), .. } = self else { return None };
+        Some(RemoteTarget { config, roster, due, problem, remotes })
+    }
+}
+
+impl RemoteTarget<'_> {
     /// Gives the instances that a state file knows their seats, before a source has told anything.
-    pub fn expect_remotes(&mut self, now: Mono) {
-        if self.is_local() {
-            return;
-        }
+    pub fn expect(&mut self, now: Mono) {
         for (number, Entry { slot, live }) in self.roster.iter_mut() {
             match slot.instance() {
                 Some(Identity::Series(id)) => {
                     let who = Arc::new(Who { series: id.series.clone(), label: Identity::Series(id.clone()).to_string(), pprof: None });
                     self.remotes.places.insert(id.series.clone(), number);
-                    *live = Some(Box::new(Seat::remote(id.clone(), who, &self.config, now)));
+                    *live = Some(Box::new(Seat::remote(id.clone(), who, self.config, now)));
                 }
                 Some(Identity::Process(_)) => slot.vacate(),
                 None => {}
@@ -99,20 +113,17 @@ impl Watched {
     /// Is called when a source should have spoken: true if anything changed.
     pub fn expect_word(&mut self, now: Mono) -> bool {
         if self.remotes.silent_from.is_none() {
-            self.problem = Some("its source has not answered yet".into());
+            *self.problem = Some("its source has not answered yet".into());
         }
         let silent_from = *self.remotes.silent_from.get_or_insert(now + SILENCE);
-        self.due = silent_from.max(now + SILENCE);
+        *self.due = silent_from.max(now + SILENCE);
         now >= silent_from && self.source_down("the source has not been heard of; its task may be stuck".into(), now)
     }
 
     /// Takes what a source told; true if anything changed that outlives memtrap.
     pub fn hear(&mut self, readings: Readings, dispatch: &mut Dispatch, now: Mono) -> bool {
-        if self.is_local() {
-            return false;
-        }
-        self.due = now + readings.next * 3 + SILENCE;
-        self.remotes.silent_from = Some(self.due);
+        *self.due = now + readings.next * 3 + SILENCE;
+        self.remotes.silent_from = Some(*self.due);
         match readings.found {
             Ok(found) => self.take(found, readings.at, dispatch, now),
             Err(why) => self.source_down(why, now),
@@ -131,7 +142,7 @@ impl Watched {
                 changed |= seat.log_change(&self.config.name, slot, now);
             }
         }
-        self.problem = Some(why);
+        *self.problem = Some(why);
         changed
     }
 
@@ -165,7 +176,7 @@ impl Watched {
         }
         changed |= self.arrive(newcomers, &heard, dispatch);
         changed |= self.miss(&heard, partial.as_deref(), dispatch);
-        self.problem = self.roster.live().next().is_none().then(|| trouble.unwrap_or_else(|| "the query gives no series".into()));
+        *self.problem = self.roster.live().next().is_none().then(|| trouble.unwrap_or_else(|| "the query gives no series".into()));
         if now.since(self.remotes.tidied) >= TIDY {
             self.remotes.tidied = now;
             for (_, entry) in self.roster.iter_mut().filter(|(_, entry)| entry.live.is_none()) {
@@ -197,7 +208,7 @@ impl Watched {
             self.remotes.places.insert(id.series.clone(), number);
             if let Some(Entry { slot, live }) = self.roster.get_mut(number) {
                 slot.arrive(Identity::Series(id.clone()), &self.config.rules, self.config.interval);
-                *live = Some(Box::new(Seat::remote(id, reading.who.clone(), &self.config, heard.now)));
+                *live = Some(Box::new(Seat::remote(id, reading.who.clone(), self.config, heard.now)));
             }
             self.read(number, reading, heard, dispatch);
         }
@@ -205,7 +216,7 @@ impl Watched {
     }
 
     fn read(&mut self, number: SlotNumber, reading: Remote, heard: &Heard<'_>, dispatch: &mut Dispatch) -> bool {
-        let Watched { config, roster, .. } = self;
+        let RemoteTarget { config, roster, .. } = self;
         let Some((slot, seat)) = roster.get_mut(number).and_then(Entry::seated_mut) else { return false };
         let start = follow_start(config, number, slot, seat, &reading, dispatch, heard.now);
         let mut changed = matches!(start, Start::Restarted);
@@ -245,7 +256,7 @@ impl Watched {
 
     /// Those that the answer does not have.
     fn miss(&mut self, heard: &Heard<'_>, partial: Option<&str>, dispatch: &mut Dispatch) -> bool {
-        let Watched { config, roster, .. } = self;
+        let RemoteTarget { config, roster, .. } = self;
         let mut changed = false;
         let mut gone = Vec::new();
         for (number, slot, seat) in roster.live_mut() {
@@ -352,21 +363,15 @@ impl Seat {
         Seat {
             evidence: Evidence::new(born, now),
             id: Identity::Series(id),
-            birth: None,
             reader: Reader::Remote(seen),
             born,
-            due: now,
             levels: Levels::resolve(&config.rules, config.interval, None),
             limit: None,
             limits: Vec::new(),
-            limit_read: now,
-            oom: None,
-            cgroup_read: now,
             baseline_due: born + config.rules.warmup,
             timeline: None,
             last_bundle: None,
             logged: None,
-            overlooked: false,
         }
     }
 

@@ -14,7 +14,7 @@ use super::{InstanceStatus, Statm};
 use crate::budget::{Budget, Refusal, Urgency, Wish};
 use crate::bundle::ANOTHERS;
 use crate::clock::{self, Mono};
-use crate::config::{self, Pprof, Selector};
+use crate::config::{self, Pprof, Selector, Source};
 use crate::digest;
 use crate::error::chain;
 use crate::host::cgroup::{CgroupRef, Mounts};
@@ -49,58 +49,79 @@ pub(super) struct Watched {
     pub due: Mono,
     /// Why no, or not every, process was found.
     pub problem: Option<String>,
-    /// Processes that have become another program since the last lookup, and when.
-    pub execs: Vec<(InstanceId, Mono)>,
-    /// What a source elsewhere tells; unused by targets of this host.
-    pub remotes: Remotes,
+    pub feed: Feed,
     /// Rules without a limit, for slots that nobody sits in.
     pub empty: Levels,
+}
+
+/// Where a target's instances are.
+pub(super) enum Feed {
+    /// Its processes are looked for on this host.
+    Local {
+        /// Those that have become another program since the last lookup, and when.
+        execs: Vec<(InstanceId, Mono)>,
+    },
+    /// A source tells of them.
+    Remote(Remotes),
+}
+
+impl Feed {
+    fn of(source: &Source) -> Feed {
+        match source.process() {
+            Some(_) => Feed::Local { execs: Vec::new() },
+            None => Feed::Remote(Remotes::default()),
+        }
+    }
 }
 
 /// How a seat's RSS is known.
 pub(super) enum Reader {
     /// Read here.
-    Statm(Statm),
+    Local(Local),
     /// Told by a source.
     Remote(Seen),
+}
+
+/// A process of this host.
+pub(super) struct Local {
+    /// Where it came from.
+    pub birth: Birth,
+    pub statm: Statm,
+    /// When the next reading is.
+    pub due: Mono,
+    pub limit_read: Mono,
+    /// Of its cgroup, which is also where its limit is read; `None` where that cannot be seen.
+    pub oom: Option<OomCounter>,
+    cgroup_read: Mono,
+    /// It lives, and the last lookup did not find it.
+    pub overlooked: bool,
 }
 
 /// A live instance in a slot.
 pub(super) struct Seat {
     pub id: Identity,
-    /// Where it came from, of a process of this host.
-    pub birth: Option<Birth>,
     pub reader: Reader,
-    /// When the next reading is; unused where a source tells.
-    pub due: Mono,
     pub born: Mono,
     pub levels: Levels,
     pub limit: Option<Limit>,
     /// The limits that its readings were judged by, and from when on; the last few.
     pub limits: Vec<(Mono, Option<u64>)>,
-    pub limit_read: Mono,
-    /// Of the process's cgroup, which is also where its limit is read; `None` where that cannot be seen.
-    pub oom: Option<OomCounter>,
-    pub cgroup_read: Mono,
     /// When the next baseline is due, if the instance is healthy then.
     pub baseline_due: Mono,
     pub evidence: Evidence,
     pub timeline: Option<Timeline>,
     pub last_bundle: Option<String>,
     pub logged: Option<State>,
-    /// Its process lives, and the last lookup did not find it.
-    pub overlooked: bool,
 }
 
 impl Watched {
     pub fn new(config: Arc<config::Target>, roster: Roster<Seat>) -> Watched {
         let empty = Levels::resolve(&config.rules, config.interval, None);
-        Watched { config, roster, due: Mono::default(), problem: None, execs: Vec::new(), remotes: Remotes::default(), empty }
+        Watched { feed: Feed::of(&config.source), config, roster, due: Mono::default(), problem: None, empty }
     }
 
-    /// Its processes are looked for on this host; else a source tells of them.
     pub fn is_local(&self) -> bool {
-        self.config.source.process().is_some()
+        matches!(self.feed, Feed::Local { .. })
     }
 
     pub fn reconfigured(mut self, config: Arc<config::Target>) -> Watched {
@@ -111,7 +132,7 @@ impl Watched {
             for (_, entry) in self.roster.iter_mut() {
                 entry.vacate();
             }
-            (self.remotes, self.problem) = (Remotes::default(), None);
+            (self.feed, self.problem) = (Feed::of(&config.source), None);
         }
         self.empty = Levels::resolve(&config.rules, config.interval, None);
         let others = self.config.source != config.source;
@@ -119,9 +140,11 @@ impl Watched {
             entry.slot.change_rules(&config.rules, config.interval);
             if let Some(seat) = &mut entry.live {
                 seat.levels = Levels::resolve(&config.rules, config.interval, seat.limit.as_ref().map(|l| l.bytes));
-                seat.due = Mono::default();
-                seat.overlooked |= others;
                 seat.evidence.doubt();
+                if let Reader::Local(local) = &mut seat.reader {
+                    local.due = Mono::default();
+                    local.overlooked |= others;
+                }
             }
         }
         Watched { config, due: Mono::default(), ..self }
@@ -133,8 +156,9 @@ impl Watched {
         let mut left = self.roster.left(found);
         let is_replaced = !left.is_empty() && !self.roster.newcomers(found).is_empty();
         for (number, _, seat) in self.roster.live_mut() {
-            let was_overlooked = std::mem::replace(&mut seat.overlooked, left.contains(&number));
-            if seat.overlooked && !was_overlooked && !is_replaced && seat.id.process().is_some_and(|id| procfs.is_alive(id)) {
+            let Reader::Local(local) = &mut seat.reader else { continue };
+            let was_overlooked = std::mem::replace(&mut local.overlooked, left.contains(&number));
+            if local.overlooked && !was_overlooked && !is_replaced && seat.id.process().is_some_and(|id| procfs.is_alive(id)) {
                 left.retain(|n| *n != number);
             }
         }
@@ -144,7 +168,8 @@ impl Watched {
     /// Seats the processes that have no seat yet; true if anything changed.
     pub fn seat(&mut self, procfs: &ProcFs, mounts: &Mounts, limits: &mut Limits, room: &mut Room, found: &[Identity], now: Mono) -> bool {
         let mut changed = false;
-        let execs = std::mem::take(&mut self.execs);
+        let Feed::Local { execs } = &mut self.feed else { return false };
+        let execs = std::mem::take(execs);
         let several = self.config.source.process().is_some_and(|process| matches!(process.which, Selector::Cmdline(_) | Selector::Unit(_)));
         let program = |id: &Identity| procfs.exe(id.pid()?).ok()?.file_name()?.to_str().map(Box::from);
         let newcomers = self.roster.newcomers(found).into_iter();
@@ -276,47 +301,34 @@ impl Seat {
         let file = dir.open("statm").map_err(|e| chain(&e))?;
         let birth = Birth::read(&dir).map_err(|e| chain(&e))?;
         let age = procfs.age(id).map_err(|e| chain(&e))?;
+        let local = Local { birth, statm: Statm::new(file), due: now, limit_read: now, oom: None, cgroup_read: now, overlooked: false };
         let mut seat = Seat {
             id: id.into(),
-            birth: Some(birth),
-            reader: Reader::Statm(Statm::new(file)),
-            due: now,
+            reader: Reader::Local(local),
             born: now - age,
             levels: Levels::resolve(&config.rules, config.interval, None),
             limit: None,
             limits: Vec::new(),
-            limit_read: now,
-            oom: None,
-            cgroup_read: now,
             baseline_due: now - age + config.rules.warmup,
             evidence: Evidence::new(now - age, now),
             timeline: None,
             last_bundle: None,
             logged: None,
-            overlooked: false,
         };
-        seat.find_cgroup(procfs, mounts, now);
+        if let Reader::Local(local) = &mut seat.reader {
+            local.find_cgroup(procfs, mounts, id.pid, now);
+        }
         seat.read_limit(procfs, mounts, limits, config, now);
         Ok(seat)
     }
 
-    /// A cgroup that was found stays known when its process ends.
-    fn find_cgroup(&mut self, procfs: &ProcFs, mounts: &Mounts, now: Mono) {
-        self.cgroup_read = now;
-        let found = self.id.pid().map(|pid| CgroupRef::of_with(procfs, mounts, pid));
-        if let Some(Ok(found)) = found
-            && found.as_ref() != self.oom.as_ref().map(OomCounter::cgroup)
-        {
-            self.oom = found.map(OomCounter::new);
-        }
-    }
-
     pub fn read_limit(&mut self, procfs: &ProcFs, mounts: &Mounts, limits: &mut Limits, config: &config::Target, now: Mono) {
-        self.limit_read = now;
-        if now.since(self.cgroup_read) >= CGROUP_REFRESH.min(now.since(self.born) * 3 / 4) {
-            self.find_cgroup(procfs, mounts, now);
+        let (Reader::Local(local), Some(pid)) = (&mut self.reader, self.id.pid()) else { return };
+        local.limit_read = now;
+        if now.since(local.cgroup_read) >= CGROUP_REFRESH.min(now.since(self.born) * 3 / 4) {
+            local.find_cgroup(procfs, mounts, pid, now);
         }
-        if let Ok(limit) = limits.within(procfs, self.oom.as_ref().map(OomCounter::cgroup), now) {
+        if let Ok(limit) = limits.within(procfs, local.cgroup(), now) {
             self.set_limit(limit, config);
         }
     }
@@ -331,19 +343,20 @@ impl Seat {
         changed: &Changed,
         now: Mono,
     ) -> bool {
-        let Some(cgroup) = self.oom.as_ref().map(OomCounter::cgroup).filter(|cgroup| changed.touches(cgroup)) else { return false };
+        let (Reader::Local(local), Some(id)) = (&mut self.reader, self.id.process()) else { return false };
+        let Some(cgroup) = local.cgroup().filter(|cgroup| changed.touches(cgroup)) else { return false };
         // of a process that has ended its last limit stays known
-        if !self.id.process().is_some_and(|id| procfs.is_alive(id)) {
+        if !procfs.is_alive(id) {
             return false;
         }
         if changed.removed(cgroup) {
-            self.find_cgroup(procfs, mounts, now);
+            local.find_cgroup(procfs, mounts, id.pid, now);
         }
         let before = self.limit.clone();
         self.read_limit(procfs, mounts, limits, config, now);
         let is_another = self.limit != before;
         if is_another {
-            self.due = now;
+            self.read_at(now);
         }
         is_another
     }
@@ -352,6 +365,13 @@ impl Seat {
         if self.limit.as_ref() != Some(&limit) {
             self.levels = Levels::resolve(&config.rules, config.interval, Some(limit.bytes));
             self.limit = Some(limit);
+        }
+    }
+
+    /// When the process is read next.
+    pub fn read_at(&mut self, due: Mono) {
+        if let Reader::Local(local) = &mut self.reader {
+            local.due = due;
         }
     }
 
@@ -372,9 +392,16 @@ impl Seat {
         kept.map(|kept| Kept { age: kept.sample.at.since(self.born), limit: limit_at(kept.sample.at), ..kept }).collect()
     }
 
+    pub fn local(&self) -> Option<&Local> {
+        match &self.reader {
+            Reader::Local(local) => Some(local),
+            Reader::Remote(_) => None,
+        }
+    }
+
     pub fn seen(&self) -> Option<&Seen> {
         match &self.reader {
-            Reader::Statm(_) => None,
+            Reader::Local(_) => None,
             Reader::Remote(seen) => Some(seen),
         }
     }
@@ -434,6 +461,22 @@ impl Seat {
         let lasts = |state| matches!(state, State::Capturing | State::Open | State::Cooldown);
         let before = self.logged.replace(state);
         lasts(state) || before.is_some_and(lasts)
+    }
+}
+
+impl Local {
+    fn cgroup(&self) -> Option<&CgroupRef> {
+        self.oom.as_ref().map(OomCounter::cgroup)
+    }
+
+    /// A cgroup that was found stays known when its process ends.
+    fn find_cgroup(&mut self, procfs: &ProcFs, mounts: &Mounts, pid: u32, now: Mono) {
+        self.cgroup_read = now;
+        if let Ok(found) = CgroupRef::of_with(procfs, mounts, pid)
+            && found.as_ref() != self.cgroup()
+        {
+            self.oom = found.map(OomCounter::new);
+        }
     }
 }
 
@@ -551,7 +594,7 @@ impl Dispatch {
         let last = slot.series().and_then(|s| s.last()).map_or(order.fired.rss_bytes, |s| s.rss);
         let subject = seat.subject(target, last);
         let hurry = is_near_limit(slot, seat);
-        let (fired, part, oom) = (order.fired, order.part, seat.oom.clone());
+        let (fired, part, oom) = (order.fired, order.part, seat.local().and_then(|local| local.oom.clone()));
         Box::new(Job {
             subject,
             slot: number,

@@ -13,7 +13,7 @@ use super::lookup::{Lookup, NoAnswer, Seen};
 use super::pace::{self, Bounds};
 use super::past::{self, Past};
 use super::task::{Command, Handles, JobDone, Readings};
-use super::watched::{Caveat, Dispatch, LIMIT_REFRESH, Place, Reader, Watched};
+use super::watched::{Caveat, Dispatch, Feed, LIMIT_REFRESH, Place, Reader, Watched};
 use super::{Ask, Granted, History, InstanceStatus, NotGranted, Reading};
 use crate::budget::{self, Budget};
 use crate::clock::{self, Mono};
@@ -118,7 +118,9 @@ impl Watcher {
                 let restored = slots.remove(&target.name).unwrap_or_default();
                 let restored = restored.into_iter().map(|s| Slot::restore(s, elapsed, &target.rules, target.interval, now));
                 let mut watched = Watched::new(target.clone(), Roster::new(restored.collect()));
-                watched.expect_remotes(now);
+                if let Some(mut remote) = watched.remote() {
+                    remote.expect(now);
+                }
                 watched
             })
             .collect();
@@ -226,23 +228,23 @@ impl Watcher {
     fn poll(&mut self, i: usize, limits_read: &mut usize, now: Mono) {
         let Watcher { targets, dispatch, procfs, mounts, limits, .. } = self;
         let Some(watched) = targets.get_mut(i) else { return };
-        if !watched.is_local() {
-            self.changed |= watched.expect_word(now);
+        if let Some(mut remote) = watched.remote() {
+            self.changed |= remote.expect_word(now);
             return;
         }
         let bounds = Bounds { interval: watched.config.interval, max_interval: watched.config.max_interval };
         let mut next = next_multiple(now, bounds.interval.max(bounds.max_interval));
         let mut ended = Vec::new();
         for (number, slot, seat) in watched.roster.live_mut() {
-            if seat.due > now {
-                next = next.min(seat.due);
+            let Reader::Local(local) = &mut seat.reader else { continue };
+            if local.due > now {
+                next = next.min(local.due);
                 continue;
             }
-            let Reader::Statm(statm) = &mut seat.reader else { continue };
-            match statm.read() {
+            match local.statm.read() {
                 Reading::Rss(rss) => {
                     // not of a process that has ended: its cgroup may be gone, and with it the limit that it had
-                    if now.since(seat.limit_read) >= LIMIT_REFRESH && *limits_read < MAX_LIMITS_A_TURN {
+                    if now.since(local.limit_read) >= LIMIT_REFRESH && *limits_read < MAX_LIMITS_A_TURN {
                         *limits_read += 1;
                         seat.read_limit(procfs, mounts, limits, &watched.config, now);
                     }
@@ -261,15 +263,18 @@ impl Watcher {
                     tracing::info!(target_name = %watched.config.name, pid = seat.id.pid(), "process runs another program now");
                     // what is captured of the one before is not the next one's incident
                     slot.forget_process();
-                    watched.execs.extend(seat.id.process().map(|id| (id, now)));
+                    if let Feed::Local { execs } = &mut watched.feed {
+                        execs.extend(seat.id.process().map(|id| (id, now)));
+                    }
                     ended.push(number);
                 }
                 Reading::Blind(why) => slot.blind(why, bounds.interval, now),
             }
             let last = slot.series().and_then(|s| s.last()).filter(|_| !slot.is_unread());
             let wait = last.map_or(bounds.interval, |last| pace::pause(slot.state(now), last, slot.rise(), &seat.levels, bounds));
-            seat.due = next_multiple(now, wait);
-            next = next.min(seat.due);
+            let due = next_multiple(now, wait);
+            seat.read_at(due);
+            next = next.min(due);
             self.changed |= seat.log_change(&watched.config.name, slot, now);
         }
         watched.due = next;
@@ -409,7 +414,7 @@ impl Watcher {
     fn hear(&mut self, readings: Readings, now: Mono) {
         // a target may have left the configuration meanwhile
         let Some(watched) = self.by_name.get(&*readings.target).and_then(|i| self.targets.get_mut(*i)) else { return };
-        self.changed |= watched.hear(readings, &mut self.dispatch, now);
+        self.changed |= watched.remote().is_some_and(|mut remote| remote.hear(readings, &mut self.dispatch, now));
     }
 
     fn done(&mut self, done: JobDone, now: Mono) {
