@@ -1,7 +1,8 @@
 //! Captures that people and alerts ask for: which instance is meant, and whether it may be captured now.
 
+use super::dispatch::{Dispatch, Place};
+use super::target::Watched;
 use super::task::Task;
-use super::watched::{Dispatch, Place, Watched};
 use crate::budget::{Refusal, Urgency, Wish};
 use crate::clock::Mono;
 use crate::identity::SlotNumber;

@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use super::watched::{Place, Seat};
+use super::dispatch::Place;
+use super::instance::Seat;
 use crate::config;
 use crate::host::{ProcDir, ProcError};
 use crate::identity::SlotNumber;

@@ -5,7 +5,9 @@
 
 mod ask;
 pub mod descriptors;
+mod dispatch;
 mod evidence;
+mod instance;
 mod kin;
 mod lookup;
 pub mod pace;
@@ -14,8 +16,8 @@ mod remote;
 pub mod resolve;
 mod statm;
 mod status;
+mod target;
 mod task;
-mod watched;
 mod watcher;
 
 pub use ask::{Ask, Granted, NotGranted, Which};

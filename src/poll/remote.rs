@@ -9,9 +9,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::dispatch::{Caveat, Dispatch, Place};
 use super::evidence::Evidence;
+use super::instance::{Reader, Seat};
+use super::target::{Feed, Watched};
 use super::task::{Found, Readings, Remote, Who};
-use super::watched::{Caveat, Dispatch, Feed, Place, Reader, Seat, Watched};
 use crate::anatomy::GoMemory;
 use crate::bundle::ANOTHERS;
 use crate::clock::{self, Mono, human};

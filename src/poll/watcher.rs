@@ -8,12 +8,14 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use super::descriptors::{self, Room};
+use super::dispatch::{Caveat, Dispatch, Place};
+use super::instance::{LIMIT_REFRESH, Reader};
 use super::kin::Kinships;
 use super::lookup::{Lookup, NoAnswer, Seen};
 use super::pace::{self, Bounds};
 use super::past::{self, Past};
+use super::target::{Feed, Watched};
 use super::task::{Command, Handles, JobDone, Readings};
-use super::watched::{Caveat, Dispatch, Feed, LIMIT_REFRESH, Place, Reader, Watched};
 use super::{Ask, Granted, History, InstanceStatus, NotGranted, Reading};
 use crate::budget::{self, Budget};
 use crate::clock::{self, Mono};

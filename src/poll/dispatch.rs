@@ -1,0 +1,199 @@
+//! Where orders go: past the budget, to whoever captures.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::instance::Seat;
+use super::kin::Kinships;
+use super::task::{Baseline, Check, Job, Task, Timeline};
+use crate::budget::{Budget, Refusal, Urgency, Wish};
+use crate::bundle::ANOTHERS;
+use crate::clock::{self, Mono};
+use crate::config;
+use crate::digest;
+use crate::identity::{Identity, SlotNumber};
+use crate::incident::{Order, Slot, State};
+use crate::meters::Meters;
+use crate::series::{Kept, Sample};
+use crate::trigger::time_to;
+
+/// Within this time of the limit, what dies with the process is saved first.
+const HURRY: Duration = Duration::from_secs(10);
+/// Waiting or being taken.
+const MAX_BASELINES: usize = 4;
+/// Being asked. A service that does not answer takes some seconds.
+const MAX_CHECKS: usize = 8;
+
+/// Where orders go: past the budget, to whoever captures.
+pub(super) struct Dispatch {
+    pub budget: Budget,
+    pub kin: Kinships,
+    pub meters: Meters,
+    pub tasks: mpsc::UnboundedSender<Task>,
+    /// As many as there are of it elsewhere, so many baselines wait or are being taken.
+    pub baselines: Arc<()>,
+    /// The same for questions about evidence.
+    pub checks: Arc<()>,
+}
+
+impl Dispatch {
+    pub fn hand_on(&self, task: Task) {
+        if self.tasks.send(task).is_err() {
+            tracing::error!("nobody takes captures any more");
+        }
+    }
+
+    /// What a reading leads to: a capture, a baseline if `may_baseline`, or nothing.
+    pub fn read(&mut self, mut place: Place<'_>, sample: Sample, age: Duration, may_baseline: bool, now: Mono) {
+        self.check(&mut place, sample.rss, now);
+        let Place { target, number, slot, seat } = place;
+        seat.note_limit(sample.at);
+        if let Some(timeline) = &seat.timeline {
+            lock(timeline).push(Kept { age, limit: seat.levels.limit, ..Kept::reading(sample) });
+        }
+        let was_open = slot.incident().is_some();
+        let order = slot.observe(sample, age, &seat.levels, &target.rules);
+        if was_open && slot.incident().is_none() {
+            self.kin.forget(target, number);
+        }
+        let place = Place { target, number, slot, seat };
+        if let Some(order) = order {
+            self.carry_out(place, order, None, now);
+        } else if place.slot.take_muted() {
+            self.meters.skipped("cooldown");
+        } else if let Some(every) = target.baseline
+            && may_baseline
+            && now >= place.seat.baseline_due
+            && place.slot.state(now) == State::Armed
+        {
+            self.baseline(place, every, sample.rss, now);
+        }
+    }
+
+    /// Asks for a baseline of an instance that is healthy now; if many are waiting, not yet: when its turn came it might not be so any more.
+    fn baseline(&mut self, at: Place<'_>, every: Duration, rss: u64, now: Mono) {
+        if Arc::strong_count(&self.baselines) <= MAX_BASELINES {
+            at.seat.baseline_due = now + every;
+            let place = self.baselines.clone();
+            self.hand_on(Task::Baseline(Baseline { subject: at.seat.subject(at.target, rss), rss, place }));
+        }
+    }
+
+    /// Asks now and then whether a capture would get anything. If many are being asked, it stays due.
+    fn check(&mut self, at: &mut Place<'_>, rss: u64, now: Mono) {
+        if !at.seat.evidence.is_due(now) || at.slot.is_capturing() || Arc::strong_count(&self.checks) > MAX_CHECKS {
+            return;
+        }
+        at.seat.evidence.asked(now);
+        let subject = at.seat.subject(at.target, rss);
+        if subject.target.pprof.is_some() || subject.no_pprof.is_some() {
+            self.hand_on(Task::Check(Check { subject, slot: at.number, place: self.checks.clone() }));
+        }
+    }
+
+    /// Begins the capture, if the budget admits it; else the order will come again.
+    pub fn carry_out(&mut self, place: Place<'_>, order: Order, caveat: Option<Caveat>, now: Mono) {
+        let urgency = match caveat {
+            Some(Caveat::Gone | Caveat::Replaced(_)) => Urgency::Gone(place.target.rules.cooldown),
+            _ if is_near_limit(place.slot, place.seat) => Urgency::Hurry,
+            _ => Urgency::Calm,
+        };
+        let Place { target, number: slot, .. } = place;
+        let wish = Wish { target: &target.name, slot, trigger: order.fired.trigger, rules: target.rules.kinds(), urgency };
+        let admitted = match self.kin.held_by(&place, &order) {
+            Some(of) => Err(Refusal::Fork { of }),
+            None => self.budget.admit(wish, now),
+        };
+        if let Err(refusal) = admitted {
+            let (name, why) = (refusal.name(), refusal.to_string());
+            let is_gone = matches!(urgency, Urgency::Gone(_));
+            if place.slot.refused(refusal) || is_gone {
+                self.meters.skipped(name);
+            }
+            if is_gone {
+                tracing::warn!(target_name = %target.name, pid = place.seat.id.pid(), why, "a process that ended over the line leaves no bundle");
+            }
+            return;
+        }
+        self.kin.note(&place, &order);
+        let several = place.seat.seen().is_some_and(|seen| seen.several);
+        let caveat = caveat.or_else(|| several.then(|| Caveat::Doubtful(format!("several processes answer at this address: {ANOTHERS}"))));
+        let mut job = self.begin(place, order, now);
+        job.is_gone = matches!(urgency, Urgency::Gone(_));
+        match caveat {
+            None | Some(Caveat::Gone) => {}
+            Some(Caveat::Doubtful(warning)) => job.warning = Some(warning),
+            Some(Caveat::Replaced(why)) => job.subject.no_pprof = Some(why),
+        }
+        self.hand_on(Task::Capture(job));
+    }
+
+    /// What the budget has admitted: from here on the slot is being captured. The job is to be handed on.
+    pub fn begin(&mut self, Place { target, number, slot, seat }: Place<'_>, order: Order, now: Mono) -> Box<Job> {
+        let stamp = clock::compact_utc(clock::wall_now());
+        let id = order.incident.clone().unwrap_or_else(|| format!("{}-{stamp}-{}", target.name, mark(&seat.id)));
+        slot.admitted(&order, id.clone(), &seat.levels, &target.rules, now);
+        let timeline: Timeline = Arc::new(Mutex::new(seat.timeline_of(slot)));
+        seat.timeline = Some(timeline.clone());
+        let last = slot.series().and_then(|s| s.last()).map_or(order.fired.rss_bytes, |s| s.rss);
+        let subject = seat.subject(target, last);
+        let hurry = is_near_limit(slot, seat);
+        let (fired, part, oom) = (order.fired, order.part, seat.local().and_then(|local| local.oom.clone()));
+        Box::new(Job {
+            subject,
+            slot: number,
+            admitted: now,
+            incident: id,
+            part,
+            fired,
+            oom,
+            timeline,
+            hurry,
+            warning: None,
+            is_gone: false,
+        })
+    }
+}
+
+/// One instance of a target: what decides about it, and what is known of it.
+pub(super) struct Place<'a> {
+    pub target: &'a Arc<config::Target>,
+    pub number: SlotNumber,
+    pub slot: &'a mut Slot,
+    pub seat: &'a mut Seat,
+}
+
+/// What a capture must know of its instance.
+pub(super) enum Caveat {
+    /// Its process is.
+    Gone,
+    /// It may be another that answers.
+    Doubtful(String),
+    /// It is another that would answer.
+    Replaced(String),
+}
+
+/// Whether the limit is reached within seconds if RSS goes on to rise as it does now.
+fn is_near_limit(slot: &Slot, seat: &Seat) -> bool {
+    let left = || {
+        let series = slot.series()?;
+        time_to(seat.levels.limit?, series.last()?.rss, series.rise()?.confirmed)
+    };
+    left().is_some_and(|left| left <= HURRY)
+}
+
+/// Tells instances apart in the ids of incidents; plain characters only.
+fn mark(id: &Identity) -> String {
+    match id {
+        Identity::Process(id) => id.pid.to_string(),
+        Identity::Series(id) => digest::short(id.series.as_bytes(), 4),
+    }
+}
+
+/// The samples of a timeline.
+pub(super) fn lock(timeline: &Timeline) -> MutexGuard<'_, Vec<Kept>> {
+    // a panic elsewhere does not make samples wrong
+    timeline.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}

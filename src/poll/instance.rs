@@ -1,0 +1,261 @@
+//! A live instance: who sits in a slot, how its RSS is read, and the limit that it is judged by.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Statm;
+use super::evidence::Evidence;
+use super::kin::Birth;
+use super::remote::Seen;
+use super::task::{RemoteFacts, Subject, Timeline};
+use crate::clock::Mono;
+use crate::config::{self, Pprof};
+use crate::error::chain;
+use crate::host::cgroup::{CgroupRef, Mounts};
+use crate::host::limit::{Changed, Limits, OomCounter};
+use crate::host::{Limit, ProcFs};
+use crate::identity::{Identity, InstanceId};
+use crate::incident::{Slot, State};
+use crate::lang::Lang;
+use crate::series::Kept;
+use crate::trigger::Levels;
+
+/// What is looked at of a limit beside the files that are kept open: the host's memory, ancestors out of sight, another cgroup.
+pub(super) const LIMIT_REFRESH: Duration = Duration::from_secs(30);
+/// Processes are hardly ever moved to another cgroup once they run, and to look takes most of the time that a limit takes.
+/// The younger a process, the sooner it is looked at again.
+const CGROUP_REFRESH: Duration = Duration::from_secs(300);
+/// Changes of a limit that are remembered.
+const MAX_LIMITS: usize = 32;
+
+/// A live instance in a slot.
+pub(super) struct Seat {
+    pub id: Identity,
+    pub reader: Reader,
+    pub born: Mono,
+    pub levels: Levels,
+    pub limit: Option<Limit>,
+    /// The limits that its readings were judged by, and from when on; the last few.
+    pub limits: Vec<(Mono, Option<u64>)>,
+    /// When the next baseline is due, if the instance is healthy then.
+    pub baseline_due: Mono,
+    pub evidence: Evidence,
+    pub timeline: Option<Timeline>,
+    pub last_bundle: Option<String>,
+    pub logged: Option<State>,
+}
+
+/// How a seat's RSS is known.
+pub(super) enum Reader {
+    /// Read here.
+    Local(Local),
+    /// Told by a source.
+    Remote(Seen),
+}
+
+/// A process of this host.
+pub(super) struct Local {
+    /// Where it came from.
+    pub birth: Birth,
+    pub statm: Statm,
+    /// When the next reading is.
+    pub due: Mono,
+    pub limit_read: Mono,
+    /// Of its cgroup, which is also where its limit is read; `None` where that cannot be seen.
+    pub oom: Option<OomCounter>,
+    cgroup_read: Mono,
+    /// It lives, and the last lookup did not find it.
+    pub overlooked: bool,
+}
+
+impl Seat {
+    pub fn new(
+        procfs: &ProcFs,
+        mounts: &Mounts,
+        limits: &mut Limits,
+        id: InstanceId,
+        config: &config::Target,
+        now: Mono,
+    ) -> Result<Seat, String> {
+        let dir = procfs.dir_of(id).map_err(|e| chain(&e))?;
+        let file = dir.open("statm").map_err(|e| chain(&e))?;
+        let birth = Birth::read(&dir).map_err(|e| chain(&e))?;
+        let age = procfs.age(id).map_err(|e| chain(&e))?;
+        let local = Local { birth, statm: Statm::new(file), due: now, limit_read: now, oom: None, cgroup_read: now, overlooked: false };
+        let mut seat = Seat {
+            id: id.into(),
+            reader: Reader::Local(local),
+            born: now - age,
+            levels: Levels::resolve(&config.rules, config.interval, None),
+            limit: None,
+            limits: Vec::new(),
+            baseline_due: now - age + config.rules.warmup,
+            evidence: Evidence::new(now - age, now),
+            timeline: None,
+            last_bundle: None,
+            logged: None,
+        };
+        if let Reader::Local(local) = &mut seat.reader {
+            local.find_cgroup(procfs, mounts, id.pid, now);
+        }
+        seat.read_limit(procfs, mounts, limits, config, now);
+        Ok(seat)
+    }
+
+    pub fn read_limit(&mut self, procfs: &ProcFs, mounts: &Mounts, limits: &mut Limits, config: &config::Target, now: Mono) {
+        let (Reader::Local(local), Some(pid)) = (&mut self.reader, self.id.pid()) else { return };
+        local.limit_read = now;
+        if now.since(local.cgroup_read) >= CGROUP_REFRESH.min(now.since(self.born) * 3 / 4) {
+            local.find_cgroup(procfs, mounts, pid, now);
+        }
+        if let Ok(limit) = limits.within(procfs, local.cgroup(), now) {
+            self.set_limit(limit, config);
+        }
+    }
+
+    /// A limit changed in one of these cgroups: if it is above this process, it is read, and RSS against it at once.
+    pub fn follow_limit(
+        &mut self,
+        procfs: &ProcFs,
+        mounts: &Mounts,
+        limits: &mut Limits,
+        config: &config::Target,
+        changed: &Changed,
+        now: Mono,
+    ) -> bool {
+        let (Reader::Local(local), Some(id)) = (&mut self.reader, self.id.process()) else { return false };
+        let Some(cgroup) = local.cgroup().filter(|cgroup| changed.touches(cgroup)) else { return false };
+        // of a process that has ended its last limit stays known
+        if !procfs.is_alive(id) {
+            return false;
+        }
+        if changed.removed(cgroup) {
+            local.find_cgroup(procfs, mounts, id.pid, now);
+        }
+        let before = self.limit.clone();
+        self.read_limit(procfs, mounts, limits, config, now);
+        let is_another = self.limit != before;
+        if is_another {
+            self.read_at(now);
+        }
+        is_another
+    }
+
+    pub fn set_limit(&mut self, limit: Limit, config: &config::Target) {
+        if self.limit.as_ref() != Some(&limit) {
+            self.levels = Levels::resolve(&config.rules, config.interval, Some(limit.bytes));
+            self.limit = Some(limit);
+        }
+    }
+
+    /// When the process is read next.
+    pub fn read_at(&mut self, due: Mono) {
+        if let Reader::Local(local) = &mut self.reader {
+            local.due = due;
+        }
+    }
+
+    pub fn note_limit(&mut self, at: Mono) {
+        if self.limits.last().map(|(_, limit)| *limit) != Some(self.levels.limit) {
+            if self.limits.len() >= MAX_LIMITS {
+                self.limits.remove(0);
+            }
+            self.limits.push((at, self.levels.limit));
+        }
+    }
+
+    /// The last hour, with what else the rules went by.
+    pub fn timeline_of(&self, slot: &Slot) -> Vec<Kept> {
+        let first = self.limits.first().and_then(|(_, limit)| *limit);
+        let limit_at = |at| self.limits.iter().rev().find(|(from, _)| *from <= at).map_or(first, |(_, limit)| *limit);
+        let kept = slot.kept(&self.levels).into_iter();
+        kept.map(|kept| Kept { age: kept.sample.at.since(self.born), limit: limit_at(kept.sample.at), ..kept }).collect()
+    }
+
+    pub fn local(&self) -> Option<&Local> {
+        match &self.reader {
+            Reader::Local(local) => Some(local),
+            Reader::Remote(_) => None,
+        }
+    }
+
+    pub fn seen(&self) -> Option<&Seen> {
+        match &self.reader {
+            Reader::Local(_) => None,
+            Reader::Remote(seen) => Some(seen),
+        }
+    }
+
+    /// For people.
+    pub fn label(&self) -> String {
+        self.seen().map_or_else(|| self.id.to_string(), |seen| seen.who.label.clone())
+    }
+
+    /// The name of an instance elsewhere, for logs that give a pid to others.
+    pub fn remote_label(&self) -> Option<&str> {
+        self.seen().map(|seen| seen.who.label.as_str())
+    }
+
+    /// Whom captures are of; `rss` is the last reading.
+    pub fn subject(&self, target: &Arc<config::Target>, rss: u64) -> Subject {
+        let base = Subject { target: target.clone(), instance: self.id.clone(), label: self.label(), remote: None, no_pprof: None };
+        let Some(seen) = self.seen() else { return base };
+        let remote = RemoteFacts {
+            rss,
+            limit: self.limit.clone(),
+            started_unix_ms: self.id.series().and_then(|id| id.started_unix_ms),
+            go: seen.go.clone(),
+        };
+        let base = Subject { remote: Some(remote), ..base };
+        match &seen.who.pprof {
+            None => base,
+            Some(Ok(url)) => {
+                let mut target = config::Target::clone(target);
+                target.pprof = Some(Pprof::Http(url.clone()));
+                Subject { target: Arc::new(target), ..base }
+            }
+            Some(Err(why)) => Subject { no_pprof: Some(why.clone()), ..base },
+        }
+    }
+
+    /// Logs a change of state; true if it concerns what outlives memtrap.
+    pub fn log_change(&mut self, target: &str, slot: &Slot, now: Mono) -> bool {
+        let state = slot.state(now);
+        if self.logged == Some(state) {
+            return false;
+        }
+        let (pid, instance, state_name) = (self.id.pid(), self.remote_label(), state.name());
+        let reason = slot.reason(&self.levels, now, Lang::En);
+        match state {
+            // of a source that is down, one line tells for all its instances
+            State::Blind if self.seen().is_some_and(|seen| seen.source_is_down) => {
+                tracing::debug!(target_name = target, instance, state = state_name, reason, "state")
+            }
+            State::Blind | State::Throttled => tracing::warn!(target_name = target, pid, instance, state = state_name, reason, "state"),
+            // a process that jitters at its threshold must not fill the log
+            State::Warming | State::Armed | State::Pending => {
+                tracing::debug!(target_name = target, pid, instance, state = state_name, reason, "state")
+            }
+            _ => tracing::info!(target_name = target, pid, instance, state = state_name, reason, "state"),
+        }
+        let lasts = |state| matches!(state, State::Capturing | State::Open | State::Cooldown);
+        let before = self.logged.replace(state);
+        lasts(state) || before.is_some_and(lasts)
+    }
+}
+
+impl Local {
+    fn cgroup(&self) -> Option<&CgroupRef> {
+        self.oom.as_ref().map(OomCounter::cgroup)
+    }
+
+    /// A cgroup that was found stays known when its process ends.
+    fn find_cgroup(&mut self, procfs: &ProcFs, mounts: &Mounts, pid: u32, now: Mono) {
+        self.cgroup_read = now;
+        if let Ok(found) = CgroupRef::of_with(procfs, mounts, pid)
+            && found.as_ref() != self.cgroup()
+        {
+            self.oom = found.map(OomCounter::new);
+        }
+    }
+}
