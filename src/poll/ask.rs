@@ -1,7 +1,7 @@
 //! Captures that people and alerts ask for: which instance is meant, and whether it may be captured now.
 
 use super::dispatch::{Dispatch, Place};
-use super::target::Watched;
+use super::target::WatchedTarget;
 use super::task::Task;
 use crate::budget::{Refusal, Urgency, Wish};
 use crate::clock::Mono;
@@ -68,32 +68,32 @@ impl NotGranted {
     }
 }
 
-impl Watched {
+impl WatchedTarget {
     /// Orders what is asked for, or says why not.
     pub fn ask(&mut self, ask: &Ask, dispatch: &mut Dispatch, now: Mono) -> Result<Granted, NotGranted> {
         let number = self.meant(&ask.which)?;
-        let Watched { config, roster, .. } = self;
-        let Some((slot, seat)) = roster.get_mut(number).and_then(Entry::seated_mut) else {
+        let WatchedTarget { config, roster, .. } = self;
+        let Some((slot, live)) = roster.get_mut(number).and_then(Entry::seated_mut) else {
             return Err(NotGranted::NoInstance { target: config.name.clone(), there: Vec::new() });
         };
-        let instance = seat.label();
+        let instance = live.label();
         let order =
-            slot.ask(ask.trigger, &ask.why, &seat.levels, now).map_err(|why| NotGranted::Denied { instance: instance.clone(), why })?;
+            slot.ask(ask.trigger, &ask.why, &live.levels, now).map_err(|why| NotGranted::Denied { instance: instance.clone(), why })?;
         let rules = config.rules.kinds();
         let wish = Wish { target: &config.name, slot: number, trigger: ask.trigger, rules, urgency: Urgency::Calm };
         dispatch.budget.admit(wish, now).map_err(NotGranted::Budget)?;
         let part = order.part;
-        let job = dispatch.begin(Place { target: config, number, slot, seat }, order, now);
+        let job = dispatch.begin(Place { target: config, number, slot, live }, order, now);
         let incident = job.incident.clone();
         dispatch.hand_on(Task::Capture(job));
-        seat.log_change(&config.name, slot, now);
+        live.log_change(&config.name, slot, now);
         Ok(Granted { instance, incident, part })
     }
 
     fn meant(&self, which: &Which) -> Result<SlotNumber, NotGranted> {
         let called = |name: &str| {
             let found =
-                self.roster.live().find(|(_, _, seat)| seat.label() == name || seat.id.pid().is_some_and(|pid| pid.to_string() == name));
+                self.roster.live().find(|(_, _, live)| live.label() == name || live.id.pid().is_some_and(|pid| pid.to_string() == name));
             found.map(|(number, ..)| number)
         };
         let rss = |slot: &Slot| slot.series().and_then(|s| s.last()).map(|s| s.rss);
@@ -105,7 +105,7 @@ impl Watched {
         };
         found.ok_or_else(|| NotGranted::NoInstance {
             target: self.config.name.clone(),
-            there: self.roster.live().take(NAMED).map(|(_, _, seat)| seat.label()).collect(),
+            there: self.roster.live().take(NAMED).map(|(_, _, live)| live.label()).collect(),
         })
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::instance::Seat;
+use super::instance::LiveInstance;
 use super::kin::Kinships;
 use super::task::{Baseline, Check, Job, Task, Timeline};
 use crate::budget::{Budget, Refusal, Urgency, Wish};
@@ -48,24 +48,24 @@ impl Dispatch {
     /// What a reading leads to: a capture, a baseline if `may_baseline`, or nothing.
     pub fn read(&mut self, mut place: Place<'_>, sample: Sample, age: Duration, may_baseline: bool, now: Mono) {
         self.check(&mut place, sample.rss, now);
-        let Place { target, number, slot, seat } = place;
-        seat.note_limit(sample.at);
-        if let Some(timeline) = &seat.timeline {
-            lock(timeline).push(Kept { age, limit: seat.levels.limit, ..Kept::reading(sample) });
+        let Place { target, number, slot, live } = place;
+        live.note_limit(sample.at);
+        if let Some(timeline) = &live.timeline {
+            lock(timeline).push(Kept { age, limit: live.levels.limit, ..Kept::reading(sample) });
         }
         let was_open = slot.incident().is_some();
-        let order = slot.observe(sample, age, &seat.levels, &target.rules);
+        let order = slot.observe(sample, age, &live.levels, &target.rules);
         if was_open && slot.incident().is_none() {
             self.kin.forget(target, number);
         }
-        let place = Place { target, number, slot, seat };
+        let place = Place { target, number, slot, live };
         if let Some(order) = order {
             self.carry_out(place, order, None, now);
         } else if place.slot.take_muted() {
             self.meters.skipped("cooldown");
         } else if let Some(every) = target.baseline
             && may_baseline
-            && now >= place.seat.baseline_due
+            && now >= place.live.baseline_due
             && place.slot.state(now) == State::Armed
         {
             self.baseline(place, every, sample.rss, now);
@@ -75,19 +75,19 @@ impl Dispatch {
     /// Asks for a baseline of an instance that is healthy now; if many are waiting, not yet: when its turn came it might not be so any more.
     fn baseline(&mut self, at: Place<'_>, every: Duration, rss: u64, now: Mono) {
         if Arc::strong_count(&self.baselines) <= MAX_BASELINES {
-            at.seat.baseline_due = now + every;
+            at.live.baseline_due = now + every;
             let place = self.baselines.clone();
-            self.hand_on(Task::Baseline(Baseline { subject: at.seat.subject(at.target, rss), rss, place }));
+            self.hand_on(Task::Baseline(Baseline { subject: at.live.subject(at.target, rss), rss, place }));
         }
     }
 
     /// Asks now and then whether a capture would get anything. If many are being asked, it stays due.
     fn check(&mut self, at: &mut Place<'_>, rss: u64, now: Mono) {
-        if !at.seat.evidence.is_due(now) || at.slot.is_capturing() || Arc::strong_count(&self.checks) > MAX_CHECKS {
+        if !at.live.evidence.is_due(now) || at.slot.is_capturing() || Arc::strong_count(&self.checks) > MAX_CHECKS {
             return;
         }
-        at.seat.evidence.asked(now);
-        let subject = at.seat.subject(at.target, rss);
+        at.live.evidence.asked(now);
+        let subject = at.live.subject(at.target, rss);
         if subject.target.pprof.is_some() || subject.no_pprof.is_some() {
             self.hand_on(Task::Check(Check { subject, slot: at.number, place: self.checks.clone() }));
         }
@@ -97,7 +97,7 @@ impl Dispatch {
     pub fn carry_out(&mut self, place: Place<'_>, order: Order, caveat: Option<Caveat>, now: Mono) {
         let urgency = match caveat {
             Some(Caveat::Gone | Caveat::Replaced(_)) => Urgency::Gone(place.target.rules.cooldown),
-            _ if is_near_limit(place.slot, place.seat) => Urgency::Hurry,
+            _ if is_near_limit(place.slot, place.live) => Urgency::Hurry,
             _ => Urgency::Calm,
         };
         let Place { target, number: slot, .. } = place;
@@ -113,12 +113,12 @@ impl Dispatch {
                 self.meters.skipped(name);
             }
             if is_gone {
-                tracing::warn!(target_name = %target.name, pid = place.seat.id.pid(), why, "a process that ended over the line leaves no bundle");
+                tracing::warn!(target_name = %target.name, pid = place.live.id.pid(), why, "a process that ended over the line leaves no bundle");
             }
             return;
         }
         self.kin.note(&place, &order);
-        let several = place.seat.seen().is_some_and(|seen| seen.several);
+        let several = place.live.seen().is_some_and(|seen| seen.several);
         let caveat = caveat.or_else(|| several.then(|| Caveat::Doubtful(format!("several processes answer at this address: {ANOTHERS}"))));
         let mut job = self.begin(place, order, now);
         job.is_gone = matches!(urgency, Urgency::Gone(_));
@@ -131,16 +131,16 @@ impl Dispatch {
     }
 
     /// What the budget has admitted: from here on the slot is being captured. The job is to be handed on.
-    pub fn begin(&mut self, Place { target, number, slot, seat }: Place<'_>, order: Order, now: Mono) -> Box<Job> {
+    pub fn begin(&mut self, Place { target, number, slot, live }: Place<'_>, order: Order, now: Mono) -> Box<Job> {
         let stamp = clock::compact_utc(clock::wall_now());
-        let id = order.incident.clone().unwrap_or_else(|| format!("{}-{stamp}-{}", target.name, mark(&seat.id)));
-        slot.admitted(&order, id.clone(), &seat.levels, &target.rules, now);
-        let timeline: Timeline = Arc::new(Mutex::new(seat.timeline_of(slot)));
-        seat.timeline = Some(timeline.clone());
+        let id = order.incident.clone().unwrap_or_else(|| format!("{}-{stamp}-{}", target.name, mark(&live.id)));
+        slot.admitted(&order, id.clone(), &live.levels, &target.rules, now);
+        let timeline: Timeline = Arc::new(Mutex::new(live.timeline_of(slot)));
+        live.timeline = Some(timeline.clone());
         let last = slot.series().and_then(|s| s.last()).map_or(order.fired.rss_bytes, |s| s.rss);
-        let subject = seat.subject(target, last);
-        let hurry = is_near_limit(slot, seat);
-        let (fired, part, oom) = (order.fired, order.part, seat.local().and_then(|local| local.oom.clone()));
+        let subject = live.subject(target, last);
+        let hurry = is_near_limit(slot, live);
+        let (fired, part, oom) = (order.fired, order.part, live.local().and_then(|local| local.oom.clone()));
         Box::new(Job {
             subject,
             slot: number,
@@ -162,7 +162,7 @@ pub(super) struct Place<'a> {
     pub target: &'a Arc<config::Target>,
     pub number: SlotNumber,
     pub slot: &'a mut Slot,
-    pub seat: &'a mut Seat,
+    pub live: &'a mut LiveInstance,
 }
 
 /// What a capture must know of its instance.
@@ -176,10 +176,10 @@ pub(super) enum Caveat {
 }
 
 /// Whether the limit is reached within seconds if RSS goes on to rise as it does now.
-fn is_near_limit(slot: &Slot, seat: &Seat) -> bool {
+fn is_near_limit(slot: &Slot, live: &LiveInstance) -> bool {
     let left = || {
         let series = slot.series()?;
-        time_to(seat.levels.limit?, series.last()?.rss, series.rise()?.confirmed)
+        time_to(live.levels.limit?, series.last()?.rss, series.rise()?.confirmed)
     };
     left().is_some_and(|left| left <= HURRY)
 }
@@ -193,7 +193,7 @@ fn mark(id: &Identity) -> String {
 }
 
 /// The samples of a timeline.
-pub(super) fn lock(timeline: &Timeline) -> MutexGuard<'_, Vec<Kept>> {
+fn lock(timeline: &Timeline) -> MutexGuard<'_, Vec<Kept>> {
     // a panic elsewhere does not make samples wrong
     timeline.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Statm;
 use super::evidence::Evidence;
 use super::kin::Birth;
-use super::remote::Seen;
+use super::remote::RemoteInstance;
 use super::task::{RemoteFacts, Subject, Timeline};
 use crate::clock::Mono;
 use crate::config::{self, Pprof};
@@ -29,7 +29,7 @@ const CGROUP_REFRESH: Duration = Duration::from_secs(300);
 const MAX_LIMITS: usize = 32;
 
 /// A live instance in a slot.
-pub(super) struct Seat {
+pub(super) struct LiveInstance {
     pub id: Identity,
     pub reader: Reader,
     pub born: Mono,
@@ -45,16 +45,16 @@ pub(super) struct Seat {
     pub logged: Option<State>,
 }
 
-/// How a seat's RSS is known.
+/// How the RSS of an instance is known.
 pub(super) enum Reader {
     /// Read here.
-    Local(Local),
+    Local(LocalInstance),
     /// Told by a source.
-    Remote(Seen),
+    Remote(RemoteInstance),
 }
 
 /// A process of this host.
-pub(super) struct Local {
+pub(super) struct LocalInstance {
     /// Where it came from.
     pub birth: Birth,
     pub statm: Statm,
@@ -68,7 +68,7 @@ pub(super) struct Local {
     pub overlooked: bool,
 }
 
-impl Seat {
+impl LiveInstance {
     pub fn new(
         procfs: &ProcFs,
         mounts: &Mounts,
@@ -76,13 +76,14 @@ impl Seat {
         id: InstanceId,
         config: &config::Target,
         now: Mono,
-    ) -> Result<Seat, String> {
+    ) -> Result<LiveInstance, String> {
         let dir = procfs.dir_of(id).map_err(|e| chain(&e))?;
         let file = dir.open("statm").map_err(|e| chain(&e))?;
         let birth = Birth::read(&dir).map_err(|e| chain(&e))?;
         let age = procfs.age(id).map_err(|e| chain(&e))?;
-        let local = Local { birth, statm: Statm::new(file), due: now, limit_read: now, oom: None, cgroup_read: now, overlooked: false };
-        let mut seat = Seat {
+        let local =
+            LocalInstance { birth, statm: Statm::new(file), due: now, limit_read: now, oom: None, cgroup_read: now, overlooked: false };
+        let mut live = LiveInstance {
             id: id.into(),
             reader: Reader::Local(local),
             born: now - age,
@@ -95,11 +96,11 @@ impl Seat {
             last_bundle: None,
             logged: None,
         };
-        if let Reader::Local(local) = &mut seat.reader {
+        if let Reader::Local(local) = &mut live.reader {
             local.find_cgroup(procfs, mounts, id.pid, now);
         }
-        seat.read_limit(procfs, mounts, limits, config, now);
-        Ok(seat)
+        live.read_limit(procfs, mounts, limits, config, now);
+        Ok(live)
     }
 
     pub fn read_limit(&mut self, procfs: &ProcFs, mounts: &Mounts, limits: &mut Limits, config: &config::Target, now: Mono) {
@@ -172,14 +173,14 @@ impl Seat {
         kept.map(|kept| Kept { age: kept.sample.at.since(self.born), limit: limit_at(kept.sample.at), ..kept }).collect()
     }
 
-    pub fn local(&self) -> Option<&Local> {
+    pub fn local(&self) -> Option<&LocalInstance> {
         match &self.reader {
             Reader::Local(local) => Some(local),
             Reader::Remote(_) => None,
         }
     }
 
-    pub fn seen(&self) -> Option<&Seen> {
+    pub fn seen(&self) -> Option<&RemoteInstance> {
         match &self.reader {
             Reader::Local(_) => None,
             Reader::Remote(seen) => Some(seen),
@@ -244,7 +245,7 @@ impl Seat {
     }
 }
 
-impl Local {
+impl LocalInstance {
     fn cgroup(&self) -> Option<&CgroupRef> {
         self.oom.as_ref().map(OomCounter::cgroup)
     }

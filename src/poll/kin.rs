@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::dispatch::Place;
-use super::instance::Seat;
+use super::instance::LiveInstance;
 use crate::config;
 use crate::host::{ProcDir, ProcError};
 use crate::identity::SlotNumber;
@@ -47,7 +47,7 @@ struct Captured {
 impl Kinships {
     /// The pid of the instance whose incident this order is of.
     pub fn held_by(&self, place: &Place<'_>, order: &Order) -> Option<u32> {
-        let (pid, birth) = of(place.seat).filter(|_| is_new(order))?;
+        let (pid, birth) = of(place.live).filter(|_| is_new(order))?;
         let is_kin = |other: &&Captured| {
             let siblings = birth.forked && other.birth.forked && birth.parent == other.birth.parent && birth.parent > 1;
             let family = siblings || (birth.forked && birth.parent == other.pid) || (other.birth.forked && other.birth.parent == pid);
@@ -60,14 +60,14 @@ impl Kinships {
     /// An incident begins.
     pub fn note(&mut self, place: &Place<'_>, order: &Order) {
         if is_new(order) {
-            self.remember(place.target, place.number, place.seat, order.fired.rss_bytes);
+            self.remember(place.target, place.number, place.live, order.fired.rss_bytes);
         }
     }
 
     /// The incident of this instance stands; it fired at `rss` bytes.
-    pub fn remember(&mut self, target: &Arc<config::Target>, number: SlotNumber, seat: &Seat, rss: u64) {
+    pub fn remember(&mut self, target: &Arc<config::Target>, number: SlotNumber, live: &LiveInstance, rss: u64) {
         self.forget(target, number);
-        if let Some((pid, birth)) = of(seat) {
+        if let Some((pid, birth)) = of(live) {
             self.0.push(Captured { target: target.clone(), number, pid, birth, rss });
         }
     }
@@ -87,6 +87,6 @@ fn is_new(order: &Order) -> bool {
     order.incident.is_none() && !order.fired.trigger.is_asked()
 }
 
-fn of(seat: &Seat) -> Option<(u32, Birth)> {
-    Some((seat.id.pid()?, seat.local()?.birth))
+fn of(live: &LiveInstance) -> Option<(u32, Birth)> {
+    Some((live.id.pid()?, live.local()?.birth))
 }

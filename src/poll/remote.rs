@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use super::dispatch::{Caveat, Dispatch, Place};
 use super::evidence::Evidence;
-use super::instance::{Reader, Seat};
-use super::target::{Feed, Watched};
+use super::instance::{LiveInstance, Reader};
+use super::target::{Feed, WatchedTarget};
 use super::task::{Found, Readings, Remote, Who};
 use crate::anatomy::GoMemory;
 use crate::bundle::ANOTHERS;
@@ -56,7 +56,7 @@ pub(super) struct Remotes {
 }
 
 /// What was heard of the instance in a seat.
-pub(super) struct Seen {
+pub(super) struct RemoteInstance {
     pub who: Arc<Who>,
     pub go: Option<Box<GoMemory>>,
     /// Why there is no limit where one was asked for.
@@ -82,16 +82,16 @@ struct Heard<'h> {
 /// A target of whose instances a source tells.
 pub(super) struct RemoteTarget<'w> {
     config: &'w Arc<config::Target>,
-    roster: &'w mut Roster<Seat>,
+    roster: &'w mut Roster<LiveInstance>,
     due: &'w mut Mono,
     problem: &'w mut Option<String>,
     remotes: &'w mut Remotes,
 }
 
-impl Watched {
+impl WatchedTarget {
     /// Where a source tells of it.
     pub fn remote(&mut self) -> Option<RemoteTarget<'_>> {
-        let Watched { config, roster, due, problem, feed: Feed::Remote(remotes), .. } = self else { return None };
+        let WatchedTarget { config, roster, due, problem, feed: Feed::Remote(remotes), .. } = self else { return None };
         Some(RemoteTarget { config, roster, due, problem, remotes })
     }
 }
@@ -104,7 +104,7 @@ impl RemoteTarget<'_> {
                 Some(Identity::Series(id)) => {
                     let who = Arc::new(Who { series: id.series.clone(), label: Identity::Series(id.clone()).to_string(), pprof: None });
                     self.remotes.places.insert(id.series.clone(), number);
-                    *live = Some(Box::new(Seat::remote(id.clone(), who, self.config, now)));
+                    *live = Some(Box::new(LiveInstance::remote(id.clone(), who, self.config, now)));
                 }
                 Some(Identity::Process(_)) => slot.vacate(),
                 None => {}
@@ -137,11 +137,11 @@ impl RemoteTarget<'_> {
         self.say_trouble(Some(why.clone()), now);
         for (_, Entry { slot, live }) in self.roster.iter_mut() {
             slot.blind(why.clone(), self.config.interval, now);
-            if let Some(seat) = live {
-                if let Reader::Remote(seen) = &mut seat.reader {
+            if let Some(live) = live {
+                if let Reader::Remote(seen) = &mut live.reader {
                     seen.source_is_down = true;
                 }
-                changed |= seat.log_change(&self.config.name, slot, now);
+                changed |= live.log_change(&self.config.name, slot, now);
             }
         }
         *self.problem = Some(why);
@@ -210,7 +210,7 @@ impl RemoteTarget<'_> {
             self.remotes.places.insert(id.series.clone(), number);
             if let Some(Entry { slot, live }) = self.roster.get_mut(number) {
                 slot.arrive(Identity::Series(id.clone()), &self.config.rules, self.config.interval);
-                *live = Some(Box::new(Seat::remote(id, reading.who.clone(), self.config, heard.now)));
+                *live = Some(Box::new(LiveInstance::remote(id, reading.who.clone(), self.config, heard.now)));
             }
             self.read(number, reading, heard, dispatch);
         }
@@ -219,10 +219,10 @@ impl RemoteTarget<'_> {
 
     fn read(&mut self, number: SlotNumber, reading: Remote, heard: &Heard<'_>, dispatch: &mut Dispatch) -> bool {
         let RemoteTarget { config, roster, .. } = self;
-        let Some((slot, seat)) = roster.get_mut(number).and_then(Entry::seated_mut) else { return false };
-        let start = follow_start(config, number, slot, seat, &reading, dispatch, heard.now);
+        let Some((slot, live)) = roster.get_mut(number).and_then(Entry::seated_mut) else { return false };
+        let start = follow_start(config, number, slot, live, &reading, dispatch, heard.now);
         let mut changed = matches!(start, Start::Restarted);
-        let Reader::Remote(seen) = &mut seat.reader else { return false };
+        let Reader::Remote(seen) = &mut live.reader else { return false };
         (seen.round, seen.last, seen.missed, seen.source_is_down) = (heard.round, heard.now, 0, false);
         if matches!(start, Start::Anothers) {
             return false;
@@ -236,23 +236,23 @@ impl RemoteTarget<'_> {
         let tells_go = seen.go.is_some();
         seen.no_limit = reading.limit.as_ref().err().cloned();
         match reading.limit {
-            Ok(Some(bytes)) if seat.limit.as_ref().is_none_or(|limit| limit.bytes != bytes) => {
-                seat.set_limit(Limit { bytes, source: heard.limit_source.to_owned() }, config);
+            Ok(Some(bytes)) if live.limit.as_ref().is_none_or(|limit| limit.bytes != bytes) => {
+                live.set_limit(Limit { bytes, source: heard.limit_source.to_owned() }, config);
             }
-            Ok(None) if seat.limit.is_some() => seat.lose_limit(config),
+            Ok(None) if live.limit.is_some() => live.lose_limit(config),
             // what was known is better than nothing
             _ => {}
         }
         match reading.rss {
             Ok(rss) => {
-                let age = heard.now.since(seat.born);
+                let age = heard.now.since(live.born);
                 let has_evidence = config.pprof.is_some() || tells_go;
-                let place = Place { target: config, number, slot, seat };
+                let place = Place { target: config, number, slot, live };
                 dispatch.read(place, Sample { at: heard.at, rss }, age, has_evidence, heard.now);
             }
             Err(why) => slot.blind(why, config.interval, heard.now),
         }
-        changed |= seat.log_change(&config.name, slot, heard.now);
+        changed |= live.log_change(&config.name, slot, heard.now);
         changed
     }
 
@@ -261,15 +261,15 @@ impl RemoteTarget<'_> {
         let RemoteTarget { config, roster, .. } = self;
         let mut changed = false;
         let mut gone = Vec::new();
-        for (number, slot, seat) in roster.live_mut() {
-            let Reader::Remote(seen) = &mut seat.reader else { continue };
+        for (number, slot, live) in roster.live_mut() {
+            let Reader::Remote(seen) = &mut live.reader else { continue };
             if seen.round == heard.round {
                 continue;
             }
             seen.source_is_down = false;
             if let Some(why) = partial {
                 slot.blind(format!("not in the answer, which is partial: {why}"), config.interval, heard.now);
-                changed |= seat.log_change(&config.name, slot, heard.now);
+                changed |= live.log_change(&config.name, slot, heard.now);
                 continue;
             }
             seen.missed = seen.missed.saturating_add(1);
@@ -277,20 +277,20 @@ impl RemoteTarget<'_> {
             slot.missing(format!("its series has not been there for {}", human(away)), config.interval, heard.now);
             let is_gone = seen.missed >= LOST_AFTER && away >= GONE_AFTER;
             if (seen.missed == LOST_AFTER || is_gone)
-                && let Some(order) = slot.gone(&seat.levels, heard.now)
+                && let Some(order) = slot.gone(&live.levels, heard.now)
             {
                 let caveat =
                     Caveat::Doubtful(format!("its series had not been there for {} when the capture began: {ANOTHERS}", human(away)));
-                dispatch.carry_out(Place { target: config, number, slot, seat }, order, Some(caveat), heard.now);
+                dispatch.carry_out(Place { target: config, number, slot, live }, order, Some(caveat), heard.now);
             }
-            changed |= seat.log_change(&config.name, slot, heard.now);
+            changed |= live.log_change(&config.name, slot, heard.now);
             if is_gone {
                 gone.push(number);
             }
         }
         for number in &gone {
-            if let Some(seat) = self.roster.get_mut(*number).and_then(Entry::vacate)
-                && let Reader::Remote(seen) = &seat.reader
+            if let Some(live) = self.roster.get_mut(*number).and_then(Entry::vacate)
+                && let Reader::Remote(seen) = &live.reader
             {
                 self.remotes.places.remove(&seen.who.series);
                 tracing::info!(target_name = %self.config.name, instance = seen.who.label, "instance gone");
@@ -313,23 +313,23 @@ fn follow_start(
     config: &Arc<config::Target>,
     number: SlotNumber,
     slot: &mut Slot,
-    seat: &mut Seat,
+    live: &mut LiveInstance,
     reading: &Remote,
     dispatch: &mut Dispatch,
     now: Mono,
 ) -> Start {
-    let (Identity::Series(id), Some(started)) = (&seat.id, reading.started_unix_ms) else { return Start::Same };
+    let (Identity::Series(id), Some(started)) = (&live.id, reading.started_unix_ms) else { return Start::Same };
     let fresh = SeriesId { series: id.series.clone(), started_unix_ms: Some(started) };
     let Some(known) = id.started_unix_ms else {
-        seat.id = Identity::Series(fresh);
-        seat.born = born(Some(started), now).unwrap_or(seat.born);
-        slot.learn(seat.id.clone());
+        live.id = Identity::Series(fresh);
+        live.born = born(Some(started), now).unwrap_or(live.born);
+        slot.learn(live.id.clone());
         return Start::Same;
     };
     if known.abs_diff(started) <= SAME_START_MS {
         return Start::Same;
     }
-    let Reader::Remote(seen) = &mut seat.reader else { return Start::Same };
+    let Reader::Remote(seen) = &mut live.reader else { return Start::Same };
     let was_several = seen.several;
     if (started < known || was_several) && now.since(seen.own) < GONE_AFTER {
         if !std::mem::replace(&mut seen.several, true) {
@@ -338,15 +338,15 @@ fn follow_start(
         }
         return Start::Anothers;
     }
-    if let Some(order) = slot.gone(&seat.levels, now) {
+    if let Some(order) = slot.gone(&live.levels, now) {
         let why = "the process was replaced before it could be captured: pprof would be another's";
-        dispatch.carry_out(Place { target: config, number, slot, seat }, order, Some(Caveat::Replaced(why.into())), now);
+        dispatch.carry_out(Place { target: config, number, slot, live }, order, Some(Caveat::Replaced(why.into())), now);
     }
     tracing::info!(target_name = %config.name, instance = reading.who.label, "restarted");
     slot.vacate();
     slot.arrive(Identity::Series(fresh.clone()), &config.rules, config.interval);
-    *seat = Seat::remote(fresh, reading.who.clone(), config, now);
-    if let Reader::Remote(seen) = &mut seat.reader {
+    *live = LiveInstance::remote(fresh, reading.who.clone(), config, now);
+    if let Reader::Remote(seen) = &mut live.reader {
         seen.several = was_several;
     }
     Start::Restarted
@@ -358,11 +358,21 @@ fn born(started_unix_ms: Option<u64>, now: Mono) -> Option<Mono> {
     clock::wall_now().duration_since(started).ok().map(|age| now - age)
 }
 
-impl Seat {
-    fn remote(id: SeriesId, who: Arc<Who>, config: &config::Target, now: Mono) -> Seat {
+impl LiveInstance {
+    fn remote(id: SeriesId, who: Arc<Who>, config: &config::Target, now: Mono) -> LiveInstance {
         let born = born(id.started_unix_ms, now).unwrap_or(now);
-        let seen = Seen { who, go: None, no_limit: None, source_is_down: false, several: false, own: now, last: now, missed: 0, round: 0 };
-        Seat {
+        let seen = RemoteInstance {
+            who,
+            go: None,
+            no_limit: None,
+            source_is_down: false,
+            several: false,
+            own: now,
+            last: now,
+            missed: 0,
+            round: 0,
+        };
+        LiveInstance {
             evidence: Evidence::new(born, now),
             id: Identity::Series(id),
             reader: Reader::Remote(seen),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::InstanceStatus;
 use super::descriptors::Room;
-use super::instance::{Reader, Seat};
+use super::instance::{LiveInstance, Reader};
 use super::kin::Kinships;
 use super::remote::Remotes;
 use super::task::Checked;
@@ -20,9 +20,9 @@ use crate::roster::{Entry, Roster};
 use crate::trigger::{Levels, time_to};
 use crate::units::ByteSize;
 
-pub(super) struct Watched {
+pub(super) struct WatchedTarget {
     pub config: Arc<config::Target>,
-    pub roster: Roster<Seat>,
+    pub roster: Roster<LiveInstance>,
     pub due: Mono,
     /// Why no, or not every, process was found.
     pub problem: Option<String>,
@@ -51,17 +51,17 @@ impl Feed {
     }
 }
 
-impl Watched {
-    pub fn new(config: Arc<config::Target>, roster: Roster<Seat>) -> Watched {
+impl WatchedTarget {
+    pub fn new(config: Arc<config::Target>, roster: Roster<LiveInstance>) -> WatchedTarget {
         let empty = Levels::resolve(&config.rules, config.interval, None);
-        Watched { feed: Feed::of(&config.source), config, roster, due: Mono::default(), problem: None, empty }
+        WatchedTarget { feed: Feed::of(&config.source), config, roster, due: Mono::default(), problem: None, empty }
     }
 
     pub fn is_local(&self) -> bool {
         matches!(self.feed, Feed::Local { .. })
     }
 
-    pub fn reconfigured(mut self, config: Arc<config::Target>) -> Watched {
+    pub fn reconfigured(mut self, config: Arc<config::Target>) -> WatchedTarget {
         if self.config == config {
             return self;
         }
@@ -75,16 +75,16 @@ impl Watched {
         let others = self.config.source != config.source;
         for (_, entry) in self.roster.iter_mut() {
             entry.slot.change_rules(&config.rules, config.interval);
-            if let Some(seat) = &mut entry.live {
-                seat.levels = Levels::resolve(&config.rules, config.interval, seat.limit.as_ref().map(|l| l.bytes));
-                seat.evidence.doubt();
-                if let Reader::Local(local) = &mut seat.reader {
+            if let Some(live) = &mut entry.live {
+                live.levels = Levels::resolve(&config.rules, config.interval, live.limit.as_ref().map(|l| l.bytes));
+                live.evidence.doubt();
+                if let Reader::Local(local) = &mut live.reader {
                     local.due = Mono::default();
                     local.overlooked |= others;
                 }
             }
         }
-        Watched { config, due: Mono::default(), ..self }
+        WatchedTarget { config, due: Mono::default(), ..self }
     }
 
     /// Whose processes were not found. One that lives is forgiven once, unless another was found instead: a pid file that was just being
@@ -92,10 +92,10 @@ impl Watched {
     pub fn left(&mut self, found: &[Identity], procfs: &ProcFs) -> Vec<SlotNumber> {
         let mut left = self.roster.left(found);
         let is_replaced = !left.is_empty() && !self.roster.newcomers(found).is_empty();
-        for (number, _, seat) in self.roster.live_mut() {
-            let Reader::Local(local) = &mut seat.reader else { continue };
+        for (number, _, live) in self.roster.live_mut() {
+            let Reader::Local(local) = &mut live.reader else { continue };
             let was_overlooked = std::mem::replace(&mut local.overlooked, left.contains(&number));
-            if local.overlooked && !was_overlooked && !is_replaced && seat.id.process().is_some_and(|id| procfs.is_alive(id)) {
+            if local.overlooked && !was_overlooked && !is_replaced && live.id.process().is_some_and(|id| procfs.is_alive(id)) {
                 left.retain(|n| *n != number);
             }
         }
@@ -119,15 +119,15 @@ impl Watched {
         }
         for (_, Entry { slot, live }) in self.roster.iter_mut().filter(|(_, entry)| entry.live.is_none()) {
             let Some(id) = slot.instance().and_then(Identity::process) else { continue };
-            match room.take().and_then(|()| Seat::new(procfs, mounts, limits, id, &self.config, now)) {
-                Ok(mut seat) => {
+            match room.take().and_then(|()| LiveInstance::new(procfs, mounts, limits, id, &self.config, now)) {
+                Ok(mut fresh) => {
                     if let Some((_, at)) = execs.iter().find(|(of, _)| *of == id) {
-                        seat.born = *at;
-                        seat.baseline_due = *at + self.config.rules.warmup;
+                        fresh.born = *at;
+                        fresh.baseline_due = *at + self.config.rules.warmup;
                     }
-                    let limit = seat.limit.as_ref().map_or("unknown".into(), |l| format!("{} ({})", ByteSize(l.bytes), l.source));
+                    let limit = fresh.limit.as_ref().map_or("unknown".into(), |l| format!("{} ({})", ByteSize(l.bytes), l.source));
                     tracing::info!(target_name = %self.config.name, pid = id.pid, limit, "watching process");
-                    *live = Some(Box::new(seat));
+                    *live = Some(Box::new(fresh));
                     self.due = now;
                     changed = true;
                 }
@@ -144,11 +144,11 @@ impl Watched {
 
     /// Incidents that an earlier memtrap has left, or that went on under another configuration, stand for their family too.
     pub fn remember_kin(&self, kin: &mut Kinships) {
-        for (number, slot, seat) in self.roster.live() {
+        for (number, slot, live) in self.roster.live() {
             if let Some(incident) = slot.incident()
                 && !incident.fired.trigger.is_asked()
             {
-                kin.remember(&self.config, number, seat, incident.fired.rss_bytes);
+                kin.remember(&self.config, number, live, incident.fired.rss_bytes);
             }
         }
     }
@@ -165,14 +165,14 @@ impl Watched {
 
     /// Takes the answer about an instance's evidence, if it still sits there.
     pub fn checked(&mut self, checked: Checked, now: Mono) {
-        let Some((_, seat)) = self.roster.get_mut(checked.slot).and_then(Entry::seated_mut) else { return };
-        if seat.id != checked.instance {
+        let Some((_, live)) = self.roster.get_mut(checked.slot).and_then(Entry::seated_mut) else { return };
+        if live.id != checked.instance {
             return;
         }
         let every = self.config.baseline.unwrap_or(config::Target::DEFAULT_BASELINE);
-        if seat.evidence.heard(checked.found, every, checked.at, now) {
-            let (target_name, pid, instance) = (&self.config.name, seat.id.pid(), seat.remote_label());
-            match seat.evidence.why_not() {
+        if live.evidence.heard(checked.found, every, checked.at, now) {
+            let (target_name, pid, instance) = (&self.config.name, live.id.pid(), live.remote_label());
+            match live.evidence.why_not() {
                 Some(reason) => tracing::warn!(target_name, pid, instance, reason, "its evidence could not be had now"),
                 None => tracing::info!(target_name, pid, instance, "its evidence can be had again"),
             }
@@ -184,20 +184,20 @@ impl Watched {
         self.roster.iter().filter(|(_, entry)| entry.live.is_none()).filter_map(|(_, entry)| entry.slot.instance()?.pid())
     }
 
-    pub fn status(&self, number: SlotNumber, entry: &Entry<Seat>, now: Mono, lang: Lang) -> InstanceStatus {
-        let (slot, seat) = (&entry.slot, entry.live.as_deref());
+    pub fn status(&self, number: SlotNumber, entry: &Entry<LiveInstance>, now: Mono, lang: Lang) -> InstanceStatus {
+        let (slot, live) = (&entry.slot, entry.live.as_deref());
         let rss = slot.series().and_then(|s| s.last()).map(|s| s.rss);
-        let limit = seat.and_then(|s| s.limit.as_ref());
+        let limit = live.and_then(|s| s.limit.as_ref());
         let slope = slot.slope();
         let left = limit.zip(rss).zip(slope).and_then(|((limit, rss), slope)| time_to(limit.bytes, rss, slope));
-        let mut reason = slot.reason(seat.map_or(&self.empty, |s| &s.levels), now, lang);
+        let mut reason = slot.reason(live.map_or(&self.empty, |s| &s.levels), now, lang);
         if let (State::Waiting, Some(problem)) = (slot.state(now), &self.problem) {
             reason = say!(lang; "{reason}: {problem}"; "{reason}：{problem}");
         }
-        if let Some(why) = seat.and_then(|s| s.seen()).and_then(|s| s.no_limit.as_ref()).filter(|_| limit.is_none()) {
+        if let Some(why) = live.and_then(|s| s.seen()).and_then(|s| s.no_limit.as_ref()).filter(|_| limit.is_none()) {
             reason = say!(lang; "{reason}; its limit is unknown: {why}"; "{reason}；上限未知：{why}");
         }
-        if seat.and_then(|s| s.seen()).is_some_and(|seen| seen.several) {
+        if live.and_then(|s| s.seen()).is_some_and(|seen| seen.several) {
             reason = say!(lang;
                 "{reason}; several processes answer at this address, and one of them is watched: give each its own";
                 "{reason}；此地址后有多个进程应答，只监视其中一个：请为每个进程设置各自的地址"
@@ -207,20 +207,20 @@ impl Watched {
             target: self.config.name.clone(),
             slot: number,
             pid: slot.instance().and_then(Identity::pid),
-            instance: slot.instance().map(|id| seat.map_or_else(|| id.to_string(), |s| s.label())),
+            instance: slot.instance().map(|id| live.map_or_else(|| id.to_string(), |s| s.label())),
             state: slot.state(now),
             reason,
             rss_bytes: rss,
             limit_bytes: limit.map(|l| l.bytes),
             limit_source: limit.map(|l| l.source.clone()),
-            threshold_bytes: seat.map(|s| s.levels.stages.iter().map(|stage| stage.bytes).collect()).unwrap_or_default(),
+            threshold_bytes: live.map(|s| s.levels.stages.iter().map(|stage| stage.bytes).collect()).unwrap_or_default(),
             slope_bytes_per_second: slope,
             seconds_to_limit: left.map(|d| d.as_secs_f64()),
             cooldown_seconds: slot.cooldown_until(now).map(|t| t.since(now).as_secs_f64()),
             next_capture: slot.next_capture(now, lang),
             incident: slot.incident().map(|i: &Incident| i.id.clone()),
-            evidence: seat.and_then(|s| s.evidence.words(lang)),
-            last_bundle: seat.and_then(|s| s.last_bundle.clone()),
+            evidence: live.and_then(|s| s.evidence.words(lang)),
+            last_bundle: live.and_then(|s| s.last_bundle.clone()),
         }
     }
 }

@@ -14,7 +14,7 @@ use super::kin::Kinships;
 use super::lookup::{Lookup, NoAnswer, Seen};
 use super::pace::{self, Bounds};
 use super::past::{self, Past};
-use super::target::{Feed, Watched};
+use super::target::{Feed, WatchedTarget};
 use super::task::{Command, Handles, JobDone, Readings};
 use super::{Ask, Granted, History, InstanceStatus, NotGranted, Reading};
 use crate::budget::{self, Budget};
@@ -71,7 +71,7 @@ pub struct Watcher {
     /// As of the last scan.
     mounts: Mounts,
     boot_id: String,
-    targets: Vec<Watched>,
+    targets: Vec<WatchedTarget>,
     /// Where in `targets` a name is.
     by_name: HashMap<String, usize>,
     dispatch: Dispatch,
@@ -113,13 +113,13 @@ impl Watcher {
             slots = saved.targets;
         }
         past::merge(&mut slots, past.interrupted);
-        let targets: Vec<Watched> = config
+        let targets: Vec<WatchedTarget> = config
             .targets
             .iter()
             .map(|target| {
                 let restored = slots.remove(&target.name).unwrap_or_default();
                 let restored = restored.into_iter().map(|s| Slot::restore(s, elapsed, &target.rules, target.interval, now));
-                let mut watched = Watched::new(target.clone(), Roster::new(restored.collect()));
+                let mut watched = WatchedTarget::new(target.clone(), Roster::new(restored.collect()));
                 if let Some(mut remote) = watched.remote() {
                     remote.expect(now);
                 }
@@ -218,9 +218,9 @@ impl Watcher {
             return;
         }
         for watched in targets.iter_mut().filter(|t| t.is_local()) {
-            let Watched { roster, config, due, .. } = watched;
-            for (_, _, seat) in roster.live_mut() {
-                if seat.follow_limit(procfs, mounts, limits, config, &changed, now) {
+            let WatchedTarget { roster, config, due, .. } = watched;
+            for (_, _, live) in roster.live_mut() {
+                if live.follow_limit(procfs, mounts, limits, config, &changed, now) {
                     *due = now;
                 }
             }
@@ -237,8 +237,8 @@ impl Watcher {
         let bounds = Bounds { interval: watched.config.interval, max_interval: watched.config.max_interval };
         let mut next = next_multiple(now, bounds.interval.max(bounds.max_interval));
         let mut ended = Vec::new();
-        for (number, slot, seat) in watched.roster.live_mut() {
-            let Reader::Local(local) = &mut seat.reader else { continue };
+        for (number, slot, live) in watched.roster.live_mut() {
+            let Reader::Local(local) = &mut live.reader else { continue };
             if local.due > now {
                 next = next.min(local.due);
                 continue;
@@ -248,36 +248,36 @@ impl Watcher {
                     // not of a process that has ended: its cgroup may be gone, and with it the limit that it had
                     if now.since(local.limit_read) >= LIMIT_REFRESH && *limits_read < MAX_LIMITS_A_TURN {
                         *limits_read += 1;
-                        seat.read_limit(procfs, mounts, limits, &watched.config, now);
+                        live.read_limit(procfs, mounts, limits, &watched.config, now);
                     }
-                    let age = now.since(seat.born);
-                    let place = Place { target: &watched.config, number, slot, seat };
+                    let age = now.since(live.born);
+                    let place = Place { target: &watched.config, number, slot, live };
                     dispatch.read(place, Sample { at: now, rss }, age, true, now);
                 }
                 Reading::Gone => {
-                    if let Some(order) = slot.gone(&seat.levels, now) {
-                        let place = Place { target: &watched.config, number, slot, seat };
+                    if let Some(order) = slot.gone(&live.levels, now) {
+                        let place = Place { target: &watched.config, number, slot, live };
                         dispatch.carry_out(place, order, Some(Caveat::Gone), now);
                     }
                     ended.push(number);
                 }
                 Reading::Another => {
-                    tracing::info!(target_name = %watched.config.name, pid = seat.id.pid(), "process runs another program now");
+                    tracing::info!(target_name = %watched.config.name, pid = live.id.pid(), "process runs another program now");
                     // what is captured of the one before is not the next one's incident
                     slot.forget_process();
                     if let Feed::Local { execs } = &mut watched.feed {
-                        execs.extend(seat.id.process().map(|id| (id, now)));
+                        execs.extend(live.id.process().map(|id| (id, now)));
                     }
                     ended.push(number);
                 }
                 Reading::Blind(why) => slot.blind(why, bounds.interval, now),
             }
             let last = slot.series().and_then(|s| s.last()).filter(|_| !slot.is_unread());
-            let wait = last.map_or(bounds.interval, |last| pace::pause(slot.state(now), last, slot.rise(), &seat.levels, bounds));
+            let wait = last.map_or(bounds.interval, |last| pace::pause(slot.state(now), last, slot.rise(), &live.levels, bounds));
             let due = next_multiple(now, wait);
-            seat.read_at(due);
+            live.read_at(due);
             next = next.min(due);
-            self.changed |= seat.log_change(&watched.config.name, slot, now);
+            self.changed |= live.log_change(&watched.config.name, slot, now);
         }
         watched.due = next;
         for number in ended {
@@ -289,10 +289,10 @@ impl Watcher {
     fn end(&mut self, i: usize, number: SlotNumber, now: Mono) {
         let Watcher { targets, dispatch, .. } = self;
         let Some(watched) = targets.get_mut(i) else { return };
-        if let Some(seat) = watched.roster.get_mut(number).and_then(Entry::vacate) {
+        if let Some(live) = watched.roster.get_mut(number).and_then(Entry::vacate) {
             dispatch.kin.forget(&watched.config, number);
-            tracing::info!(target_name = %watched.config.name, pid = seat.id.pid(), "process ended");
-            seat.id.pid().into_iter().for_each(|pid| self.lookup.forget(pid));
+            tracing::info!(target_name = %watched.config.name, pid = live.id.pid(), "process ended");
+            live.id.pid().into_iter().for_each(|pid| self.lookup.forget(pid));
         }
         self.changed = true;
         self.rescan_at = self.rescan_at.min((self.scanned_at + RESCAN_FLOOR).max(now));
@@ -301,7 +301,7 @@ impl Watcher {
     /// Looks for the processes of all targets, in one pass over /proc.
     fn rescan(&mut self, now: Mono) {
         let Watcher { lookup, targets, procfs, .. } = self;
-        if !targets.iter().any(Watched::is_local) {
+        if !targets.iter().any(WatchedTarget::is_local) {
             self.rescan_at = now + RESCAN_SETTLED;
             return;
         }
@@ -352,7 +352,7 @@ impl Watcher {
             for number in watched.left(&instances, &self.procfs) {
                 self.lost(i, number, now);
             }
-            let taken = self.targets.iter().map(Watched::processes).sum::<usize>() + kept_for_limits;
+            let taken = self.targets.iter().map(WatchedTarget::processes).sum::<usize>() + kept_for_limits;
             let most = self.most_processes;
             let mut room = Room { left: most.saturating_sub(taken), most };
             let Some(watched) = self.targets.get_mut(i) else { continue };
@@ -379,11 +379,11 @@ impl Watcher {
     fn lost(&mut self, i: usize, number: SlotNumber, now: Mono) {
         let Watcher { targets, dispatch, procfs, .. } = self;
         let Some(watched) = targets.get_mut(i) else { return };
-        if let Some((slot, seat)) = watched.roster.get_mut(number).and_then(Entry::seated_mut)
-            && !seat.id.process().is_some_and(|id| procfs.is_alive(id))
-            && let Some(order) = slot.gone(&seat.levels, now)
+        if let Some((slot, live)) = watched.roster.get_mut(number).and_then(Entry::seated_mut)
+            && !live.id.process().is_some_and(|id| procfs.is_alive(id))
+            && let Some(order) = slot.gone(&live.levels, now)
         {
-            dispatch.carry_out(Place { target: &watched.config, number, slot, seat }, order, Some(Caveat::Gone), now);
+            dispatch.carry_out(Place { target: &watched.config, number, slot, live }, order, Some(Caveat::Gone), now);
         }
         self.end(i, number, now);
     }
@@ -425,9 +425,9 @@ impl Watcher {
         let Some(watched) = self.by_name.get(&done.target).and_then(|i| self.targets.get_mut(*i)) else { return };
         let Some(Entry { slot, live }) = watched.roster.get_mut(done.slot) else { return };
         slot.captured(done.result, &watched.config.rules, now);
-        if let Some(seat) = live {
-            seat.timeline = None;
-            seat.last_bundle = done.bundle.or(seat.last_bundle.take());
+        if let Some(live) = live {
+            live.timeline = None;
+            live.last_bundle = done.bundle.or(live.last_bundle.take());
         }
     }
 
@@ -441,7 +441,7 @@ impl Watcher {
             let kept = old.iter().position(|t| t.config.name == target.name).map(|i| old.swap_remove(i));
             self.targets.push(match kept {
                 Some(kept) => kept.reconfigured(target),
-                None => Watched::new(target, Roster::default()),
+                None => WatchedTarget::new(target, Roster::default()),
             });
         }
         self.by_name = index(&self.targets);
@@ -493,7 +493,7 @@ fn bounds(config: &Config) -> budget::Bounds {
     budget::Bounds { concurrent: daemon.max_concurrent_captures, per_hour: daemon.max_captures_per_hour, targets: config.targets.len() }
 }
 
-fn index(targets: &[Watched]) -> HashMap<String, usize> {
+fn index(targets: &[WatchedTarget]) -> HashMap<String, usize> {
     targets.iter().enumerate().map(|(i, t)| (t.config.name.clone(), i)).collect()
 }
 
