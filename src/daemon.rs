@@ -11,7 +11,7 @@
 //! foreground.
 
 mod baselines;
-mod past;
+mod recovery;
 mod requests;
 mod service;
 
@@ -149,7 +149,7 @@ impl Engine {
         let counted = meters.clone();
         let names: Vec<String> = config.targets.iter().map(|target| target.name.clone()).collect();
         let looked = housekeeping.run(move || {
-            let past = past::look(&bundle_dir, &names, store.as_ref(), &this_boot)?;
+            let past = recovery::look(&bundle_dir, &names, store.as_ref(), &this_boot)?;
             let stored = past.saved.as_ref().map(Saved::stored);
             // in the foreground baselines are kept for this run
             let scratch = if store.is_some() { None } else { tempfile::Builder::new().prefix("memtrap-").tempdir().ok() };

@@ -15,7 +15,7 @@ use memtrap::clock::Mono;
 use memtrap::config;
 use memtrap::host::ProcFs;
 use memtrap::meters::Meters;
-use memtrap::poll::{Command as Tell, Found, Past, Pulse, Readings, Remote, Watcher, Who};
+use memtrap::poll::{Command as Tell, Found, Pulse, Readings, Recovered, Remote, Watcher, Who};
 use tempfile::TempDir;
 
 use super::Row;
@@ -82,7 +82,7 @@ pub fn one(asked: &str) {
     let config = config::parse(&text, "growth").unwrap_or_else(|e| panic!("{e}")).0;
     let pulse = Pulse { beat: Box::new(|_| {}), at_least_every: Duration::from_secs(10), meters: Meters::default() };
     let before = status(std::process::id(), "RssAnon");
-    let (watcher, handles) = Watcher::new(&config, ProcFs::under(dir.path()), "boot".into(), Past::default(), pulse, Mono::now());
+    let (watcher, handles) = Watcher::new(&config, ProcFs::under(dir.path()), "boot".into(), Recovered::default(), pulse, Mono::now());
     std::thread::spawn(move || watcher.run());
     if kind == "series" {
         let who: Vec<Arc<Who>> = (0..size)

@@ -7,7 +7,7 @@ use memtrap::clock::Mono;
 use memtrap::config::Rules;
 use memtrap::identity::InstanceId;
 use memtrap::incident::Slot;
-use memtrap::poll::pace::{self, Bounds};
+use memtrap::poll::schedule::{self, Bounds};
 use memtrap::poll::{Reading, Statm};
 use memtrap::series::Sample;
 use memtrap::trigger::Levels;
@@ -61,7 +61,7 @@ pub fn poll() -> Vec<Row> {
             let Reading::Rss(rss) = reader.read() else { panic!("this process is there") };
             let sample = Sample { at: now, rss };
             assert!(slot.observe(sample, Duration::from_secs(3_600), &levels, &rules).is_none());
-            std::hint::black_box(pace::pause(slot.state(now), sample, slot.rise(), &levels, bounds));
+            std::hint::black_box(schedule::pause(slot.state(now), sample, slot.rise(), &levels, bounds));
         }
         ours.push((thread_cpu() - start) / f64::from(READINGS));
     }

@@ -162,7 +162,7 @@ pub struct Target {
     pub pprof: Option<Pprof>,
     pub auth: Auth,
     pub interval: Duration,
-    /// The longest pause between readings while RSS is flat and far from every level; see `poll::pace`.
+    /// The longest pause between readings while RSS is flat and far from every level; see `poll::schedule`.
     pub max_interval: Duration,
     /// How often a healthy instance is captured lightly, to compare an incident with; `None`: never.
     pub baseline: Option<Duration>,

@@ -9,11 +9,11 @@ mod dispatch;
 mod evidence;
 mod instance;
 mod kin;
-mod lookup;
-pub mod pace;
-mod past;
+mod recovery;
 mod remote;
 pub mod resolve;
+mod scan;
+pub mod schedule;
 mod statm;
 mod status;
 mod target;
@@ -22,7 +22,7 @@ mod watcher;
 
 pub use ask::{Ask, Granted, NotGranted, Which};
 pub use evidence::OK as EVIDENCE_OK;
-pub use past::Past;
+pub use recovery::Recovered;
 pub use statm::{Reading, Statm};
 pub use status::{History, InstanceStatus};
 pub use task::{

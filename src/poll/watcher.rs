@@ -11,9 +11,9 @@ use super::descriptors::{self, Room};
 use super::dispatch::{Caveat, Dispatch, Place};
 use super::instance::{LIMIT_REFRESH, Reader};
 use super::kin::Kinships;
-use super::lookup::{Lookup, NoAnswer, Seen};
-use super::pace::{self, Bounds};
-use super::past::{self, Past};
+use super::recovery::{self, Recovered};
+use super::scan::{NoAnswer, Scanned, Scanner};
+use super::schedule::{self, Bounds};
 use super::target::{Feed, WatchedTarget};
 use super::task::{Command, Handles, JobDone, Readings};
 use super::{Ask, Granted, History, InstanceStatus, NotGranted, Reading};
@@ -83,7 +83,7 @@ pub struct Watcher {
     limits: Limits,
     /// When they are read again.
     sweep_at: Mono,
-    lookup: Lookup,
+    scanner: Scanner,
     /// How long the polling may wait for it.
     look_patience: Duration,
     /// As of the last scan, no target waits for a process.
@@ -99,7 +99,7 @@ pub struct Watcher {
 
 impl Watcher {
     /// Takes up what the last memtrap left; looks for processes in its first turn.
-    pub fn new(config: &Config, procfs: ProcFs, boot_id: String, past: Past, pulse: Pulse, now: Mono) -> (Watcher, Handles) {
+    pub fn new(config: &Config, procfs: ProcFs, boot_id: String, past: Recovered, pulse: Pulse, now: Mono) -> (Watcher, Handles) {
         let (command_tx, commands) = channel();
         let (tasks, tasks_rx) = mpsc::unbounded_channel();
         let (save, state) = watch::channel(None);
@@ -112,7 +112,7 @@ impl Watcher {
             budget.restore(saved.budget, elapsed, now);
             slots = saved.targets;
         }
-        past::merge(&mut slots, past.interrupted);
+        recovery::merge(&mut slots, past.interrupted);
         let targets: Vec<WatchedTarget> = config
             .targets
             .iter()
@@ -147,7 +147,7 @@ impl Watcher {
             scanned_at: Mono::default(),
             limits: Limits::keeping(descriptors::for_processes(bounds(config).at_once()) / KEPT_FOR_LIMITS),
             sweep_at: now,
-            lookup: Lookup::default(),
+            scanner: Scanner::default(),
             look_patience: LOOK_PATIENCE,
             is_settled: false,
             most_processes: descriptors::for_processes(bounds(config).at_once()),
@@ -273,7 +273,7 @@ impl Watcher {
                 Reading::Blind(why) => slot.blind(why, bounds.interval, now),
             }
             let last = slot.series().and_then(|s| s.last()).filter(|_| !slot.is_unread());
-            let wait = last.map_or(bounds.interval, |last| pace::pause(slot.state(now), last, slot.rise(), &live.levels, bounds));
+            let wait = last.map_or(bounds.interval, |last| schedule::pause(slot.state(now), last, slot.rise(), &live.levels, bounds));
             let due = next_multiple(now, wait);
             live.read_at(due);
             next = next.min(due);
@@ -292,7 +292,7 @@ impl Watcher {
         if let Some(live) = watched.roster.get_mut(number).and_then(Entry::vacate) {
             dispatch.kin.forget(&watched.config, number);
             tracing::info!(target_name = %watched.config.name, pid = live.id.pid(), "process ended");
-            live.id.pid().into_iter().for_each(|pid| self.lookup.forget(pid));
+            live.id.pid().into_iter().for_each(|pid| self.scanner.forget(pid));
         }
         self.changed = true;
         self.rescan_at = self.rescan_at.min((self.scanned_at + RESCAN_FLOOR).max(now));
@@ -300,14 +300,14 @@ impl Watcher {
 
     /// Looks for the processes of all targets, in one pass over /proc.
     fn rescan(&mut self, now: Mono) {
-        let Watcher { lookup, targets, procfs, .. } = self;
+        let Watcher { scanner, targets, procfs, .. } = self;
         if !targets.iter().any(WatchedTarget::is_local) {
             self.rescan_at = now + RESCAN_SETTLED;
             return;
         }
         let whole_every = if self.is_settled { WHOLE_SETTLED } else { WHOLE_WAITING };
         let local = || targets.iter().filter(|t| t.is_local()).map(|t| t.config.clone()).collect();
-        match lookup.look(procfs, local, whole_every, self.look_patience, now) {
+        match scanner.look(procfs, local, whole_every, self.look_patience, now) {
             Ok(seen) => {
                 self.scanned_at = now;
                 self.seat_found(seen, now);
@@ -335,7 +335,7 @@ impl Watcher {
         local.for_each(|watched| watched.say_problem(Some(problem.to_owned())));
     }
 
-    fn seat_found(&mut self, seen: Seen, now: Mono) {
+    fn seat_found(&mut self, seen: Scanned, now: Mono) {
         self.mounts = seen.mounts;
         self.is_settled = true;
         self.sweep_at = self.sweep_at.min(next_multiple(now, FRESH));
@@ -361,7 +361,7 @@ impl Watcher {
             watched.remember_kin(&mut self.dispatch.kin);
             self.is_settled &= watched.roster.live().next().is_some();
             if room.left > 0 {
-                watched.unseated().for_each(|pid| self.lookup.forget(pid));
+                watched.unseated().for_each(|pid| self.scanner.forget(pid));
             } else {
                 is_full |= watched.unseated().next().is_some();
             }
@@ -445,7 +445,7 @@ impl Watcher {
             });
         }
         self.by_name = index(&self.targets);
-        self.lookup.start_anew();
+        self.scanner.start_anew();
         self.rescan_at = now;
         self.changed = true;
     }

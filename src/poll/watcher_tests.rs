@@ -41,11 +41,11 @@ impl World {
         let host = FakeHost::new();
         host.file("proc/uptime", "1000.00 1.00\n");
         host.file("proc/meminfo", "MemTotal:        1048576 kB\n");
-        let (watcher, handles) = World::start(&host, &config(targets), Past::default());
+        let (watcher, handles) = World::start(&host, &config(targets), Recovered::default());
         World { host, watcher, handles, now: Mono::from_secs(1_000) }
     }
 
-    fn start(host: &FakeHost, config: &Config, past: Past) -> (Watcher, Handles) {
+    fn start(host: &FakeHost, config: &Config, past: Recovered) -> (Watcher, Handles) {
         let pulse = Pulse { beat: Box::new(|_| {}), at_least_every: Duration::from_secs(10), meters: Meters::default() };
         let (mut watcher, handles) = Watcher::new(config, host.procfs(), "boot".into(), past, pulse, Mono::from_secs(1_000));
         // time is made up here, and passes are not
@@ -60,7 +60,7 @@ impl World {
         self.watcher.changed = true;
         self.watcher.publish_state(self.now);
         let saved = self.handles.state.borrow().clone();
-        (self.watcher, self.handles) = World::start(&self.host, &config(targets), Past { saved, interrupted: Vec::new() });
+        (self.watcher, self.handles) = World::start(&self.host, &config(targets), Recovered { saved, interrupted: Vec::new() });
     }
 
     fn process(&self, pid: u32, name: &str, rss_mib: u64) -> &World {
@@ -349,7 +349,7 @@ fn a_process_whose_cgroup_is_gone_is_looked_for_in_another() {
     t.source = Selector::Pid(child.id()).into();
     let pulse = Pulse { beat: Box::new(|_| {}), at_least_every: Duration::from_secs(10), meters: Meters::default() };
     let mut now = Mono::from_secs(1_000);
-    let (mut watcher, _handles) = Watcher::new(&config(vec![t]), ProcFs::host(), "boot".into(), Past::default(), pulse, now);
+    let (mut watcher, _handles) = Watcher::new(&config(vec![t]), ProcFs::host(), "boot".into(), Recovered::default(), pulse, now);
     watcher.look_patience = Duration::from_secs(60);
     watcher.turn(now);
     assert_eq!(watcher.status(now)[0].limit_bytes, Some(64 << 20));

@@ -7,7 +7,7 @@ use crate::state::Saved;
 
 /// What earlier runs left.
 #[derive(Debug, Default)]
-pub struct Past {
+pub struct Recovered {
     pub saved: Option<Saved>,
     /// Targets and incidents whose bundles were found, and of which the stored state may not know how they ended.
     pub interrupted: Vec<(String, SavedSlot)>,

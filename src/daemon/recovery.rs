@@ -7,7 +7,7 @@ use crate::bundle::{self, BundleError, Manifest, Outcome};
 use crate::clock;
 use crate::error::chain;
 use crate::incident::{Incident, SavedSlot};
-use crate::poll::Past;
+use crate::poll::Recovered;
 use crate::state::{Saved, Store};
 use crate::trigger::Trigger;
 
@@ -17,7 +17,7 @@ const FILE_TIMES: Duration = Duration::from_secs(1);
 const UNSEEN_WITHOUT_STATE: Duration = Duration::from_secs(3600);
 
 /// Everything that earlier runs left, finished where it was not. Blocks on the disk.
-pub(super) fn look(bundle_dir: &Path, targets: &[String], store: Option<&Store>, boot_id: &str) -> Result<Past, BundleError> {
+pub(super) fn look(bundle_dir: &Path, targets: &[String], store: Option<&Store>, boot_id: &str) -> Result<Recovered, BundleError> {
     if store.is_some() {
         // in the foreground the directory is the user's business
         for doubt in bundle::settle_dir(bundle_dir)? {
@@ -36,7 +36,7 @@ pub(super) fn look(bundle_dir: &Path, targets: &[String], store: Option<&Store>,
     if store.is_some() {
         published_unseen(bundle_dir, saved.as_ref(), |manifest| interrupted.extend(slot_of(manifest, boot_id)));
     }
-    Ok(Past { saved, interrupted })
+    Ok(Recovered { saved, interrupted })
 }
 
 /// Finishes what a killed run left.

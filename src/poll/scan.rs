@@ -13,7 +13,7 @@ use crate::host::cgroup::Mounts;
 
 /// A pass over /proc at a time, each on a thread that ends with it.
 #[derive(Debug, Default)]
-pub(super) struct Lookup {
+pub(super) struct Scanner {
     known: Known,
     running: Option<Running>,
     /// Whom to look into again, once the pass that runs has ended.
@@ -25,12 +25,12 @@ pub(super) struct Lookup {
 #[derive(Debug)]
 struct Running {
     since: Mono,
-    answer: Receiver<(Known, Seen)>,
+    answer: Receiver<(Known, Scanned)>,
 }
 
 /// What a pass saw.
 #[derive(Debug)]
-pub(super) struct Seen {
+pub(super) struct Scanned {
     /// The targets of this host as they were configured when it began.
     pub found: Vec<(Arc<config::Target>, Resolution)>,
     pub mounts: Mounts,
@@ -44,7 +44,7 @@ pub(super) enum NoAnswer {
     Failed(String),
 }
 
-impl Lookup {
+impl Scanner {
     /// Look into this process again: it has ended, or could not be taken up.
     pub fn forget(&mut self, pid: u32) {
         match self.running {
@@ -68,20 +68,20 @@ impl Lookup {
         whole_every: Duration,
         patience: Duration,
         now: Mono,
-    ) -> Result<Seen, NoAnswer> {
+    ) -> Result<Scanned, NoAnswer> {
         let is_new = self.running.is_none();
         if is_new {
             let (mut known, procfs, targets) = (std::mem::take(&mut self.known), procfs.clone(), targets());
             self.start(now, move || {
                 let processes: Vec<_> = targets.iter().filter_map(|t| t.source.process()).collect();
                 let found = resolve::all_since(&procfs, &processes, &mut known, whole_every, now);
-                (known, Seen { found: targets.into_iter().zip(found).collect(), mounts: Mounts::read(&procfs) })
+                (known, Scanned { found: targets.into_iter().zip(found).collect(), mounts: Mounts::read(&procfs) })
             })?;
         }
         self.answer(if is_new { patience } else { Duration::ZERO }, now)
     }
 
-    fn start(&mut self, now: Mono, pass: impl FnOnce() -> (Known, Seen) + Send + 'static) -> Result<(), NoAnswer> {
+    fn start(&mut self, now: Mono, pass: impl FnOnce() -> (Known, Scanned) + Send + 'static) -> Result<(), NoAnswer> {
         let (done, answer) = sync_channel(1);
         let spawned = std::thread::Builder::new().name("lookup".into()).spawn(move || {
             // nobody waits any more only when memtrap ends
@@ -92,7 +92,7 @@ impl Lookup {
         Ok(())
     }
 
-    fn answer(&mut self, patience: Duration, now: Mono) -> Result<Seen, NoAnswer> {
+    fn answer(&mut self, patience: Duration, now: Mono) -> Result<Scanned, NoAnswer> {
         let Some(running) = &self.running else { return Err(NoAnswer::Yet(Duration::ZERO)) };
         let answer = match running.answer.recv_timeout(patience) {
             Err(RecvTimeoutError::Timeout) => return Err(NoAnswer::Yet(now.since(running.since))),
@@ -114,34 +114,34 @@ mod tests {
 
     use super::*;
 
-    fn nobody() -> (Known, Seen) {
-        (Known::default(), Seen { found: Vec::new(), mounts: Mounts::parse(b"", "/".as_ref()) })
+    fn nobody() -> (Known, Scanned) {
+        (Known::default(), Scanned { found: Vec::new(), mounts: Mounts::parse(b"", "/".as_ref()) })
     }
 
     #[test]
     fn a_pass_that_does_not_end_is_not_waited_for_and_is_taken_up_when_it_does() {
-        let mut lookup = Lookup::default();
+        let mut scanner = Scanner::default();
         let (go_on, told) = channel::<()>();
         let t = Mono::from_secs;
         let stuck = move || {
             told.recv().unwrap();
             nobody()
         };
-        lookup.start(t(100), stuck).unwrap();
-        let looked = |lookup: &mut Lookup, now| lookup.look(&ProcFs::host(), Vec::new, Duration::ZERO, Duration::from_secs(60), t(now));
-        assert_eq!(looked(&mut lookup, 100).unwrap_err(), NoAnswer::Yet(Duration::ZERO));
-        assert_eq!(looked(&mut lookup, 140).unwrap_err(), NoAnswer::Yet(Duration::from_secs(40)), "no second one beside it");
+        scanner.start(t(100), stuck).unwrap();
+        let looked = |scanner: &mut Scanner, now| scanner.look(&ProcFs::host(), Vec::new, Duration::ZERO, Duration::from_secs(60), t(now));
+        assert_eq!(looked(&mut scanner, 100).unwrap_err(), NoAnswer::Yet(Duration::ZERO));
+        assert_eq!(looked(&mut scanner, 140).unwrap_err(), NoAnswer::Yet(Duration::from_secs(40)), "no second one beside it");
         go_on.send(()).unwrap();
-        lookup.answer(Duration::from_secs(60), t(141)).unwrap();
-        looked(&mut lookup, 142).unwrap();
+        scanner.answer(Duration::from_secs(60), t(141)).unwrap();
+        looked(&mut scanner, 142).unwrap();
     }
 
     #[test]
     fn a_pass_that_crashes_is_said_and_the_next_one_runs() {
-        let mut lookup = Lookup::default();
-        lookup.start(Mono::default(), || panic!("on purpose")).unwrap();
-        assert!(matches!(lookup.answer(Duration::from_secs(60), Mono::default()), Err(NoAnswer::Failed(_))));
-        lookup.start(Mono::default(), nobody).unwrap();
-        assert!(lookup.answer(Duration::from_secs(60), Mono::default()).is_ok());
+        let mut scanner = Scanner::default();
+        scanner.start(Mono::default(), || panic!("on purpose")).unwrap();
+        assert!(matches!(scanner.answer(Duration::from_secs(60), Mono::default()), Err(NoAnswer::Failed(_))));
+        scanner.start(Mono::default(), nobody).unwrap();
+        assert!(scanner.answer(Duration::from_secs(60), Mono::default()).is_ok());
     }
 }
