@@ -24,6 +24,7 @@
 //! | [`clock`], [`units`], `digest`, `text`, `disk`, `writable`, `credential`, [`error`], [`lang`], [`layout`] | the words that all rooms share |
 //! | [`aside`] | threads for what may never answer, of each kind its own; the table of them |
 //! | [`config`] | TOML to a valid [`config::Config`], every mistake at once; touches nothing but the text |
+//! | `steps` | the steps of a capture: names, files, what is in them; one table for the plan, `skip`, the README of a bundle and the documentation |
 //! | [`identity`] | names of what is watched: processes, instances elsewhere, their places within a target |
 //! | [`client`] | HTTP clients, credentials and names of hosts, for captures, sources, uploads and notifications |
 //! | [`host`] | readers of /proc: processes, limits, sockets, cgroups, users, Go builds; below a root that tests replace |
@@ -66,6 +67,7 @@ pub mod error;
 pub mod lang;
 pub mod identity;
 pub mod layout;
+mod steps;
 mod text;
 pub mod units;
 mod writable;

@@ -4,36 +4,16 @@ use std::fmt::Write;
 use std::path::Path;
 
 use super::manifest::{FileEntry, MANIFEST, Manifest, Status};
+use crate::steps;
 use crate::text::{code, prose, shell};
 use crate::units::ByteSize;
 
 /// What is in a file, by its name in the bundle.
 fn describe(name: &str) -> &'static str {
+    if let Some(step) = steps::of_file(name) {
+        return step.describes;
+    }
     match name {
-        "cmdline.txt" => "the arguments that the process reports of itself; the arguments are separated by NUL bytes",
-        "heap.pb.gz" => "heap profile as of the last finished GC cycle, taken before anything was disturbed",
-        "memstats.txt" => "`runtime.MemStats`: the Go runtime's own, exact account of its memory",
-        "goroutine.pb.gz" => "all goroutines, as a profile of their stacks",
-        "threadcreate.pb.gz" => "the stacks that made new OS threads",
-        "allocs.pb.gz" => "everything allocated since the process started, freed or not",
-        "heap_gc.pb.gz" => "heap profile right after a forced GC: what is really live",
-        "memstats_gc.txt" => "`runtime.MemStats` again, after that GC",
-        "holders.json" => "who holds what is live: what would be freed without each variable, goroutine or timer",
-        "goroutineleak.pb.gz" => "goroutines that the garbage collector proved to be blocked for ever",
-        "goroutine.txt" => "all goroutine stacks as text, with states and waiting times (or, with many goroutines, grouped by stack)",
-        "mutex.pb.gz" => "contended mutexes; empty unless the service sets a mutex profile fraction",
-        "block.pb.gz" => "blocking operations; empty unless the service sets a block profile rate",
-        "profile.pb.gz" => "CPU profile",
-        "heap_gc_after.pb.gz" => "heap profile after a second forced GC, at the end of the capture: compare with `heap_gc.pb.gz`",
-        "proc/status" => "the kernel's summary: VmRSS split into RssAnon, RssFile, RssShmem; threads",
-        "proc/smaps_rollup" => "the kernel's sums over all mappings",
-        "proc/smaps" => "every mapping with its resident part: what is neither heap nor stack shows here",
-        "proc/limits" => "resource limits of the process",
-        "proc/stat" => "one line of counters of the process",
-        "proc/cgroup.txt" => "memory limits, usage and events of its cgroups",
-        "proc/process.json" => "counts, sockets, Go build information and the GC settings from the environment",
-        "proc_after/status" => "`status` at the end of the capture",
-        "proc_after/smaps_rollup" => "`smaps_rollup` at the end of the capture",
         "end.json" => "how the process ended, if it did, and its last RSS",
         "cgroup_end.txt" => "memory limits, usage and events of its cgroups, read after its end",
         "timeline.csv" => "RSS before and during the capture",

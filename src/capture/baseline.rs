@@ -22,15 +22,12 @@ use crate::digest;
 use crate::disk::Dir;
 use crate::host::ProcFs;
 use crate::identity::{Identity, InstanceId};
-use crate::text;
+use crate::{steps, text};
 
 /// For the disk of `state_dir`, which the bundle's may do without.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Of a file that is copied, held at a time.
 const CHUNK: usize = 256 << 10;
-
-/// The steps of a baseline, as the plan names them.
-pub(super) const STEPS: [&str; 6] = ["status", "smaps_rollup", "heap", "memstats", "goroutine", "holders"];
 
 /// Below the directory of baselines: of processes of this host, by `PID-STARTTICKS`, and of instances elsewhere.
 const LOCAL: &str = "local";
@@ -112,7 +109,7 @@ pub(super) async fn copy_into(
         Ok(None) => return Ok(partial),
         Ok(Some(baseline)) => {
             let (mut late, baseline) = (None, Arc::new(baseline));
-            for entry in baseline.manifest.files.iter().filter(|e| e.has_file() && STEPS.contains(&e.step.as_str())) {
+            for entry in baseline.manifest.files.iter().filter(|e| e.has_file() && steps::is_of_baseline(&e.step)) {
                 let plain = entry.name.rsplit('/').next().unwrap_or(&entry.name);
                 let (step, name) = (format!("baseline_{}", entry.step), format!("baseline/{plain}"));
                 let copied = copy(env, &key, (baseline.clone(), entry), partial.files(), &name, lane).await?;

@@ -5,12 +5,12 @@
 
 use std::collections::BTreeSet;
 
+use super::Scope;
 use super::kernel::KernelStep;
 use super::sink::Body;
-use super::{Scope, baseline};
 use crate::config::{ReadMemory, Target};
 use crate::goruntime::evidence::Part;
-use crate::holders;
+use crate::steps;
 
 /// A step leaves at most one file.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,50 +65,27 @@ pub(super) struct Conditions<'a> {
     pub scope: Scope,
 }
 
-const KERNEL: [KernelStep; 7] = KernelStep::ALL;
-
-/// Not taken where the disk is nearly full: large, and not needed for the first answer.
-const BIG: [&str; 6] = ["smaps", "allocs", "goroutine_text", "profile", "heap_gc_after", "trace"];
-
 /// In a hurry these are taken first: no other step answers the first question, and what the kernel and the rest of pprof tell is worth less
 /// without them. `status` takes no lock of the process, and says how its RSS was split at the moment.
 const CORE: [&str; 4] = ["status", "heap", "goroutine", "memstats"];
 
+/// The extra profiles come before it: it shows what all of them left behind.
+const LAST_OF_PPROF: &str = "heap_gc_after";
+
 /// All steps, in order.
 pub(super) fn of(target: &Target, conditions: Conditions<'_>) -> Vec<Step> {
-    let config = &target.capture;
     let mut plan = Vec::new();
     let mut add = |name: &str, file: &str, work: Work| plan.push(Step { name: name.into(), file: file.into(), work, left_out: None });
-    for step in KERNEL {
-        add(kernel_name(&step), &format!("proc/{}", step.file_name()), Work::Kernel(step));
-    }
-    add("cmdline", "cmdline.txt", get("cmdline", Body::Text));
-    add("heap", "heap.pb.gz", get("heap", Body::Profile));
-    add("memstats", "memstats.txt", get("heap?debug=1", Body::MemStats));
-    add("goroutine", "goroutine.pb.gz", get("goroutine?debug=0", Body::Profile));
-    add("threadcreate", "threadcreate.pb.gz", get("threadcreate", Body::Profile));
-    add("allocs", "allocs.pb.gz", get("allocs", Body::Profile));
-    add("heap_gc", "heap_gc.pb.gz", get("heap?gc=1", Body::Profile));
-    add("memstats_gc", "memstats_gc.txt", get("heap?debug=1", Body::MemStats));
-    add("goroutine_text", "goroutine.txt", Work::GoroutineText);
-    // after the collection: what is reached is then what that one marked
-    add("holders", holders::FILE, Work::Holders);
-    // a whole collection, which the first answer does not need: the text must not wait for it
-    add("goroutineleak", "goroutineleak.pb.gz", Work::GoroutineLeak);
-    for name in ["mutex", "block"] {
-        let work = Work::Get { rest: name.into(), body: Body::Profile, optional: true, seconds: 0 };
-        add(name, &format!("{name}.pb.gz"), work);
-    }
-    add("profile", "profile.pb.gz", Work::Cpu { seconds: config.cpu_seconds });
-    extras(&config.extra_profiles, &mut add);
-    add("heap_gc_after", "heap_gc_after.pb.gz", get("heap?gc=1", Body::Profile));
-    for step in KERNEL {
-        if let "status" | "smaps_rollup" = step.file_name() {
-            add(&format!("{}_after", kernel_name(&step)), &format!("proc_after/{}", step.file_name()), Work::Kernel(step));
+    for step in &steps::ALL {
+        if step.name == LAST_OF_PPROF {
+            extras(&target.capture.extra_profiles, &mut add);
+        }
+        if let Some(work) = work_of(step.name, target.capture.cpu_seconds) {
+            add(step.name, step.file, work);
         }
     }
     if conditions.scope == Scope::Baseline {
-        plan.retain(|step| baseline::STEPS.contains(&step.name.as_str()));
+        plan.retain(|step| steps::is_of_baseline(&step.name));
     }
     if conditions.hurry {
         plan.sort_by_key(|step| CORE.iter().position(|name| *name == step.name).unwrap_or(CORE.len()));
@@ -125,6 +102,26 @@ pub(super) fn at_the_answer(mut plan: Vec<Step>) -> (Vec<Step>, Vec<Step>) {
     let at = plan.iter().position(takes_time).unwrap_or(plan.len());
     let rest = plan.split_off(at);
     (plan, rest)
+}
+
+/// What a step of the table asks for.
+fn work_of(name: &str, cpu_seconds: u64) -> Option<Work> {
+    Some(match name {
+        "cmdline" => get(name, Body::Text),
+        "heap" | "threadcreate" | "allocs" => get(name, Body::Profile),
+        "memstats" | "memstats_gc" => get("heap?debug=1", Body::MemStats),
+        "goroutine" => get("goroutine?debug=0", Body::Profile),
+        "holders" => Work::Holders,
+        "heap_gc" | LAST_OF_PPROF => get("heap?gc=1", Body::Profile),
+        "goroutine_text" => Work::GoroutineText,
+        "goroutineleak" => Work::GoroutineLeak,
+        "mutex" | "block" => Work::Get { rest: name.into(), body: Body::Profile, optional: true, seconds: 0 },
+        "profile" => Work::Cpu { seconds: cpu_seconds },
+        _ => {
+            let name = name.strip_suffix("_after").unwrap_or(name);
+            Work::Kernel(KernelStep::ALL.into_iter().find(|step| kernel_name(step) == name)?)
+        }
+    })
 }
 
 fn get(rest: &str, body: Body) -> Work {
@@ -193,7 +190,7 @@ fn left_out(step: &Step, target: &Target, conditions: Conditions<'_>) -> Option<
 }
 
 fn out_for_space(step: &Step, conditions: Conditions<'_>) -> Option<LeftOut> {
-    let big = BIG.contains(&step.name.as_str()) || step.name.starts_with("extra_");
+    let big = steps::named(&step.name).is_some_and(|step| step.big) || step.name.starts_with("extra_");
     let reason = "left out to spare the disk: free space is below min_free_disk";
     (big && conditions.low_disk).then(|| LeftOut { reason: reason.into(), wanted: false })
 }
@@ -219,10 +216,22 @@ mod tests {
 
     #[test]
     fn the_order_is_cheap_and_perishable_first_disruptive_last() {
-        let names: Vec<String> = of(&with_pprof(), HERE).into_iter().map(|s| s.name).skip(KERNEL.len()).collect();
+        let names: Vec<String> = of(&with_pprof(), HERE).into_iter().map(|s| s.name).skip(KernelStep::ALL.len()).collect();
         let expected = "cmdline heap memstats goroutine threadcreate allocs heap_gc memstats_gc goroutine_text holders goroutineleak mutex block \
                         profile heap_gc_after status_after smaps_rollup_after";
         assert_eq!(names.join(" "), expected);
+    }
+
+    #[test]
+    fn each_step_of_the_table_is_taken_and_leaves_its_file() {
+        let planned: Vec<(String, String)> = of(&with_pprof(), HERE).into_iter().map(|s| (s.name, s.file)).collect();
+        let table: Vec<(String, String)> = steps::ALL.iter().map(|s| (s.name.into(), s.file.into())).collect();
+        assert_eq!(planned, table);
+    }
+
+    #[test]
+    fn what_memory_can_give_takes_the_place_of_a_step_of_the_table() {
+        assert!(Part::ALL.iter().all(|part| steps::named(part.name()).is_some()));
     }
 
     #[test]
@@ -236,7 +245,7 @@ mod tests {
     #[test]
     fn a_baseline_is_the_cheap_steps_in_the_same_order() {
         let names: Vec<String> = of(&with_pprof(), Conditions { scope: Scope::Baseline, ..HERE }).into_iter().map(|s| s.name).collect();
-        assert_eq!(names, baseline::STEPS);
+        assert_eq!(names, ["status", "smaps_rollup", "heap", "memstats", "goroutine", "holders"]);
     }
 
     #[test]
@@ -261,8 +270,8 @@ mod tests {
         for name in ["status", "heap", "memstats", "goroutine", "heap_gc"] {
             assert!(taken.contains(&name), "{name}");
         }
-        for name in BIG {
-            assert!(!taken.contains(&name), "{name}");
+        for step in steps::ALL.iter().filter(|step| step.big) {
+            assert!(!taken.contains(&step.name), "{}", step.name);
         }
     }
 

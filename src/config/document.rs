@@ -13,11 +13,12 @@ use super::bounds::{COOLDOWNS, ETAS, HOLDS, INTERVALS, MIN_READINGS, WARMUPS, ch
 use super::problem::{Errors, Report, Warning};
 use super::reader::{Read, Table, Value, boolean, checked, duration, fault, integer, list, or_off, parsed, path, secret_file, text};
 use super::{
-    Capture, Config, Daemon, Invalid, Listen, Pprof, PprofSetting, Process, ReadMemory, Retention, Rules, STEPS, Selector, Source, Target,
-    auth, endpoint, notify, source, upload,
+    Capture, Config, Daemon, Invalid, Listen, Pprof, PprofSetting, Process, ReadMemory, Retention, Rules, Selector, Source, Target, auth,
+    endpoint, notify, source, upload,
 };
 use crate::clock::human;
 use crate::lang::Lang;
+use crate::steps;
 use crate::units::{ByteSize, Percent, Rate, SizeOrPercent};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -29,7 +30,7 @@ const YEAR: Duration = Duration::from_secs(31_557_600);
 const PROCESS_EXAMPLE: &str = r#"{ unit = "checkout.service" }"#;
 const MAX_STAGES: usize = 8;
 const MAX_EXTRA_PROFILES: usize = 16;
-/// What a bundle holds besides [`STEPS`]; an extra profile's name must not meet any of it.
+/// What a bundle holds besides the files of [`steps`]; an extra profile's name must not meet any of it.
 const RESERVED_NAMES: [&str; 9] = ["cmdline", "memstats_gc", "manifest", "verdict", "report", "timeline", "baseline", "proc", "proc_after"];
 
 /// Resolves a file's text. `file_name` is only for messages. Touches neither disk nor network.
@@ -220,7 +221,7 @@ impl Settings {
         t.set("holders", &mut capture.holders, holders);
         t.set("max_file_size", &mut capture.max_file_size, at_least(ByteSize::mib(1)));
         t.set("extra_profiles", &mut capture.extra_profiles, extra_profiles);
-        t.set("skip", &mut capture.skip, list("a list of steps such as [\"mutex\", \"block\"]", STEPS.len(), step));
+        t.set("skip", &mut capture.skip, list("a list of steps such as [\"mutex\", \"block\"]", steps::skippable().count(), step));
         self.failed.extend(t.failed());
         self.check_together(t);
     }
@@ -387,8 +388,8 @@ fn holders(value: &Value<'_>) -> Read<bool> {
 
 fn step(value: &Value<'_>) -> Read<String> {
     match text(value, "the name of a step")? {
-        name if STEPS.contains(&name) => Ok(name.to_owned()),
-        _ => fault(value, format!("no such step; steps are {}", STEPS.join(", "))),
+        name if steps::skippable().any(|step| step == name) => Ok(name.to_owned()),
+        _ => fault(value, format!("no such step; steps are {}", steps::skippable().collect::<Vec<_>>().join(", "))),
     }
 }
 
@@ -406,7 +407,7 @@ fn extra_profiles(value: &Value<'_>) -> Read<Vec<String>> {
         if query.len() > 256 || !query.bytes().all(|b| b.is_ascii_alphanumeric() || b"=&.,:;_~%+/-".contains(&b)) {
             return fault(v, "the query after `?` may hold up to 256 of A-Z a-z 0-9 = & . , : ; _ ~ % + / -");
         }
-        if STEPS.contains(&name.as_str()) || RESERVED_NAMES.contains(&name.as_str()) {
+        if steps::skippable().any(|step| step == name) || RESERVED_NAMES.contains(&name.as_str()) {
             return fault(v, format!("{name} is in every bundle's plan already, or is a name that bundles use"));
         }
         Ok(profile.to_owned())

@@ -44,23 +44,6 @@ pub const DEFAULT_PATH: &str = "/etc/memtrap/memtrap.toml";
 /// Larger is no configuration.
 const MAX_FILE: u64 = 4 << 20;
 
-/// The steps of a capture that `skip` may name, in the order they are taken.
-pub const STEPS: [&str; 13] = [
-    "heap",
-    "memstats",
-    "goroutine",
-    "threadcreate",
-    "allocs",
-    "heap_gc",
-    "goroutine_text",
-    "holders",
-    "goroutineleak",
-    "mutex",
-    "block",
-    "profile",
-    "heap_gc_after",
-];
-
 /// Reads and resolves a file; see [`parse`]. Blocks on the disk, and on the writer if `path` is a pipe.
 pub fn load(path: &Path) -> Result<(Config, Vec<Warning>), Errors> {
     let file_name = path.to_string_lossy();
