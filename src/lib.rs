@@ -41,7 +41,7 @@
 //! | [`retention`] | which bundles to delete |
 //! | [`egress`] | what leaves this host: uploads and notifications, each from a queue on disk; which of several memtraps has an incident |
 //! | [`holders`] | what `holders.json` says, and how two of them compare |
-//! | [`goruntime`] | Go's own structures in the memory of a process: MemStats, profiles and the object graph without an endpoint |
+//! | [`goruntime`] | Go's own structures in the memory of a process or in its core file: MemStats, profiles and the object graph without an endpoint |
 //! | [`pprof`] | Go's profiles: bounded decoding, what `go tool pprof -top` prints |
 //! | [`anatomy`], [`verdict`] | RSS in named buckets that add up to it; the cause, with its evidence and how sure it is |
 //! | [`analysis`] | from the files of a bundle to its verdict |

@@ -156,7 +156,7 @@ fn explain(screen: &mut Screen, done: &Captured) -> Result<(), Failure> {
         screen.line(&format!("\ndoes the Go heap explain the RSS? {verdict}"));
     }
     screen.line("\nwhat is live on the Go heap after a forced GC (memtrap top heap_gc.pb.gz -n 5):");
-    let heap = super::top::read(&done.path.join("heap_gc.pb.gz"))?;
+    let heap = super::top::single(&done.path.join("heap_gc.pb.gz"))?.profile;
     let options = top::Options { node_count: Some(5), ..top::Options::default() };
     let text = top::text(&heap, None, &options, &TimeZone::UTC)?;
     for line in text.lines().skip_while(|l| !l.starts_with("Showing")) {

@@ -1,10 +1,10 @@
-//! `memtrap holders`: who holds what is live on the heap, of a process or of a bundle.
+//! `memtrap holders`: who holds what is live on the heap, of a process, a core file or a bundle.
 
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::Failure;
+use super::{Failure, core};
 use crate::goruntime;
 use crate::holders::{self, Holders};
 use crate::host::ProcFs;
@@ -13,15 +13,20 @@ const EXAMPLES: &str = "\
 Examples:
   memtrap holders --pid 4821                     what would be freed without each variable, goroutine, timer
   memtrap holders /var/lib/memtrap/bundles/checkout/20261123T081336Z-threshold-1.52GiB
+  memtrap holders core.4821 --exe ./checkout
   memtrap holders --pid 4821 --format json | jq '.holders[0].path'";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 #[group(id = "of", required = true)]
 pub struct Args {
-    /// A bundle, or its holders.json
+    /// A bundle, its holders.json, or the core file of a Go process
     #[arg(value_name = "BUNDLE", group = "of")]
     bundle: Option<PathBuf>,
+
+    /// The executable that a core file is of [default: the path that the core names]
+    #[arg(long, value_name = "BINARY", conflicts_with = "pid")]
+    exe: Option<PathBuf>,
 
     /// A Go process, which is not stopped and need not serve pprof: its memory is read
     #[arg(long, value_name = "N", group = "of")]
@@ -49,6 +54,10 @@ enum Format {
 
 pub fn run(args: Args) -> Result<(), Failure> {
     let holders = match (&args.bundle, args.pid) {
+        (Some(path), _) if core::is_core(path)? => of_core(path, args.exe.as_deref(), args.memory.0)?,
+        (Some(path), _) if args.exe.is_some() => {
+            return Err(Failure::usage(format_args!("{} is no core file: --exe goes with one", path.display())));
+        }
         (Some(path), _) => of_bundle(path)?,
         (None, pid) => of_process(pid.unwrap_or_default(), args.memory.0)?,
     };
@@ -62,6 +71,11 @@ fn of_process(pid: u32, memory: u64) -> Result<Holders, Failure> {
     let refused = |e: &dyn std::fmt::Display| Failure::job(format_args!("the objects of process {pid} cannot be read: {e}"));
     let process = ProcFs::host().dir(pid).map_err(|e| refused(&e))?;
     goruntime::holders_of(&process, memory).map_err(|e| refused(&e))
+}
+
+fn of_core(path: &Path, exe: Option<&Path>, memory: u64) -> Result<Holders, Failure> {
+    let holders = core::open(path, exe)?.program.holders(memory);
+    holders.map_err(|e| Failure::job(format_args!("the objects of {} cannot be read: {e}", path.display())))
 }
 
 fn of_bundle(path: &Path) -> Result<Holders, Failure> {

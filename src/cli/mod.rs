@@ -7,6 +7,7 @@ mod analyze;
 mod bundles;
 mod capture;
 mod check;
+mod core;
 mod demo;
 mod holders;
 mod journal;

@@ -6,8 +6,7 @@ use super::Failure;
 use super::analyze::confine;
 use crate::capture::memory as child;
 use crate::clock::{self, Mono};
-use crate::goruntime::image::Image;
-use crate::goruntime::{self, evidence, memory_of};
+use crate::goruntime::Program;
 use crate::host::ProcFs;
 use crate::identity::InstanceId;
 
@@ -26,12 +25,11 @@ pub struct Args {
 pub fn run(args: Args) -> Result<(), Failure> {
     confine()?;
     let process = ProcFs::host().dir_of(InstanceId { pid: args.pid, start_ticks: args.start_ticks })?;
+    let program = Program::of_process(&process)?;
     if args.holders {
-        let holders = goruntime::holders_of(&process, child::WALK.0)?;
-        return super::print(&serde_json::to_string(&holders)?);
+        return super::print(&serde_json::to_string(&program.holders(child::WALK.0)?)?);
     }
-    let memory = memory_of(&process)?;
-    let read = evidence::read(&memory, &Image::of(&process)?, Some(Mono::now().as_nanos()), clock::wall_now())?;
+    let read = program.evidence(Some(Mono::now().as_nanos()), clock::wall_now())?;
     let mut stdout = std::io::stdout().lock();
     stdout.write_all(&child::printed(&read)?)?;
     Ok(stdout.flush()?)

@@ -2,14 +2,14 @@
 
 use std::fs::File;
 
-use object::read::elf::{ElfFile64, FileHeader, ProgramHeader};
+use object::read::elf::{ElfFile64, FileHeader};
 use object::{LittleEndian, Object, ObjectSection, ReadCache, elf};
 
 use super::Refused;
 use crate::host::ProcDir;
 use crate::host::buildinfo::{self, BuildInfo};
 
-const PAGE: u64 = 4096;
+pub(super) const PAGE: u64 = 4096;
 /// The program of a process is among the first of its mappings.
 const MAX_MAPS: usize = 8 << 20;
 const MAX_SEGMENTS: usize = 64;
@@ -46,11 +46,20 @@ impl Image {
         let maps = process.read("maps", MAX_MAPS).map_err(|e| cannot(&e))?;
         let path = process.link("exe").map_err(|e| cannot(&e))?;
         let first = first_mapping(&maps, path.as_encoded_bytes());
-        Image::parse(exe, build, first)
+        let bias = |lowest: u64| {
+            let first = first.ok_or_else(|| Refused::new("its executable is not among its mappings"))?;
+            Ok(first.wrapping_sub(lowest & !(PAGE - 1)))
+        };
+        Image::parse(exe, build, bias)
     }
 
-    /// `first` is where the first page of the file is mapped.
-    fn parse(exe: File, build: BuildInfo, first: Option<u64>) -> Result<Image, Refused> {
+    /// The same of an executable that was somewhere: `bias` is what was added to the addresses in it.
+    pub fn at(exe: File, build: BuildInfo, bias: u64) -> Result<Image, Refused> {
+        Image::parse(exe, build, |_| Ok(bias))
+    }
+
+    /// `bias` by the lowest address of a file that could be put anywhere.
+    fn parse(exe: File, build: BuildInfo, bias: impl FnOnce(u64) -> Result<u64, Refused>) -> Result<Image, Refused> {
         let damaged = |e: object::Error| Refused::new(format!("its executable is no 64-bit ELF file that can be read: {e}"));
         let cache = ReadCache::new(exe);
         let file: ElfFile64<'_, LittleEndian, _> = ElfFile64::parse(&cache).map_err(damaged)?;
@@ -58,25 +67,44 @@ impl Image {
         if file.elf_header().e_machine(endian) != elf::EM_X86_64 {
             return Err(Refused::new("only x86-64 can be read so far"));
         }
-        let loads = file.elf_program_headers().iter().filter(|h| h.p_type(endian) == elf::PT_LOAD).take(MAX_SEGMENTS);
-        let lowest = loads.clone().map(|h| h.p_vaddr(endian)).min().ok_or_else(|| Refused::new("its executable has no segments"))?;
+        let programs = file.elf_program_headers();
         let bias = match file.elf_header().e_type(endian) {
-            elf::ET_DYN => {
-                first.ok_or_else(|| Refused::new("its executable is not among its mappings"))?.wrapping_sub(lowest & !(PAGE - 1))
-            }
+            elf::ET_DYN => bias(lowest(programs).unwrap_or_default())?,
             _ => 0,
         };
-        let segments = loads
+        let section = [".gopclntab", ".data.rel.ro.gopclntab"].iter().find_map(|name| file.section_by_name(name));
+        Image::of_headers(programs, build, bias, section.map(|s| s.address().wrapping_add(bias)))
+    }
+
+    /// By its program headers; without a section of the function table it is searched for.
+    pub(super) fn of_headers(
+        programs: &[elf::ProgramHeader64<LittleEndian>],
+        build: BuildInfo,
+        bias: u64,
+        pclntab: Option<u64>,
+    ) -> Result<Image, Refused> {
+        let segments: Vec<Segment> = loaded(programs)
+            .take(MAX_SEGMENTS)
             .map(|h| Segment {
-                start: h.p_vaddr(endian).wrapping_add(bias),
-                in_file: h.p_filesz(endian),
-                executable: h.p_flags(endian).0 & elf::PF_X.0 != 0,
+                start: h.p_vaddr.get(LittleEndian).wrapping_add(bias),
+                in_file: h.p_filesz.get(LittleEndian),
+                executable: h.p_flags.get(LittleEndian).0 & elf::PF_X.0 != 0,
             })
             .collect();
-        let section = [".gopclntab", ".data.rel.ro.gopclntab"].iter().find_map(|name| file.section_by_name(name));
-        let (go_version, main_module) = (build.go_version, build.module);
-        Ok(Image { go_version, main_module, segments, bias, pclntab: section.map(|s| s.address().wrapping_add(bias)) })
+        if segments.is_empty() {
+            return Err(Refused::new("its executable has no segments"));
+        }
+        Ok(Image { go_version: build.go_version, main_module: build.module, segments, bias, pclntab })
     }
+}
+
+pub(super) fn loaded(programs: &[elf::ProgramHeader64<LittleEndian>]) -> impl Iterator<Item = &elf::ProgramHeader64<LittleEndian>> {
+    programs.iter().filter(|h| h.p_type.get(LittleEndian) == elf::PT_LOAD)
+}
+
+/// Where the first of what is loaded would be, were nothing added.
+pub(super) fn lowest(programs: &[elf::ProgramHeader64<LittleEndian>]) -> Option<u64> {
+    loaded(programs).map(|h| h.p_vaddr.get(LittleEndian)).min()
 }
 
 /// Where the mapping of the file's first page begins.

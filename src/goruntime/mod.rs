@@ -1,7 +1,7 @@
 //! Go's runtime, read from outside: what `/debug/pprof` would say of a process, out of its memory.
 //!
 //! No request, no stop, no collection, nothing written: `/proc/PID/mem` is read while the process runs, hangs or is frozen. Nothing in
-//! the process has to be prepared, and its executable may be stripped.
+//! the process has to be prepared, and its executable may be stripped. Of one that is gone, its core file will do ([`corefile`]).
 //!
 //! ```text
 //!  image      which Go, where its segments lie                      (ELF headers, build info, maps)
@@ -20,6 +20,7 @@
 //!
 //! [`evidence`] reads all but the objects. Deliberately not here: what is done with it, and contents: only names, addresses, counts and sizes leave this room.
 
+pub mod corefile;
 pub mod dominators;
 pub mod evidence;
 pub mod frames;
@@ -48,21 +49,27 @@ mod wait_reasons;
 mod way;
 
 use std::fmt;
+use std::fs::File;
 use std::time::SystemTime;
 
 use crate::holders::Holders;
 use crate::host::ProcDir;
+use corefile::CoreFile;
+use evidence::Evidence;
 use functions::Functions;
 use globals::Globals;
 use heap::HeapProfile;
 use image::Image;
 use layout::Layout;
-use memory::{LiveMemory, Reader};
+use memory::{LiveMemory, Memory, Reader};
 use module::Module;
 use variables::Variables;
 
 /// Objects with pointers in them, of the largest heaps.
 const MAX_OBJECT_BYTES: u64 = 1 << 40;
+/// `heapArenaBytes`, and minus `arenaBaseOffset`, of amd64.
+pub const ARENA: u64 = 64 << 20;
+const ARENA_BASE: u64 = 1 << 47;
 /// GOMAXPROCS is at most the number of CPUs, unless someone asked for more.
 const MAX_PS: u64 = 1 << 16;
 
@@ -117,28 +124,82 @@ impl<'m> Runtime<'m> {
     }
 }
 
-/// The heap profile of a process, `taken` now. See [`heap::profile`].
-pub fn heap_of(process: &ProcDir, taken: SystemTime) -> Result<HeapProfile, Refused> {
-    let memory = memory_of(process)?;
-    let reader = Reader::new(&memory);
-    let runtime = Runtime::find(&reader, &Image::of(process)?)?;
-    heap::profile(&runtime, unix_ns(taken))
+/// A Go program whose memory can be read: of a process, or of a core file.
+pub struct Program<M> {
+    pub memory: M,
+    pub image: Image,
+    /// For its symbols; `None` where only its memory is at hand.
+    exe: Option<File>,
 }
 
-/// Who holds what is live on the heap of a process. `max_bytes` is what the walk may take for itself. See [`objects::holders`].
-pub fn holders_of(process: &ProcDir, max_bytes: u64) -> Result<Holders, Refused> {
-    let memory = memory_of(process)?;
-    let reader = Reader::within(&memory, MAX_OBJECT_BYTES);
-    let image = Image::of(process)?;
-    let runtime = Runtime::find(&reader, &image)?;
-    let exe = process.open("exe").map_err(|e| Refused::new(format!("its executable cannot be read: {e}")))?;
-    let others = runtime.module.others(&reader, &runtime.layout);
-    let modules: Vec<&Module> = std::iter::once(&runtime.module).chain(&others).collect();
-    let mut variables = Variables::of_symbols(exe, image.bias, &modules)?;
-    if variables.is_empty() {
-        variables = Variables::of_code(&runtime, &runtime.functions()?)?;
+impl Program<LiveMemory> {
+    /// Of a process. Needs its uid, or CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH.
+    pub fn of_process(process: &ProcDir) -> Result<Program<LiveMemory>, Refused> {
+        let memory = memory_of(process)?;
+        let exe = process.open("exe").map_err(|e| Refused::new(format!("its executable cannot be read: {e}")))?;
+        Ok(Program { memory, image: Image::of(process)?, exe: Some(exe) })
     }
-    objects::holders(&runtime, variables, image.main_module.as_deref(), max_bytes)
+}
+
+impl Program<CoreFile> {
+    /// Of a core file, with the executable if it was completed with one.
+    pub fn of_core(core: CoreFile, image: Image) -> Result<Program<CoreFile>, Refused> {
+        let exe = core.program().map(|exe| exe.file.try_clone()).transpose();
+        let exe = exe.map_err(|e| Refused::new(format!("its executable cannot be opened twice: {e}")))?;
+        Ok(Program { memory: core, image, exe })
+    }
+}
+
+impl<M: Memory> Program<M> {
+    /// Its heap profile. See [`heap::profile`].
+    pub fn heap(&self, taken: SystemTime) -> Result<HeapProfile, Refused> {
+        let reader = Reader::new(&self.memory);
+        heap::profile(&Runtime::find(&reader, &self.image)?, unix_ns(taken))
+    }
+
+    /// Who holds what is live on its heap. `max_bytes` is what the walk may take for itself. See [`objects::holders`].
+    pub fn holders(&self, max_bytes: u64) -> Result<Holders, Refused> {
+        let reader = Reader::within(&self.memory, MAX_OBJECT_BYTES);
+        let runtime = Runtime::find(&reader, &self.image)?;
+        let others = runtime.module.others(&reader, &runtime.layout);
+        let modules: Vec<&Module> = std::iter::once(&runtime.module).chain(&others).collect();
+        let exe = self.exe.as_ref().map(File::try_clone).transpose();
+        let exe = exe.map_err(|e| Refused::new(format!("its executable cannot be opened twice: {e}")))?;
+        let mut variables = exe.map(|exe| Variables::of_symbols(exe, self.image.bias, &modules)).transpose()?.unwrap_or_default();
+        if variables.is_empty() {
+            variables = Variables::of_code(&runtime, &runtime.functions()?)?;
+        }
+        objects::holders(&runtime, variables, self.image.main_module.as_deref(), max_bytes)
+    }
+
+    /// All but the objects; see [`evidence::read`].
+    pub fn evidence(&self, now_ns: Option<u64>, taken: SystemTime) -> Result<Evidence, Refused> {
+        evidence::read(&self.memory, &self.image, now_ns, taken)
+    }
+
+    /// Which of these addresses lie in arenas of the heap, by the runtime's own directory (`mheap_.arenas`).
+    pub fn in_arenas(&self, addresses: impl Iterator<Item = u64>) -> Result<Vec<bool>, Refused> {
+        let reader = Reader::new(&self.memory);
+        let runtime = Runtime::find(&reader, &self.image)?;
+        let heap = runtime.globals.mheap.ok_or_else(|| Refused::new("runtime.mheap_ was not found in its code"))?;
+        let directory = reader.u64(heap.wrapping_add(runtime.layout.field("runtime.mheap", "arenas")?.offset.into()))?;
+        let is_arena = |address: u64| {
+            let index = address.wrapping_add(ARENA_BASE) / ARENA;
+            // the directory has an entry for each arena of the user's half
+            address < 1 << 47 && reader.u64(directory.wrapping_add(index * 8)).is_ok_and(|arena| arena != 0)
+        };
+        Ok(addresses.map(is_arena).collect())
+    }
+}
+
+/// The heap profile of a process, `taken` now. See [`heap::profile`].
+pub fn heap_of(process: &ProcDir, taken: SystemTime) -> Result<HeapProfile, Refused> {
+    Program::of_process(process)?.heap(taken)
+}
+
+/// Who holds what is live on the heap of a process. See [`Program::holders`].
+pub fn holders_of(process: &ProcDir, max_bytes: u64) -> Result<Holders, Refused> {
+    Program::of_process(process)?.holders(max_bytes)
 }
 
 /// As a profile says when it was taken.

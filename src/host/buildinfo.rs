@@ -14,8 +14,10 @@ const MAGIC: &[u8; 14] = b"\xff Go buildinf:";
 const HEADER: usize = 32;
 /// The linker aligns the header to this.
 const ALIGN: u64 = 16;
-/// How much of the data segment is searched where there are no section headers.
+/// How much of a data segment is searched where there are no section headers.
 const MAX_SEARCH: u64 = 4 << 20;
+/// Of them, that are searched.
+const MAX_DATA_SEGMENTS: usize = 3;
 const MAX_VERSION: u64 = 1 << 10;
 /// The text has a line per dependency.
 const MAX_MODINFO: u64 = 4 << 20;
@@ -67,10 +69,16 @@ pub fn read_from(file: ReadAt) -> Result<BuildInfo, BuildInfoError> {
     let elf = Elf::open(file)?;
     let at = match elf.section(b".go.buildinfo")? {
         Some((offset, size)) => elf.find_magic(offset, size)?,
-        None => match elf.data_segment()? {
-            Some((offset, size)) => elf.find_magic(offset, size)?,
-            None => None,
-        },
+        None => {
+            let mut found = None;
+            for (offset, size) in elf.data_segments()? {
+                found = elf.find_magic(offset, size)?;
+                if found.is_some() {
+                    break;
+                }
+            }
+            found
+        }
     };
     let at = at.ok_or(BuildInfoError::NotGo)?;
     let header = elf.bytes(at, HEADER)?;
@@ -219,19 +227,21 @@ impl<'a> Elf<'a> {
         Ok(None)
     }
 
-    /// The first segment that is loaded writable.
-    fn data_segment(&self) -> Result<Option<(u64, u64)>, BuildInfoError> {
+    /// The first segments that are loaded writable: what is written to before the program begins may have one of its own.
+    fn data_segments(&self) -> Result<Vec<(u64, u64)>, BuildInfoError> {
         const LOAD: u64 = 1;
         const WRITE_EXEC: u64 = 3;
         const WRITE: u64 = 2;
         let (size, flags, offset, length) = if self.wide { (56, 4, 8, 32) } else { (32, 24, 4, 16) };
+        let mut found = Vec::new();
         for n in 0..self.segments.count {
             let header = self.entry(self.segments, n, size)?;
-            if self.number(&header, 0, 4)? == LOAD && self.number(&header, flags, 4)? & WRITE_EXEC == WRITE {
-                return Ok(Some((self.word(&header, offset)?, self.word(&header, length)?)));
+            let is_data = self.number(&header, 0, 4)? == LOAD && self.number(&header, flags, 4)? & WRITE_EXEC == WRITE;
+            if is_data && found.len() < MAX_DATA_SEGMENTS {
+                found.push((self.word(&header, offset)?, self.word(&header, length)?));
             }
         }
-        Ok(None)
+        Ok(found)
     }
 
     /// Where in this range of the file the header begins, in steps of its alignment.
