@@ -36,6 +36,7 @@ pub use saved::SavedSlot;
 use serde::{Deserialize, Serialize};
 
 use crate::budget::Refusal;
+use crate::charge::Charge;
 use crate::clock::Mono;
 use crate::config::Rules;
 use crate::identity::Identity;
@@ -92,8 +93,11 @@ pub struct Incident {
     pub part: u32,
     /// Stages of the threshold reached when the last part fired.
     pub stages: usize,
-    /// Below this RSS the incident is over.
+    /// Below this the incident is over: RSS, and the charge too if that counts.
     pub rearm_below: u64,
+    /// What fired is a share of the limit, which the cgroup's charge counts for.
+    #[serde(default)]
+    pub counts_charge: bool,
     pub fired: Fired,
 }
 
@@ -220,9 +224,26 @@ impl Slot {
         self.life.as_ref().and_then(|l| l.detector.why_no_slope(lang))
     }
 
-    /// How RSS rises at the last reading.
+    /// Of what the rules go by: RSS, or the charge where that is more.
+    pub fn measured(&self) -> Option<&Series> {
+        self.life.as_ref().map(|l| l.detector.measured())
+    }
+
+    /// The cgroup's charge as of the last reading.
+    pub fn charge(&self) -> Option<&Charge> {
+        self.life.as_ref()?.detector.charge()
+    }
+
+    /// The cgroup's charge as of the next reading; `None` where it is not known, or another process stands for the cgroup.
+    pub fn charged(&mut self, charge: Option<Charge>) {
+        if let Some(life) = &mut self.life {
+            life.detector.charged(charge);
+        }
+    }
+
+    /// How RSS rises at the last reading, or the charge where that is more.
     pub fn rise(&self) -> Option<Rise> {
-        self.series()?.rise()
+        self.measured()?.rise()
     }
 
     pub fn incident(&self) -> Option<&Incident> {
@@ -298,7 +319,8 @@ impl Slot {
         let captured = self.incident.as_ref().filter(|_| self.phase == Phase::Open);
         life.detector.observe(sample, age, levels, captured.map_or(0, |i| i.stages));
 
-        let recovered = self.incident.as_ref().is_some_and(|i| sample.rss < i.rearm_below);
+        let most = life.detector.measured().last().map_or(sample.rss, |s| s.rss);
+        let recovered = self.incident.as_ref().is_some_and(|i| if i.counts_charge { most } else { sample.rss } < i.rearm_below);
         match &mut self.phase {
             Phase::Capturing { aside: Some(aside), .. } if recovered => {
                 aside.before = Phase::Watching;
@@ -323,7 +345,7 @@ impl Slot {
             Phase::Retrying { .. } => None,
             Phase::Watching => {
                 let fired = life.detector.fired(levels);
-                let held_back = fired.as_ref().is_some_and(|fired| self.held_back(fired.rss_bytes, sample.at).is_some());
+                let held_back = fired.as_ref().is_some_and(|fired| self.held_back(fired.measured_bytes(), sample.at).is_some());
                 self.muted = match (held_back, self.muted) {
                     (false, _) => Muted::No,
                     (true, Muted::No) => Muted::Fresh,
@@ -383,7 +405,7 @@ impl Slot {
         let level = match order.fired.level_bytes {
             // asked for before anything was read
             0 => lowest,
-            level if order.fired.rss_bytes >= lowest => level.min(lowest),
+            level if order.fired.measured_bytes() >= lowest => level.min(lowest),
             level => level,
         };
         self.throttled = None;
@@ -391,8 +413,9 @@ impl Slot {
         self.incident = Some(Incident {
             id,
             part: order.part,
-            stages: levels.stages_reached(order.fired.rss_bytes),
+            stages: levels.stages_reached(order.fired.reading(now)),
             rearm_below: rules.rearm.of(level),
+            counts_charge: levels.counts_charge(&order.fired),
             fired: order.fired.clone(),
         });
     }
@@ -411,7 +434,7 @@ impl Slot {
         self.phase = match (aside, result) {
             (Some(aside), _) => aside.before,
             (None, Captured::Evidence) => {
-                let rss = self.incident.as_ref().map_or(0, |i| i.fired.rss_bytes);
+                let rss = self.incident.as_ref().map_or(0, |i| i.fired.measured_bytes());
                 self.cooldown = Some(Cooldown::after(self.cooldown, fired_at, rss, rules.cooldown));
                 self.hollow = None;
                 Phase::Open
@@ -461,7 +484,7 @@ impl Slot {
         let life = self.life.as_ref()?;
         match &self.phase {
             Phase::Watching if self.hollow.is_none_or(|h| h.dead_until <= now) => {
-                let fired = life.detector.unfinished(levels).filter(|fired| self.held_back(fired.rss_bytes, now).is_none());
+                let fired = life.detector.unfinished(levels).filter(|fired| self.held_back(fired.measured_bytes(), now).is_none());
                 self.order(fired, 1, now)
             }
             Phase::Retrying { .. } => {

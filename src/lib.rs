@@ -15,13 +15,14 @@
 //!                      analysis: pprof, anatomy ──> verdict ──> report   (pure, in a process of its own)
 //! ```
 //!
-//! The core decides, the shell does. `metrics`, `series`, `trigger`, `incident`, `roster`, `budget`, `pprof`, `anatomy`, `verdict`, `egress::claim` and `retention::plan` are pure: no tokio, no filesystem, no
+//! The core decides, the shell does. `charge`, `metrics`, `series`, `trigger`, `incident`, `roster`, `budget`, `pprof`, `anatomy`, `verdict`, `egress::claim` and `retention::plan` are pure: no tokio, no filesystem, no
 //! reading of a clock; `now` is an argument. The `mod` lines below stand in the order of the flow. No room knows a room that knows it:
 //! `tests/rooms.rs` checks it and prints who knows whom.
 //!
 //! | room | one purpose |
 //! | --- | --- |
 //! | [`clock`], [`units`], `digest`, `text`, `disk`, `writable`, `credential`, [`error`], [`lang`], [`layout`] | the words that all rooms share |
+//! | [`charge`] | what of a cgroup's memory its kernel cannot drop |
 //! | [`aside`] | threads for what may never answer, of each kind its own; the table of them |
 //! | [`config`] | TOML to a valid [`config::Config`], every mistake at once; touches nothing but the text |
 //! | `steps` | the steps of a capture: names, files, what is in them; one table for the plan, `skip`, the README of a bundle and the documentation |
@@ -71,6 +72,7 @@ mod steps;
 mod text;
 pub mod units;
 mod writable;
+pub mod charge;
 
 pub mod config;
 pub mod client;

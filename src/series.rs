@@ -26,11 +26,13 @@ pub struct Kept {
     pub age: Duration,
     /// The limit at that time.
     pub limit: Option<u64>,
+    /// What the rules went by instead of RSS, where the cgroup's charge was higher.
+    pub charge: Option<u64>,
 }
 
 impl Kept {
     pub fn reading(sample: Sample) -> Kept {
-        Kept { sample, span: Duration::ZERO, age: Duration::ZERO, limit: None }
+        Kept { sample, span: Duration::ZERO, age: Duration::ZERO, limit: None, charge: None }
     }
 
     /// How many readings it stands for, where one comes each `interval`.
@@ -365,6 +367,12 @@ impl Series {
         let buckets = (TIMELINE_SPAN.as_secs() / TIMELINE_WIDTH.as_secs()) as usize;
         let timeline = Thinned::new(TIMELINE_WIDTH, buckets, Keep::Max);
         Series { recent: VecDeque::with_capacity(RECENT), keeps_more: false, began: None, timeline }
+    }
+
+    /// Its last few readings alone, to be gone on from with others.
+    pub fn recent_only(&self) -> Series {
+        let timeline = Thinned::new(TIMELINE_WIDTH, 1, Keep::Max);
+        Series { recent: self.recent.clone(), keeps_more: self.keeps_more, began: self.began, timeline }
     }
 
     pub fn push(&mut self, sample: Sample) {

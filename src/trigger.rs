@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::charge::Charge;
 use crate::clock::{self, Mono};
 use crate::config;
 use crate::lang::{Lang, say};
@@ -46,12 +47,40 @@ impl Trigger {
     }
 }
 
+/// What a rule compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Measure {
+    #[default]
+    Rss,
+    /// What the kernel cannot drop of the process's cgroup; it was more than RSS.
+    Charge,
+}
+
+impl Measure {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Measure::Rss => "rss",
+            Measure::Charge => "charge",
+        }
+    }
+}
+
 /// A trigger with the numbers that fired it, as the manifest keeps them. Sizes in bytes, times in seconds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Fired {
     pub trigger: Trigger,
+    #[serde(default)]
+    pub measure: Measure,
     /// RSS at the moment of firing.
     pub rss_bytes: u64,
+    /// The charge of the cgroup that is nearest to its limit, and that limit, where it is what was compared.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub charge_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub charge_limit_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub charge_cgroup: Option<String>,
     /// The level that was crossed; below `rearm` of it the incident is over.
     pub level_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -72,7 +101,11 @@ impl Fired {
     pub fn manual(rss_bytes: u64, limit_bytes: Option<u64>, reason: String) -> Fired {
         Fired {
             trigger: Trigger::Manual,
+            measure: Measure::Rss,
             rss_bytes,
+            charge_bytes: None,
+            charge_limit_bytes: None,
+            charge_cgroup: None,
             level_bytes: rss_bytes,
             limit_bytes,
             slope_bytes_per_second: None,
@@ -81,6 +114,18 @@ impl Fired {
             reason,
         }
     }
+
+    /// The reading that it fired at.
+    pub fn reading(&self, at: Mono) -> Reading {
+        Reading { at, rss: self.rss_bytes, most: self.measured_bytes() }
+    }
+
+    /// What was compared, in bytes against the limit.
+    pub fn measured_bytes(&self) -> u64 {
+        let charge = self.charge_bytes.zip(self.charge_limit_bytes).filter(|_| self.measure == Measure::Charge);
+        let against = |(bytes, limit)| Charge { bytes, limit, cgroup: "".into() }.against(self.limit_bytes.unwrap_or(limit));
+        charge.map_or(self.rss_bytes, against)
+    }
 }
 
 /// One stage of `threshold` in bytes, with the words of the configuration.
@@ -88,6 +133,37 @@ impl Fired {
 pub struct Stage {
     pub bytes: u64,
     pub as_written: SizeOrPercent,
+}
+
+impl Stage {
+    /// A share of the limit: the charge counts for it.
+    fn is_share(&self) -> bool {
+        matches!(self.as_written, SizeOrPercent::Percent(_))
+    }
+
+    fn is_reached(&self, reading: Reading) -> bool {
+        reading.of(self) >= self.bytes
+    }
+}
+
+/// A reading: RSS, and what shares of the limit, `slope` and `eta` go by, which is the charge where that is more. Bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    pub at: Mono,
+    pub rss: u64,
+    pub most: u64,
+}
+
+impl Reading {
+    fn of(self, stage: &Stage) -> u64 {
+        if stage.is_share() { self.most } else { self.rss }
+    }
+}
+
+impl From<Sample> for Reading {
+    fn from(Sample { at, rss }: Sample) -> Reading {
+        Reading { at, rss, most: rss }
+    }
 }
 
 /// The rules of a target, resolved against one instance's limit.
@@ -139,8 +215,22 @@ impl Levels {
     }
 
     /// How many stages a reading has reached.
-    pub fn stages_reached(&self, rss: u64) -> usize {
-        self.stages.iter().take_while(|s| rss >= s.bytes).count()
+    pub fn stages_reached(&self, reading: Reading) -> usize {
+        self.stages.iter().take_while(|stage| stage.is_reached(reading)).count()
+    }
+
+    /// The lowest stage that the charge counts for, or the limit.
+    pub fn lowest_share(&self) -> Option<u64> {
+        self.stages.iter().filter(|stage| stage.is_share()).map(|stage| stage.bytes).next().or(self.limit)
+    }
+
+    /// Whether the charge counts for what fired: an incident by it is over when neither RSS nor the charge is above.
+    pub fn counts_charge(&self, fired: &Fired) -> bool {
+        match fired.trigger {
+            Trigger::Slope | Trigger::Eta => true,
+            Trigger::Threshold => self.stages.iter().any(|stage| stage.bytes == fired.level_bytes && stage.is_share()),
+            _ => fired.measure == Measure::Charge,
+        }
     }
 }
 
@@ -242,6 +332,10 @@ struct Tracked {
 #[derive(Clone, Debug)]
 pub struct Detector {
     series: Series,
+    /// What the rules go by, from the first reading on at which the charge was more than RSS.
+    measured: Option<Box<Series>>,
+    /// As of the next reading, or the last.
+    charge: Option<Charge>,
     above: Held,
     /// The stage that `above` speaks of.
     stage: usize,
@@ -256,6 +350,8 @@ impl Detector {
         let eta = rules.eta.map(|eta| eta_windows(eta, interval));
         Detector {
             series: Series::new(),
+            measured: None,
+            charge: None,
             above: Held::default(),
             stage: 0,
             slope: rules.slope.map(|rate| Tracked::new(rate.window, interval)),
@@ -266,38 +362,85 @@ impl Detector {
 
     /// The same process under changed rules: what was seen stays, what it meant is measured anew.
     pub fn with_rules(self, rules: &config::Rules, interval: Duration) -> Detector {
-        Detector { series: self.series, ..Detector::new(rules, interval) }
+        Detector { series: self.series, measured: self.measured, charge: self.charge, ..Detector::new(rules, interval) }
     }
 
+    /// Of RSS.
     pub fn series(&self) -> &Series {
         &self.series
+    }
+
+    /// Of what the rules go by.
+    pub fn measured(&self) -> &Series {
+        self.measured.as_deref().unwrap_or(&self.series)
+    }
+
+    pub fn charge(&self) -> Option<&Charge> {
+        self.charge.as_ref()
+    }
+
+    /// The cgroup's charge as of the next reading, if it is known.
+    pub fn charged(&mut self, charge: Option<Charge>) {
+        self.charge = charge;
+    }
+
+    /// The last reading.
+    pub fn last(&self) -> Option<Reading> {
+        let Sample { at, rss } = self.series.last()?;
+        Some(Reading { at, rss, most: self.measured().last().map_or(rss, |s| s.rss) })
     }
 
     /// The last hour as the rules have seen it, oldest first.
     pub fn kept(&self, levels: &Levels) -> Vec<Kept> {
         let mut windows: Vec<&Window> = self.tracked().map(|t| &t.window).collect();
         windows.sort_by_key(|window| window.bucket());
-        self.series.kept(&windows, levels.interval)
+        let Some(measured) = &self.measured else { return self.series.kept(&windows, levels.interval) };
+        let rss = self.series.kept(&[], levels.interval);
+        let rules = measured.kept(&windows, levels.interval);
+        let from = rules.first().map_or(Mono::default(), |first| first.sample.at);
+        let before = rss.iter().take_while(|kept| kept.sample.at < from).copied();
+        let with_charge = |kept: Kept| {
+            let Sample { at, rss: most } = kept.sample;
+            // the reading of the same time, or the highest of the quarter of a minute around it
+            let next = rss.partition_point(|k| k.sample.at < at);
+            let near = [next.checked_sub(1), Some(next)].into_iter().flatten().filter_map(|i| rss.get(i));
+            let near = near.min_by_key(|k| k.sample.at.since(at).max(at.since(k.sample.at))).map_or(most, |k| k.sample.rss.min(most));
+            Kept { sample: Sample { at, rss: near }, charge: (most > near).then_some(most), ..kept }
+        };
+        before.chain(rules.iter().copied().map(with_charge)).collect()
     }
 
     /// Takes a reading. `age` is how long the process had been running, `stage` which stage of the threshold is next.
     pub fn observe(&mut self, sample: Sample, age: Duration, levels: &Levels, stage: usize) {
         let passed = self.series.last().and_then(|last| passed(sample.at.since(last.at), levels.interval));
-        self.series.push(sample);
+        let reading = self.read(sample, levels);
         if self.stage != stage {
             (self.stage, self.above) = (stage, Held::default());
         }
-        let above = levels.stages.get(stage).is_some_and(|s| sample.rss >= s.bytes);
+        let above = levels.stages.get(stage).is_some_and(|s| s.is_reached(reading));
         self.above.update(above, passed, levels.hold);
-        self.measure(sample, age, levels, passed);
+        self.measure(Sample { rss: reading.most, ..sample }, age, levels, passed);
         let is_undecided = |held: &Held| held.is_pending() && held.time < levels.hold;
         let is_undecided = is_undecided(&self.above) || self.tracked().any(|t| is_undecided(&t.held));
         self.series.keep_more(is_undecided);
+        self.measured.iter_mut().for_each(|series| series.keep_more(is_undecided));
+    }
+
+    fn read(&mut self, sample: Sample, levels: &Levels) -> Reading {
+        let charge = self.charge.as_ref().zip(levels.limit).map(|(charge, limit)| charge.against(limit));
+        let charge = charge.filter(|charge| *charge > sample.rss);
+        if charge.is_some() && self.measured.is_none() {
+            self.measured = Some(Box::new(self.series.recent_only()));
+        }
+        let most = charge.unwrap_or(sample.rss);
+        self.series.push(sample);
+        self.measured.iter_mut().for_each(|series| series.push(Sample { rss: most, ..sample }));
+        Reading { at: sample.at, rss: sample.rss, most }
     }
 
     /// What is seen over windows.
     fn measure(&mut self, sample: Sample, age: Duration, levels: &Levels, passed: Option<Duration>) {
-        let reading = At { sample, passed, warm: age >= levels.warmup, hold: levels.hold, recent_top: self.series.recent_top() };
+        let reading = At { sample, passed, warm: age >= levels.warmup, hold: levels.hold, recent_top: self.measured().recent_top() };
         if let Some((tracked, (rise, rate))) = self.slope.as_mut().zip(levels.slope) {
             tracked.update(reading, rise / 2, |tracked| {
                 // 80 % of the window may be all there is, so 80 % of the rise must be there to see
@@ -360,7 +503,7 @@ impl Detector {
 
     /// The rule that has held long enough as of the last reading, with its numbers.
     pub fn fired(&self, levels: &Levels) -> Option<Fired> {
-        let last = self.series.last()?;
+        let last = self.last()?;
         let how_long = || format!("for {}", clock::human(levels.hold));
         self.pick(last, levels, |held| held.for_long(levels), how_long).or_else(|| self.cut_short(last, levels))
     }
@@ -372,58 +515,82 @@ impl Detector {
 
     /// What was pending when the process went away, with its numbers.
     pub fn unfinished(&self, levels: &Levels) -> Option<Fired> {
-        let last = self.series.last()?;
+        let last = self.last()?;
         self.pick(last, levels, Held::is_pending, || "when the process ended".into())
     }
 
     /// `for` must not outlast the process: if RSS goes on to rise as it does now, would the limit come first?
-    fn cut_short(&self, last: Sample, levels: &Levels) -> Option<Fired> {
+    fn cut_short(&self, last: Reading, levels: &Levels) -> Option<Fired> {
         // the next reading, and with it the next chance, is an interval away
         let left = levels.hold.saturating_sub(self.pending_for()?) + levels.interval;
-        let rise = self.series.rise()?;
+        let rise = self.measured().rise()?;
         // a step that has ended goes on in the slope of the last few readings
-        let reached = time_to(levels.limit?, last.rss, rise.confirmed.max(rise.lately).min(rise.seen)).filter(|t| *t <= left)?;
+        let reached = time_to(levels.limit?, last.most, rise.confirmed.max(rise.lately).min(rise.seen)).filter(|t| *t <= left)?;
         let why = || format!("not waiting {}: the limit would be reached in {}", clock::human(levels.hold), clock::human(reached));
         self.pick(last, levels, |held| held.met, why)
     }
 
     /// The first rule whose condition has held `enough`.
-    fn pick(&self, last: Sample, levels: &Levels, enough: impl Fn(&Held) -> bool, how_long: impl FnOnce() -> String) -> Option<Fired> {
+    fn pick(&self, last: Reading, levels: &Levels, enough: impl Fn(&Held) -> bool, how_long: impl FnOnce() -> String) -> Option<Fired> {
         if enough(&self.above) {
             return self.threshold_fired(last, levels, how_long());
         }
         if let Some(tracked) = self.eta.iter().chain(self.eta_short.as_deref()).find(|t| enough(&t.held)) {
-            return eta_fired(tracked, last, levels);
+            return eta_fired(tracked, last, levels).map(|fired| self.with_measure(fired, last.most));
         }
-        self.slope.as_ref().filter(|t| enough(&t.held)).and_then(|tracked| slope_fired(tracked, last, levels))
+        self.slope
+            .as_ref()
+            .filter(|t| enough(&t.held))
+            .and_then(|tracked| slope_fired(tracked, last, levels))
+            .map(|fired| self.with_measure(fired, last.most))
     }
 
-    fn threshold_fired(&self, last: Sample, levels: &Levels, how_long: String) -> Option<Fired> {
-        let reached = levels.stages_reached(last.rss).max(self.stage + 1);
+    fn threshold_fired(&self, last: Reading, levels: &Levels, how_long: String) -> Option<Fired> {
+        let reached = levels.stages_reached(last).max(self.stage + 1);
         let stage = levels.stages.get(reached - 1)?;
-        Some(Fired {
+        let level = threshold_words(stage, levels.limit, Lang::En);
+        let fired = Fired {
             trigger: Trigger::Threshold,
-            rss_bytes: last.rss,
             level_bytes: stage.bytes,
-            limit_bytes: levels.limit,
-            slope_bytes_per_second: self.series.recent_slope(),
-            window_seconds: None,
-            eta_seconds: None,
-            reason: if last.rss < stage.bytes {
-                format!("RSS {}, and until just before at or above {}", ByteSize(last.rss), threshold_words(stage, levels.limit, Lang::En))
-            } else {
-                format!("RSS {} at or above {}, {how_long}", ByteSize(last.rss), threshold_words(stage, levels.limit, Lang::En))
+            slope_bytes_per_second: self.measured().recent_slope(),
+            reason: match stage.is_reached(last) {
+                false => format!(", and until just before at or above {level}"),
+                true => format!(" at or above {level}, {how_long}"),
             },
-        })
+            ..Fired::manual(last.rss, levels.limit, String::new())
+        };
+        Some(self.with_measure(fired, last.of(stage)))
+    }
+
+    /// Says which of the two was compared, and puts it before the reason.
+    fn with_measure(&self, fired: Fired, compared: u64) -> Fired {
+        let Some(charge) = self.charge.as_ref().filter(|_| compared > fired.rss_bytes) else {
+            return Fired { reason: format!("RSS {}{}", ByteSize(fired.rss_bytes), fired.reason), ..fired };
+        };
+        Fired {
+            measure: Measure::Charge,
+            charge_bytes: Some(charge.bytes),
+            charge_limit_bytes: Some(charge.limit),
+            charge_cgroup: Some(charge.cgroup.to_string()),
+            reason: format!("{} (RSS {}){}", charge_words(charge, Lang::En), ByteSize(fired.rss_bytes), fired.reason),
+            ..fired
+        }
     }
 
     /// Where each rule stands, in words: why nothing fires.
     pub fn standing(&self, levels: &Levels, lang: Lang) -> String {
         let mut words = Vec::new();
-        if let Some((stage, last)) = levels.stages.get(self.stage).or(levels.stages.last()).zip(self.series.last()) {
-            let share = last.rss as f64 / stage.bytes.max(1) as f64 * 100.0;
+        if let Some((stage, last)) = levels.stages.get(self.stage).or(levels.stages.last()).zip(self.last()) {
+            let compared = last.of(stage);
+            let share = compared as f64 / stage.bytes.max(1) as f64 * 100.0;
             let of = threshold_words(stage, levels.limit, lang);
-            words.push(say!(lang; "RSS is {share:.0}% of {of}"; "RSS 为{of}的 {share:.0}%"));
+            words.push(match self.charge.as_ref().filter(|_| compared > last.rss) {
+                None => say!(lang; "RSS is {share:.0}% of {of}"; "RSS 为{of}的 {share:.0}%"),
+                Some(charge) => {
+                    let (charge, rss) = (charge_words(charge, lang), ByteSize(last.rss));
+                    say!(lang; "{charge} (RSS {rss}) is {share:.0}% of {of}"; "{charge}（RSS {rss}）为{of}的 {share:.0}%")
+                }
+            });
         }
         if let Some((tracked, (rise, rate))) = self.slope.as_ref().zip(levels.slope) {
             let over = |slope: f64| {
@@ -434,7 +601,7 @@ impl Detector {
             words.push(say!(lang; "slope: {stands} (fires at {rise})"; "slope：{stands}（达到 {rise} 触发）"));
         }
         if let Some((tracked, eta)) = self.eta.as_ref().zip(levels.eta) {
-            let left = |slope| match levels.limit.zip(self.series.last()).and_then(|(limit, s)| time_to(limit, s.rss, slope)) {
+            let left = |slope| match levels.limit.zip(self.last()).and_then(|(limit, last)| time_to(limit, last.most, slope)) {
                 Some(t) => {
                     let left = clock::human(t);
                     say!(lang; "limit in {left}"; "{left} 后到上限")
@@ -466,52 +633,46 @@ impl Detector {
             Standing::Flat => Some(0.0),
             _ => None,
         });
-        measured.or_else(|| self.series.recent_slope())
+        measured.or_else(|| self.measured().recent_slope())
     }
 }
 
-fn slope_fired(tracked: &Tracked, last: Sample, levels: &Levels) -> Option<Fired> {
+/// The reason lacks what was compared; see [`Detector::with_measure`].
+fn slope_fired(tracked: &Tracked, last: Reading, levels: &Levels) -> Option<Fired> {
     let (rise, rate) = levels.slope?;
     let Standing::Slope(slope, _) = tracked.standing else { return None };
     let window = rate.window.as_secs_f64();
+    let reason =
+        format!(" rises by {} in {}, at or above {}", ByteSize((slope * window) as u64), clock::human(rate.window), ByteSize(rise),);
     Some(Fired {
         trigger: Trigger::Slope,
-        rss_bytes: last.rss,
-        level_bytes: last.rss,
-        limit_bytes: levels.limit,
+        level_bytes: last.most,
         slope_bytes_per_second: Some(slope),
         window_seconds: Some(window),
-        eta_seconds: levels.limit.and_then(|l| time_to(l, last.rss, slope)).map(|t| t.as_secs_f64()),
-        reason: format!(
-            "RSS {} rises by {} in {}, at or above {}",
-            ByteSize(last.rss),
-            ByteSize((slope * window) as u64),
-            clock::human(rate.window),
-            ByteSize(rise),
-        ),
+        eta_seconds: levels.limit.and_then(|l| time_to(l, last.most, slope)).map(|t| t.as_secs_f64()),
+        ..Fired::manual(last.rss, levels.limit, reason)
     })
 }
 
-fn eta_fired(tracked: &Tracked, last: Sample, levels: &Levels) -> Option<Fired> {
+/// The reason lacks what was compared; see [`Detector::with_measure`].
+fn eta_fired(tracked: &Tracked, last: Reading, levels: &Levels) -> Option<Fired> {
     let (limit, eta) = (levels.limit?, levels.eta?);
     let Standing::Slope(slope, _) = tracked.standing else { return None };
-    let left = time_to(limit, last.rss, slope)?;
+    let left = time_to(limit, last.most, slope)?;
+    let reason = format!(
+        " rises by {} a second and would reach the limit of {} in {}, within {}",
+        ByteSize(slope as u64),
+        ByteSize(limit),
+        clock::human(left),
+        clock::human(eta),
+    );
     Some(Fired {
         trigger: Trigger::Eta,
-        rss_bytes: last.rss,
-        level_bytes: last.rss,
-        limit_bytes: Some(limit),
+        level_bytes: last.most,
         slope_bytes_per_second: Some(slope),
         window_seconds: Some(tracked.window.span().as_secs_f64()),
         eta_seconds: Some(left.as_secs_f64()),
-        reason: format!(
-            "RSS {} rises by {} a second and would reach the limit of {} in {}, within {}",
-            ByteSize(last.rss),
-            ByteSize(slope as u64),
-            ByteSize(limit),
-            clock::human(left),
-            clock::human(eta),
-        ),
+        ..Fired::manual(last.rss, Some(limit), reason)
     })
 }
 
@@ -640,6 +801,13 @@ fn threshold_words(stage: &Stage, limit: Option<u64>, lang: Lang) -> String {
     }
 }
 
+fn charge_words(charge: &Charge, lang: Lang) -> String {
+    let (bytes, limit, cgroup) = (ByteSize(charge.bytes), ByteSize(charge.limit), &charge.cgroup);
+    say!(lang;
+        "the charge of cgroup {cgroup}, {bytes} of {limit}"; "cgroup {cgroup} 中不可回收的 {bytes}（上限 {limit}）"
+    )
+}
+
 fn signed(bytes: f64) -> String {
     format!("{}{}", if bytes < 0.0 { "-" } else { "+" }, ByteSize(bytes.abs() as u64))
 }
@@ -681,6 +849,60 @@ mod tests {
         let rules = config::Rules { threshold: vec!["80%".parse().unwrap()], hold: Duration::ZERO, ..Default::default() };
         assert_eq!(first(&rules, Some(100), 0, [79, 80]).unwrap().0, 1);
         assert!(first(&rules, None, 0, [79, 80, 10_000]).is_none());
+    }
+
+    /// As [`first`], with the cgroup's charge (MiB) of a limit of its own (MiB).
+    fn first_charged(
+        rules: &config::Rules,
+        limit_mib: u64,
+        of_mib: u64,
+        readings: impl IntoIterator<Item = (u64, u64)>,
+    ) -> Option<(usize, Fired, Detector)> {
+        let second = Duration::from_secs(1);
+        let levels = Levels::resolve(rules, second, Some(limit_mib * MIB));
+        let mut detector = Detector::new(rules, second);
+        for (i, (mib, charge)) in readings.into_iter().enumerate() {
+            detector.charged(Some(Charge { bytes: charge * MIB, limit: of_mib * MIB, cgroup: "/pod".into() }));
+            detector.observe(Sample { at: Mono::from_secs(1_000 + i as u64), rss: mib * MIB }, Duration::from_secs(1_000), &levels, 0);
+            if let Some(fired) = detector.fired(&levels) {
+                return Some((i, fired, detector));
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn a_share_of_the_limit_counts_the_charge_and_a_size_does_not() {
+        let share = config::Rules { threshold: vec!["80%".parse().unwrap()], hold: Duration::ZERO, ..Default::default() };
+        let (when, fired, _) = first_charged(&share, 100, 100, [(6, 60), (6, 79), (6, 80)]).unwrap();
+        assert_eq!((when, fired.measure, fired.rss_bytes, fired.measured_bytes()), (2, Measure::Charge, 6 * MIB, 80 * MIB));
+        assert_eq!(
+            fired.reason,
+            "the charge of cgroup /pod, 80.0MiB of 100MiB (RSS 6.00MiB) at or above the threshold of 80.0MiB (80% of the limit of 100MiB), for 0s"
+        );
+        let (_, fired, _) = first_charged(&share, 100, 100, [(85, 70)]).unwrap();
+        assert_eq!((fired.measure, fired.charge_bytes), (Measure::Rss, None));
+        let size = config::Rules { threshold: vec![size(80)], hold: Duration::ZERO, ..Default::default() };
+        assert!(first_charged(&size, 100, 100, [(6, 60), (6, 99), (79, 99)]).is_none());
+    }
+
+    #[test]
+    fn a_share_of_an_ancestors_limit_is_as_near_as_the_same_share_of_the_own() {
+        let rules = config::Rules { threshold: vec!["80%".parse().unwrap()], hold: Duration::ZERO, ..Default::default() };
+        let (when, fired, _) = first_charged(&rules, 100, 1_000, [(50, 799), (50, 800)]).unwrap();
+        assert_eq!((when, fired.charge_bytes, fired.measured_bytes()), (1, Some(800 * MIB), 80 * MIB));
+    }
+
+    #[test]
+    fn a_charge_that_rises_fires_by_eta_and_its_readings_are_kept_beside_rss() {
+        let rules = config::Rules { eta: Some(Duration::from_secs(300)), ..Default::default() };
+        let (_, fired, detector) = first_charged(&rules, 1_000, 1_000, (0..900).map(|i| (150, 100 + i))).unwrap();
+        assert_eq!((fired.trigger, fired.measure, fired.rss_bytes), (Trigger::Eta, Measure::Charge, 150 * MIB));
+        let levels = Levels::resolve(&rules, Duration::from_secs(1), Some(1_000 * MIB));
+        let kept = detector.kept(&levels);
+        assert!(kept.iter().all(|k| k.sample.rss == 150 * MIB), "{kept:?}");
+        assert_eq!(kept.last().unwrap().charge, Some(fired.measured_bytes()));
+        assert!(kept.first().unwrap().charge.is_none() && kept.is_sorted_by_key(|k| k.sample.at), "{kept:?}");
     }
 
     #[test]

@@ -191,6 +191,9 @@ pub struct RulesInForce {
     pub cooldown: f64,
     pub rearm: String,
     pub escalate: bool,
+    /// Whether the cgroup's charge counted.
+    #[serde(default)]
+    pub charge: bool,
     pub interval: f64,
 }
 
@@ -215,6 +218,7 @@ impl RulesInForce {
             cooldown: rules.cooldown.as_secs_f64(),
             rearm: rules.rearm.to_string(),
             escalate: rules.escalate,
+            charge: rules.charge,
             interval: interval.as_secs_f64(),
         }
     }
@@ -240,6 +244,7 @@ impl RulesInForce {
             cooldown: time(self.cooldown)?,
             rearm: self.rearm.parse().ok()?,
             escalate: self.escalate,
+            charge: self.charge,
         };
         Some((rules, time(self.interval).filter(|interval| config::INTERVALS.contains(interval))?))
     }

@@ -101,7 +101,12 @@ impl Partial {
         let place = Place::make(bundle_dir, &target)?;
         // README and manifest name this place: it must not depend on the working directory
         let parent = bundle_dir.canonicalize().map_err(|e| BundleError::io("resolve", bundle_dir, e))?.join(&target);
-        let stem = format!("{}-{}-{}", clock::compact_utc(started), draft.trigger.trigger.name(), ByteSize(draft.trigger.rss_bytes));
+        let stem = format!(
+            "{}-{}-{}",
+            clock::compact_utc(started),
+            draft.trigger.trigger.name(),
+            ByteSize(draft.trigger.charge_bytes.unwrap_or(draft.trigger.rss_bytes))
+        );
         for n in 1..=1000 {
             let name = if n == 1 { stem.clone() } else { format!("{stem}-{n}") };
             let partial = format!("{name}{SUFFIX}");

@@ -46,6 +46,10 @@ fn write(out: &mut String, manifest: &Manifest, path: &Path) -> std::fmt::Result
         Some(limit) => writeln!(out, " of {} that it may use", ByteSize(limit))?,
         None => writeln!(out)?,
     }
+    if let Some((charge, cgroup)) = trigger.charge_bytes.zip(trigger.charge_cgroup.as_ref()) {
+        let limit = trigger.charge_limit_bytes.map_or_else(String::new, |limit| format!(" of the {} that it may use", ByteSize(limit)));
+        writeln!(out, "- cgroup {}: {} that the kernel cannot drop{limit}; that is what it kills for", code(cgroup), ByteSize(charge))?;
+    }
     writeln!(
         out,
         "- process: {}{}",

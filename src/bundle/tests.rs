@@ -31,6 +31,10 @@ fn draft() -> Manifest {
         },
         trigger: Fired {
             trigger: Trigger::Threshold,
+            measure: crate::trigger::Measure::Rss,
+            charge_bytes: None,
+            charge_limit_bytes: None,
+            charge_cgroup: None,
             rss_bytes: 1_632_087_572,
             level_bytes: 1_610_612_736,
             limit_bytes: Some(2 << 30),

@@ -84,6 +84,7 @@ pub fn instance_line(s: &InstanceStatus) -> String {
         let of = s.limit_bytes.map_or(String::new(), |l| format!(" of {}", ByteSize(l)));
         words.push(format!("RSS {}{of}", ByteSize(rss)));
     }
+    words.extend(s.charge_bytes.filter(|charge| Some(*charge) > s.rss_bytes).map(|charge| format!("charge {}", ByteSize(charge))));
     words.extend(s.slope_bytes_per_second.filter(|v| v.abs() >= 1024.0).map(|slope| words_of_slope(slope, Lang::En)));
     let left = s.seconds_to_limit.filter(|t| *t < 86_400.0).and_then(|t| Duration::try_from_secs_f64(t).ok());
     if let Some(left) = left {
@@ -109,6 +110,9 @@ mod tests {
             state: State::Armed,
             reason: "RSS is 61% of the threshold of 512MiB".into(),
             rss_bytes: Some(312 << 20),
+            charge_bytes: None,
+            charge_limit_bytes: None,
+            charge_cgroup: None,
             limit_bytes: Some(1 << 30),
             limit_source: None,
             threshold_bytes: vec![512 << 20],

@@ -327,6 +327,10 @@ fn details(i: &Instance) -> Vec<String> {
     if let Some(why) = s.lacks_evidence() {
         said.insert(1, format!("evidence: {}", one_line(why, 600)));
     }
+    if let Some(((bytes, limit), cgroup)) = s.charge_bytes.zip(s.charge_limit_bytes).zip(s.charge_cgroup.as_ref()) {
+        let cgroup = one_line(cgroup, 200);
+        said.push(format!("charge: {} of {}, which the kernel cannot drop of cgroup {cgroup}", ByteSize(bytes), ByteSize(limit)));
+    }
     if let Some(id) = &s.last_bundle {
         let verdict = i
             .last_verdict
@@ -354,6 +358,9 @@ mod tests {
             state: State::Capturing,
             reason: "RSS 1.52GiB at or above the threshold of 1.50GiB (75% of the limit of 2.00GiB), for 3s".into(),
             rss_bytes: Some(1632087572),
+            charge_bytes: None,
+            charge_limit_bytes: None,
+            charge_cgroup: None,
             limit_bytes: Some(2 << 30),
             limit_source: Some("memory.max of /system.slice/checkout.service".into()),
             threshold_bytes: vec![3 << 29],

@@ -209,6 +209,7 @@ impl Settings {
         t.set("cooldown", &mut rules.cooldown, duration(COOLDOWNS));
         t.set("rearm", &mut rules.rearm, parsed::<Percent>("a percentage such as \"90%\""));
         t.set("escalate", &mut rules.escalate, boolean);
+        t.set("charge", &mut rules.charge, charge);
         t.set("baseline", &mut self.baseline, or_off(duration(MINUTE..=30 * DAY)));
         let capture = &mut self.capture;
         t.set("cpu_seconds", &mut capture.cpu_seconds, integer(0..=300));
@@ -375,6 +376,14 @@ fn read_memory(value: &Value<'_>) -> Read<ReadMemory> {
         "always" => Ok(ReadMemory::Always),
         "off" => Ok(ReadMemory::Off),
         _ => fault(value, "write auto (where pprof gives none), always (before pprof), or off"),
+    }
+}
+
+fn charge(value: &Value<'_>) -> Read<bool> {
+    match text(value, "\"auto\" or \"off\"")? {
+        "auto" => Ok(true),
+        "off" => Ok(false),
+        _ => fault(value, "write auto (where the process's cgroup has a limit), or off"),
     }
 }
 

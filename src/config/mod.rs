@@ -269,6 +269,8 @@ pub struct Rules {
     pub rearm: Percent,
     /// Later stages of `threshold` add parts to an open incident.
     pub escalate: bool,
+    /// Whether the charge of the process's cgroup counts where it is more than RSS.
+    pub charge: bool,
 }
 
 impl Default for Rules {
@@ -282,6 +284,7 @@ impl Default for Rules {
             cooldown: Duration::from_secs(15 * 60),
             rearm: Percent::NINETY,
             escalate: false,
+            charge: true,
         }
     }
 }

@@ -112,6 +112,7 @@ fn every_key_reaches_its_field() {
         retry_delay = "250ms"
         max_goroutines_debug2 = 99
         read_memory = "always"
+        charge = "off"
         holders = "off"
         max_file_size = "64MiB"
         extra_profiles = ["trace?seconds=5", "fgprof"]
@@ -205,6 +206,7 @@ fn every_key_reaches_its_field() {
                     cooldown: secs(3_600),
                     rearm: "80%".parse().unwrap(),
                     escalate: true,
+                    charge: false,
                 },
                 capture: Capture {
                     cpu_seconds: 0,
@@ -344,7 +346,7 @@ kind = "teams"
     memtrap.toml:4:27: daemon.max_concurrent_captures: expected a whole number from 1 to 64, found a string
     memtrap.toml:5:13: daemon.state_dir: the path must be absolute: begin it with `/`
     memtrap.toml:7:11: retention.max_age: `5 lightyears` is not a duration from 1m to 10years such as "500ms", "5s" or "10m"
-    memtrap.toml:9:1: defaults.process: unknown key; it belongs in [[target]] (allowed here: interval, max_interval, threshold, slope, eta, for, warmup, cooldown, rearm, escalate, baseline, cpu_seconds, connect_timeout, step_timeout, retries, retry_delay, max_goroutines_debug2, read_memory, holders, max_file_size, extra_profiles, skip)
+    memtrap.toml:9:1: defaults.process: unknown key; it belongs in [[target]] (allowed here: interval, max_interval, threshold, slope, eta, for, warmup, cooldown, rearm, escalate, charge, baseline, cpu_seconds, connect_timeout, step_timeout, retries, retry_delay, max_goroutines_debug2, read_memory, holders, max_file_size, extra_profiles, skip)
     memtrap.toml:10:9: defaults.rearm: `120%` is not a percentage above 0% and up to 100%
     memtrap.toml:13:11: target "checkout": process: 2 keys; exactly one of unit, pid, pid_file, name, exe, cmdline, listen says which process is meant
     memtrap.toml:14:21: target "checkout": threshold: expected a size such as "1.5GiB", or a percentage of the limit such as "80%", found an integer
@@ -379,7 +381,7 @@ max_age = "1x"
     memtrap.toml:4:25: daemon.max_captures_per_hour: out of range: expected a whole number from 1 to 3600
     memtrap.toml:7:1: duplicate key
     memtrap.toml:8:12: string values must be quoted
-    memtrap.toml:10:1: target \"a\": thresold: unknown key; did you mean `threshold`? (allowed here: name, process, metrics, prometheus, pprof, limit, auth, interval, max_interval, threshold, slope, eta, for, warmup, cooldown, rearm, escalate, baseline, cpu_seconds, connect_timeout, step_timeout, retries, retry_delay, max_goroutines_debug2, read_memory, holders, max_file_size, extra_profiles, skip)
+    memtrap.toml:10:1: target \"a\": thresold: unknown key; did you mean `threshold`? (allowed here: name, process, metrics, prometheus, pprof, limit, auth, interval, max_interval, threshold, slope, eta, for, warmup, cooldown, rearm, escalate, charge, baseline, cpu_seconds, connect_timeout, step_timeout, retries, retry_delay, max_goroutines_debug2, read_memory, holders, max_file_size, extra_profiles, skip)
     memtrap.toml:11:11: unclosed table, expected `]`
     ");
 }

@@ -9,7 +9,7 @@ use crate::error::chain;
 use crate::incident::{Incident, SavedSlot};
 use crate::poll::Recovered;
 use crate::state::{Saved, Store};
-use crate::trigger::Trigger;
+use crate::trigger::{Measure, Trigger};
 
 /// How far the times of files may be behind the clock.
 const FILE_TIMES: Duration = Duration::from_secs(1);
@@ -81,6 +81,7 @@ fn slot_of(manifest: Manifest, boot_id: &str) -> Option<(String, SavedSlot)> {
         stages: 0,
         // what the rules say is known only once the target is; most leave `rearm` as it is
         rearm_below: manifest.trigger.level_bytes / 10 * 9,
+        counts_charge: manifest.trigger.measure == Measure::Charge,
         fired: manifest.trigger,
     };
     let instance = id.filter(|id| id.process().is_none() || manifest.boot_id == boot_id);

@@ -209,6 +209,8 @@ impl Notice {
             ("MEMTRAP_PART", self.part.to_string()),
             ("MEMTRAP_TRIGGER", self.trigger.trigger.name().to_owned()),
             ("MEMTRAP_REASON", self.trigger.reason.clone()),
+            ("MEMTRAP_MEASURE", self.trigger.measure.name().to_owned()),
+            ("MEMTRAP_CHARGE_BYTES", self.trigger.charge_bytes.map_or_else(String::new, |b| b.to_string())),
             ("MEMTRAP_RSS_BYTES", self.trigger.rss_bytes.to_string()),
             ("MEMTRAP_LIMIT_BYTES", self.trigger.limit_bytes.map_or_else(String::new, |b| b.to_string())),
             ("MEMTRAP_STARTED", self.started.clone()),

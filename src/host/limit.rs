@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::cgroup::{CgroupRef, Level, Version};
+use super::charge::{Charges, Watch};
 use super::proc::open_path;
 use super::{Limit, ProcError, ProcFs};
 use crate::clock::Mono;
@@ -43,6 +44,8 @@ pub struct Limits {
     swept: Option<PathBuf>,
     /// Cgroups whose files are kept open at most; those of others are read when they are asked for.
     most_kept: usize,
+    /// What the limited ones of them are charged with.
+    pub charges: Charges,
 }
 
 /// One cgroup's limits.
@@ -92,14 +95,14 @@ impl Changed {
 }
 
 impl Limits {
-    /// Keeps the files of so many cgroups open, two of each at most.
+    /// Keeps the files of so many cgroups open, three of each at most.
     pub fn keeping(most_kept: usize) -> Limits {
-        Limits { most_kept, ..Limits::default() }
+        Limits { most_kept, charges: Charges::keeping(most_kept), ..Limits::default() }
     }
 
     /// How many are open.
     pub fn kept_files(&self) -> usize {
-        self.levels.values().flat_map(|kept| &kept.files).filter(|file| file.file.is_some()).count()
+        self.levels.values().flat_map(|kept| &kept.files).filter(|file| file.file.is_some()).count() + self.charges.kept_files()
     }
 
     /// As [`effective`] says, of a process whose memory cgroup is known; `None` is one that cannot be seen from here.
@@ -112,6 +115,23 @@ impl Limits {
             (Some(limit), Err(_)) => Ok(limit),
             (_, host) => host,
         }
+    }
+
+    /// The limited cgroups of a process as they were read last, to ask for their charge.
+    pub fn watch(&mut self, cgroup: &CgroupRef) -> Watch {
+        let bounds = self.bounds(cgroup);
+        self.charges.watch(cgroup.version, bounds)
+    }
+
+    /// The cgroups above a process whose limit is below the host's memory, with it, the nearest first: as they were read last.
+    fn bounds(&self, cgroup: &CgroupRef) -> Vec<(Level, u64)> {
+        let host = self.host.map_or(NO_LIMIT, |(bytes, _)| bytes);
+        let bound = |level: &Level| {
+            let kept = self.levels.get(&level.dir)?;
+            let hidden = kept.hidden.and_then(|(bytes, _)| bytes);
+            kept.files.iter().filter_map(|file| file.bytes).chain(hidden).min().filter(|bytes| *bytes < host)
+        };
+        cgroup.levels().iter().filter_map(|level| Some((level.clone(), bound(level)?))).collect()
     }
 
     /// Whether there is nothing to sweep.

@@ -5,6 +5,7 @@
 
 pub mod buildinfo;
 pub mod cgroup;
+pub mod charge;
 pub mod limit;
 pub mod obstacle;
 pub mod peer;

@@ -202,12 +202,21 @@ impl ProcFs {
 
     /// The host's memory in bytes, or the container's where /proc/meminfo is made to say that.
     pub fn mem_total(&self) -> Result<u64, ProcError> {
+        self.meminfo("MemTotal:", "no usable MemTotal line")
+    }
+
+    /// Swap that nobody uses, in bytes.
+    pub fn swap_free(&self) -> Result<u64, ProcError> {
+        self.meminfo("SwapFree:", "no usable SwapFree line")
+    }
+
+    fn meminfo(&self, key: &str, why: &'static str) -> Result<u64, ProcError> {
         let path = self.path("meminfo");
         let text = read_path(&path, SMALL)?;
         let kib = String::from_utf8_lossy(&text)
             .lines()
-            .find_map(|line| line.strip_prefix("MemTotal:")?.split_ascii_whitespace().next()?.parse::<u64>().ok());
-        kib.and_then(|kib| kib.checked_mul(1024)).ok_or(ProcError::Malformed { path, why: "no usable MemTotal line" })
+            .find_map(|line| line.strip_prefix(key)?.split_ascii_whitespace().next()?.parse::<u64>().ok());
+        kib.and_then(|kib| kib.checked_mul(1024)).ok_or(ProcError::Malformed { path, why })
     }
 
     /// The path of the executable, without the ` (deleted)` of one that was replaced while it runs.

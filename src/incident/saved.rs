@@ -70,7 +70,7 @@ impl Slot {
         let cooldown = (saved.cooldown_left.is_some() || remembered.is_some()).then(|| Cooldown::restore(left, remembered, now));
         // interrupted while capturing: its partial bundle is what this incident got
         let cooldown = if saved.capturing && !saved.retrying {
-            let rss = saved.incident.as_ref().map_or(0, |i| i.fired.rss_bytes);
+            let rss = saved.incident.as_ref().map_or(0, |i| i.fired.measured_bytes());
             Some(Cooldown::after(cooldown, now - elapsed, rss, rules.cooldown))
         } else {
             cooldown

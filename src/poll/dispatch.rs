@@ -51,7 +51,8 @@ impl Dispatch {
         let Place { target, number, slot, live } = place;
         live.note_limit(sample.at);
         if let Some(timeline) = &live.timeline {
-            lock(timeline).push(Kept { age, limit: live.levels.limit, ..Kept::reading(sample) });
+            let charge = slot.charge().zip(live.levels.limit).map(|(charge, limit)| charge.against(limit)).filter(|c| *c > sample.rss);
+            lock(timeline).push(Kept { age, limit: live.levels.limit, charge, ..Kept::reading(sample) });
         }
         let was_open = slot.incident().is_some();
         let order = slot.observe(sample, age, &live.levels, &target.rules);
@@ -175,10 +176,10 @@ pub(super) enum Caveat {
     Replaced(String),
 }
 
-/// Whether the limit is reached within seconds if RSS goes on to rise as it does now.
+/// Whether the limit is reached within seconds if RSS, or the charge, goes on to rise as it does now.
 fn is_near_limit(slot: &Slot, live: &LiveInstance) -> bool {
     let left = || {
-        let series = slot.series()?;
+        let series = slot.measured()?;
         time_to(live.levels.limit?, series.last()?.rss, series.rise()?.confirmed)
     };
     left().is_some_and(|left| left <= HURRY)

@@ -8,17 +8,19 @@ use super::evidence::Evidence;
 use super::kin::Birth;
 use super::remote::RemoteInstance;
 use super::task::{RemoteFacts, Subject, Timeline};
+use crate::charge::Charge;
 use crate::clock::Mono;
 use crate::config::{self, Pprof};
 use crate::error::chain;
 use crate::host::cgroup::{CgroupRef, Mounts};
+use crate::host::charge::{Question, Watch};
 use crate::host::limit::{Changed, Limits, OomCounter};
 use crate::host::{Limit, ProcFs};
 use crate::identity::{Identity, InstanceId};
 use crate::incident::{Slot, State};
 use crate::lang::Lang;
 use crate::series::Kept;
-use crate::trigger::Levels;
+use crate::trigger::{Levels, STALE_AFTER};
 
 /// What is looked at of a limit beside the files that are kept open: the host's memory, ancestors out of sight, another cgroup.
 pub(super) const LIMIT_REFRESH: Duration = Duration::from_secs(30);
@@ -63,6 +65,8 @@ pub(super) struct LocalInstance {
     pub limit_read: Mono,
     /// Of its cgroup, which is also where its limit is read; `None` where that cannot be seen.
     pub oom: Option<OomCounter>,
+    /// The limited cgroups above it, if their charge counts.
+    charge: Watch,
     cgroup_read: Mono,
     /// It lives, and the last lookup did not find it.
     pub overlooked: bool,
@@ -81,8 +85,16 @@ impl LiveInstance {
         let file = dir.open("statm").map_err(|e| chain(&e))?;
         let birth = Birth::read(&dir).map_err(|e| chain(&e))?;
         let age = procfs.age(id).map_err(|e| chain(&e))?;
-        let local =
-            LocalInstance { birth, statm: Statm::new(file), due: now, limit_read: now, oom: None, cgroup_read: now, overlooked: false };
+        let local = LocalInstance {
+            birth,
+            statm: Statm::new(file),
+            due: now,
+            limit_read: now,
+            oom: None,
+            charge: Watch::default(),
+            cgroup_read: now,
+            overlooked: false,
+        };
         let mut live = LiveInstance {
             id: id.into(),
             reader: Reader::Local(local),
@@ -109,9 +121,20 @@ impl LiveInstance {
         if now.since(local.cgroup_read) >= CGROUP_REFRESH.min(now.since(self.born) * 3 / 4) {
             local.find_cgroup(procfs, mounts, pid, now);
         }
-        if let Ok(limit) = limits.within(procfs, local.cgroup(), now) {
+        let limit = limits.within(procfs, local.cgroup(), now);
+        let counts = config.rules.charge && (config.rules.slope.is_some() || config.rules.need_limit());
+        local.charge = local.cgroup().filter(|_| counts).map(|cgroup| limits.watch(cgroup)).unwrap_or_default();
+        if let Ok(limit) = limit {
             self.set_limit(limit, config);
         }
+    }
+
+    /// What its cgroup is charged with, as far as it counts for this process, which has so much RSS.
+    pub fn charge(&self, procfs: &ProcFs, limits: &mut Limits, config: &Arc<config::Target>, rss: u64, now: Mono) -> Option<Charge> {
+        let (limit, pid) = (self.levels.limit?, self.id.pid()?);
+        let (target, stale) = (Arc::as_ptr(config) as usize, config.interval.max(config.max_interval) * STALE_AFTER);
+        let asked = Question { target, pid, rss, limit, level: self.levels.lowest_share()?, stale };
+        limits.charges.read(procfs, &self.local()?.charge, asked, now)
     }
 
     /// A limit changed in one of these cgroups: if it is above this process, it is read, and RSS against it at once.

@@ -51,7 +51,7 @@ mod tests {
         let fired = Fired::manual(1, None, String::new());
         SavedSlot {
             instance: Some(InstanceId { pid, start_ticks: 1 }.into()),
-            incident: Some(Incident { id: id.into(), part: 1, stages: 0, rearm_below: 0, fired }),
+            incident: Some(Incident { id: id.into(), part: 1, stages: 0, rearm_below: 0, counts_charge: false, fired }),
             capturing,
             ..SavedSlot::default()
         }

@@ -18,6 +18,14 @@ pub struct InstanceStatus {
     pub state: State,
     pub reason: String,
     pub rss_bytes: Option<u64>,
+    /// What the kernel cannot drop of the process's cgroup, or of that ancestor which is nearest to its limit; with that limit and its path. `None`
+    /// where no cgroup has a limit, no rule needs it, or another process of the target stands for the cgroup.
+    #[serde(default)]
+    pub charge_bytes: Option<u64>,
+    #[serde(default)]
+    pub charge_limit_bytes: Option<u64>,
+    #[serde(default)]
+    pub charge_cgroup: Option<String>,
     pub limit_bytes: Option<u64>,
     pub limit_source: Option<String>,
     /// The stages of `threshold`, ascending.

@@ -189,7 +189,8 @@ impl WatchedTarget {
         let rss = slot.series().and_then(|s| s.last()).map(|s| s.rss);
         let limit = live.and_then(|s| s.limit.as_ref());
         let slope = slot.slope();
-        let left = limit.zip(rss).zip(slope).and_then(|((limit, rss), slope)| time_to(limit.bytes, rss, slope));
+        let most = slot.measured().and_then(|s| s.last()).map(|s| s.rss);
+        let left = limit.zip(most).zip(slope).and_then(|((limit, most), slope)| time_to(limit.bytes, most, slope));
         let mut reason = slot.reason(live.map_or(&self.empty, |s| &s.levels), now, lang);
         if let (State::Waiting, Some(problem)) = (slot.state(now), &self.problem) {
             reason = say!(lang; "{reason}: {problem}"; "{reason}：{problem}");
@@ -211,6 +212,9 @@ impl WatchedTarget {
             state: slot.state(now),
             reason,
             rss_bytes: rss,
+            charge_bytes: slot.charge().map(|charge| charge.bytes),
+            charge_limit_bytes: slot.charge().map(|charge| charge.limit),
+            charge_cgroup: slot.charge().map(|charge| charge.cgroup.to_string()),
             limit_bytes: limit.map(|l| l.bytes),
             limit_source: limit.map(|l| l.source.clone()),
             threshold_bytes: live.map(|s| s.levels.stages.iter().map(|stage| stage.bytes).collect()).unwrap_or_default(),

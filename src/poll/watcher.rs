@@ -45,7 +45,7 @@ const WHOLE_WAITING: Duration = Duration::from_secs(10);
 const WHOLE_SETTLED: Duration = Duration::from_secs(60);
 /// Thousands of limits that were read together must not hold up the polls each time.
 const MAX_LIMITS_A_TURN: usize = 500;
-/// Of the files that may be open for processes, one in so many is a cgroup's instead, and its second: limits of further cgroups are read when
+/// Of the files that may be open for processes, one in so many is a cgroup's instead, and its second and third: limits of further cgroups are read when
 /// those of their processes are due.
 const KEPT_FOR_LIMITS: usize = 8;
 /// A sweep over limits that did not come to its end goes on after this.
@@ -251,6 +251,7 @@ impl Watcher {
                         live.read_limit(procfs, mounts, limits, &watched.config, now);
                     }
                     let age = now.since(live.born);
+                    slot.charged(live.charge(procfs, limits, &watched.config, rss, now));
                     let place = Place { target: &watched.config, number, slot, live };
                     dispatch.read(place, Sample { at: now, rss }, age, true, now);
                 }
@@ -272,8 +273,12 @@ impl Watcher {
                 }
                 Reading::Blind(why) => slot.blind(why, bounds.interval, now),
             }
-            let last = slot.series().and_then(|s| s.last()).filter(|_| !slot.is_unread());
-            let wait = last.map_or(bounds.interval, |last| schedule::pause(slot.state(now), last, slot.rise(), &live.levels, bounds));
+            let state = slot.state(now);
+            // a level in bytes is RSS's alone
+            let wait = [slot.series(), slot.measured()].into_iter().flatten().filter_map(|series| {
+                Some(schedule::pause(state, series.last().filter(|_| !slot.is_unread())?, series.rise(), &live.levels, bounds))
+            });
+            let wait = wait.min().unwrap_or(bounds.interval);
             let due = next_multiple(now, wait);
             live.read_at(due);
             next = next.min(due);

@@ -12,6 +12,7 @@ mod table;
 
 use std::time::{Duration, SystemTime};
 
+use crate::charge::Charge;
 use crate::clock::{Mono, human, rfc3339_seconds};
 use crate::config::{Capture, Rules};
 use crate::identity::InstanceId;
@@ -110,6 +111,8 @@ pub fn replay(readings: &[Reading], setup: &Setup) -> Outcome {
             ends = None;
         }
         let sample = Sample { at: now, rss: reading.rss };
+        let charge = reading.kept.and_then(|kept| kept.charge).zip(levels.limit).filter(|_| setup.rules.charge);
+        slot.charged(charge.map(|(bytes, limit)| Charge { bytes, limit, cgroup: "of the timeline".into() }));
         let mut happened = |what| outcome.events.push(Event { at: reading.at, rss: reading.rss, what });
         if let Some(order) = slot.observe(sample, age, &levels, &setup.rules) {
             happened(What::Fired { part: order.part, fired: Box::new(order.fired.clone()) });
@@ -117,7 +120,9 @@ pub fn replay(readings: &[Reading], setup: &Setup) -> Outcome {
             slot.admitted(&order, id, &levels, &setup.rules, now);
             ends = Some(now + busy);
         }
-        nearest.observe(reading.at, sample, age, &slot, &levels);
+        let most = slot.measured().and_then(|series| series.last()).unwrap_or(sample);
+        nearest.charged |= most.rss > sample.rss;
+        nearest.observe(reading.at, most, age, &slot, &levels);
         let state = slot.state(now);
         if shown != Some(state) && state != State::Capturing {
             happened(What::State(state, slot.reason(&levels, now, Lang::En)));
@@ -170,6 +175,8 @@ struct Nearest {
     soonest: Option<(SystemTime, Duration)>,
     /// A line towards the limit was seen, rising or not.
     eta_seen: bool,
+    /// Somewhere the charge was more than RSS.
+    charged: bool,
     rules: Rules,
 }
 
@@ -181,6 +188,7 @@ impl Nearest {
             eta: levels.eta_windows().map(|span| Window::new(span, interval)).collect(),
             soonest: None,
             eta_seen: false,
+            charged: false,
             rules: rules.clone(),
         }
     }
@@ -214,7 +222,9 @@ impl Nearest {
         let mut said = Vec::new();
         let time = rfc3339_seconds;
         for written in &self.rules.threshold {
-            let reached = self.highest.map_or(String::new(), |(at, rss)| format!("the highest RSS was {} at {}", ByteSize(rss), time(at)));
+            let what = if self.charged { "RSS or charge" } else { "RSS" };
+            let reached =
+                self.highest.map_or(String::new(), |(at, most)| format!("the highest {what} was {} at {}", ByteSize(most), time(at)));
             said.push(match written.resolve(levels.limit) {
                 Some(bytes) => format!("threshold {written} is {}; {reached}", ByteSize(bytes)),
                 None => format!("threshold {written} needs a limit, which is unknown: give one; {reached}"),

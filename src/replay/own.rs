@@ -49,7 +49,7 @@ fn life(rules: &Rules, seed: u64) -> Option<(Vec<Reading>, Trigger, Mono)> {
     let of = |kept: series::Kept| Reading {
         at: wall(kept.sample.at),
         rss: kept.sample.rss,
-        kept: Some(Kept { span: kept.span, boot: kept.sample.at, age: LONG, limit: Some(LIMIT) }),
+        kept: Some(Kept { span: kept.span, boot: kept.sample.at, age: LONG, limit: Some(LIMIT), charge: kept.charge }),
     };
     loop {
         let t = at.since(born).as_secs_f64();

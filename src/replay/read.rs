@@ -35,6 +35,8 @@ pub struct Kept {
     pub boot: Mono,
     pub age: Duration,
     pub limit: Option<u64>,
+    /// What the rules went by instead of RSS.
+    pub charge: Option<u64>,
 }
 
 /// One instance's readings, in order of time.
@@ -78,6 +80,7 @@ struct Columns {
     rss: usize,
     /// `span_ms,boot_ms,age_ms,limit_bytes`
     kept: Option<[usize; 4]>,
+    charge: Option<usize>,
 }
 
 impl Columns {
@@ -87,12 +90,13 @@ impl Columns {
         let find = |wanted: &[&str]| wanted.iter().find_map(|w| names.iter().position(|name| name == w));
         let kept = find(&["span_ms"]).zip(find(&["boot_ms"])).zip(find(&["age_ms"]).zip(find(&["limit_bytes"])));
         let kept = kept.map(|((span, boot), (age, limit))| [span, boot, age, limit]);
-        Some(Columns { kept, time: find(&["unix_ms", "time", "timestamp", "unix"])?, rss: find(&["rss_bytes", "rss", "value"])? })
+        let charge = find(&["charge_bytes"]);
+        Some(Columns { kept, charge, time: find(&["unix_ms", "time", "timestamp", "unix"])?, rss: find(&["rss_bytes", "rss", "value"])? })
     }
 }
 
 fn csv(text: &str) -> Result<Recorded, Unreadable> {
-    let mut columns = Columns { time: 0, rss: 1, kept: None };
+    let mut columns = Columns { time: 0, rss: 1, kept: None, charge: None };
     let mut readings = Vec::new();
     for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#')) {
         if readings.is_empty()
@@ -113,7 +117,7 @@ fn csv(text: &str) -> Result<Recorded, Unreadable> {
         let at = time(when).ok_or_else(|| wrong(format!("`{}` is no time", one_line(when, 40))))?;
         let rss = bytes(rss).ok_or_else(|| wrong(format!("`{}` is no RSS", one_line(rss, 40))))?;
         let kept = match columns.kept {
-            Some(places) => Some(kept(line, places).ok_or_else(|| wrong("no span, time since boot or age".into()))?),
+            Some(places) => Some(kept(line, places, columns.charge).ok_or_else(|| wrong("no span, time since boot or age".into()))?),
             None => None,
         };
         readings.push(Reading { at, rss, kept });
@@ -121,7 +125,7 @@ fn csv(text: &str) -> Result<Recorded, Unreadable> {
     Ok(Recorded { name: String::new(), readings })
 }
 
-fn kept(line: &str, places: [usize; 4]) -> Option<Kept> {
+fn kept(line: &str, places: [usize; 4], charge: Option<usize>) -> Option<Kept> {
     let [span, boot, age, limit] = places.map(|place| line.split(',').nth(place).map(str::trim).unwrap_or_default());
     let millis = |text: &str| text.parse::<u64>().ok().filter(|ms| *ms <= MAX_MILLIS);
     let limit = if limit.is_empty() { None } else { Some(limit.parse().ok()?) };
@@ -130,6 +134,7 @@ fn kept(line: &str, places: [usize; 4]) -> Option<Kept> {
         boot: Mono::from_millis(millis(boot)?),
         age: Duration::from_millis(millis(age)?),
         limit,
+        charge: charge.and_then(|place| line.split(',').nth(place)?.trim().parse().ok()),
     })
 }
 

@@ -54,6 +54,12 @@ impl Collector for Scrape {
             self.instances.iter().filter_map(|i| Some((labels(i), i.rss_bytes? as f64))),
         )?;
         page.gauge(
+            "memtrap_target_charge",
+            "What the kernel cannot drop of its cgroup, or of the ancestor that is nearest to its limit",
+            Some(Unit::Bytes),
+            self.instances.iter().filter_map(|i| Some((labels(i), i.charge_bytes? as f64))),
+        )?;
+        page.gauge(
             "memtrap_target_limit",
             "The memory that it may use: the least of its cgroup limits and the host's memory, or what its metrics say",
             Some(Unit::Bytes),

@@ -18,6 +18,7 @@ use super::index::Caught;
 use super::plot::{self, Beside, Plot};
 use super::routes::{Asked, Instance, Misasked, Parameters, Shared, alone};
 use super::view::{Unavailable, View};
+use crate::charge::Charge;
 use crate::clock::{self, Mono, human};
 use crate::incident::State as Stand;
 use crate::lang::{Lang, say};
@@ -178,7 +179,7 @@ fn rank(i: &InstanceStatus) -> (u8, i64) {
         Stand::Waiting => 7,
     };
     let level = i.threshold_bytes.first().copied().or(i.limit_bytes).filter(|l| *l > 0);
-    let share = i.rss_bytes.zip(level).map_or(0.0, |(rss, level)| rss as f64 / level as f64);
+    let share = most(i).zip(level).map_or(0.0, |(most, level)| most as f64 / level as f64);
     // in steps, so that cards do not change places all the time
     (state, -(share * 10.0) as i64)
 }
@@ -188,8 +189,14 @@ fn is_loud(state: Stand) -> bool {
     !matches!(state, Stand::Warming | Stand::Armed | Stand::Waiting | Stand::Blind)
 }
 
+/// RSS, or the charge where that is more, as near to the instance's limit as it is to its own.
+fn most(i: &InstanceStatus) -> Option<u64> {
+    let charge = i.charge_bytes.zip(i.charge_limit_bytes).zip(i.limit_bytes);
+    i.rss_bytes.max(charge.map(|((bytes, of), limit)| Charge { bytes, limit: of, cgroup: "".into() }.against(limit)))
+}
+
 fn is_over(i: &InstanceStatus) -> bool {
-    i.rss_bytes.zip(i.threshold_bytes.first()).is_some_and(|(rss, threshold)| rss >= *threshold)
+    most(i).zip(i.threshold_bytes.first()).is_some_and(|(most, threshold)| most >= *threshold)
 }
 
 /// Sorting and writing are done aside: there may be thousands of instances.
@@ -402,12 +409,17 @@ fn card(
             i.threshold_bytes.iter().map(|t| ByteSize(*t).to_string()).collect::<Vec<_>>().join(", "),
         ));
     }
+    facts.extend(i.charge_bytes.zip(i.charge_cgroup.as_ref()).map(|(charge, cgroup)| {
+        let (charge, cgroup) = (ByteSize(charge), one_line(cgroup, MAX_WORDS));
+        let of = i.charge_limit_bytes.map_or_else(String::new, |limit| say!(lang; " of {}"; "（上限 {}）", ByteSize(limit)));
+        (lang.pick("charge", "不可回收"), format!("{charge}{of}, {cgroup}"))
+    }));
     facts.extend(i.slope_bytes_per_second.map(|slope| ("slope", words_of_slope(slope, lang))));
     facts.extend(words_of_eta(i.seconds_to_limit).map(|words| (lang.pick("to the limit", "距上限"), words)));
     facts.push((lang.pick("next capture", "下次采集"), i.next_capture.clone()));
     // how far it is from firing, or else from the limit
     let full = i.threshold_bytes.first().copied().or(limit);
-    let share = full.zip(i.rss_bytes).map(|(full, rss)| rss as f64 / full.max(1) as f64 * 100.0);
+    let share = full.zip(most(i)).map(|(full, most)| most as f64 / full.max(1) as f64 * 100.0);
     let of = share.filter(|_| i.threshold_bytes.is_empty()).map(|percent| say!(lang; "{percent:.0}% of the limit"; "上限的 {percent:.0}%"));
     let last = i.last_bundle.as_ref().map(|id| {
         let known = bundles.iter().find(|b| b.id == *id);

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use super::{GoVersion, Svc, not_checked};
@@ -49,6 +49,32 @@ impl Cgroup {
         fs::write(self.0.join("memory.limit_in_bytes"), limit.to_string()).unwrap();
     }
 
+    /// Runs a shell inside.
+    pub fn shell(&self, script: &str) -> Child {
+        let script = format!("echo $$ > {}/cgroup.procs; {script}", self.0.display());
+        Command::new("sh").args(["-c", &script]).stdin(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// One below it.
+    pub fn below(&self, name: &str, limit: u64) -> Cgroup {
+        let path = self.0.join(name);
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("memory.limit_in_bytes"), limit.to_string()).unwrap();
+        Cgroup(path)
+    }
+
+    /// Ends whatever runs inside.
+    pub fn kill_all(&self) {
+        for pid in self.read("cgroup.procs").lines().filter_map(|pid| rustix::process::Pid::from_raw(pid.parse().ok()?)) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    }
+
+    /// Bytes that it is charged with.
+    pub fn usage(&self) -> u64 {
+        self.read("memory.usage_in_bytes").trim().parse().unwrap()
+    }
+
     /// Starts the service inside.
     pub fn start(&self, args: &[&str]) -> Svc {
         let mut command = Command::new("sh");
@@ -60,6 +86,9 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.kill_all();
+        }
         super::wait_until(Duration::from_secs(5), "the cgroup is empty", || fs::remove_dir(&self.0).is_ok());
     }
 }

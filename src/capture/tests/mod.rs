@@ -72,6 +72,7 @@ pub(super) fn target() -> Target {
             cooldown: Duration::ZERO,
             rearm: Percent::new(90.0).unwrap(),
             escalate: false,
+            charge: true,
         },
         capture: settings(),
     }
@@ -197,6 +198,10 @@ impl Caught {
 fn fired() -> Fired {
     Fired {
         trigger: Trigger::Threshold,
+        measure: crate::trigger::Measure::Rss,
+        charge_bytes: None,
+        charge_limit_bytes: None,
+        charge_cgroup: None,
         rss_bytes: 1_632_087_572,
         level_bytes: 1_610_612_736,
         limit_bytes: Some(2 << 30),

@@ -1,0 +1,120 @@
+//! What kills a process is its cgroup's charge, whoever's memory that is.
+
+mod common;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Child;
+use std::thread::sleep;
+use std::time::Duration;
+
+use common::{Cgroup, MIB, Memtrap, Svc, manifest, wait_until};
+
+fn target(svc: &Svc, keys: &str) -> String {
+    format!(
+        "[[target]]\nname = \"svc\"\nprocess = {{ pid = {} }}\npprof = \"{}\"\nfor = \"0s\"\ncpu_seconds = 0\nbaseline = \"off\"\n{keys}\n",
+        svc.pid(),
+        svc.pprof()
+    )
+}
+
+/// A file that goes with it.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn below(dir: &str, name: &str) -> Scratch {
+        Scratch(PathBuf::from(dir).join(format!("memtrap-test-{name}-{}", std::process::id())))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// A process that goes with it.
+struct Helper(Child);
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// So many MiB of a cgroup in tmpfs, which no process has in its RSS.
+fn fill_tmpfs(cgroup: &Cgroup, file: &Scratch, mib: u64) {
+    let status = cgroup.shell(&format!("head -c {mib}M /dev/zero > {}", file.0.display())).wait().unwrap();
+    assert!(status.success(), "{status}");
+}
+
+fn assert_by_charge(m: &serde_json::Value, at_least: u64, limit: u64) {
+    let fired = &m["trigger"];
+    assert_eq!(fired["measure"], "charge", "{fired:#}");
+    assert!(fired["charge_bytes"].as_u64().unwrap() >= at_least, "{fired:#}");
+    assert_eq!(fired["charge_limit_bytes"].as_u64(), Some(limit), "{fired:#}");
+    assert!(fired["rss_bytes"].as_u64().unwrap() < 60 * MIB, "{fired:#}");
+    assert!(fired["reason"].as_str().unwrap().starts_with("the charge of cgroup /"), "{fired:#}");
+}
+
+#[test]
+fn a_tmpfs_that_fills_the_cgroup_fires_and_is_over_when_it_is_emptied() {
+    let Some(cgroup) = Cgroup::new(260 * MIB) else { return };
+    let svc = cgroup.start(&[]);
+    let memtrap = Memtrap::start(&target(&svc, "threshold = \"80%\""));
+    let file = Scratch::below("/dev/shm", "tmpfs");
+    fill_tmpfs(&cgroup, &file, 215);
+    let bundle = memtrap.wait_for_bundles(20, 1).remove(0);
+    assert_by_charge(&manifest(&bundle), 208 * MIB, 260 * MIB);
+    assert!(memtrap.log().contains("the charge of cgroup /"), "{}", memtrap.log());
+    drop(file);
+    memtrap.wait_until(10, "the incident is over", |m| m.log().contains("state=\"cooldown\""));
+}
+
+#[test]
+fn what_a_child_holds_fires_for_its_parent() {
+    let Some(cgroup) = Cgroup::new(261 * MIB) else { return };
+    let svc = cgroup.start(&[]);
+    let memtrap = Memtrap::start(&target(&svc, "threshold = \"80%\""));
+    // tail keeps its input until that ends
+    let _child = Helper(cgroup.shell("(head -c 220M /dev/zero; exec sleep 600) | exec tail -c 220M > /dev/null"));
+    let bundle = memtrap.wait_for_bundles(30, 1).remove(0);
+    assert_by_charge(&manifest(&bundle), 208 * MIB, 261 * MIB);
+    cgroup.kill_all();
+}
+
+#[test]
+fn a_limit_above_that_is_filled_by_others_fires_by_eta() {
+    let Some(pod) = Cgroup::new(263 * MIB) else { return };
+    let container = pod.below("container", 200 * MIB);
+    let svc = container.start(&[]);
+    let memtrap = Memtrap::start(&target(&svc, "eta = \"40s\"\nwarmup = \"1s\""));
+    let file = Scratch::below("/dev/shm", "sidecar");
+    let fill = format!("while head -c 4M /dev/zero >> {}; do sleep 1; done", file.0.display());
+    let _sidecar = Helper(pod.shell(&fill));
+    let bundle = memtrap.wait_for_bundles(60, 1).remove(0);
+    let m = manifest(&bundle);
+    assert_eq!((&m["trigger"]["trigger"], &m["trigger"]["measure"]), (&"eta".into(), &"charge".into()), "{m:#}");
+    assert_eq!(m["trigger"]["charge_limit_bytes"].as_u64(), Some(263 * MIB), "{m:#}");
+    assert_eq!(m["trigger"]["limit_bytes"].as_u64(), Some(200 * MIB), "{m:#}");
+    pod.kill_all();
+    drop(svc);
+}
+
+#[test]
+fn page_cache_that_fills_the_cgroup_fires_nothing_and_nor_does_a_charge_that_is_off() {
+    let (Some(cached), Some(off)) = (Cgroup::new(262 * MIB), Cgroup::new(264 * MIB)) else { return };
+    let (svc, other) = (cached.start(&[]), off.start(&[]));
+    let config = target(&svc, "threshold = \"60%\"\neta = \"40s\"\nwarmup = \"1s\"");
+    let memtrap = Memtrap::start(&(config + &target(&other, "threshold = \"60%\"\ncharge = \"off\"").replace("\"svc\"", "\"off\"")));
+    let (file, shm) = (Scratch::below("/tmp", "pagecache"), Scratch::below("/dev/shm", "off"));
+    fill_tmpfs(&off, &shm, 200);
+    let write =
+        format!("for i in 1 2 3 4 5 6 7 8; do head -c 64M /dev/urandom >> {0}; sync {0}; done; cat {0} {0} > /dev/null", file.0.display());
+    let mut writer = Helper(cached.shell(&write));
+    wait_until(Duration::from_secs(60), "it is written", || writer.0.try_wait().unwrap().is_some());
+    assert!(cached.usage() > 200 * MIB, "{}", cached.read("memory.stat"));
+    sleep(Duration::from_secs(5));
+    assert!(memtrap.bundles().is_empty(), "{}", memtrap.log());
+}
