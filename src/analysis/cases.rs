@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::bundle::ANOTHERS;
 use crate::verdict::{Confidence, Detail};
 
 fn verdict(case: &str) -> Verdict {
@@ -113,6 +114,10 @@ fn a_warning_that_the_profiles_may_be_another_s_does_not_outlive_the_proof_that_
     let _: Manifest = serde_json::from_value(manifest.clone()).unwrap();
     assert_eq!(of(&manifest, &[]).confidence, Confidence::High);
     // nothing proves it where the kernel's mappings are not known
+    assert_eq!(of(&manifest, &["proc/smaps"]).confidence, Confidence::Low);
+    // the kind of a warning decides, not its words
+    manifest["warnings"] = serde_json::json!(["`pprof` is served by a proxy"]);
+    manifest["warning_kinds"] = serde_json::json!(["mistaken"]);
     assert_eq!(of(&manifest, &["proc/smaps"]).confidence, Confidence::Low);
     manifest["warnings"] = serde_json::json!([]);
     assert!(of(&manifest, &["proc/smaps"]).confidence > Confidence::Low);

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use crate::anatomy::{self, Anatomy, Evidence, memstats, smaps};
 use crate::bundle::timeline::{self, TimelineRow};
-use crate::bundle::{ANOTHERS, BaselineFacts, Bundle, End, FileEntry, Manifest, ProcessFacts, RemoteInstance};
+use crate::bundle::{BaselineFacts, Bundle, End, FileEntry, Manifest, ProcessFacts, RemoteInstance};
 use crate::disk::Dir;
 use crate::error::chain;
 use crate::holders::{self, Holders};
@@ -169,7 +169,7 @@ pub fn of_directory(
     // what was read from the process's memory is the process's
     let may_be_foreign = !is_proven && foreign.is_empty() && !manifest.as_ref().is_some_and(is_all_of_memory);
     let warnings = manifest.iter().flat_map(|m| &m.warnings).filter(|_| may_be_foreign);
-    let mistaken = warnings.filter(|warning| warning.ends_with(ANOTHERS)).cloned().collect();
+    let mistaken = warnings.filter(|warning| warning.is_mistaken()).map(|warning| warning.text.clone()).collect();
     let has_foreign = !foreign.is_empty();
     let facts = Facts {
         mistaken,

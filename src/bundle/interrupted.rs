@@ -10,6 +10,7 @@ use super::files::{self, Files};
 use super::manifest::{FileEntry, MANIFEST, Outcome, Status};
 use super::partial::{DRAFT, JOURNAL, Journal, Line, Partial, Place, Published, SUFFIX};
 use super::read::{MAX_ENTRIES, read_manifest};
+use super::warning::{Warning, WarningKind};
 use super::{BundleError, is_plain_name, remove};
 use crate::clock;
 use crate::disk::Dir;
@@ -76,7 +77,7 @@ fn finish(bundles: &Dir, target: &str, parent: &Path, stem: &str, now: SystemTim
     replay(&mut partial);
     let at = clock::rfc3339_millis(now);
     let warning = format!("memtrap was killed or the host went down during this capture; it was finished at {at}");
-    partial.manifest.warnings.push(warning);
+    partial.manifest.warnings.push(warning.into());
     reconcile(&mut partial).map_err(|e| BundleError::io("read", path, e))?;
     partial.publish(Outcome::Interrupted, now).map(Some)
 }
@@ -94,7 +95,8 @@ fn replay(partial: &mut Partial) {
     for line in BufReader::new(file.take(MAX_JOURNAL)).lines() {
         match line.ok().and_then(|line| serde_json::from_str(&line).ok()) {
             Some(Line::File(entry)) => partial.manifest.put(entry),
-            Some(Line::Warning(text)) => partial.manifest.warnings.push(text),
+            Some(Line::Warning(text)) => partial.manifest.warnings.push(Warning::untold(text)),
+            Some(Line::Mistaken(text)) => partial.manifest.warnings.push(Warning { kind: WarningKind::Mistaken, text }),
             None => return,
         }
     }

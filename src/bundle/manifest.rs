@@ -4,14 +4,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::warning::Warning;
 use crate::config::{self, Rules};
-
 use crate::identity::{Identity, InstanceId, SeriesId};
 use crate::trigger::Fired;
 use crate::units::{Rate, SizeOrPercent};
 
-/// The end of a warning that says why what answered may not be the process that is captured.
-pub const ANOTHERS: &str = "the profiles may be of another process";
 pub const MANIFEST: &str = "manifest.json";
 pub const SCHEMA: u32 = 1;
 
@@ -34,8 +32,9 @@ pub struct Manifest {
     pub started: String,
     pub finished: String,
     pub outcome: Outcome,
-    /// What the reader should know first. One that ends with [`ANOTHERS`] makes each verdict uncertain.
-    pub warnings: Vec<String>,
+    /// What the reader should know first.
+    #[serde(flatten, with = "super::warning")]
+    pub warnings: Vec<Warning>,
     /// One entry per step of the plan, in the order of the plan, whether it left a file or not.
     pub files: Vec<FileEntry>,
 }

@@ -23,6 +23,7 @@ mod process;
 mod read;
 mod readme;
 mod remove;
+mod warning;
 pub mod timeline;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -37,7 +38,7 @@ use crate::writable;
 pub use baseline::BaselineFacts;
 pub use end::End;
 pub use files::{BundleFile, Files, Hash, MAX_REJECTED, Sum};
-pub use manifest::{ANOTHERS, FileEntry, Instance, MANIFEST, Manifest, Outcome, RulesInForce, SCHEMA, Status, by_cause};
+pub use manifest::{FileEntry, Instance, MANIFEST, Manifest, Outcome, RulesInForce, SCHEMA, Status, by_cause};
 pub use metrics::RemoteInstance;
 pub(crate) use partial::own_entry;
 pub use partial::{Note, Partial, Published};
@@ -45,6 +46,7 @@ pub use process::{Fds, Memory, ProcessFacts};
 pub(crate) use read::subdirectories;
 pub use read::{Bundle, MAX_MANIFEST, Problem, Survey, Verified, each, each_since, ids, list, list_of, open, open_named, survey, verify};
 pub use remove::remove;
+pub use warning::{ANOTHERS, Warning, WarningKind};
 
 /// Why a bundle could not be written or read.
 #[derive(Debug, thiserror::Error)]

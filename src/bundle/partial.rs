@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::files::{self, Files, Sum};
 use super::manifest::{FileEntry, MANIFEST, Manifest, Outcome, Status};
+use super::warning::{Warning, WarningKind};
 use super::{BundleError, is_plain_name, readme};
 use crate::aside::may_block;
 use crate::clock;
@@ -32,7 +33,18 @@ const README: &str = "README.md";
 #[serde(rename_all = "lowercase")]
 pub(super) enum Line {
     File(FileEntry),
+    /// A note.
     Warning(String),
+    Mistaken(String),
+}
+
+impl Line {
+    fn of(warning: Warning) -> Line {
+        match warning.kind {
+            WarningKind::Note => Line::Warning(warning.text),
+            WarningKind::Mistaken => Line::Mistaken(warning.text),
+        }
+    }
 }
 
 /// A line that is not in the journal yet.
@@ -176,10 +188,10 @@ impl Partial {
 
     /// Notes something that the reader of the bundle should know; see [`Partial::note`].
     #[must_use = "the line is to be written on a blocking thread"]
-    pub fn warn(&mut self, warning: impl Into<String>) -> Note {
+    pub fn warn(&mut self, warning: impl Into<Warning>) -> Note {
         let warning = warning.into();
         self.manifest.warnings.push(warning.clone());
-        self.line(Line::Warning(warning))
+        self.line(Line::of(warning))
     }
 
     fn line(&self, line: Line) -> Note {

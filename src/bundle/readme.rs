@@ -62,7 +62,7 @@ fn write(out: &mut String, manifest: &Manifest, path: &Path) -> std::fmt::Result
     writeln!(out, "- captured: {} to {}, **{}**", prose(&manifest.started), prose(&manifest.finished), manifest.outcome.name())?;
     writeln!(out, "- incident: {}, part {}", code(&manifest.incident_id), manifest.part)?;
     for warning in &manifest.warnings {
-        writeln!(out, "- **warning**: {}", prose(warning))?;
+        writeln!(out, "- **warning**: {}", prose(&warning.text))?;
     }
     reading(out, manifest, path)?;
     writeln!(out, "\n## What is here\n\n| file | bytes | what it is |\n| --- | ---: | --- |")?;

@@ -162,7 +162,7 @@ fn a_killed_capture_is_finished_with_what_it_had() {
     let done = finish_one(dir.path());
     assert_eq!((done.id.as_str(), done.manifest.outcome), (ID, Outcome::Interrupted));
     assert_eq!(done.manifest.trigger, draft().trigger);
-    assert_eq!(done.manifest.warnings.first().map(String::as_str), Some("port of another process"));
+    assert_eq!(done.manifest.warnings.first().map(|w| w.text.as_str()), Some("port of another process"));
     assert_eq!(done.manifest.entry("heap").unwrap().status, Status::Ok);
     let half = done.manifest.entry("mutex").unwrap();
     assert_eq!((half.status, half.bytes), (Status::Failed, 11));

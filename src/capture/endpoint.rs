@@ -13,7 +13,7 @@ use super::reach::quick_connect;
 use super::watch::Watch;
 use super::{Env, collected, discover};
 use crate::aside::NoAnswer;
-use crate::bundle::ANOTHERS;
+use crate::bundle::Warning;
 use crate::client::{Clients, Credentials, Use};
 use crate::config::{self, Pprof, Source};
 use crate::host::peer::Peer;
@@ -26,7 +26,7 @@ pub(super) struct Found {
     pub endpoint: Arc<Endpoint>,
     /// The index page, where it was read on the way.
     pub index: Option<Vec<u8>>,
-    pub warnings: Vec<String>,
+    pub warnings: Vec<Warning>,
 }
 
 /// Why an endpoint is not asked: a sentence without secrets.
@@ -209,7 +209,7 @@ fn loopbacks(base: &Url) -> Option<Vec<SocketAddr>> {
 }
 
 /// A loopback address should be the watched process's own; says so if it is not, or cannot be known.
-fn foreign(procfs: &ProcFs, addrs: &[SocketAddr], id: InstanceId) -> Option<String> {
+fn foreign(procfs: &ProcFs, addrs: &[SocketAddr], id: InstanceId) -> Option<Warning> {
     let pid = id.pid;
     let mut warning = None;
     for addr in addrs {
@@ -221,10 +221,10 @@ fn foreign(procfs: &ProcFs, addrs: &[SocketAddr], id: InstanceId) -> Option<Stri
                     [one] => format!("process {one}"),
                     [first, ..] => format!("process {first} and others"),
                 };
-                warning = Some(format!("`pprof` at {addr} is served by {owner}, not by process {pid}: {ANOTHERS}"));
+                warning = Some(Warning::mistaken(&format!("`pprof` at {addr} is served by {owner}, not by process {pid}")));
             }
             Ownership::Unknown { why } => {
-                warning.get_or_insert(format!("whether `pprof` at {addr} belongs to process {pid} could not be checked: {why}"));
+                warning.get_or_insert(format!("whether `pprof` at {addr} belongs to process {pid} could not be checked: {why}").into());
             }
         }
     }

@@ -45,7 +45,8 @@ pub use collected::Unanswered;
 
 use crate::aside::{Lane, NoAnswer, Threads};
 use crate::bundle::{
-    self, BundleError, FileEntry, Instance, Manifest, Outcome, Partial, Published, RemoteInstance, RulesInForce, SCHEMA, Status, timeline,
+    self, BundleError, FileEntry, Instance, Manifest, Outcome, Partial, Published, RemoteInstance, RulesInForce, SCHEMA, Status, Warning,
+    timeline,
 };
 use crate::clock::{self, Mono};
 use crate::config::{self, Daemon};
@@ -78,7 +79,7 @@ pub struct Request {
     /// Why pprof is not asked, though the target has an address.
     pub no_pprof: Option<String>,
     /// Something that the reader of the bundle should know.
-    pub warning: Option<String>,
+    pub warning: Option<Warning>,
     /// For people: `pid 4821`.
     pub instance_label: String,
     pub fired: Fired,
@@ -174,7 +175,7 @@ pub async fn probe(target: &Arc<config::Target>, id: Option<InstanceId>, env: &E
     asked.map_err(|e| format!("{}: {e}", endpoint.shown("cmdline")))?;
     match found.warnings.first() {
         None => Ok(endpoint.shown.clone()),
-        Some(warning) => Err(warning.clone()),
+        Some(warning) => Err(warning.text.clone()),
     }
 }
 
@@ -418,7 +419,7 @@ fn captured(published: Published, verdict: Option<String>) -> Captured {
         outcome: published.manifest.outcome,
         evidence: published.manifest.has_evidence(),
         failed: files.iter().filter(|e| e.status == Status::Failed).map(|e| e.name.clone()).collect(),
-        warnings: published.manifest.warnings,
+        warnings: published.manifest.warnings.into_iter().map(|w| w.text).collect(),
         id: published.id,
         path: published.path,
         bytes: published.bytes,

@@ -18,7 +18,7 @@ use super::taken::{Ending, Taken};
 use super::watch::{Ended, Watch};
 use super::{Env, Progress, Request, collected, discover, endpoint};
 use crate::aside::Lane;
-use crate::bundle::{ANOTHERS, BundleFile, Note, Partial};
+use crate::bundle::{BundleFile, Note, Partial};
 use crate::clock::{self, Mono};
 use crate::host::ProcError;
 use crate::units::ByteSize;
@@ -291,7 +291,7 @@ impl<'a> Runner<'a> {
             self.pprof = match preparing.finish(&mut self.watch).await {
                 Ok(found) => {
                     for warning in found.warnings {
-                        self.silence.is_doubted |= warning.ends_with(ANOTHERS);
+                        self.silence.is_doubted |= warning.is_mistaken();
                         let note = self.partial.warn(warning);
                         self.written(note).await;
                     }

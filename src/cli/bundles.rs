@@ -169,7 +169,7 @@ fn show(dir: &Path, id: &str, json: bool) -> Result<(), Failure> {
             let _ = writeln!(text, "\n{}\n", wrapped(&one_line(&verdict.summary, 2000), terminal_width().unwrap_or(100).min(100), ""));
         }
         for warning in &m.warnings {
-            let _ = writeln!(text, "warning: {}", one_line(warning, 2000));
+            let _ = writeln!(text, "warning: {}", one_line(&warning.text, 2000));
         }
         let mut rows = vec![["FILE", "STATUS", "SIZE", "TIME", "REASON"].map(String::from).to_vec()];
         rows.extend(m.files.iter().map(|f| {

@@ -9,7 +9,7 @@ use super::instance::LiveInstance;
 use super::kin::Kinships;
 use super::task::{Baseline, Check, Job, Task, Timeline};
 use crate::budget::{Budget, Refusal, Urgency, Wish};
-use crate::bundle::ANOTHERS;
+use crate::bundle::Warning;
 use crate::clock::{self, Mono};
 use crate::config;
 use crate::digest;
@@ -120,7 +120,7 @@ impl Dispatch {
         }
         self.kin.note(&place, &order);
         let several = place.live.seen().is_some_and(|seen| seen.several);
-        let caveat = caveat.or_else(|| several.then(|| Caveat::Doubtful(format!("several processes answer at this address: {ANOTHERS}"))));
+        let caveat = caveat.or_else(|| several.then(|| Caveat::Doubtful(Warning::mistaken("several processes answer at this address"))));
         let mut job = self.begin(place, order, now);
         job.is_gone = matches!(urgency, Urgency::Gone(_));
         match caveat {
@@ -171,7 +171,7 @@ pub(super) enum Caveat {
     /// Its process is.
     Gone,
     /// It may be another that answers.
-    Doubtful(String),
+    Doubtful(Warning),
     /// It is another that would answer.
     Replaced(String),
 }

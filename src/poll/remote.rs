@@ -15,7 +15,7 @@ use super::instance::{LiveInstance, Reader};
 use super::target::{Feed, WatchedTarget};
 use super::task::{Found, Readings, Remote, Who};
 use crate::anatomy::GoMemory;
-use crate::bundle::ANOTHERS;
+use crate::bundle::Warning;
 use crate::clock::{self, Mono, human};
 use crate::config;
 use crate::host::Limit;
@@ -279,8 +279,8 @@ impl RemoteTarget<'_> {
             if (seen.missed == LOST_AFTER || is_gone)
                 && let Some(order) = slot.gone(&live.levels, heard.now)
             {
-                let caveat =
-                    Caveat::Doubtful(format!("its series had not been there for {} when the capture began: {ANOTHERS}", human(away)));
+                let why = format!("its series had not been there for {} when the capture began", human(away));
+                let caveat = Caveat::Doubtful(Warning::mistaken(&why));
                 dispatch.carry_out(Place { target: config, number, slot, live }, order, Some(caveat), heard.now);
             }
             changed |= live.log_change(&config.name, slot, heard.now);

@@ -193,7 +193,7 @@ fn one_that_vanishes_while_its_rule_was_pending_is_captured_with_a_warning() {
     assert!(w.see(4, &[("b:1", 50)]).jobs().is_empty());
     let jobs = w.see(1, &[("b:1", 50)]).jobs();
     assert_eq!((jobs.len(), jobs[0].subject.no_pprof.as_deref()), (1, None));
-    assert!(jobs[0].warning.as_ref().unwrap().starts_with("its series had not been there for 5s"), "{:?}", jobs[0].warning);
+    assert!(jobs[0].warning.as_ref().unwrap().text.starts_with("its series had not been there for 5s"), "{:?}", jobs[0].warning);
     w.finish(&jobs[0], Captured::Evidence);
     assert!(w.see(300, &[("b:1", 50)]).jobs().is_empty());
 }
@@ -367,7 +367,7 @@ fn processes_that_take_turns_behind_one_address_are_said_once_and_are_no_restart
     w.told(started(1_000, 500));
     assert!(w.jobs().is_empty(), "what another says is not its own");
     let job = w.told(started(9_000, 500)).jobs().remove(0);
-    assert!(job.warning.as_deref().is_some_and(|w| w.ends_with(crate::bundle::ANOTHERS)), "{:?}", job.warning);
+    assert!(job.warning.as_ref().is_some_and(|w| w.is_mistaken() && w.text.ends_with(crate::bundle::ANOTHERS)), "{:?}", job.warning);
     w.finish(&job, Captured::Evidence);
     // when it has not been there for long, another takes its place
     for _ in 0..70 {

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Ask, Granted, History, InstanceStatus, NotGranted};
 use crate::anatomy::GoMemory;
+use crate::bundle::Warning;
 use crate::clock::Mono;
 use crate::config::{self, Config};
 use crate::host::Limit;
@@ -97,7 +98,7 @@ pub struct Job {
     /// The process may reach its limit while it is captured.
     pub hurry: bool,
     /// What the reader of the bundle should know.
-    pub warning: Option<String>,
+    pub warning: Option<Warning>,
     /// Its process ended before the capture began.
     pub is_gone: bool,
 }

@@ -219,7 +219,7 @@ fn page(analysis: &Analysis) -> Page {
         guide,
         confidence: guide::confidence(v.confidence, lang),
         summary: clean_long(&v.summary),
-        warnings: manifest.map(|m| m.warnings.iter().map(|w| clean(w)).collect()).unwrap_or_default(),
+        warnings: manifest.map(|m| m.warnings.iter().map(|w| clean(&w.text)).collect()).unwrap_or_default(),
         process: process(analysis),
         lead: lead(analysis),
         lead_group: lead_group(v, lang),

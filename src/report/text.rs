@@ -44,7 +44,7 @@ fn write(out: &mut String, analysis: &Analysis) -> std::fmt::Result {
         let (from, until, outcome) = (clean(&manifest.started), clean(&manifest.finished), manifest.outcome.name());
         writeln!(out, "{}", say!(lang; "captured {from} to {until}, {outcome}"; "采集：{from} 至 {until}，{outcome}"))?;
         for warning in &manifest.warnings {
-            writeln!(out, "{}{}", lang.pick("warning: ", "警告："), wrapped(&clean(warning), WIDTH, "         "))?;
+            writeln!(out, "{}{}", lang.pick("warning: ", "警告："), wrapped(&clean(&warning.text), WIDTH, "         "))?;
         }
     }
     let known: Vec<Vec<String>> = process(analysis).into_iter().map(|(what, is)| vec![what.to_owned(), is]).collect();

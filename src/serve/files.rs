@@ -155,7 +155,7 @@ pub(super) async fn contents(State(view): Shared, Path((target, name)): Path<(St
     let contents = Contents {
         total: ByteSize(caught.bytes).to_string(),
         rss: ByteSize(caught.rss_bytes).to_string(),
-        warnings: m.warnings.iter().map(|w| one_line(w, 600)).collect(),
+        warnings: m.warnings.iter().map(|w| one_line(&w.text, 600)).collect(),
         lang: view.lang(),
         caught,
         rows,

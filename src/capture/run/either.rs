@@ -12,7 +12,7 @@ use super::super::plan::{Step, Work};
 use super::super::taken::{Ending, Taken};
 use super::super::{Env, Request};
 use super::{Pprof, Runner, endpoint};
-use crate::bundle::ANOTHERS;
+use crate::bundle::{ANOTHERS, Warning};
 use crate::clock::human;
 use crate::config::ReadMemory;
 use crate::goruntime::evidence::Part;
@@ -113,8 +113,8 @@ impl Runner<'_> {
     pub(super) async fn leave_aside(&mut self, why: String) {
         let instead = !self.told && self.may_read() && self.reading().await.is_ok();
         let said = match instead {
-            true => format!("{why}: its answers are left aside, and the memory of the process is read instead"),
-            false => format!("{why}: {ANOTHERS}"),
+            true => format!("{why}: its answers are left aside, and the memory of the process is read instead").into(),
+            false => Warning::mistaken(&why),
         };
         let note = self.partial.warn(said);
         self.written(note).await;

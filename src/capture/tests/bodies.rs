@@ -13,7 +13,7 @@ async fn a_healthy_service_gives_a_complete_bundle() {
     assert_eq!((lacking, caught.captured.outcome), (vec![], Outcome::Complete));
     assert_eq!(caught.captured.id, "checkout/20261123T081336Z-threshold-1.52GiB");
     assert!(caught.captured.evidence && caught.captured.failed.is_empty());
-    assert_eq!(caught.manifest.warnings, [] as [&str; 0]);
+    assert_eq!(caught.manifest.warnings, []);
     assert_eq!(caught.read("memstats.txt"), MEMSTATS);
     assert!(caught.read("goroutine.txt").starts_with("goroutine 1 [running]"));
     assert!(caught.read("timeline.csv").starts_with("time,unix_ms,rss_bytes,phase,"));

@@ -114,7 +114,7 @@ async fn someone_elses_pprof_is_captured_with_a_warning() {
     let (_victim, id) = Victim::start();
     let caught = Trial { instance: Some(id), ..Trial::of(service.pprof()) }.run().await;
     assert_eq!(caught.status("heap"), Status::Ok);
-    let warnings = caught.manifest.warnings.join("\n");
+    let warnings = caught.manifest.warnings.iter().map(|w| w.text.as_str()).collect::<Vec<_>>().join("\n");
     assert!(warnings.contains(&format!("is served by process {}, not by process {}", std::process::id(), id.pid)), "{warnings}");
     assert!(warnings.contains("reports other arguments"), "{warnings}");
     assert!(caught.read("README.md").contains("**warning**"));
