@@ -9,12 +9,15 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use common::http::get;
+use common::numbers::differences;
+use common::scenarios::named;
 use common::{Build, GoVersion, Svc, go_program, run, wait_until};
 use memtrap::goruntime::Program;
 use memtrap::goruntime::corefile::{CoreFile, Executable};
 use memtrap::goruntime::memory::LiveMemory;
 use memtrap::host::ProcFs;
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
 const PAGE: u64 = 4096;
@@ -36,11 +39,14 @@ fn stopped(version: GoVersion, build: Build) -> Svc {
     for _ in 0..2 {
         get(svc.address(), "/debug/pprof/heap?gc=1");
     }
-    kill_process(Pid::from_raw(svc.pid() as i32).unwrap(), Signal::STOP).unwrap();
-    wait_until(Duration::from_secs(10), "it is stopped", || {
-        fs::read_to_string(format!("/proc/{}/stat", svc.pid())).unwrap().contains(") T ")
-    });
+    stop(&svc);
     svc
+}
+
+fn stop(svc: &Svc) {
+    kill_process(Pid::from_raw(svc.pid() as i32).unwrap(), Signal::STOP).unwrap();
+    let stat = || fs::read_to_string(format!("/proc/{}/stat", svc.pid())).unwrap();
+    wait_until(Duration::from_secs(10), "it is stopped", || stat().contains(") T "));
 }
 
 /// What goes into a core, as `coredump_filter` has it.
@@ -225,13 +231,12 @@ fn a_core_that_has_all_of_the_program_needs_no_executable() {
         fs::copy(go_program(version, "svc", build), &exe).unwrap();
         let svc = Svc::start_in(Command::new(&exe), &["-grow", "33554432"]);
         get(svc.address(), "/debug/pprof/heap?gc=1");
-        kill_process(Pid::from_raw(svc.pid() as i32).unwrap(), Signal::STOP).unwrap();
+        stop(&svc);
         let (all, some) = (dir.path().join("all"), dir.path().join("some"));
         write_core(svc.pid(), &all, Filter::Files);
         write_core(svc.pid(), &some, Filter::NoHeaders);
         let live = printed(&["top", "--pid", &svc.pid().to_string()]);
         drop(svc);
-        // the executable can say no more than its headers by now
         assert_eq!(table(&printed(&["top", str(&some)])), table(&live), "{version:?} {build:?}");
         fs::remove_file(&exe).unwrap();
         assert_eq!(table(&printed(&["top", str(&all)])), table(&live), "{version:?} {build:?}");
@@ -263,6 +268,86 @@ fn another_program_or_another_build_of_it_is_not_believed() {
     }
 }
 
+fn verdict(args: &[&str]) -> Value {
+    serde_json::from_str(&printed(&[&["analyze", "--format", "json"], args].concat())).unwrap()
+}
+
+/// What every verdict of a core keeps to.
+fn assert_claims_no_rss(verdict: &Value) {
+    let sum: i64 = verdict["anatomy"].as_array().unwrap().iter().map(|line| line["bytes"].as_i64().unwrap()).sum();
+    assert_eq!((verdict["core_bytes"].as_i64(), verdict["rss_bytes"].as_i64()), (Some(sum), Some(0)), "{verdict:#}");
+    assert!(!verdict["summary"].to_string().contains("RSS") && !verdict["evidence"].to_string().contains("RSS"), "{verdict:#}");
+    assert!(verdict["confidence"] != "high" && verdict["missing"].to_string().contains("a core file does not tell the RSS"), "{verdict:#}");
+}
+
+#[test]
+fn the_verdict_of_a_core_is_about_what_the_core_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    let core = dir.path().join("core");
+    for (version, build) in [(GoVersion::Oldest, Build::Plain), (GoVersion::Newest, Build::Pie)] {
+        let svc = stopped(version, build);
+        write_core(svc.pid(), &core, Filter::Default);
+        let verdict = verdict(&[str(&core)]);
+        assert_claims_no_rss(&verdict);
+        for (key, value) in [("cause", "live_heap"), ("go_heap_explains", "yes"), ("confidence", "medium")] {
+            assert_eq!(verdict[key], value, "{verdict:#}");
+        }
+        let held = verdict["core_bytes"].as_u64().unwrap();
+        assert!((33 * MIB..50 * MIB).contains(&held), "{held}");
+        let summary = verdict["summary"].as_str().unwrap();
+        assert!(summary.starts_with("The core file holds ") && summary.contains("; main.held holds 32.0MiB"), "{summary}");
+        assert_eq!(verdict["top"]["inuse_space"][0]["function"], "main.(*hoard).retain");
+        let live = program_of_process(&svc).evidence(None, SystemTime::UNIX_EPOCH).unwrap();
+        let text = live.parts.iter().find(|(part, _)| part.file() == "goroutine.txt").unwrap().1.clone().unwrap();
+        let total = String::from_utf8(text).unwrap().lines().next().unwrap().rsplit(' ').next().unwrap().to_owned();
+        assert_eq!(verdict["goroutines"]["total"].to_string(), total);
+        assert_eq!(differences(&verdict, &self::verdict(&[str(&core), "--lang", "zh"])), [""; 0]);
+
+        // what it says to run next runs
+        let next: Vec<&str> = verdict["next"].as_array().unwrap().iter().map(|command| command.as_str().unwrap()).collect();
+        assert!(next.len() == 4 && next[0].starts_with("memtrap holders '/"), "{next:?}");
+        for command in next {
+            let command = command.replacen("memtrap", env!("CARGO_BIN_EXE_memtrap"), 1);
+            let done = Command::new("sh").args(["-c", &command]).output().unwrap();
+            assert!(done.status.success() && !done.stdout.is_empty(), "{command}: {}", String::from_utf8_lossy(&done.stderr));
+        }
+        let page = printed(&["analyze", str(&core), "--format", "html"]);
+        assert!(page.contains("Yes: the Go heap explains what the core file holds") && page.contains("Who holds it"));
+        let text = printed(&["analyze", str(&core)]);
+        assert!(text.contains("does the Go heap explain what the core file holds?  yes"), "{text}");
+    }
+    let exe = go_program(GoVersion::Newest, "svc", Build::Pie);
+    let next = verdict(&[str(&core), "--exe", str(&exe)])["next"].to_string();
+    assert!(next.matches(&format!(" --exe '{}'", str(&exe))).count() == 4, "{next}");
+    let based = run(&["analyze", str(&core), "--base", str(dir.path())]);
+    assert!(based.status.code() == Some(2) && String::from_utf8_lossy(&based.stderr).contains("is a core file: --base compares bundles"));
+}
+
+#[test]
+fn the_cause_is_found_in_a_core_as_it_is_in_a_process() {
+    let scenarios = [
+        ("heap_few_big", GoVersion::Newest),
+        ("heap_small_objects", GoVersion::Oldest),
+        ("goroutine_chan", GoVersion::Newest),
+        ("unreleased", GoVersion::Newest),
+        ("mmap_anon", GoVersion::Oldest),
+        ("cgo_malloc", GoVersion::Newest),
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    for (name, version) in scenarios {
+        let scenario = named(name);
+        let svc = scenario.start(version, 96);
+        stop(&svc);
+        let core = dir.path().join("core");
+        write_core(svc.pid(), &core, Filter::Default);
+        let verdict = verdict(&[str(&core)]);
+        assert_claims_no_rss(&verdict);
+        let answers = scenario.answers(false);
+        let (cause, explains) = (verdict["cause"].as_str().unwrap(), verdict["go_heap_explains"].as_str().unwrap());
+        assert!(answers.causes.contains(&cause) && answers.go_heap_explains.contains(&explains), "{name}: {verdict:#}");
+    }
+}
+
 #[test]
 fn what_gcore_writes_is_read() {
     if Command::new("gcore").output().is_err() {
@@ -281,6 +366,10 @@ fn what_gcore_writes_is_read() {
         assert_eq!(table(&printed(&["top", str(&core)])), table(&live), "{version:?} {build:?}");
         let of_core = program_of(&core, &go_program(version, "svc", build)).holders(WALK).unwrap();
         assert_eq!(of_core.holders[0], holders.holders[0], "{version:?} {build:?}");
+        // it writes all that is reserved as zeros, some GiB
+        let verdict = verdict(&[str(&core)]);
+        assert_claims_no_rss(&verdict);
+        assert!(verdict["cause"] == "live_heap" && verdict["core_bytes"].as_u64().unwrap() < 60 * MIB, "{verdict:#}");
     }
 }
 
@@ -311,6 +400,9 @@ fn what_the_kernel_writes_of_an_aborted_program_is_read() {
         assert_eq!(table(&printed(&["top", str(&core), "-n", "3"])), table(&live), "{version:?} {build:?}");
         let holders = printed(&["holders", str(&core), "-n", "1"]);
         assert!(holders.contains("MiB") && holders.contains(" ×32"), "{holders}");
+        let verdict = verdict(&[str(&core)]);
+        assert_claims_no_rss(&verdict);
+        assert!(verdict["cause"] == "live_heap" && verdict["core_bytes"].as_u64().unwrap() < 60 * MIB, "{verdict:#}");
     }
 }
 
@@ -329,7 +421,7 @@ fn what_is_no_core_or_no_whole_one_is_an_error_that_says_what_to_do() {
     let (core, whole) = small_core(dir.path());
     let says = |bytes: &[u8], words: &str| {
         fs::write(&core, bytes).unwrap();
-        for command in ["top", "holders"] {
+        for command in ["top", "holders", "analyze"] {
             let said = refused(&[command, str(&core)]);
             assert!(said.contains(words) && said.contains(str(&core)), "{command}: {words}: {said}");
         }
@@ -392,7 +484,7 @@ fn exe_without_a_core_is_a_mistake() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.pb.gz");
     fs::write(&path, "").unwrap();
-    for command in ["top", "holders"] {
+    for command in ["top", "holders", "analyze"] {
         let output = run(&[command, str(&path), "--exe", "/bin/sh"]);
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.code() == Some(2) && said.contains("no core file: --exe goes with one"), "{said}");

@@ -4,6 +4,7 @@
 //! process of its own, because profiles come from outside and memory that a big one took is not given back by every allocator. Not
 //! here: what the numbers mean (`anatomy`, `verdict`), how they are shown (`report`).
 
+pub mod core;
 mod goroutines;
 mod identity;
 mod profiles;
@@ -27,6 +28,7 @@ use crate::lang::{Lang, say};
 use crate::pprof::{self, DecodeError, Profile, goroutine};
 use crate::units::ByteSize;
 use crate::verdict::{self, Cause, Ending, Facts, Gogc, TopLine, Verdict};
+use core::CoreFacts;
 use identity::Identity;
 use told::Told;
 
@@ -114,9 +116,11 @@ pub fn of_directory(
     evidence.threads = process.as_ref().and_then(|p| p.threads);
     // what is built with cgo may use it or not
     evidence.cgo = build.and_then(|go| go.settings.get("CGO_ENABLED")).filter(|value| *value == "0").map(|_| false);
-    evidence.rss_bytes = match &manifest {
-        Some(manifest) => manifest.trigger.rss_bytes,
-        None => {
+    let core: Option<CoreFacts> = files.json(core::FILE);
+    evidence.rss_bytes = match (&manifest, core) {
+        (Some(manifest), _) => manifest.trigger.rss_bytes,
+        (None, Some(core)) => core.stored_bytes,
+        (None, None) => {
             let seen = evidence.status.map(|s| s.rss()).or(evidence.rollup.map(|r| r.rss));
             seen.or(remote.as_ref().map(|r| r.rss_bytes)).unwrap_or(0)
         }
@@ -172,6 +176,7 @@ pub fn of_directory(
     let mistaken = warnings.filter(|warning| warning.is_mistaken()).map(|warning| warning.text.clone()).collect();
     let has_foreign = !foreign.is_empty();
     let facts = Facts {
+        is_core: core.is_some(),
         mistaken,
         foreign,
         baseline_goroutines: standing.goroutines.as_ref().and_then(|g| g.baseline_total),

@@ -227,6 +227,9 @@ impl Header {
     }
 }
 
+/// What names of shared memory begin with.
+pub const SHARED_MEMORY: [&str; 5] = ["/dev/shm/", "/memfd:", "/SYSV", "/dev/zero (deleted)", "[anon_shmem:"];
+
 /// What a name says; `None` for none.
 fn named(name: &str, private: bool) -> Option<Kind> {
     if let Some(anon) = name.strip_prefix("[anon:").and_then(|n| n.strip_suffix(']')) {
@@ -239,13 +242,12 @@ fn named(name: &str, private: bool) -> Option<Kind> {
             None => Kind::OtherAnon,
         });
     }
-    let shared_memory = ["/dev/shm/", "/memfd:", "/SYSV", "/dev/zero (deleted)", "[anon_shmem:"];
     Some(match name {
         "" if private => return None,
         "" => Kind::Shmem,
         "[heap]" => Kind::Brk,
         "[stack]" => Kind::MainStack,
-        _ if shared_memory.iter().any(|prefix| name.starts_with(prefix)) => Kind::Shmem,
+        _ if SHARED_MEMORY.iter().any(|prefix| name.starts_with(prefix)) => Kind::Shmem,
         _ if name.starts_with("[stack:") => Kind::ThreadStack,
         _ if name.starts_with('[') => Kind::Special,
         _ => Kind::File,

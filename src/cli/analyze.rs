@@ -1,4 +1,5 @@
-//! `memtrap analyze`: does the Go heap explain the RSS? Of a bundle, of a directory that another tool made, or of one profile.
+//! `memtrap analyze`: does the Go heap explain the RSS? Of a bundle, of a directory that another tool made, or of one profile. Of a core
+//! file: does the heap explain what that holds?
 
 use std::io::{Read, stdin};
 use std::path::{Path, PathBuf};
@@ -6,9 +7,9 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use rustix::process::{Resource, Rlimit, setrlimit};
 
-use super::{Failure, print, top};
-use crate::analysis;
+use super::{Failure, core, print, top};
 use crate::analysis::single::Single;
+use crate::analysis::{self, Analysis};
 use crate::bundle::Manifest;
 use crate::bundle::archive;
 use crate::lang::Lang;
@@ -23,11 +24,16 @@ use crate::units::ByteSize;
   memtrap analyze ./pprof-20261123-0813 --format html > report.html
   memtrap analyze checkout.tar.gz
   memtrap analyze goroutine.txt
+  memtrap analyze core.4821 --exe ./checkout
   memtrap analyze NEWER --base OLDER")]
 pub struct Args {
-    /// A bundle, one that was exported (.tar.gz), a directory with files of the same names, or a single profile or text of pprof
+    /// A bundle, one that was exported (.tar.gz), a directory with files of the same names, a single profile or text of pprof, or the core
+    /// file of a Go process
     #[arg(value_name = "PATH")]
     path: PathBuf,
+    /// The executable that a core file is of [default: the path that the core names]
+    #[arg(long, value_name = "BINARY")]
+    exe: Option<PathBuf>,
     /// Another bundle to compare with, instead of the baseline inside
     #[arg(long, value_name = "PATH")]
     base: Option<PathBuf>,
@@ -57,7 +63,16 @@ const CHILD_MEMORY: u64 = 1 << 30;
 const CHILD_CPU_SECONDS: u64 = 30;
 const MAX_MANIFEST: u64 = 8 << 20;
 
+/// What finding who holds what is live in a core may take; about 30 bytes for each object.
+const WALK: u64 = 2 << 30;
+
 pub fn run(args: Args) -> Result<(), Failure> {
+    if core::is_core(&args.path)? {
+        return of_core(&args);
+    }
+    if args.exe.is_some() {
+        return Err(Failure::usage(format_args!("{} is no core file: --exe goes with one", args.path.display())));
+    }
     let unpacked = if archive::is_archive(&args.path) { Some(archive::unpack(&args.path)?) } else { None };
     if unpacked.is_none() && args.path.is_file() {
         return single(&args.path, args.format, args.lang);
@@ -79,11 +94,30 @@ pub fn run(args: Args) -> Result<(), Failure> {
     if args.child_of.is_some() {
         return print(&text::json(&report::write(analysis))?);
     }
-    match args.format {
-        Format::Text => print(&report::text(&analysis)),
+    shown_as(args.format, &analysis)
+}
+
+fn shown_as(format: Format, analysis: &Analysis) -> Result<(), Failure> {
+    match format {
+        Format::Text => print(&report::text(analysis)),
         Format::Json => print(&(text::json_pretty(&analysis.verdict)? + "\n")),
-        Format::Html => print(&report::html(&analysis)),
+        Format::Html => print(&report::html(analysis)),
     }
+}
+
+fn of_core(args: &Args) -> Result<(), Failure> {
+    let (path, exe) = (&args.path, args.exe.as_deref());
+    if args.base.is_some() {
+        return Err(Failure::usage(format_args!(
+            "{} is a core file: --base compares bundles; `memtrap top CORE --base PROFILE` compares its heap",
+            path.display()
+        )));
+    }
+    let core = core::open(path, exe)?;
+    let shown = (std::path::absolute(path)?, exe.map(std::path::absolute).transpose()?);
+    let analysis = analysis::core::of_core(&core.program, &shown.0, shown.1.as_deref(), core.taken, WALK, args.lang);
+    let analysis = analysis.map_err(|e| Failure::job(format_args!("{}: {}", path.display(), crate::error::chain(&e))))?;
+    shown_as(args.format, &analysis)
 }
 
 /// A hostile profile must cost nothing but this process.

@@ -70,7 +70,7 @@ enum Command {
     Capture(capture::Args),
     /// List what has been caught, or show one bundle
     Bundles(bundles::Args),
-    /// Answer whether the Go heap explains the RSS: of a bundle, a directory of profiles, or one profile
+    /// Answer whether the Go heap explains the RSS: of a bundle, a directory of profiles, one profile, or a core file
     Analyze(analyze::Args),
     /// Print a profile as `go tool pprof -top` does, where no Go is installed
     Top(top::Args),

@@ -119,6 +119,9 @@ struct Auxiliary {
     vdso: Option<u64>,
 }
 
+/// The user's half of the address space ends here.
+const USER_END: u64 = 1 << 47;
+
 /// A part of the process's memory, and how much of it the core has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part<'c> {
@@ -223,12 +226,13 @@ impl CoreFile {
         }
         let table = slice_from_all_bytes::<Program>(&table).map_err(|()| damaged("its program headers cannot be read"))?;
         let mut segments = Vec::new();
-        let mut wanted = 0;
+        let (mut wanted, mut all) = (0, 0u64);
         for program in table {
             let (start, memory, at, stored) =
                 (program.p_vaddr.get(E), program.p_memsz.get(E), program.p_offset.get(E), program.p_filesz.get(E));
             let in_file = at.checked_add(stored).ok_or_else(|| damaged("a segment lies beyond the end of all files"))?;
             wanted = wanted.max(if stored > 0 { in_file } else { 0 });
+            all = all.saturating_add(stored);
             let end = start.checked_add(memory.max(stored)).ok_or_else(|| damaged("a segment lies beyond the end of memory"))?;
             if program.p_type.get(E) == elf::PT_LOAD && end > start {
                 segments.push(Segment { start, end, at, stored, flags: program.p_flags.get(E).0 });
@@ -236,6 +240,9 @@ impl CoreFile {
         }
         if wanted > bytes.size() {
             return Err(cut_off(bytes.size(), wanted));
+        }
+        if all > bytes.size() {
+            return Err(damaged("its segments hold more bytes than it has"));
         }
         segments.sort_unstable_by_key(|segment| segment.start);
         let overlaps = segments.iter().zip(segments.iter().skip(1)).find(|(one, next)| next.start < one.end);
@@ -438,7 +445,8 @@ impl CoreFile {
             let name = file.map(|file| file.path.as_path()).or_else(|| self.special(segment).map(Path::new));
             let mut start = segment.start;
             while start < segment.end {
-                let next = if file.is_some() { u64::MAX } else { (start / split).saturating_add(1).saturating_mul(split) };
+                let next =
+                    if file.is_some() || start >= USER_END { u64::MAX } else { (start / split).saturating_add(1).saturating_mul(split) };
                 let end = next.min(segment.end);
                 let flag = |flag: u32| segment.flags & flag != 0;
                 parts.push(Part {
@@ -463,7 +471,7 @@ impl CoreFile {
             () if holds(self.auxiliary.random) => Some("[stack]"),
             () if holds(self.auxiliary.vdso) => Some("[vdso]"),
             // in the kernel's half
-            () if segment.start >= 1 << 63 => Some("[vsyscall]"),
+            () if segment.start >= USER_END => Some("[vsyscall]"),
             () => None,
         }
     }

@@ -22,6 +22,17 @@ pub enum Part {
 impl Part {
     pub const ALL: [Part; 5] = [Part::Heap, Part::MemStats, Part::Goroutine, Part::Allocs, Part::GoroutineText];
 
+    /// What it is called in a bundle.
+    pub fn file(self) -> &'static str {
+        match self {
+            Part::Heap => "heap.pb.gz",
+            Part::Allocs => "allocs.pb.gz",
+            Part::MemStats => "memstats.txt",
+            Part::Goroutine => "goroutine.pb.gz",
+            Part::GoroutineText => "goroutine.txt",
+        }
+    }
+
     /// The step of a capture that it can take the place of.
     pub fn name(self) -> &'static str {
         match self {

@@ -60,14 +60,32 @@ pub fn of_waiting(verdict: &Verdict, lang: Lang) -> Option<&'static str> {
 }
 
 /// The answer in a heading.
-pub fn answer(explains: Explains, lang: Lang) -> &'static str {
-    let (en, zh) = match explains {
+pub fn answer(verdict: &Verdict, lang: Lang) -> &'static str {
+    if verdict.core_bytes.is_some() {
+        return answer_of_core(verdict.go_heap_explains, lang);
+    }
+    let (en, zh) = match verdict.go_heap_explains {
         Explains::Yes => ("Yes: the Go heap explains the RSS", "能：Go 堆可以解释 RSS"),
         Explains::Partly => ("Partly: the Go heap explains some of the RSS", "部分：Go 堆只能解释一部分 RSS"),
         Explains::No => ("No: the Go heap does not explain the RSS", "不能：Go 堆无法解释 RSS"),
         Explains::Unknown => {
             ("Unknown: the evidence does not tell whether the Go heap explains the RSS", "未知：现有证据无法判断 Go 堆能否解释 RSS")
         }
+    };
+    lang.pick(en, zh)
+}
+
+fn answer_of_core(explains: Explains, lang: Lang) -> &'static str {
+    let (en, zh) = match explains {
+        Explains::Yes => ("Yes: the Go heap explains what the core file holds", "能：Go 堆可以解释 core 文件中的内存"),
+        Explains::Partly => {
+            ("Partly: the Go heap explains some of what the core file holds", "部分：Go 堆只能解释 core 文件中的一部分内存")
+        }
+        Explains::No => ("No: the Go heap does not explain what the core file holds", "不能：Go 堆无法解释 core 文件中的内存"),
+        Explains::Unknown => (
+            "Unknown: the evidence does not tell whether the Go heap explains what the core file holds",
+            "未知：现有证据无法判断 Go 堆能否解释 core 文件中的内存",
+        ),
     };
     lang.pick(en, zh)
 }

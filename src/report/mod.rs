@@ -115,7 +115,7 @@ fn process(analysis: &Analysis) -> Vec<(&'static str, String)> {
 }
 
 fn where_it_is(v: &Verdict, lang: Lang) -> String {
-    let rss = ByteSize(v.rss_bytes);
+    let rss = ByteSize(v.whole_bytes());
     say!(lang; "Where the {rss} are"; "这 {rss} 在哪里")
 }
 

@@ -213,7 +213,7 @@ fn page(analysis: &Analysis) -> Page {
         title: title(analysis),
         when: manifest.map(|m| clean(&m.started).replace('T', " ").replace('Z', " UTC")).unwrap_or_default(),
         fired: manifest.map(|m| (m.trigger.trigger.name().to_owned(), clean(&m.trigger.reason))),
-        answer: guide::answer(v.go_heap_explains, lang),
+        answer: guide::answer(v, lang),
         answer_word: super::word(&v.go_heap_explains),
         chip: say!(lang; "{}: {}"; "{}：{}", v.cause.name(), guide.title),
         guide,
@@ -295,7 +295,7 @@ fn bars(v: &Verdict, lang: Lang) -> Vec<Bar> {
     let t = labels::of(lang);
     let now = v.anatomy.iter().map(|l| (l.bucket, l.bytes)).collect::<Vec<_>>();
     let then: Option<Vec<_>> = v.anatomy.iter().map(|l| Some((l.bucket, l.baseline_bytes?))).collect();
-    let whole = v.rss_bytes.max(v.baseline_rss_bytes.unwrap_or(0)).max(1) as f64;
+    let whole = v.whole_bytes().max(v.baseline_rss_bytes.unwrap_or(0)).max(1) as f64;
     let bar = |label, bytes: u64, parts: Vec<(crate::anatomy::Bucket, i64)>| Bar {
         label,
         size: ByteSize(bytes).to_string(),
@@ -315,13 +315,13 @@ fn bars(v: &Verdict, lang: Lang) -> Vec<Bar> {
             })
             .collect(),
     };
-    let mut bars = vec![bar(t.now, v.rss_bytes, now)];
+    let mut bars = vec![bar(t.now, v.whole_bytes(), now)];
     bars.extend(v.baseline_rss_bytes.zip(then).map(|(bytes, parts)| bar(t.baseline, bytes, parts)));
     bars
 }
 
 fn buckets(v: &Verdict, lang: Lang) -> Vec<BucketRow> {
-    let whole = i64::try_from(v.rss_bytes).unwrap_or(i64::MAX);
+    let whole = i64::try_from(v.whole_bytes()).unwrap_or(i64::MAX);
     v.anatomy
         .iter()
         .map(|line| BucketRow {

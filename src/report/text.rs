@@ -132,7 +132,7 @@ fn anatomy(out: &mut String, v: &Verdict, lang: Lang) -> std::fmt::Result {
     let header = [lang.pick("bucket", t.part), t.bytes, t.share, t.baseline, t.growth];
     let columns_shown = if base { 5 } else { 3 };
     let mut rows = vec![header.iter().take(columns_shown).map(|h| h.to_string()).collect::<Vec<_>>()];
-    let whole = i64::try_from(v.rss_bytes).unwrap_or(i64::MAX);
+    let whole = i64::try_from(v.whole_bytes()).unwrap_or(i64::MAX);
     for line in &v.anatomy {
         let mut row = match line.is_unseen() {
             true => vec![line.bucket.name().to_owned(), t.unknown.into(), String::new()],

@@ -48,6 +48,8 @@ pub struct Facts {
     pub end: Option<Ending>,
     /// By the object graph, compared with the baseline's.
     pub holders: Option<Holders>,
+    /// It is all out of a core file, which knows no RSS: what is explained is what the core has stored.
+    pub is_core: bool,
     /// Why the profiles may not be of this process: sentences of the capture.
     pub mistaken: Vec<String>,
     /// Why they are not, and were left aside.

@@ -25,6 +25,8 @@ pub(crate) use words::line;
 pub const SCHEMA: u32 = 1;
 pub const QUESTION: &str = "does the Go heap explain the RSS?";
 const QUESTION_ZH: &str = "Go 堆能解释 RSS 吗？";
+const QUESTION_OF_CORE: &str = "does the Go heap explain what the core file holds?";
+const QUESTION_OF_CORE_ZH: &str = "Go 堆能解释 core 文件中的内存吗？";
 
 /// `verdict.json`, schema 1. Sizes in bytes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,6 +46,9 @@ pub struct Verdict {
     /// What a better answer would need, and why.
     pub missing: Vec<String>,
     pub rss_bytes: u64,
+    /// Of a core file, which knows no RSS (`rss_bytes` is 0): what it has in pages that hold anything but zeros. The anatomy adds up to it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub core_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub baseline_rss_bytes: Option<u64>,
     /// In the order of [`Bucket::ALL`]; the bytes add up to `rss_bytes`.
@@ -69,6 +74,13 @@ pub struct BucketLine {
     pub baseline_bytes: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub growth_bytes: Option<i64>,
+}
+
+impl Verdict {
+    /// What the anatomy adds up to.
+    pub fn whole_bytes(&self) -> u64 {
+        self.core_bytes.unwrap_or(self.rss_bytes)
+    }
 }
 
 impl BucketLine {
@@ -212,7 +224,7 @@ pub fn decide(anatomy: &Anatomy, facts: &Facts, lang: Lang) -> Verdict {
     };
     Verdict {
         schema: SCHEMA,
-        question: lang.pick(QUESTION, QUESTION_ZH).into(),
+        question: if facts.is_core { lang.pick(QUESTION_OF_CORE, QUESTION_OF_CORE_ZH) } else { lang.pick(QUESTION, QUESTION_ZH) }.into(),
         go_heap_explains,
         cause,
         confidence,
@@ -220,7 +232,8 @@ pub fn decide(anatomy: &Anatomy, facts: &Facts, lang: Lang) -> Verdict {
         summary: words::summary(anatomy, facts, &weighed, cause, go_heap_explains, lang),
         evidence: words::evidence(anatomy, facts, &weighed, cause, lang),
         missing,
-        rss_bytes: anatomy.rss_bytes,
+        rss_bytes: if facts.is_core { 0 } else { anatomy.rss_bytes },
+        core_bytes: facts.is_core.then_some(anatomy.rss_bytes),
         baseline_rss_bytes: facts.baseline.as_ref().map(|b| b.rss_bytes),
         anatomy: Bucket::ALL.map(line).to_vec(),
         top: Top::default(),
@@ -394,7 +407,17 @@ fn doubts(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause: Cause, lan
             "缺少 goroutineleak.pb.gz{version}：不知道这些 goroutine 是否再也无法被唤醒；Go 1.27 起可以知道"
         ));
     }
-    if facts.baseline.is_none() {
+    if facts.is_core {
+        confidence = confidence.min(Confidence::Medium);
+        missing.push(
+            lang.pick(
+                "a core file does not tell the RSS: what is explained are the pages in it that hold anything but zeros, and pages of files that it \
+                 leaves out are not among them",
+                "core 文件不含 RSS：解释的是其中内容不全为零的页，不包括它略去的文件页",
+            )
+            .into(),
+        );
+    } else if facts.baseline.is_none() {
         missing.push(
             lang.pick(
                 "there is no baseline: the verdict is about all of the RSS, not about what it grew by",

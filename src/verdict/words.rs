@@ -52,6 +52,7 @@ pub(super) fn summary(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause
             let grown = bytes(anatomy.rss_bytes.saturating_sub(base.rss_bytes));
             say!(lang; "RSS grew by {grown} to {now}"; "RSS 增长了 {grown}，达到 {now}")
         }
+        None if facts.is_core => say!(lang; "The core file holds {now} of memory"; "core 文件存有 {now} 内存"),
         None => say!(lang; "RSS is {now}"; "RSS 为 {now}"),
     };
     let heap = match explains {

@@ -311,15 +311,27 @@ fn kernel_says(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, lang: L
         }
         None => "",
     };
-    if let Some(arenas) = anatomy.arena_rss.map(bytes) {
+    if let Some(arenas) = anatomy.arena_rss.map(bytes).filter(|_| facts.is_core) {
+        said.push(say!(lang;
+            "{arenas} of what the core file holds lie in Go's arenas.";
+            "core 文件所存的内存中，{arenas} 在 Go 的 arena 里。"
+        ));
+    } else if let Some(arenas) = anatomy.arena_rss.map(bytes) {
         said.push(say!(lang; "smaps: {arenas} are resident in Go's arenas ({how})."; "smaps：Go 的 arena 中常驻 {arenas}（{how}）。"));
     }
     if anatomy.over_claim > WORTH {
         let more = bytes(anatomy.over_claim);
-        said.push(say!(lang;
-            "MemStats counts {more} more than there is: reserved and never touched. The parts are scaled down.";
-            "MemStats 比实际多算了 {more}：保留但从未触碰的页。各部分已按比例缩小。"
-        ));
+        said.push(if facts.is_core {
+            say!(lang;
+                "MemStats counts {more} more than the core file holds: never touched, or nothing but zeros. The parts are scaled down.";
+                "MemStats 比 core 文件所存的多算了 {more}：从未触碰的页，或内容全为零。各部分已按比例缩小。"
+            )
+        } else {
+            say!(lang;
+                "MemStats counts {more} more than there is: reserved and never touched. The parts are scaled down.";
+                "MemStats 比实际多算了 {more}：保留但从未触碰的页。各部分已按比例缩小。"
+            )
+        });
     }
     if let Some(native) = anatomy.native.filter(|_| anatomy.get(Bucket::NativeAnon).unsigned_abs() > WORTH) {
         let parts = [
@@ -362,10 +374,17 @@ fn kernel_says(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, lang: L
     let released = anatomy.released.saturating_sub(anatomy.lazy_free);
     if released > WORTH {
         let released = bytes(released);
-        said.push(say!(lang;
-            "{released} of the freed heap were returned by the runtime (HeapReleased) and are resident nevertheless.";
-            "已释放的堆中有 {released} 已由 runtime 归还（HeapReleased），却仍然常驻。"
-        ));
+        said.push(if facts.is_core {
+            say!(lang;
+                "{released} of the freed heap were returned by the runtime (HeapReleased), and the core file holds them nevertheless.";
+                "已释放的堆中有 {released} 已由 runtime 归还（HeapReleased），但仍在 core 文件里。"
+            )
+        } else {
+            say!(lang;
+                "{released} of the freed heap were returned by the runtime (HeapReleased) and are resident nevertheless.";
+                "已释放的堆中有 {released} 已由 runtime 归还（HeapReleased），却仍然常驻。"
+            )
+        });
     }
     if anatomy.swap > WORTH {
         let swap = bytes(anatomy.swap);
