@@ -39,10 +39,11 @@ const fn step(name: &'static str, file: &'static str, describes: &'static str) -
     StepKind { skippable: true, ..fixed(name, file, describes) }
 }
 
-pub const ALL: [StepKind; 24] = [
+pub const ALL: [StepKind; 25] = [
     fixed("status", "proc/status", "the kernel's summary: VmRSS split into RssAnon, RssFile, RssShmem; threads").baseline(),
     fixed("stat", "proc/stat", "one line of counters of the process"),
     fixed("cgroup", "proc/cgroup.txt", "memory limits, usage and events of its cgroups"),
+    fixed("cgroup_members", "proc/cgroup_members.txt", "the processes that share its limited cgroups, with what each has resident"),
     fixed("smaps_rollup", "proc/smaps_rollup", "the kernel's sums over all mappings").baseline(),
     fixed("limits", "proc/limits", "resource limits of the process"),
     fixed("process", "proc/process.json", "counts, sockets, Go build information and the GC settings from the environment"),

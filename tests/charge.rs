@@ -3,12 +3,14 @@
 mod common;
 
 use std::fs;
-use std::path::PathBuf;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::thread::sleep;
 use std::time::Duration;
 
-use common::{Cgroup, MIB, Memtrap, Svc, manifest, wait_until};
+use common::numbers::deviations;
+use common::{Build, Cgroup, GoVersion, MIB, Memtrap, Svc, go_program, manifest, wait_until};
 
 fn target(svc: &Svc, keys: &str) -> String {
     format!(
@@ -58,6 +60,34 @@ fn assert_by_charge(m: &serde_json::Value, at_least: u64, limit: u64) {
     assert!(fired["reason"].as_str().unwrap().starts_with("the charge of cgroup /"), "{fired:#}");
 }
 
+/// The cause, and that each number of the verdict is in the bundle's files and the cgroup's parts add up.
+fn assert_verdict(bundle: &Path, cause: &str) -> serde_json::Value {
+    wait_until(Duration::from_secs(30), "the verdict", || bundle.join("verdict.json").exists());
+    let verdict: serde_json::Value = serde_json::from_slice(&fs::read(bundle.join("verdict.json")).unwrap()).unwrap();
+    assert_eq!(verdict["cause"], cause, "{verdict:#}");
+    let wrong = deviations(bundle, &verdict);
+    assert!(wrong.is_empty(), "{}\n{:#}", wrong.join("\n"), verdict["cgroup"]);
+    let text = fs::read_to_string(bundle.join("report.txt")).unwrap();
+    assert!(text.contains("What uses ") && text.contains(cause), "{text}");
+    assert!(fs::read_to_string(bundle.join("report.html")).unwrap().contains("of cgroup /"));
+    verdict
+}
+
+fn part(verdict: &serde_json::Value, part: &str) -> u64 {
+    let parts = verdict["cgroup"]["parts"].as_array().unwrap();
+    parts.iter().find(|line| line["part"] == part).unwrap()["bytes"].as_u64().unwrap()
+}
+
+/// A process of the cgroup that takes so many MiB of the kernel's own memory.
+fn take_kernel_memory(cgroup: &Cgroup, how: &str, mib: u64) -> Helper {
+    let program = go_program(GoVersion::Newest, "charge", Build::Plain);
+    let mut helper = Helper(cgroup.shell(&format!("exec {} {how} {mib}", program.display())));
+    let mut line = String::new();
+    BufReader::new(helper.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "READY\n");
+    helper
+}
+
 #[test]
 fn a_tmpfs_that_fills_the_cgroup_fires_and_is_over_when_it_is_emptied() {
     let Some(cgroup) = Cgroup::new(260 * MIB) else { return };
@@ -68,6 +98,8 @@ fn a_tmpfs_that_fills_the_cgroup_fires_and_is_over_when_it_is_emptied() {
     let bundle = memtrap.wait_for_bundles(20, 1).remove(0);
     assert_by_charge(&manifest(&bundle), 208 * MIB, 260 * MIB);
     assert!(memtrap.log().contains("the charge of cgroup /"), "{}", memtrap.log());
+    let verdict = assert_verdict(&bundle, "cgroup_shmem");
+    assert!(part(&verdict, "shmem") >= 210 * MIB, "{verdict:#}");
     drop(file);
     memtrap.wait_until(10, "the incident is over", |m| m.log().contains("state=\"cooldown\""));
 }
@@ -81,7 +113,26 @@ fn what_a_child_holds_fires_for_its_parent() {
     let _child = Helper(cgroup.shell("(head -c 220M /dev/zero; exec sleep 600) | exec tail -c 220M > /dev/null"));
     let bundle = memtrap.wait_for_bundles(30, 1).remove(0);
     assert_by_charge(&manifest(&bundle), 208 * MIB, 261 * MIB);
+    let verdict = assert_verdict(&bundle, "cgroup_neighbours");
+    assert_eq!(verdict["cgroup"]["processes"][0]["name"], "tail", "{verdict:#}");
     cgroup.kill_all();
+}
+
+#[test]
+fn page_tables_and_pipes_fire_and_are_the_kernels_own() {
+    let (Some(tables), Some(pipes)) = (Cgroup::new(265 * MIB), Cgroup::new(266 * MIB)) else { return };
+    let (svc, other) = (tables.start(&[]), pipes.start(&[]));
+    let config = target(&svc, "threshold = \"80%\"") + &target(&other, "threshold = \"80%\"").replace("\"svc\"", "\"pipes\"");
+    let memtrap = Memtrap::start(&config);
+    let _helpers = (take_kernel_memory(&tables, "page_tables", 216), take_kernel_memory(&pipes, "pipes", 216));
+    for bundle in memtrap.wait_for_bundles(30, 2) {
+        let limit = if bundle.to_str().unwrap().contains("/pipes/") { 266 } else { 265 };
+        assert_by_charge(&manifest(&bundle), 212 * MIB, limit * MIB);
+        let verdict = assert_verdict(&bundle, "cgroup_kernel");
+        assert!(part(&verdict, "kernel") >= 205 * MIB, "{verdict:#}");
+    }
+    tables.kill_all();
+    pipes.kill_all();
 }
 
 #[test]
@@ -98,6 +149,8 @@ fn a_limit_above_that_is_filled_by_others_fires_by_eta() {
     assert_eq!((&m["trigger"]["trigger"], &m["trigger"]["measure"]), (&"eta".into(), &"charge".into()), "{m:#}");
     assert_eq!(m["trigger"]["charge_limit_bytes"].as_u64(), Some(263 * MIB), "{m:#}");
     assert_eq!(m["trigger"]["limit_bytes"].as_u64(), Some(200 * MIB), "{m:#}");
+    let verdict = assert_verdict(&bundle, "cgroup_shmem");
+    assert_eq!(verdict["cgroup"]["limit_bytes"].as_u64(), Some(263 * MIB), "{verdict:#}");
     pod.kill_all();
     drop(svc);
 }

@@ -18,7 +18,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use crate::anatomy::{self, Anatomy, Evidence, memstats, smaps};
+use crate::anatomy::{self, Anatomy, Cgroup, Evidence, memstats, smaps};
 use crate::bundle::timeline::{self, TimelineRow};
 use crate::bundle::{BaselineFacts, Bundle, End, FileEntry, Manifest, ProcessFacts, RemoteInstance};
 use crate::disk::Dir;
@@ -26,6 +26,7 @@ use crate::error::chain;
 use crate::holders::{self, Holders};
 use crate::lang::{Lang, say};
 use crate::pprof::{self, DecodeError, Profile, goroutine};
+use crate::trigger::Measure;
 use crate::units::ByteSize;
 use crate::verdict::{self, Cause, Ending, Facts, Gogc, TopLine, Verdict};
 use core::CoreFacts;
@@ -169,6 +170,13 @@ pub fn of_directory(
         now.compare(&then);
     }
 
+    let fired = manifest.as_ref().map(|m| &m.trigger);
+    let by_charge = fired.is_some_and(|fired| fired.measure == Measure::Charge);
+    let wanted = fired.filter(|_| by_charge).and_then(|fired| fired.charge_cgroup.as_deref());
+    let (numbers, members) = (files.text("proc/cgroup.txt"), files.text("proc/cgroup_members.txt"));
+    let pid = process.as_ref().map(|p| p.pid);
+    let cgroup = Cgroup::read(&numbers, &members, pid, evidence.status.map(|s| s.anon), wanted);
+
     let env = process.as_ref().and_then(|p| p.env.as_ref());
     // what was read from the process's memory is the process's
     let may_be_foreign = !is_proven && foreign.is_empty() && !manifest.as_ref().is_some_and(is_all_of_memory);
@@ -200,6 +208,8 @@ pub fn of_directory(
         allocated: told.allocated(),
         end: files.json::<End>("end.json").map(|end| Ending { gone: end.gone, oom_killed: end.oom_killed }),
         holders: held_by,
+        cgroup,
+        by_charge,
     };
     if told.is_nothing() && !has_foreign && evidence.memstats.is_none() && evidence.status.is_none() {
         return Err(AnalysisError::Nothing { path: dir.to_owned(), problems: files.problems });
@@ -328,12 +338,14 @@ fn next_commands(shown: &Path, files: &Files, cause: Cause, has_go: bool) -> Vec
     const ALLOCS: &[(&str, Look)] = &[("allocs.pb.gz", Look::Top("alloc_space")), ("allocs.pb.gz", Look::Top("alloc_objects"))];
     const GOROUTINES: &[(&str, Look)] = &[("goroutine.pb.gz", Look::Traces), ("goroutine.txt", Look::Page)];
     const KERNEL: &[(&str, Look)] = &[("proc/smaps", Look::Page)];
+    const CGROUP: &[(&str, Look)] = &[("proc/cgroup_members.txt", Look::Page), ("proc/cgroup.txt", Look::Page)];
     const RUNTIME: &[(&str, Look)] = &[("memstats.txt", Look::Page)];
     let order = match cause {
         Cause::AllocationChurn => [ALLOCS, HEAP, GOROUTINES, RUNTIME, KERNEL],
         Cause::UnreleasedHeap => [RUNTIME, ALLOCS, HEAP, GOROUTINES, KERNEL],
         Cause::GoroutinePileup | Cause::DeepStacks => [GOROUTINES, HEAP, ALLOCS, RUNTIME, KERNEL],
         Cause::ThreadPileup => [GOROUTINES, KERNEL, HEAP, ALLOCS, RUNTIME],
+        Cause::CgroupShmem | Cause::CgroupNeighbours | Cause::CgroupKernel => [CGROUP, KERNEL, HEAP, GOROUTINES, RUNTIME],
         Cause::NativeMemory | Cause::FileMappings | Cause::Shmem => [KERNEL, RUNTIME, HEAP, ALLOCS, GOROUTINES],
         Cause::RuntimeMetadata => [RUNTIME, KERNEL, HEAP, ALLOCS, GOROUTINES],
         _ => [HEAP, ALLOCS, GOROUTINES, RUNTIME, KERNEL],
@@ -454,6 +466,16 @@ impl Files {
 
     fn json<T: serde::de::DeserializeOwned>(&mut self, name: &str) -> Option<T> {
         self.parse(name, MAX_JSON, |file| serde_json::from_reader(BufReader::new(file)).map_err(|e| e.to_string()))
+    }
+
+    /// Empty where there is none.
+    fn text(&mut self, name: &str) -> String {
+        let text = self.parse(name, MAX_JSON, |mut file| {
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+            Ok(String::from_utf8_lossy(&bytes).into_owned())
+        });
+        text.unwrap_or_default()
     }
 
     fn memstats(&mut self, name: &str) -> Option<memstats::GoMemory> {

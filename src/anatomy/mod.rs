@@ -16,6 +16,7 @@
 
 mod arenas;
 mod bucket;
+mod cgroup;
 mod kernel;
 mod lines;
 pub mod memstats;
@@ -29,6 +30,7 @@ use crate::lang::Lang;
 
 pub use arenas::{Found, Threads};
 pub use bucket::{Bucket, Parts};
+pub use cgroup::{Cgroup, Charged, KernelKind};
 pub use kernel::{Split, stack_limit};
 pub use memstats::GoMemory;
 

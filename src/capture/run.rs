@@ -248,7 +248,7 @@ impl<'a> Runner<'a> {
         let collect = move |out: &mut BundleFile| unanswered.ask(id, || step.collect(&procfs, id, &options, out));
         let done = collected::within(patience, &self.lane, files, &file, collect).await;
         let source = match step {
-            KernelStep::Cgroup => "/cgroup",
+            KernelStep::Cgroup | KernelStep::CgroupMembers => "/cgroup",
             KernelStep::Process => "",
             _ => &format!("/{}", step.file_name()),
         };

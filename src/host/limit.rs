@@ -260,6 +260,15 @@ fn is_real(bytes: &u64) -> bool {
     (1..NO_LIMIT).contains(bytes)
 }
 
+/// The highest cgroup above a process that has a limit of its own.
+pub fn limited(cgroup: &CgroupRef) -> Option<&Level> {
+    let files: &[&str] = match cgroup.version {
+        Version::V1 => &["memory.limit_in_bytes"],
+        Version::V2 => &["memory.max", "memory.high"],
+    };
+    cgroup.levels().iter().rev().find(|level| files.iter().any(|file| level.number(file).filter(is_real).is_some()))
+}
+
 /// How many processes of its cgroup the kernel has killed for memory; `None` where that cannot be read.
 pub fn oom_kills(procfs: &ProcFs, pid: u32) -> Option<u64> {
     CgroupRef::of(procfs, pid).ok()??.oom_kills()

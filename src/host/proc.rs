@@ -97,6 +97,7 @@ pub struct Status {
     pub rss_file: Option<u64>,
     pub rss_shmem: Option<u64>,
     pub swap: Option<u64>,
+    pub page_tables: Option<u64>,
     pub virtual_size: Option<u64>,
 }
 
@@ -122,6 +123,7 @@ impl Status {
                 "RssFile" => status.rss_file = kib(),
                 "RssShmem" => status.rss_shmem = kib(),
                 "VmSwap" => status.swap = kib(),
+                "VmPTE" => status.page_tables = kib(),
                 "VmSize" => status.virtual_size = kib(),
                 _ => {}
             }

@@ -3,7 +3,7 @@
 mod en;
 mod zh;
 
-use crate::anatomy::Bucket;
+use crate::anatomy::{Bucket, Charged};
 use crate::lang::Lang;
 use crate::verdict::{Cause, Confidence, Detail, Explains, Verdict};
 
@@ -112,6 +112,20 @@ pub fn bucket(bucket: Bucket, lang: Lang) -> &'static str {
         Bucket::FileMapped => ("mapped files", "文件映射"),
         Bucket::Shmem => ("shared memory", "共享内存"),
         Bucket::Unexplained => ("unexplained", "无法解释"),
+    };
+    lang.pick(en, zh)
+}
+
+/// A part of a cgroup's usage in words.
+pub fn charged(part: Charged, lang: Lang) -> &'static str {
+    let (en, zh) = match part {
+        Charged::ThisProcess => ("this process", "本进程"),
+        Charged::OtherProcesses => ("other processes", "其他进程"),
+        Charged::Shmem => ("tmpfs and shared memory", "tmpfs 与共享内存"),
+        Charged::PageCache => ("page cache that can be dropped", "可回收的 page cache"),
+        Charged::BusyCache => ("page cache that cannot: dirty, locked", "不可回收的 page cache：脏页、已锁定"),
+        Charged::Kernel => ("the kernel's own: page tables, stacks, slab, sockets", "内核自身：页表、内核栈、slab、socket"),
+        Charged::Unexplained => ("unexplained", "无法解释"),
     };
     lang.pick(en, zh)
 }

@@ -17,6 +17,7 @@ pub use page::html;
 pub use text::{groups, text};
 
 use crate::analysis::Analysis;
+use crate::anatomy::Cgroup;
 use crate::bundle::{FileEntry, Manifest, Status};
 use crate::clock::human;
 use crate::lang::{Lang, say};
@@ -117,6 +118,11 @@ fn process(analysis: &Analysis) -> Vec<(&'static str, String)> {
 fn where_it_is(v: &Verdict, lang: Lang) -> String {
     let rss = ByteSize(v.whole_bytes());
     say!(lang; "Where the {rss} are"; "这 {rss} 在哪里")
+}
+
+fn where_it_is_charged(cgroup: &Cgroup, lang: Lang) -> String {
+    let (path, usage, limit) = (clean(&cgroup.path), ByteSize(cgroup.usage_bytes), ByteSize(cgroup.limit_bytes));
+    say!(lang; "What uses {usage} of the {limit} of cgroup {path}"; "cgroup {path} 的上限 {limit} 中的 {usage} 用在哪里")
 }
 
 fn goroutines(count: u64, lang: Lang) -> String {

@@ -5,8 +5,9 @@ use askama::Template;
 use super::guide::{self, Guide};
 use super::labels::{self, Labels};
 use super::plot::{self, Marks, Plot};
-use super::{clean, first_frames, growth, percent, process, size, title, unix_ms, wait, where_it_is};
+use super::{clean, first_frames, growth, percent, process, size, title, unix_ms, wait, where_it_is, where_it_is_charged};
 use crate::analysis::Analysis;
+use crate::anatomy::Cgroup;
 use crate::bundle::{Manifest, Status};
 use crate::holders::Holder;
 use crate::lang::{Lang, say};
@@ -56,6 +57,7 @@ struct Page {
     bars: Vec<Bar>,
     buckets: Vec<BucketRow>,
     has_baseline: bool,
+    cgroup: Option<ChargedTable>,
     evidence: Vec<String>,
     missing: Vec<String>,
     plots: Vec<(&'static str, Plot)>,
@@ -93,6 +95,20 @@ struct BucketRow {
     baseline: String,
     growth: String,
     is_nothing: bool,
+}
+
+/// What a cgroup's usage is made of.
+struct ChargedTable {
+    title: String,
+    rows: Vec<ChargedRow>,
+    /// Other processes, which one of the rows sums up.
+    processes: Vec<ChargedRow>,
+}
+
+struct ChargedRow {
+    words: String,
+    size: String,
+    share: String,
 }
 
 struct Table {
@@ -228,6 +244,7 @@ fn page(analysis: &Analysis) -> Page {
         bars: bars(v, lang),
         buckets: buckets(v, lang),
         has_baseline: v.baseline_rss_bytes.is_some(),
+        cgroup: v.cgroup.as_ref().map(|cgroup| charged(cgroup, lang)),
         evidence: v.evidence.iter().map(|e| clean_long(e)).collect(),
         missing: v.missing.iter().map(|e| clean_long(e)).collect(),
         plots,
@@ -334,6 +351,20 @@ fn buckets(v: &Verdict, lang: Lang) -> Vec<BucketRow> {
             is_nothing: line.bytes == 0 && line.baseline_bytes.unwrap_or(0) == 0 && !line.unknown,
         })
         .collect()
+}
+
+fn charged(cgroup: &Cgroup, lang: Lang) -> ChargedTable {
+    let whole = i64::try_from(cgroup.usage_bytes).unwrap_or(i64::MAX);
+    let of = |words: String, bytes: i64| ChargedRow { words, size: size(bytes), share: percent(bytes, whole) };
+    ChargedTable {
+        title: where_it_is_charged(cgroup, lang),
+        rows: cgroup.parts.iter().map(|line| of(guide::charged(line.part, lang).to_owned(), line.bytes)).collect(),
+        processes: cgroup
+            .processes
+            .iter()
+            .map(|member| of(format!("{} (pid {})", clean(&member.name), member.pid), i64::try_from(member.bytes).unwrap_or(i64::MAX)))
+            .collect(),
+    }
 }
 
 fn tables(analysis: &Analysis) -> Vec<Table> {

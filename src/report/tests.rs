@@ -143,6 +143,9 @@ fn every_cause_has_its_guide_in_both_languages() {
         Cause::Shmem,
         Cause::ThreadPileup,
         Cause::RuntimeMetadata,
+        Cause::CgroupShmem,
+        Cause::CgroupNeighbours,
+        Cause::CgroupKernel,
         Cause::Mixed,
         Cause::Unknown,
     ];

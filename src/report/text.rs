@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::guide;
 use super::labels;
-use super::{clean, first_frames, growth, percent, process, size, title, troubles, wait, where_it_is, word};
+use super::{clean, first_frames, growth, percent, process, size, title, troubles, wait, where_it_is, where_it_is_charged, word};
 use crate::analysis::Analysis;
 use crate::bundle::timeline::TimelineRow;
 use crate::bundle::{Status, by_cause};
@@ -54,6 +54,7 @@ fn write(out: &mut String, analysis: &Analysis) -> std::fmt::Result {
     }
 
     anatomy(out, v, lang)?;
+    cgroup(out, v, lang)?;
     list(out, t.evidence, &v.evidence)?;
     list(out, t.missing, &v.missing)?;
 
@@ -145,6 +146,21 @@ fn anatomy(out: &mut String, v: &Verdict, lang: Lang) -> std::fmt::Result {
         row.push(guide::bucket(line.bucket, lang).to_owned());
         rows.push(row);
     }
+    out.push_str(&columns(&rows));
+    Ok(())
+}
+
+fn cgroup(out: &mut String, v: &Verdict, lang: Lang) -> std::fmt::Result {
+    let Some(cgroup) = &v.cgroup else { return Ok(()) };
+    heading(out, &where_it_is_charged(cgroup, lang))?;
+    let whole = i64::try_from(cgroup.usage_bytes).unwrap_or(i64::MAX);
+    let row = |name: &str, bytes: i64, words: &str| vec![name.to_owned(), size(bytes), percent(bytes, whole), words.to_owned()];
+    let mut rows: Vec<Vec<String>> =
+        cgroup.parts.iter().map(|line| row(line.part.name(), line.bytes, guide::charged(line.part, lang))).collect();
+    rows.extend(cgroup.processes.iter().map(|member| {
+        let bytes = i64::try_from(member.bytes).unwrap_or(i64::MAX);
+        row(&format!("  pid {}", member.pid), bytes, &clean(&member.name))
+    }));
     out.push_str(&columns(&rows));
     Ok(())
 }

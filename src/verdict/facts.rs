@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::anatomy::Anatomy;
+use crate::anatomy::{Anatomy, Cgroup};
 use crate::holders::Holders;
 use crate::pprof::own::{self, Whose};
 
@@ -46,6 +46,10 @@ pub struct Facts {
     /// Between the forced collections at the two ends of the capture.
     pub allocated: Option<Allocated>,
     pub end: Option<Ending>,
+    /// The table of the process's cgroup, where one has a limit.
+    pub cgroup: Option<Cgroup>,
+    /// Its charge is what fired.
+    pub by_charge: bool,
     /// By the object graph, compared with the baseline's.
     pub holders: Option<Holders>,
     /// It is all out of a core file, which knows no RSS: what is explained is what the core has stored.

@@ -17,7 +17,7 @@ pub use facts::{
     TopFunction,
 };
 
-use crate::anatomy::{Anatomy, Bucket, Missing};
+use crate::anatomy::{Anatomy, Bucket, Cgroup, Charged, Missing};
 use crate::lang::{Lang, say};
 use weigh::Weighed;
 pub(crate) use words::line;
@@ -53,6 +53,9 @@ pub struct Verdict {
     pub baseline_rss_bytes: Option<u64>,
     /// In the order of [`Bucket::ALL`]; the bytes add up to `rss_bytes`.
     pub anatomy: Vec<BucketLine>,
+    /// What the process's cgroup is charged with, where one has a limit.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub cgroup: Option<Cgroup>,
     /// Filled by the caller.
     #[serde(default)]
     pub top: Top,
@@ -139,6 +142,12 @@ pub enum Cause {
     Shmem,
     ThreadPileup,
     RuntimeMetadata,
+    /// The cgroup's limit is filled by tmpfs and shared memory, not by this process.
+    CgroupShmem,
+    /// By other processes.
+    CgroupNeighbours,
+    /// By the kernel's own: page tables, slab, sockets.
+    CgroupKernel,
     /// No part dominates.
     Mixed,
     /// The evidence that would tell is missing.
@@ -165,6 +174,9 @@ impl Cause {
             Cause::Shmem => "shmem",
             Cause::ThreadPileup => "thread_pileup",
             Cause::RuntimeMetadata => "runtime_metadata",
+            Cause::CgroupShmem => "cgroup_shmem",
+            Cause::CgroupNeighbours => "cgroup_neighbours",
+            Cause::CgroupKernel => "cgroup_kernel",
             Cause::Mixed => "mixed",
             Cause::Unknown => "unknown",
         }
@@ -213,6 +225,8 @@ pub fn decide(anatomy: &Anatomy, facts: &Facts, lang: Lang) -> Verdict {
     let weighed = weigh::weigh(anatomy, facts);
     let cause = cause(anatomy, &weighed);
     let (missing, confidence) = doubts(anatomy, facts, &weighed, cause, lang);
+    // why RSS is what it is does not matter where something else fills the limit
+    let elsewhere = facts.cgroup.as_ref().and_then(|cgroup| elsewhere(cgroup, facts.by_charge));
     let go_heap_explains = explains(anatomy, &weighed);
     let growth = facts.baseline.as_ref().map(|base| anatomy.growth(base));
     let line = |bucket| BucketLine {
@@ -226,20 +240,36 @@ pub fn decide(anatomy: &Anatomy, facts: &Facts, lang: Lang) -> Verdict {
         schema: SCHEMA,
         question: if facts.is_core { lang.pick(QUESTION_OF_CORE, QUESTION_OF_CORE_ZH) } else { lang.pick(QUESTION, QUESTION_ZH) }.into(),
         go_heap_explains,
-        cause,
-        confidence,
-        detail: detail(anatomy, &weighed, cause),
-        summary: words::summary(anatomy, facts, &weighed, cause, go_heap_explains, lang),
+        cause: elsewhere.map_or(cause, |(cause, _)| cause),
+        confidence: elsewhere.map_or(confidence, |(_, confidence)| confidence),
+        detail: detail(anatomy, &weighed, cause).filter(|_| elsewhere.is_none()),
+        summary: words::summary(anatomy, facts, &weighed, cause, go_heap_explains, elsewhere.map(|(cause, _)| cause), lang),
         evidence: words::evidence(anatomy, facts, &weighed, cause, lang),
         missing,
         rss_bytes: if facts.is_core { 0 } else { anatomy.rss_bytes },
         core_bytes: facts.is_core.then_some(anatomy.rss_bytes),
         baseline_rss_bytes: facts.baseline.as_ref().map(|b| b.rss_bytes),
         anatomy: Bucket::ALL.map(line).to_vec(),
+        cgroup: facts.cgroup.clone(),
         top: Top::default(),
         goroutines: facts.goroutines.clone(),
         next: Vec::new(),
     }
+}
+
+/// What fills the cgroup's limit, where that is not this process: if the charge is what fired, or is half of the limit.
+fn elsewhere(cgroup: &Cgroup, by_charge: bool) -> Option<(Cause, Confidence)> {
+    let charge = cgroup.charge_bytes.max(1) as f64;
+    let share = |part| cgroup.get(part).max(0) as f64 / charge;
+    if !by_charge && cgroup.charge_bytes < cgroup.limit_bytes / 2 || share(Charged::ThisProcess) >= DOMINATES {
+        return None;
+    }
+    let parts =
+        [(Cause::CgroupShmem, Charged::Shmem), (Cause::CgroupNeighbours, Charged::OtherProcesses), (Cause::CgroupKernel, Charged::Kernel)];
+    let (cause, most) = parts.into_iter().map(|(cause, part)| (cause, share(part))).max_by(|(_, a), (_, b)| a.total_cmp(b))?;
+    let adds_up = cgroup.get(Charged::Unexplained).unsigned_abs() < cgroup.usage_bytes / 20;
+    let confidence = if most >= CLEARLY && adds_up { Confidence::High } else { Confidence::Medium };
+    (most >= DOMINATES).then_some((cause, confidence))
 }
 
 fn cause(anatomy: &Anatomy, weighed: &Weighed) -> Cause {

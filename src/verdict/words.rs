@@ -1,5 +1,6 @@
 //! The verdict in sentences: numbers first, one thought each.
 
+mod cgroup;
 mod evidence;
 mod holding;
 #[cfg(test)]
@@ -45,7 +46,15 @@ fn percent(share: f64) -> String {
 }
 
 /// One sentence for a ticket.
-pub(super) fn summary(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause: Cause, explains: Explains, lang: Lang) -> String {
+pub(super) fn summary(
+    anatomy: &Anatomy,
+    facts: &Facts,
+    weighed: &Weighed,
+    cause: Cause,
+    explains: Explains,
+    elsewhere: Option<Cause>,
+    lang: Lang,
+) -> String {
     let now = bytes(anatomy.rss_bytes);
     let rss = match facts.baseline.as_ref().filter(|_| weighed.growth) {
         Some(base) => {
@@ -74,7 +83,8 @@ pub(super) fn summary(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause
     let because = because(anatomy, facts, weighed, cause, lang);
     let besides = besides(weighed, cause, lang).unwrap_or_default();
     let held = holding::clause(facts, weighed, cause, lang);
-    say!(lang; "{rss} and {heap}: {because}{held}{besides}{ending}{whose}."; "{rss}，{heap}：{because}{held}{besides}{ending}{whose}。")
+    let limit = facts.cgroup.as_ref().zip(elsewhere).map_or_else(String::new, |(cgroup, by)| cgroup::clause(cgroup, by, lang));
+    say!(lang; "{limit}{rss} and {heap}: {because}{held}{besides}{ending}{whose}."; "{limit}{rss}，{heap}：{because}{held}{besides}{ending}{whose}。")
 }
 
 /// A second part that is nearly as heavy.
@@ -193,7 +203,8 @@ fn because(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause: Cause, la
             "{amount} ({share}) lie outside of what the Go runtime knows of: native memory, mapped files or shared memory, which only the kernel tells apart";
             "{amount}（{share}）在 Go runtime 所知之外：native 内存、文件映射或共享内存，只有内核能区分"
         ),
-        Cause::Mixed | Cause::Unknown => {
+        // of RSS they are no part
+        Cause::Mixed | Cause::Unknown | Cause::CgroupShmem | Cause::CgroupNeighbours | Cause::CgroupKernel => {
             let parts: Vec<String> = weighed
                 .ranked()
                 .iter()
@@ -298,6 +309,9 @@ fn part(cause: Cause, lang: Lang) -> &'static str {
         Cause::Shmem => ("shared memory", "共享内存"),
         Cause::ThreadPileup => ("OS threads", "OS 线程"),
         Cause::RuntimeMetadata => ("runtime metadata", "runtime 元数据"),
+        Cause::CgroupShmem => ("tmpfs and shared memory of the cgroup", "cgroup 的 tmpfs 与共享内存"),
+        Cause::CgroupNeighbours => ("other processes of the cgroup", "cgroup 的其他进程"),
+        Cause::CgroupKernel => ("the kernel's own for the cgroup", "内核为 cgroup 占用的部分"),
         Cause::Mixed | Cause::Unknown => ("unexplained", "无法解释的部分"),
     };
     lang.pick(en, zh)

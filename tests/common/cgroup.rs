@@ -52,7 +52,7 @@ impl Cgroup {
     /// Runs a shell inside.
     pub fn shell(&self, script: &str) -> Child {
         let script = format!("echo $$ > {}/cgroup.procs; {script}", self.0.display());
-        Command::new("sh").args(["-c", &script]).stdin(Stdio::piped()).spawn().unwrap()
+        Command::new("sh").args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
     }
 
     /// One below it.

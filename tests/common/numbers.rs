@@ -32,7 +32,7 @@ pub fn deviations(bundle: &Path, verdict: &Value) -> Vec<String> {
     let evidence: Vec<&str> = verdict["evidence"].as_array().unwrap().iter().map(|s| s.as_str().unwrap()).collect();
     let growth = evidence.iter().any(|s| s.ends_with(": the growth decides."));
     let case = Case { base: now.baseline(), now, verdict, growth };
-    let table = case.table().err().map(|why| format!("table: {why}"));
+    let table = case.table().and_then(|()| case.cgroup_table()).err().map(|why| format!("table: {why}"));
     let summary = case.summary(verdict["summary"].as_str().unwrap());
     let summary = summary.err().map(|why| format!("{}\n    {why}", verdict["summary"]));
     let rules: Vec<(Regex, Rule)> = EVIDENCE.iter().map(|(pattern, rule)| (whole(pattern), *rule)).collect();
@@ -173,6 +173,42 @@ impl Case<'_> {
         line.and_then(|line| line[key].as_f64()).unwrap_or(0.0).max(0.0)
     }
 
+    /// A number of the cgroup's table.
+    fn cgroup(&self, key: &str) -> Option<f64> {
+        self.verdict["cgroup"][key].as_f64()
+    }
+
+    /// A part of it.
+    fn charged(&self, part: &str) -> f64 {
+        let parts = self.verdict["cgroup"]["parts"].as_array();
+        parts.and_then(|parts| parts.iter().find(|line| line["part"] == part)).and_then(|line| line["bytes"].as_f64()).unwrap_or(0.0)
+    }
+
+    /// A number that the kernel tells of that cgroup, bytes.
+    fn told_of_cgroup(&self, keys: &[&str]) -> Option<f64> {
+        let path = self.verdict["cgroup"]["path"].as_str()?;
+        let text = self.now.text("proc/cgroup.txt")?;
+        let told = |key: &str| text.lines().find_map(|line| line.strip_prefix(&format!("{path} {key}"))?.trim().parse::<f64>().ok());
+        keys.iter().find_map(|key| told(key))
+    }
+
+    /// The cgroup's table adds up to its usage, within two percent, and each part of it is what the kernel says.
+    fn cgroup_table(&self) -> Checked {
+        let Some(usage) = self.cgroup("usage_bytes") else { return Ok(()) };
+        let told = |what: &str, said: f64, keys: &[&str]| match self.told_of_cgroup(keys) {
+            Some(bytes) if (bytes - said).abs() <= 1.0 => Ok(()),
+            bytes => Err(format!("{what} has {said}, the kernel says {bytes:?}")),
+        };
+        told("usage", usage, &["memory.current:", "memory.usage_in_bytes:"])?;
+        told("shmem", self.charged("shmem"), &["memory.stat: total_shmem", "memory.stat: shmem"])?;
+        let anon = self.charged("this_process") + self.charged("other_processes");
+        told("the processes", anon, &["memory.stat: total_rss", "memory.stat: anon"])?;
+        let cache = self.charged("shmem") + self.charged("page_cache") + self.charged("busy_cache");
+        told("files", cache, &["memory.stat: total_cache", "memory.stat: file"])?;
+        let unexplained = self.charged("unexplained").abs();
+        if unexplained <= (usage / 50.0).max(1048576.0) { Ok(()) } else { Err(format!("{unexplained} of {usage} are unexplained")) }
+    }
+
     fn parts(&self, buckets: &[&str]) -> f64 {
         buckets.iter().map(|bucket| self.part(bucket)).sum()
     }
@@ -217,7 +253,8 @@ impl Case<'_> {
 
     fn summary(&self, said: &str) -> Checked {
         let frame = whole(
-            "RSS (?:is {s:now}|grew by {s:grown} to {s:reached}) and (?:the Go heap (?:explains it|explains it in part|does not explain it)|whether the Go heap explains it is unknown): (?P<why>.+?)\
+            "(?P<charged>Of the limit of cgroup [^,]+, {s:limit}, {s:charge} are taken by what the kernel cannot drop, and {s:most} \\({p:most_share}\\) of that are (?P<filled>[^;]+); )?\
+             RSS (?:is {s:now}|grew by {s:grown} to {s:reached}) and (?:the Go heap (?:explains it|explains it in part|does not explain it)|whether the Go heap explains it is unknown): (?P<why>.+?)\
              (?P<held>; {f:holder} holds {s:held_bytes} in {n:held_objects} objects, (?:{s:held_grown} more than at the baseline|{p:held_share} of all that is reachable))?\
              (?:; besides, (?P<second>[^;]+) takes {s:besides} \\({p:besides_share}\\))?\
              (?:; the process was OOM-killed meanwhile|; the process ended meanwhile)?(?:; the profiles may be of another process|; the profiles are of another process and were left aside)?\\.",
@@ -226,6 +263,19 @@ impl Case<'_> {
         is(&m, "now", Some(self.rss()))?;
         is(&m, "reached", Some(self.rss()))?;
         is(&m, "grown", self.baseline_rss().map(|then| (self.rss() - then).max(0.0)))?;
+        if m.name("charged").is_some() {
+            let charge = self.cgroup("charge_bytes").ok_or("there is no cgroup")?;
+            is(&m, "limit", self.cgroup("limit_bytes"))?;
+            is(&m, "charge", Some(charge))?;
+            let part = match m.name("filled").map(|filled| filled.as_str()) {
+                Some("tmpfs and shared memory of the cgroup") => "shmem",
+                Some("other processes of the cgroup") => "other_processes",
+                Some("the kernel's own for the cgroup") => "kernel",
+                filled => return Err(format!("no rule knows {filled:?}")),
+            };
+            is(&m, "most", Some(self.charged(part)))?;
+            share_is(&m, "most_share", self.charged(part), charge)?;
+        }
         if m.name("held").is_some() {
             self.holder(&m, &m["holder"], "held_bytes", "held_objects", "held_share", "held_grown")?;
         }
@@ -594,6 +644,59 @@ const EVIDENCE: &[(&str, Rule)] = &[
         is(m, "grown", c.baseline_rss().map(|then| c.rss() - then))
     }),
     ("By weight: (?P<list>.+)\\.", |c, m| c.weights(&m["list"])),
+    ("Cgroup [^,]+ uses {s:usage} of its limit of {s:limit}; the kernel cannot drop {s:charge} of it\\.", |c, m| {
+        is(m, "usage", c.cgroup("usage_bytes"))?;
+        is(m, "limit", c.told_of_cgroup(&["memory.max:", "memory.limit_in_bytes:"]))?;
+        is(m, "charge", c.cgroup("charge_bytes"))?;
+        let dropped = c.charged("page_cache") + c.told_of_cgroup(&["memory.stat: slab_reclaimable"]).unwrap_or(0.0);
+        within(m, "charge", c.cgroup("usage_bytes").unwrap_or(0.0) - dropped, c.cgroup("usage_bytes").unwrap_or(0.0) - dropped)
+    }),
+    (
+        "That usage is {s:this} of this process, {s:others} of {n:count} others, {s:shmem} of tmpfs and shared memory, {s:cache} of page cache that can be dropped and {s:busy} that cannot, and {s:kernel} of the kernel's own\\.",
+        |c, m| {
+            let members = c.now.text("proc/cgroup_members.txt").ok_or("there is no cgroup_members.txt")?;
+            let own = members
+                .lines()
+                .filter_map(|line| line.split('\t').nth(6))
+                .filter(|of| c.verdict["cgroup"]["path"].as_str().is_some_and(|path| *of == path || of.starts_with(&format!("{path}/"))));
+            is(m, "count", Some(own.count() as f64 - 1.0))?;
+            let parts = [
+                ("this", "this_process"),
+                ("others", "other_processes"),
+                ("shmem", "shmem"),
+                ("cache", "page_cache"),
+                ("busy", "busy_cache"),
+                ("kernel", "kernel"),
+            ];
+            parts.iter().try_for_each(|(name, part)| is(m, name, Some(c.charged(part))))
+        },
+    ),
+    ("The largest of the others: (?P<list>.+)\\.", |c, m| {
+        let members = c.now.text("proc/cgroup_members.txt").ok_or("there is no cgroup_members.txt")?;
+        let one = whole(".+ \\(pid {n:pid}\\) {s:bytes}");
+        m["list"].split(", ").try_for_each(|said| {
+            let m = one.captures(said).ok_or("no rule knows this sentence")?;
+            let line = members.lines().find(|line| line.starts_with(&format!("{}\t", &m["pid"])));
+            is(&m, "bytes", line.and_then(|line| line.split('\t').nth(1)?.parse().ok()))
+        })
+    }),
+    ("Of the kernel's own: (?P<list>.+)\\.", |c, m| {
+        let one = whole("{s:bytes} of (?P<kind>.+)");
+        m["list"].split(", ").try_for_each(|said| {
+            let m = one.captures(said).ok_or("no rule knows this sentence")?;
+            let told = match &m["kind"] {
+                "page tables" => c.told_of_cgroup(&["memory.stat: pagetables"]).or_else(|| {
+                    let members = c.now.text("proc/cgroup_members.txt")?;
+                    Some(members.lines().filter_map(|line| line.split('\t').nth(5)?.parse::<f64>().ok()).sum())
+                }),
+                "stacks of threads" => c.told_of_cgroup(&["memory.stat: kernel_stack"]),
+                "slab" => c.told_of_cgroup(&["memory.stat: slab"]),
+                "socket buffers" => c.told_of_cgroup(&["memory.stat: sock"]),
+                kind => return Err(format!("no rule knows `{kind}`")),
+            };
+            is(&m, "bytes", told)
+        })
+    }),
     (
         "Without {f:holder}, {s:held} \\({p:share} of what is reachable\\) in {n:objects} objects would be free(?:, {s:grown} since the baseline)?(?:: (?P<path>.+))?\\.",
         |c, m| c.holder(m, &m["holder"], "held", "objects", "share", "grown"),

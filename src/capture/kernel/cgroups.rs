@@ -21,12 +21,13 @@ const V2_FILES: [&str; 12] = [
     "memory.stat",
 ];
 
-const V1_FILES: [&str; 8] = [
+const V1_FILES: [&str; 9] = [
     "memory.limit_in_bytes",
     "memory.usage_in_bytes",
     "memory.max_usage_in_bytes",
     "memory.memsw.limit_in_bytes",
     "memory.memsw.usage_in_bytes",
+    "memory.kmem.usage_in_bytes",
     "memory.failcnt",
     "memory.oom_control",
     "memory.stat",

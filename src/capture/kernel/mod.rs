@@ -4,6 +4,7 @@
 //! and without a timeout of its own: run it where blocking is allowed. Not here: the order of a capture, retries, file creation.
 
 mod cgroups;
+mod members;
 mod process;
 
 use std::io::{self, Read, Write};
@@ -40,6 +41,7 @@ pub enum KernelStep {
     Status,
     Stat,
     Cgroup,
+    CgroupMembers,
     SmapsRollup,
     Limits,
     Process,
@@ -75,10 +77,11 @@ impl KernelError {
 
 impl KernelStep {
     /// Most perishable and cheapest first; the one whose cost grows with the number of mappings last.
-    pub const ALL: [KernelStep; 7] = [
+    pub const ALL: [KernelStep; 8] = [
         KernelStep::Status,
         KernelStep::Stat,
         KernelStep::Cgroup,
+        KernelStep::CgroupMembers,
         KernelStep::SmapsRollup,
         KernelStep::Limits,
         KernelStep::Process,
@@ -91,6 +94,7 @@ impl KernelStep {
             KernelStep::Status => "status",
             KernelStep::Stat => "stat",
             KernelStep::Cgroup => "cgroup.txt",
+            KernelStep::CgroupMembers => "cgroup_members.txt",
             KernelStep::SmapsRollup => "smaps_rollup",
             KernelStep::Limits => "limits",
             KernelStep::Process => "process.json",
@@ -117,6 +121,7 @@ impl KernelStep {
                 }
             }
             KernelStep::Cgroup => out.all(cgroups::text(procfs, &dir)?.as_bytes())?,
+            KernelStep::CgroupMembers => out.all(members::text(procfs, &dir)?.as_bytes())?,
             KernelStep::Process => {
                 let facts = process::gather(procfs, id, &dir)?;
                 let json = text::json_pretty(&facts).map_err(|e| KernelError::Write { file: out.file, source: e.into() })?;
@@ -246,7 +251,7 @@ mod tests {
         for (step, result) in results {
             match result {
                 Ok(text) => assert!(text.len() > 10, "{step:?}: {text}"),
-                Err(e) => assert!(step == KernelStep::Cgroup && e.is_skip(), "{step:?}: {e}"),
+                Err(e) => assert!(matches!(step, KernelStep::Cgroup | KernelStep::CgroupMembers) && e.is_skip(), "{step:?}: {e}"),
             }
         }
         let gone = collect(KernelStep::Status, &procfs, id, KernelOptions::default()).unwrap_err();

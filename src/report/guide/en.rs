@@ -16,6 +16,9 @@ pub fn of(cause: Cause) -> &'static Guide {
         Cause::Shmem => &SHMEM,
         Cause::ThreadPileup => &THREADS,
         Cause::RuntimeMetadata => &METADATA,
+        Cause::CgroupShmem => &CGROUP_SHMEM,
+        Cause::CgroupNeighbours => &CGROUP_NEIGHBOURS,
+        Cause::CgroupKernel => &CGROUP_KERNEL,
         Cause::Mixed => &MIXED,
         Cause::Unknown => &UNKNOWN,
     }
@@ -204,6 +207,52 @@ const METADATA: Guide = Guide {
         "A large BuckHashSys is the profiler itself: too many distinct stacks, or a very small MemProfileRate.",
     ],
     usual: &["MemProfileRate set to 1", "a heap that was once very large"],
+};
+
+const CGROUP_SHMEM: Guide = Guide {
+    title: "files in memory fill the cgroup's limit",
+    means: "tmpfs, emptyDir volumes with medium: Memory, /dev/shm and shared mappings are charged to the cgroup that wrote them first. They are in no heap profile, and in the RSS of a process only while it maps them. Only deleting the files frees them.",
+    steps: &[
+        "Find the files: df -h -t tmpfs within the container's mount namespace, then du -x on each of these mounts; deleted files that are still open show in ls -l /proc/PID/fd.",
+        "Bound the mount: sizeLimit of the emptyDir, size= of the tmpfs; or put it on a disk.",
+        "If the files are meant to be there, count them into the limit: it must hold heap and files together.",
+    ],
+    usual: &[
+        "a cache or upload directory on an emptyDir with medium: Memory",
+        "files in /dev/shm that nobody removes",
+        "a log or a socket spool on a tmpfs",
+    ],
+};
+
+const CGROUP_NEIGHBOURS: Guide = Guide {
+    title: "other processes fill the cgroup's limit",
+    means: "The limit is shared: child processes, workers and sidecars below the same limit are charged together, and the kernel kills whichever is the largest. This process is not what fills it.",
+    steps: &[
+        "Read the list of other processes: proc/cgroup_members.txt has each with its pid, name and cgroup.",
+        "If they are children of this process, bound how many run at a time, and look at what each holds; watch them with a target of their own.",
+        "If they are sidecars, give each container its own limit.",
+    ],
+    usual: &[
+        "helpers started with os/exec (converters, shells, git, ffmpeg), too many at a time",
+        "a sidecar or an agent that grows",
+        "prefork workers that multiply what one holds",
+    ],
+};
+
+const CGROUP_KERNEL: Guide = Guide {
+    title: "the kernel's own memory fills the cgroup's limit",
+    means: "What the kernel keeps for the processes of a cgroup is charged to it: page tables, stacks of threads, inodes and dentries, buffers of sockets and pipes. No process has it in its RSS.",
+    steps: &[
+        "Read memory.stat in proc/cgroup.txt (v2): pagetables, kernel_stack, slab_unreclaimable, sock. On v1 only the sum is known, in memory.kmem.usage_in_bytes; page tables are summed up from the processes.",
+        "Page tables: sparse access to very large mappings (a mapped file, a ballast that is touched here and there) costs a page of table for each 2 MiB touched. Sockets and pipes: readers that do not keep up. Slab: very many files, inodes or connections.",
+        "Count descriptors and connections: fds in proc/process.json, ss -tm within the network namespace for what sockets hold.",
+    ],
+    usual: &[
+        "large mmap'd files, touched sparsely",
+        "thousands of connections whose peers do not read",
+        "millions of small files on a tmpfs",
+        "pipes that nobody reads",
+    ],
 };
 
 const MIXED: Guide = Guide {

@@ -16,6 +16,9 @@ pub fn of(cause: Cause) -> &'static Guide {
         Cause::Shmem => &SHMEM,
         Cause::ThreadPileup => &THREADS,
         Cause::RuntimeMetadata => &METADATA,
+        Cause::CgroupShmem => &CGROUP_SHMEM,
+        Cause::CgroupNeighbours => &CGROUP_NEIGHBOURS,
+        Cause::CgroupKernel => &CGROUP_KERNEL,
         Cause::Mixed => &MIXED,
         Cause::Unknown => &UNKNOWN,
     }
@@ -175,6 +178,43 @@ const METADATA: Guide = Guide {
         "BuckHashSys 很大，是 profiler 自己：不同的调用栈太多，或 MemProfileRate 太小。",
     ],
     usual: &["MemProfileRate 设成了 1", "曾经非常大的堆"],
+};
+
+const CGROUP_SHMEM: Guide = Guide {
+    title: "内存中的文件占满了 cgroup 的上限",
+    means: "tmpfs、medium: Memory 的 emptyDir、/dev/shm 和共享映射都计入首先写入它们的 cgroup。任何 heap profile 里都没有它们，进程只在映射它们期间才把它们计入 RSS。只有删除文件才会释放。",
+    steps: &[
+        "找到这些文件：在容器的 mount namespace 里执行 df -h -t tmpfs，再对每个挂载点执行 du -x；已删除但仍打开的文件见 ls -l /proc/PID/fd。",
+        "给挂载设上限：emptyDir 的 sizeLimit、tmpfs 的 size=；或者改放到磁盘上。",
+        "如果这些文件本该在那里，就把它们算进上限：上限要同时容纳堆和文件。",
+    ],
+    usual: &["放在 medium: Memory 的 emptyDir 上的缓存或上传目录", "/dev/shm 里没人删除的文件", "放在 tmpfs 上的日志或 socket 暂存"],
+};
+
+const CGROUP_NEIGHBOURS: Guide = Guide {
+    title: "其他进程占满了 cgroup 的上限",
+    means: "上限是共享的：同一上限之下的子进程、worker 和 sidecar 一起计算，内核会杀死其中最大的一个。占满它的并不是本进程。",
+    steps: &[
+        "看其他进程的列表：proc/cgroup_members.txt 列出了每个进程的 pid、名称和 cgroup。",
+        "如果是本进程的子进程，限制同时运行的数量，并看每个占了什么；为它们单独设一个 target。",
+        "如果是 sidecar，给每个容器设自己的上限。",
+    ],
+    usual: &[
+        "用 os/exec 启动的辅助程序（转换器、shell、git、ffmpeg），同时运行太多",
+        "不断增长的 sidecar 或 agent",
+        "prefork 的 worker，把单个进程持有的内存成倍放大",
+    ],
+};
+
+const CGROUP_KERNEL: Guide = Guide {
+    title: "内核自身的内存占满了 cgroup 的上限",
+    means: "内核为 cgroup 的进程保存的内容都计入该 cgroup：页表、线程的内核栈、inode 和 dentry、socket 与 pipe 的缓冲区。它们不在任何进程的 RSS 里。",
+    steps: &[
+        "看 proc/cgroup.txt 里的 memory.stat（v2）：pagetables、kernel_stack、slab_unreclaimable、sock。v1 只有总和，在 memory.kmem.usage_in_bytes；页表由各进程累加得出。",
+        "页表：稀疏地访问很大的映射（映射的文件、零星触碰的 ballast），每触碰 2 MiB 就要一页页表。socket 与 pipe：读的一方跟不上。slab：文件、inode 或连接太多。",
+        "数一数描述符和连接：proc/process.json 里的 fds；在该网络 namespace 里执行 ss -tm 看 socket 占用多少。",
+    ],
+    usual: &["很大的 mmap 文件，被稀疏地访问", "成千上万个连接，对端不读", "tmpfs 上数以百万计的小文件", "没人读的 pipe"],
 };
 
 const MIXED: Guide = Guide {

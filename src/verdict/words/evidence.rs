@@ -57,6 +57,7 @@ pub(in crate::verdict) fn evidence(anatomy: &Anatomy, facts: &Facts, weighed: &W
     holding::sentences(&mut said, facts, lang);
     goroutines_say(&mut said, anatomy, facts, weighed, lang);
     kernel_says(&mut said, anatomy, facts, lang);
+    facts.cgroup.iter().for_each(|cgroup| super::cgroup::sentences(&mut said, cgroup, lang));
     if let Some(end) = facts.end.filter(|e| e.gone) {
         let (en, zh) = match end.oom_killed {
             Some(true) => (

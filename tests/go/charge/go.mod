@@ -1,0 +1,3 @@
+module charge
+
+go 1.19
