@@ -2,19 +2,28 @@
 
 mod common;
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use common::http::get;
 use common::numbers::differences;
 use common::scenarios::named;
-use common::{Build, GoVersion, Svc, go_program, run, wait_until};
-use memtrap::goruntime::Program;
+use common::{Build, GoVersion, Svc, go_binary, go_program, run, wait_until};
 use memtrap::goruntime::corefile::{CoreFile, Executable};
+use memtrap::goruntime::evidence;
+use memtrap::goruntime::image::Image;
 use memtrap::goruntime::memory::LiveMemory;
+use memtrap::goruntime::memory::{Memory, Reader};
+use memtrap::goruntime::objects;
+use memtrap::goruntime::variables::Variables;
+use memtrap::goruntime::{Program, Runtime};
+use memtrap::holders::Holders;
 use memtrap::host::ProcFs;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -104,6 +113,20 @@ fn note(kind: u32, body: &[u8]) -> Vec<u8> {
     note
 }
 
+/// Of a core of x86-64, with so many program headers behind it.
+fn elf_header(programs: u64) -> Vec<u8> {
+    let mut out: Vec<u8> = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    for (value, len) in [(4u64, 2), (62, 2), (1, 4), (0, 8), (64, 8), (0, 8), (0, 4), (64, 2), (56, 2), (programs, 2), (0, 6)] {
+        out.extend(&value.to_le_bytes()[..len]);
+    }
+    out
+}
+
+/// Place in the file, address, physical address, bytes in the file, bytes in memory, alignment.
+fn program_header(kind: u32, flags: u32, words: [u64; 6]) -> Vec<u8> {
+    [kind, flags].iter().flat_map(|word| word.to_le_bytes()).chain(words.iter().flat_map(|word| word.to_le_bytes())).collect()
+}
+
 /// Writes the core of a stopped process as the kernel would: sparse, with a segment for each mapping.
 fn write_core(pid: u32, path: &Path, filter: Filter) {
     let mem = File::open(format!("/proc/{pid}/mem")).unwrap();
@@ -123,23 +146,15 @@ fn write_core(pid: u32, path: &Path, filter: Filter) {
         (_, Filter::Default) if m.offset == 0 => PAGE,
         _ => 0,
     };
-    let mut out: Vec<u8> = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
-    for (value, len) in
-        [(4u64, 2), (62, 2), (1, 4), (0, 8), (64, 8), (0, 8), (0, 4), (64, 2), (56, 2), (mappings.len() as u64 + 1, 2), (0, 6)]
-    {
-        out.extend(&value.to_le_bytes()[..len]);
-    }
+    let mut out = elf_header(mappings.len() as u64 + 1);
     let notes_at = 64 + 56 * (mappings.len() as u64 + 1);
     let mut at = (notes_at + notes.len() as u64).next_multiple_of(PAGE);
-    let mut header = |kind: u32, flags: u32, words: [u64; 6]| {
-        out.extend([kind, flags].iter().flat_map(|word| word.to_le_bytes()));
-        out.extend(words.iter().flat_map(|word| word.to_le_bytes()));
-    };
-    header(4, 0, [notes_at, 0, 0, notes.len() as u64, 0, 1]);
+    out.extend(program_header(4, 0, [notes_at, 0, 0, notes.len() as u64, 0, 1]));
     let mut places = Vec::new();
     for m in &mappings {
         let flag = |name, flag| if m.perms.contains(name) { flag } else { 0 };
-        header(1, flag('r', 4) | flag('w', 2) | flag('x', 1), [at, m.start, 0, stored(m), m.end - m.start, PAGE]);
+        let flags = flag('r', 4) | flag('w', 2) | flag('x', 1);
+        out.extend(program_header(1, flags, [at, m.start, 0, stored(m), m.end - m.start, PAGE]));
         places.push(at);
         at += stored(m);
     }
@@ -489,4 +504,141 @@ fn exe_without_a_core_is_a_mistake() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.code() == Some(2) && said.contains("no core file: --exe goes with one"), "{said}");
     }
+}
+
+/// Notes which pages are looked at.
+struct Noting {
+    core: CoreFile,
+    pages: RefCell<BTreeSet<u64>>,
+}
+
+impl Memory for Noting {
+    fn read(&self, address: u64, buf: &mut [u8]) -> bool {
+        let read = self.core.read(address, buf);
+        if read {
+            let last = address + buf.len().max(1) as u64 - 1;
+            self.pages.borrow_mut().extend((address / PAGE..=last / PAGE).map(|page| page * PAGE));
+        }
+        read
+    }
+}
+
+type Told<T> = Result<T, String>;
+
+/// All that can be told of a program in memory; the reason where something is refused.
+fn told(memory: &dyn Memory, image: &Image) -> (Vec<Told<Vec<u8>>>, Told<Holders>) {
+    let parts = evidence::read(memory, image, None, SystemTime::UNIX_EPOCH).map(|read| read.parts);
+    let parts = parts.unwrap_or_default().into_iter().map(|(_, body)| body.map_err(|why| why.to_string())).collect();
+    let reader = Reader::new(memory);
+    let holders = Runtime::find(&reader, image).and_then(|runtime| {
+        let variables = Variables::of_code(&runtime, &runtime.functions()?)?;
+        objects::holders(&runtime, variables, None, 64 * MIB)
+    });
+    (parts, holders.map_err(|why| why.to_string()))
+}
+
+/// Address, flags and bytes.
+type Page = (u64, u32, Vec<u8>);
+
+/// A core of these pages alone, with their flags; paths and all that the notes say besides are left out.
+fn core_of_pages(pages: &[Page], notes: &[u8]) -> Vec<u8> {
+    let mut runs: Vec<Page> = Vec::new();
+    for (start, flags, bytes) in pages {
+        match runs.last_mut() {
+            Some((first, of, all)) if *first + all.len() as u64 == *start && of == flags => all.extend(bytes),
+            _ => runs.push((*start, *flags, bytes.clone())),
+        }
+    }
+    let mut out = elf_header(runs.len() as u64 + 1);
+    let notes_at = 64 + 56 * (runs.len() as u64 + 1);
+    out.extend(program_header(4, 0, [notes_at, 0, 0, notes.len() as u64, 0, 1]));
+    let mut at = notes_at + notes.len() as u64;
+    for (start, flags, bytes) in &runs {
+        let len = bytes.len() as u64;
+        out.extend(program_header(1, *flags, [at, *start, 0, len, len, PAGE]));
+        at += len;
+    }
+    out.extend(notes);
+    runs.iter().for_each(|(_, _, bytes)| out.extend(bytes));
+    out
+}
+
+#[test]
+#[ignore = "writes fuzz/seeds/tiny.core.gz, which the fuzz target goruntime begins with"]
+fn the_seed_of_the_fuzz_target_is_recorded() {
+    let dir = tempfile::tempdir().unwrap();
+    let exe = dir.path().join("tiny");
+    let built = Command::new(go_binary(GoVersion::Newest))
+        .args(["build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", str(&exe), "."])
+        .envs([("GOTOOLCHAIN", "local"), ("CGO_ENABLED", "0")])
+        .current_dir(common::repo().join("tests/go/tiny"))
+        .status();
+    assert!(built.unwrap().success());
+    let mut child = Command::new(&exe).env_clear().stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut ready = String::new();
+    BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut ready).unwrap();
+    assert_eq!(ready, "READY\n");
+    let pid = child.id();
+    kill_process(Pid::from_raw(pid as i32).unwrap(), Signal::STOP).unwrap();
+    let path = dir.path().join("core");
+    write_core(pid, &path, Filter::Files);
+    let mappings = mappings(pid);
+    let auxv = fs::read(format!("/proc/{pid}/auxv")).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+
+    let core = CoreFile::parse(Box::new(fs::read(&path).unwrap())).unwrap();
+    let image = core.image().unwrap();
+    let noting = Noting { core, pages: RefCell::default() };
+    let (parts, holders) = told(&noting, &image);
+    assert!(parts.len() == 5 && parts.iter().all(Result::is_ok) && holders.is_ok(), "{parts:?} {holders:?}");
+    // what the image is found by: the headers, and the build info at the beginning of the data
+    let of_exe: Vec<&Mapping> = mappings.iter().filter(|m| m.path == str(&exe)).collect();
+    noting.pages.borrow_mut().extend(of_exe.iter().map(|m| m.start));
+    let list: Vec<u8> = [of_exe.len() as u64, PAGE]
+        .into_iter()
+        .chain(of_exe.iter().flat_map(|m| [m.start, m.end, m.offset / PAGE]))
+        .flat_map(u64::to_le_bytes)
+        .chain(of_exe.iter().flat_map(|_| *b"/tiny\0"))
+        .collect();
+    let notes = [note(1, &[0; 336]), note(6, &auxv), note(0x4649_4c45, &list)].concat();
+    let mut pages: Vec<Page> = noting
+        .pages
+        .borrow()
+        .iter()
+        .filter_map(|page| {
+            let mapping = mappings.iter().find(|m| (m.start..m.end).contains(page))?;
+            let flag = |name, flag| if mapping.perms.contains(name) { flag } else { 0 };
+            let mut bytes = vec![0; PAGE as usize];
+            noting.core.read(*page, &mut bytes).then_some((*page, flag('r', 4) | flag('w', 2) | flag('x', 1), bytes))
+        })
+        .collect();
+    let tells = |pages: &[Page]| {
+        let core = CoreFile::parse(Box::new(core_of_pages(pages, &notes))).ok()?;
+        let image = core.image().ok()?;
+        Some(told(&core, &image))
+    };
+    let whole = tells(&pages).expect("the pages that were read tell the same");
+    assert_eq!(whole, (parts, holders));
+    // code that tells nothing is filled with int3, and all else with zeros, as long as the same is told
+    let mut todo: Vec<(usize, usize)> = (0..pages.len()).step_by(32).map(|from| (from, (from + 32).min(pages.len()))).collect();
+    while let Some((from, to)) = todo.pop() {
+        let kept: Vec<Vec<u8>> = pages[from..to].iter().map(|(_, _, bytes)| bytes.clone()).collect();
+        pages[from..to].iter_mut().for_each(|(_, flags, bytes)| bytes.fill(if *flags & 1 == 1 { 0xcc } else { 0 }));
+        if tells(&pages).as_ref() != Some(&whole) {
+            pages[from..to].iter_mut().zip(kept).for_each(|(page, bytes)| page.2 = bytes);
+            let middle = (from + to) / 2;
+            if to - from > 1 {
+                todo.extend([(from, middle), (middle, to)]);
+            }
+        }
+    }
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    gzip.write_all(&core_of_pages(&pages, &notes)).unwrap();
+    let gzipped = gzip.finish().unwrap();
+    println!("{} pages, {} bytes", pages.len(), gzipped.len());
+    assert!(gzipped.len() < 300 << 10, "{} bytes", gzipped.len());
+    let seeds = common::repo().join("fuzz/seeds");
+    fs::create_dir_all(&seeds).unwrap();
+    fs::write(seeds.join("tiny.core.gz"), gzipped).unwrap();
 }

@@ -130,3 +130,8 @@ fn the_corpus_is_small() {
     let bytes: usize = checks::CHECKS.iter().flat_map(|(name, _)| kept(name)).map(|(_, input)| input.len()).sum();
     assert!(bytes < 300 << 10, "{bytes} bytes: keep the smallest inputs that show something");
 }
+
+#[test]
+fn a_runtime_that_lies_gets_reasons_or_answers_in_bounded_reads() {
+    holds_for_all("goruntime");
+}

@@ -5,7 +5,7 @@ use memtrap::analysis;
 use memtrap::lang::Lang;
 
 /// The files of a bundle that are read, as the first byte of the input counts them.
-const FILES: [&str; 16] = [
+const FILES: [&str; 17] = [
     "heap_gc.pb.gz",
     "heap.pb.gz",
     "heap_gc_after.pb.gz",
@@ -22,6 +22,7 @@ const FILES: [&str; 16] = [
     "timeline.csv",
     "end.json",
     "baseline/heap.pb.gz",
+    "holders.json",
 ];
 
 /// The file that the first byte names, whatever it holds, with a small healthy bundle around it: there is a verdict that adds up,

@@ -5,11 +5,13 @@
 //! of the whole.
 
 mod bundle;
+mod goruntime;
 mod profile;
 mod system;
 mod texts;
 
 pub use bundle::bundle;
+pub use goruntime::goruntime;
 pub use profile::{profile, quick};
 pub use system::{buildinfo, proc_files};
 pub use texts::{config, goroutine_text, memstats, smaps};
@@ -17,7 +19,7 @@ pub use texts::{config, goroutine_text, memstats, smaps};
 /// A check by the name of its target.
 pub type Check = (&'static str, fn(&[u8]));
 
-pub const CHECKS: [Check; 9] = [
+pub const CHECKS: [Check; 10] = [
     ("profile", profile),
     ("quick", quick),
     ("goroutine_text", goroutine_text),
@@ -27,6 +29,7 @@ pub const CHECKS: [Check; 9] = [
     ("buildinfo", buildinfo),
     ("proc_files", proc_files),
     ("bundle", bundle),
+    ("goruntime", goruntime),
 ];
 
 /// A place in the input that depends on its bytes only, so that a finding is repeatable.
