@@ -1,46 +1,81 @@
-//! `memtrap top` prints what `go tool pprof -top` prints, on profiles of services that others wrote: Debian's Prometheus and etcd,
-//! under a little load. Counted as not checked where the packages cannot be had.
+//! Services that others wrote, as Debian builds them: `memtrap top` prints what `go tool pprof -top` prints of Prometheus and etcd under a
+//! little load, and what is read of the memory of these, Caddy and containerd is what their pprof says. Counted as not checked where
+//! the packages cannot be had.
 
 mod common;
 
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use common::{GoVersion, debian_program, go_binary, wait_until};
+use common::outside::compare;
+use common::{GoVersion, debian_program, go_binary, not_checked, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// A service that ends with its owner, and by itself after two minutes.
 struct Service {
+    /// HOST:PORT, or the path of a socket.
     address: String,
     child: Child,
     _dir: TempDir,
 }
 
+trait Stream: Read + Write {}
+impl<T: Read + Write> Stream for T {}
+
 impl Service {
-    fn start(program: &Path, port: u16, dir: TempDir, args: &[String], ready: &str) -> Service {
+    fn start(program: &Path, address: String, dir: TempDir, args: &[String], ready: &str) -> Service {
         let log = fs::File::create(dir.path().join("log")).unwrap();
         let mut command = Command::new("timeout");
-        command.args(["--kill-after=5", "120"]).arg(program).args(args).stdin(Stdio::null());
+        command.args(["--kill-after=5", "120"]).arg(program).args(args).stdin(Stdio::null()).env("HOME", dir.path());
         let child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
-        let service = Service { address: format!("127.0.0.1:{port}"), child, _dir: dir };
+        let service = Service { address, child, _dir: dir };
         wait_until(Duration::from_secs(60), &format!("{} is ready", program.display()), || service.ask("GET", ready, "").is_some());
         service
     }
 
     /// The body of an answer with status 200. HTTP/1.0, so that it comes in one piece.
     fn ask(&self, method: &str, path: &str, body: &str) -> Option<Vec<u8>> {
-        let mut stream = TcpStream::connect(&self.address).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        write!(stream, "{method} {path} HTTP/1.0\r\nHost: {}\r\nContent-Length: {}\r\n\r\n{body}", self.address, body.len()).ok()?;
+        let patience = Some(Duration::from_secs(60));
+        let (mut stream, host): (Box<dyn Stream>, &str) = if self.address.starts_with('/') {
+            let stream = UnixStream::connect(&self.address).ok()?;
+            stream.set_read_timeout(patience).unwrap();
+            (Box::new(stream), "localhost")
+        } else {
+            let stream = TcpStream::connect(&self.address).ok()?;
+            stream.set_read_timeout(patience).unwrap();
+            (Box::new(stream), &self.address)
+        };
+        write!(stream, "{method} {path} HTTP/1.0\r\nHost: {host}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).ok()?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).ok()?;
         let head = answer.windows(4).position(|w| w == b"\r\n\r\n")?;
         answer.get(9..12)?.eq(b"200").then(|| answer.split_off(head + 4))
+    }
+
+    fn pprof(&self, path: &str) -> Vec<u8> {
+        self.ask("GET", &format!("/debug/pprof/{path}"), "").unwrap_or_else(|| panic!("no {path}"))
+    }
+
+    /// What `timeout` has started.
+    fn pid(&self) -> u32 {
+        let children = format!("/proc/{0}/task/{0}/children", self.child.id());
+        fs::read_to_string(children).unwrap().split_whitespace().next().unwrap().parse().unwrap()
+    }
+
+    /// What is read of its memory is what its pprof says, after `load`.
+    fn is_read_as_it_tells(&self) {
+        for _ in 0..2 {
+            self.pprof("heap?gc=1");
+        }
+        let (what, wrong) = compare(self.pid(), |path| self.pprof(path));
+        assert!(what.sites > 10 && what.stacks > 5, "{what:?}");
+        assert!(wrong.is_empty(), "{what:?}\n{}", wrong.join("\n"));
     }
 }
 
@@ -66,7 +101,7 @@ fn free_ports<const N: usize>() -> [u16; N] {
 fn same_as_pprof(service: &Service, load: impl Fn(&Service, u32) + Sync) {
     let dir = tempfile::tempdir().unwrap();
     let fetch = |name: &str, query: &str| {
-        let body = service.ask("GET", &format!("/debug/pprof/{query}"), "").unwrap_or_else(|| panic!("no {query}"));
+        let body = service.pprof(query);
         let path = dir.path().join(format!("{name}.pb.gz"));
         fs::write(&path, body).unwrap();
         path
@@ -128,7 +163,7 @@ fn same_as_pprof(service: &Service, load: impl Fn(&Service, u32) + Sync) {
 }
 
 #[test]
-fn prometheus_prints_as_in_pprof() {
+fn prometheus_prints_as_in_pprof_and_is_read_as_it_tells() {
     let Some(program) = program("prometheus", "usr/bin/prometheus") else { return };
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path().display().to_string();
@@ -143,15 +178,16 @@ fn prometheus_prints_as_in_pprof() {
         format!("--web.console.templates={at}"),
         format!("--web.console.libraries={at}"),
     ];
-    let service = Service::start(&program, port, dir, &args, "/-/ready");
+    let service = Service::start(&program, format!("127.0.0.1:{port}"), dir, &args, "/-/ready");
     same_as_pprof(&service, |service, n| {
         service.ask("GET", "/metrics", "").unwrap();
         service.ask("GET", &format!("/api/v1/query?query=sum(up)by(job)%2B{n}"), "").unwrap();
     });
+    service.is_read_as_it_tells();
 }
 
 #[test]
-fn etcd_prints_as_in_pprof() {
+fn etcd_prints_as_in_pprof_and_is_read_as_it_tells() {
     let Some(program) = program("etcd-server", "usr/bin/etcd") else { return };
     let dir = tempfile::tempdir().unwrap();
     let [clients, peers] = free_ports::<2>();
@@ -165,10 +201,43 @@ fn etcd_prints_as_in_pprof() {
         format!("--initial-cluster=default={peers_url}"),
         "--enable-pprof".to_owned(),
     ];
-    let service = Service::start(&program, clients, dir, &args, "/health");
+    let service = Service::start(&program, format!("127.0.0.1:{clients}"), dir, &args, "/health");
     same_as_pprof(&service, |service, n| {
         // keys and values are base64
         let body = format!("{{\"key\":\"a2V5{n:04}\",\"value\":\"{}\"}}", "dmFs".repeat(300));
         service.ask("POST", "/v3/kv/put", &body).unwrap();
     });
+    service.is_read_as_it_tells();
+}
+
+#[test]
+fn caddy_is_read_as_it_tells() {
+    let Some(program) = program("caddy", "usr/bin/caddy") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let [admin, port] = free_ports();
+    let config = dir.path().join("Caddyfile");
+    fs::write(&config, format!("{{\n\tadmin 127.0.0.1:{admin}\n\tauto_https off\n}}\nhttp://127.0.0.1:{port} {{\n\trespond \"ok\"\n}}\n"))
+        .unwrap();
+    let args = ["run", "--adapter", "caddyfile", "--config", config.to_str().unwrap()].map(str::to_owned);
+    let service = Service::start(&program, format!("127.0.0.1:{admin}"), dir, &args, "/config/");
+    service.is_read_as_it_tells();
+}
+
+#[test]
+fn containerd_is_read_as_it_tells() {
+    if !rustix::process::geteuid().is_root() {
+        return not_checked("containerd read from its memory: it needs root");
+    }
+    let Some(program) = program("containerd", "usr/bin/containerd") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().display().to_string();
+    let plugins = ["cri", "snapshotter", "differ", "monitor", "gc"].map(|plugin| format!("'io.containerd.grpc.v1.{plugin}'")).join(", ");
+    let config = dir.path().join("config.toml");
+    let text = format!(
+        "version = 2\nroot = '{at}/root'\nstate = '{at}/state'\ndisabled_plugins = [{plugins}]\n[grpc]\naddress = '{at}/grpc'\n[ttrpc]\naddress = '{at}/ttrpc'\n[debug]\naddress = '{at}/debug'\n"
+    );
+    fs::write(&config, text).unwrap();
+    let args = ["--config", config.to_str().unwrap()].map(str::to_owned);
+    let service = Service::start(&program, format!("{at}/debug"), dir, &args, "/debug/pprof/cmdline");
+    service.is_read_as_it_tells();
 }

@@ -7,8 +7,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::corpus::{Kind, Row, Run, each, kept};
-use common::scenarios::SCENARIOS;
-use common::{GoVersion, MIB};
+use common::http::get;
+use common::outside::compare;
+use common::scenarios::{SCENARIOS, Scenario};
+use common::{Build, GoVersion, MIB};
 use serde_json::Value;
 
 /// Programs at once: they take 160 MiB each, and both processors.
@@ -108,4 +110,30 @@ fn the_whole_corpus() {
     fs::write(kept().join("table.txt"), format!("{table}{summary}")).unwrap();
     print!("{summary}");
     hold(&rows, 33);
+}
+
+/// `make outside`: what is read of each program's memory is what its pprof says, in the ways that programs are built.
+#[test]
+#[ignore = "takes a quarter of an hour"]
+fn what_is_read_of_the_whole_corpus_is_what_it_tells() {
+    let builds = [Build::Plain, Build::Stripped, Build::Pie, Build::Cgo];
+    let only = asked("ONLY").unwrap_or_default();
+    let possible = |(_, scenario): &(usize, &Scenario)| scenario.build != Build::Narrow && scenario.name.contains(&only);
+    let programs: Vec<(usize, &Scenario)> = SCENARIOS.iter().enumerate().filter(possible).collect();
+    let (mut wrong, mut sites, mut stacks, mut compared) = (Vec::new(), 0, 0, 0);
+    for (at, version) in GoVersion::ALL.into_iter().enumerate() {
+        for (nth, scenario) in programs.iter().filter(|(_, scenario)| scenario.is_for(version)) {
+            let svc = scenario.built(builds[(nth + at) % builds.len()]).start(version, 32);
+            // what is in use is as of the last collection, and counted two cycles later
+            for _ in 0..2 {
+                get(svc.address(), "/debug/pprof/heap?gc=1");
+            }
+            let (what, found) = compare(svc.pid(), |path| get(svc.address(), &format!("/debug/pprof/{path}")).body);
+            println!("{:<8} {:<28} {:>5} sites {:>4} stacks {found:#?}", version.number(), scenario.name, what.sites, what.stacks);
+            wrong.extend(found.into_iter().map(|why| format!("{version:?} {}: {why}", scenario.name)));
+            (sites, stacks, compared) = (sites + what.sites, stacks + what.stacks, compared + 1);
+        }
+    }
+    println!("{compared} programs, {sites} sites and {stacks} stacks compared, {} differ", wrong.len());
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -48,27 +48,14 @@ pub fn text(runtime: &Runtime, goroutines: &Goroutines) -> Result<String, Refuse
     Ok(text)
 }
 
-/// What a wrapper may be called by and is shown all the same: a panic says more with it.
-const SHOWS_WRAPPERS: [&str; 3] = ["runtime.gopanic", "runtime.sigpanic", "runtime.panicwrap"];
-
-/// `abi.FuncIDWrapper`, which moves when an id is put before it.
-fn wrapper(minor: u32) -> u8 {
-    match minor {
-        ..=21 => 21,
-        22..=24 => 22,
-        _ => 23,
-    }
-}
-
 /// What of the functions at an address is shown.
 struct Shown<'r> {
     names: Names<'r>,
-    wrapper: u8,
 }
 
 impl<'r> Shown<'r> {
     fn new(runtime: &'r Runtime<'r>) -> Result<Shown<'r>, Refused> {
-        Ok(Shown { names: Names::new(runtime)?, wrapper: wrapper(runtime.layout.minor) })
+        Ok(Shown { names: Names::new(runtime)? })
     }
 
     /// The calls with what is inlined at each, without the compiler's wrappers. Of a running one, the function that it was started with.
@@ -77,12 +64,12 @@ impl<'r> Shown<'r> {
             return Ok(vec![(group.start, self.names.frames(group.start)?.to_vec())]);
         };
         let mut calls = Vec::with_capacity(stack.calls.len());
-        let mut callee_shows = false;
+        let mut callee: Option<String> = None;
         for address in &stack.calls {
             let mut frames = self.names.frames(*address)?.to_vec();
             frames.retain(|frame| {
-                let is_shown = frame.func_id != self.wrapper || callee_shows;
-                callee_shows = SHOWS_WRAPPERS.contains(&frame.function.as_str());
+                let is_shown = !self.names.is_wrapper(frame, callee.as_deref());
+                callee = Some(frame.function.clone());
                 is_shown
             });
             calls.push((*address, frames));

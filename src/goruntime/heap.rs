@@ -2,9 +2,10 @@
 
 use std::collections::HashSet;
 
+use super::functions::Frame;
 use super::layout::Field;
 use super::memory::Record;
-use super::names::{Names, is_of_runtime, lines};
+use super::names::{Names, is_of_runtime, is_shown, line};
 use super::{Refused, Runtime};
 use crate::pprof::encode::{Builder, Call, Type};
 
@@ -242,25 +243,38 @@ fn called_at(pc: u64) -> u64 {
     pc.wrapping_sub(1)
 }
 
-/// A bucket's stack has an address for each inlined call too; a profile has one for all that are inlined into one another.
+/// A call that a bucket's stack names, inlined or not.
+struct Logical {
+    pc: u64,
+    /// Of the function that has it inlined, or is it.
+    entry: u64,
+    is_inlined: bool,
+    frame: Frame,
+}
+
+/// A bucket's stack has an address for each inlined call too, and none for wrappers; a profile has one for all that are inlined into
+/// one another (`pcDeck` and `runtime_expandFinalInlineFrame`).
 fn calls(names: &mut Names, stack: &[u64]) -> Result<Vec<Call>, Refused> {
-    let mut calls = Vec::with_capacity(stack.len());
-    let mut rest = stack.iter();
-    while let Some(pc) = rest.next() {
+    let mut logical = Vec::with_capacity(stack.len());
+    for (i, pc) in (1..).zip(stack) {
         let frames = names.frames(called_at(*pc))?;
-        for outer in frames.iter().skip(1) {
-            let is_next = match rest.as_slice().first() {
-                Some(next) => names.frames(called_at(*next))?.first().is_some_and(|frame| frame.function == outer.function),
-                None => false,
-            };
-            if is_next {
-                rest.next();
+        let entry = names.functions.find(called_at(*pc))?.map_or(0, |function| function.entry);
+        // the last may have been cut off from those that it is inlined into
+        let kept = if i == stack.len() { names.without_wrappers(&frames) } else { vec![0] };
+        let call = |nth: usize| Some(Logical { pc: *pc, entry, is_inlined: nth + 1 < frames.len(), frame: frames.get(nth)?.clone() });
+        logical.extend(kept.into_iter().filter_map(call));
+    }
+    let mut calls: Vec<Call> = Vec::with_capacity(logical.len());
+    let mut before: Option<Logical> = None;
+    for call in logical {
+        if is_shown(&&call.frame) {
+            let is_part = before.as_ref().is_some_and(|b| b.is_inlined && b.entry == call.entry && b.frame.function != call.frame.function);
+            match calls.last_mut().filter(|_| is_part) {
+                Some(outer) => outer.lines.push(line(&call.frame)),
+                None => calls.push(Call { address: call.pc, lines: vec![line(&call.frame)] }),
             }
         }
-        let lines = lines(&frames);
-        if !lines.is_empty() {
-            calls.push(Call { address: *pc, lines });
-        }
+        before = Some(call);
     }
     Ok(calls)
 }
@@ -268,7 +282,8 @@ fn calls(names: &mut Names, stack: &[u64]) -> Result<Vec<Call>, Refused> {
 /// The stack without the allocator's own frames; all of it, if there are no others.
 fn own_frames<'s>(names: &mut Names, stack: &'s [u64]) -> Result<&'s [u64], Refused> {
     for (i, pc) in stack.iter().enumerate() {
-        let frames = names.frames(called_at(*pc))?;
+        // as Go does: at the address that the call returns to
+        let frames = names.frames(*pc)?;
         if !frames.first().is_some_and(|f| is_of_runtime(&f.function)) {
             return Ok(stack.get(i..).unwrap_or_default());
         }

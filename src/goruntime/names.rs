@@ -8,15 +8,27 @@ use super::{Refused, Runtime};
 use crate::pprof::encode::Line;
 
 const GOEXIT: &str = "runtime.goexit";
+/// What a wrapper may be called by and is shown all the same: a panic says more with it (`elideWrapperCalling`).
+const SHOWS_WRAPPERS: [&str; 3] = ["runtime.gopanic", "runtime.sigpanic", "runtime.panicwrap"];
+
+/// `abi.FuncIDWrapper`, which moves when an id is put before it.
+fn wrapper(minor: u32) -> u8 {
+    match minor {
+        ..=21 => 21,
+        22..=24 => 22,
+        _ => 23,
+    }
+}
 
 pub(super) struct Names<'r> {
     pub functions: Functions<'r>,
     known: HashMap<u64, Rc<[Frame]>>,
+    wrapper: u8,
 }
 
 impl<'r> Names<'r> {
     pub fn new(runtime: &'r Runtime<'r>) -> Result<Names<'r>, Refused> {
-        Ok(Names { functions: runtime.functions()?, known: HashMap::new() })
+        Ok(Names { functions: runtime.functions()?, known: HashMap::new(), wrapper: wrapper(runtime.layout.minor) })
     }
 
     /// The call at this address, and those that it is inlined into.
@@ -27,6 +39,17 @@ impl<'r> Names<'r> {
         let frames: Rc<[Frame]> = self.functions.frames(address)?.into();
         self.known.insert(address, frames.clone());
         Ok(frames)
+    }
+
+    /// Is it one of the compiler's wrappers, which are not shown? `callee` is what it calls.
+    pub fn is_wrapper(&self, frame: &Frame, callee: Option<&str>) -> bool {
+        frame.func_id == self.wrapper && !callee.is_some_and(|callee| SHOWS_WRAPPERS.contains(&callee))
+    }
+
+    /// Which of the frames at an address are shown.
+    pub fn without_wrappers(&self, frames: &[Frame]) -> Vec<usize> {
+        let callee = |i: usize| frames.get(i.checked_sub(1)?).map(|frame| frame.function.as_str());
+        frames.iter().enumerate().filter(|(i, frame)| !self.is_wrapper(frame, callee(*i))).map(|(i, _)| i).collect()
     }
 
     /// The function at this address, without what is inlined into it.
@@ -42,8 +65,11 @@ pub(super) fn is_shown(frame: &&Frame) -> bool {
 
 /// As a profile has them.
 pub(super) fn lines(frames: &[Frame]) -> Vec<Line> {
-    let lines = frames.iter().filter(is_shown);
-    lines.map(|f| Line { function: f.function.clone(), file: f.file.clone(), line: f.line }).collect()
+    frames.iter().filter(is_shown).map(line).collect()
+}
+
+pub(super) fn line(frame: &Frame) -> Line {
+    Line { function: frame.function.clone(), file: frame.file.clone(), line: frame.line }
 }
 
 /// A function of the runtime itself.

@@ -52,7 +52,7 @@ impl Run {
         match self.kind {
             Kind::Plain => self.capture_now(self.scenario, mib, to, Svc::pprof),
             Kind::Baseline => self.capture_grown(mib, to),
-            Kind::Memory => self.capture_now(&self.scenario.stripped(), mib, to, |_| "off".into()),
+            Kind::Memory => self.capture_now(&self.scenario.built(Build::Stripped), mib, to, |_| "off".into()),
         }
     }
 

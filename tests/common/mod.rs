@@ -13,6 +13,7 @@ mod idle;
 pub mod inbox;
 mod memtrap;
 pub mod numbers;
+pub mod outside;
 pub mod pages;
 #[cfg(feature = "s3")]
 pub mod s3;

@@ -242,9 +242,9 @@ impl Scenario {
         self.start_with(version, mib, &[])
     }
 
-    /// The same without symbols, where it is not built in a way of its own.
-    pub fn stripped(&self) -> Scenario {
-        let build = if self.build == Build::Plain { Build::Stripped } else { self.build };
+    /// The same in another build, where it has none of its own.
+    pub fn built(&self, build: Build) -> Scenario {
+        let build = if self.build == Build::Plain { build } else { self.build };
         Scenario { build, ..*self }
     }
 
