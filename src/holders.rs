@@ -50,6 +50,15 @@ pub struct Holder {
     /// Goroutines, timers or finalizers that are one holder here.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub count: Option<u64>,
+    /// A `sync.Pool`: the second collection from now drops what it has.
+    #[serde(rename = "pool", skip_serializing_if = "std::ops::Not::not", default)]
+    pub is_pool: bool,
+    /// The most goroutines of one group among those that hold it, alone or with others.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub goroutines: Option<u64>,
+    /// The most of one group that only point into it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub also_goroutines: Option<u64>,
     /// What would be freed without it.
     pub retained_bytes: u64,
     pub objects: u64,
@@ -84,6 +93,20 @@ pub struct Step {
 impl Holders {
     pub fn new() -> Holders {
         Holders { schema: SCHEMA, ..Holders::default() }
+    }
+
+    /// All that is live, where nothing was left out: what only pools have is on its way out.
+    pub fn live_bytes(&self) -> Option<u64> {
+        let in_pools = self.holders.iter().filter(|holder| holder.is_pool).map(|holder| holder.retained_bytes).sum();
+        self.limits.is_empty().then(|| self.reached_bytes.saturating_sub(in_pools))
+    }
+
+    /// What many goroutines hold, alone or together with others, and what they only point into; bytes. `many` of one group are.
+    pub fn of_goroutines(&self, many: u64, bytes: impl Fn(&Holder) -> u64) -> (u64, u64) {
+        let are_many = |count: Option<u64>| count.is_some_and(|count| count >= many);
+        let (holding, others): (Vec<&Holder>, Vec<&Holder>) = self.holders.iter().partition(|holder| are_many(holder.goroutines));
+        let sum = |holders: Vec<&Holder>| holders.into_iter().map(&bytes).fold(0, u64::saturating_add);
+        (sum(holding), sum(others.into_iter().filter(|holder| are_many(holder.also_goroutines)).collect()))
     }
 
     pub fn parse(text: &[u8]) -> Result<Holders, serde_json::Error> {
@@ -153,6 +176,7 @@ impl Holder {
             ("timer", Some(n)) => format!("{n} timers for {}", self.name),
             ("finalizer", Some(1)) => format!("a finalizer {}", self.name),
             ("finalizer", Some(n)) => format!("{n} finalizers {}", self.name),
+            _ if self.is_pool => format!("{} (a sync.Pool)", self.name),
             _ => self.name.clone(),
         }
     }

@@ -39,7 +39,7 @@ const fn step(name: &'static str, file: &'static str, describes: &'static str) -
     StepKind { skippable: true, ..fixed(name, file, describes) }
 }
 
-pub const ALL: [StepKind; 25] = [
+pub const ALL: [StepKind; 26] = [
     fixed("status", "proc/status", "the kernel's summary: VmRSS split into RssAnon, RssFile, RssShmem; threads").baseline(),
     fixed("stat", "proc/stat", "one line of counters of the process"),
     fixed("cgroup", "proc/cgroup.txt", "memory limits, usage and events of its cgroups"),
@@ -75,6 +75,11 @@ pub const ALL: [StepKind; 25] = [
         "heap profile after a second forced GC, at the end of the capture: compare with `heap_gc.pb.gz`",
     )
     .big(),
+    fixed(
+        "memstats_after",
+        "memstats_after.txt",
+        "where `memstats.txt` was read from the process's memory: the same at the end of the capture, so that it is known how fast it allocates",
+    ),
     fixed("status_after", "proc_after/status", "`status` at the end of the capture"),
     fixed("smaps_rollup_after", "proc_after/smaps_rollup", "`smaps_rollup` at the end of the capture"),
 ];

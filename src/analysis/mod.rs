@@ -141,6 +141,8 @@ pub fn of_directory(
     evidence.memstats_gc = told.memstats_gc;
     evidence.heap_gc_inuse = told.heap_gc.as_ref().and_then(|p| profiles::total(p, "inuse_space"));
     evidence.heap_inuse = told.heap.as_ref().and_then(|p| profiles::total(p, "inuse_space"));
+    let mut held_by: Option<Holders> = files.json(holders::FILE);
+    evidence.reached = held_by.as_ref().and_then(Holders::live_bytes);
     evidence.sites = told.live().map(|p| p.samples().len() as u64);
 
     let mut healthy = match base {
@@ -165,9 +167,20 @@ pub fn of_directory(
     let anatomy = anatomy::build(&evidence);
     let baseline = is_comparable.then(|| Baseline::read(&mut healthy, base.is_some(), base_heap.as_ref(), &anatomy)).flatten();
 
-    let mut held_by: Option<Holders> = files.json(holders::FILE);
-    if let (Some(now), Some(then)) = (&mut held_by, healthy.json(holders::FILE)) {
-        now.compare(&then);
+    let held_then: Option<Holders> = healthy.json(holders::FILE);
+    if let Some((now, then)) = held_by.as_mut().zip(held_then.as_ref()) {
+        now.compare(then);
+    }
+
+    let (mut held, mut held_growth) = (in_use.held, in_use.held_growth);
+    if let Some((now, live)) = held_by.as_ref().and_then(|now| Some((now, now.live_bytes()?))) {
+        let (surely, perhaps) = now.of_goroutines(verdict::MORE_GOROUTINES, |holder| holder.retained_bytes);
+        held = Some(held.unwrap_or_default().by_graph(surely, perhaps, live));
+        held_growth = held_growth.zip(held_then.as_ref().and_then(Holders::live_bytes)).map(|(grown, then)| {
+            let growth = |holder: &holders::Holder| holder.growth_bytes.map_or(0, |bytes| u64::try_from(bytes).unwrap_or(0));
+            let (surely, perhaps) = now.of_goroutines(verdict::MORE_GOROUTINES, growth);
+            grown.by_graph(surely, perhaps, live.saturating_sub(then))
+        });
     }
 
     let fired = manifest.as_ref().map(|m| &m.trigger);
@@ -192,8 +205,8 @@ pub fn of_directory(
         baseline: baseline.map(|b| b.anatomy),
         heap: in_use.heap,
         heap_growth: in_use.growth,
-        held: in_use.held,
-        held_growth: in_use.held_growth,
+        held,
+        held_growth,
         passing: in_use.passing,
         allocs: in_use.allocs,
         goroutines: standing.goroutines,
@@ -264,6 +277,7 @@ impl Baseline {
             evidence.memstats_gc = files.memstats("memstats_gc.txt");
         }
         evidence.heap_inuse = heap.and_then(|p| profiles::total(p, "inuse_space"));
+        evidence.reached = files.json::<Holders>(holders::FILE).as_ref().and_then(Holders::live_bytes);
         let said = match whole {
             true => files.json::<Manifest>("manifest.json").map(|m| m.trigger.rss_bytes),
             false => files.json::<BaselineFacts>("baseline.json").map(|b| b.rss_bytes),

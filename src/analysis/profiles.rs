@@ -49,7 +49,7 @@ fn sum(profile: &Profile, index: usize) -> u64 {
 pub fn allocated(first: &Profile, last: &Profile) -> Option<Allocated> {
     let nanoseconds = last.time_nanos.checked_sub(first.time_nanos).filter(|n| *n > 0 && first.time_nanos > 0)?;
     let bytes = total(last, "alloc_space")?.checked_sub(total(first, "alloc_space")?)?;
-    Some(Allocated { bytes, seconds: nanoseconds as f64 / 1e9 })
+    Some(Allocated { bytes, seconds: nanoseconds as f64 / 1e9, is_undisturbed: false })
 }
 
 /// The heaviest functions by flat value; empty if the profile has no such sample type.

@@ -9,7 +9,7 @@ use crate::pprof::{Profile, goroutine};
 use crate::verdict::{Allocated, Allocs, Deepest, GoroutineGrowth, Goroutines, HeapProfile, Held};
 
 /// What [`Told`] is read from.
-pub const FILES: [&str; 9] = [
+pub const FILES: [&str; 10] = [
     "heap.pb.gz",
     "heap_gc.pb.gz",
     "heap_gc_after.pb.gz",
@@ -19,6 +19,7 @@ pub const FILES: [&str; 9] = [
     "goroutine.txt",
     "memstats.txt",
     "memstats_gc.txt",
+    "memstats_after.txt",
 ];
 
 #[derive(Default)]
@@ -33,6 +34,8 @@ pub struct Told {
     dump: Option<goroutine::Dump>,
     pub memstats: Option<GoMemory>,
     pub memstats_gc: Option<GoMemory>,
+    /// At the end of the capture, where they are read from memory.
+    pub memstats_after: Option<GoMemory>,
 }
 
 /// Who stands where.
@@ -74,6 +77,7 @@ impl Told {
             dump: files.goroutines("goroutine.txt"),
             memstats: files.memstats("memstats.txt"),
             memstats_gc: files.memstats("memstats_gc.txt"),
+            memstats_after: files.memstats("memstats_after.txt"),
             heap_gc,
         }
     }
@@ -106,9 +110,15 @@ impl Told {
         self.allocs().is_none() && self.goroutine.is_none() && self.dump.is_none() && self.memstats.is_none()
     }
 
-    /// What was allocated between the two forced collections.
+    /// What was allocated between the two forced collections, or between two looks at its memory.
     pub fn allocated(&self) -> Option<Allocated> {
-        self.heap_gc.as_ref().zip(self.after.as_ref()).and_then(|(first, last)| profiles::allocated(first, last))
+        let told = self.heap_gc.as_ref().zip(self.after.as_ref()).and_then(|(first, last)| profiles::allocated(first, last));
+        told.or_else(|| {
+            let (first, last) = self.memstats.zip(self.memstats_after)?;
+            let nanoseconds = last.read_unix_ns?.checked_sub(first.read_unix_ns?)?;
+            let bytes = last.total_alloc.checked_sub(first.total_alloc)?;
+            Some(Allocated { bytes, seconds: nanoseconds as f64 / 1e9, is_undisturbed: true })
+        })
     }
 
     /// `module` is the path of the main module.

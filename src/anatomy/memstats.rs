@@ -41,6 +41,9 @@ pub struct GoMemory {
     /// What the last collection found to be reachable; only memtrap's own reading of the process's memory has it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub heap_marked: Option<u64>,
+    /// When it was read, in nanoseconds since 1970; also only of memory.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub read_unix_ns: Option<u64>,
     /// The most RSS that the process which answered ever had.
     pub max_rss: Option<u64>,
 }
@@ -128,6 +131,7 @@ fn take(stats: &mut GoMemory, key: &str, value: &str) {
         "NumGC" => stats.num_gc = number(),
         "NumForcedGC" => stats.num_forced_gc = number(),
         "LastGC" => stats.last_gc_unix_ns = number(),
+        "ReadAt" => stats.read_unix_ns = number().filter(|at| *at > 0),
         "HeapMarked" => stats.heap_marked = number().filter(|marked| *marked > 0),
         "MaxRSS" => stats.max_rss = number(),
         "GCCPUFraction" => stats.gc_cpu_fraction = value.parse().ok().filter(|f: &f64| f.is_finite()),

@@ -56,6 +56,8 @@ pub struct Evidence {
     pub heap_inuse: Option<u64>,
     /// How much of `heap_gc_inuse` was, at most, allocated while that collection marked: it counts as live until the next.
     pub floating: u64,
+    /// What the walk of the object graph reached, where it is whole: live without a collection.
+    pub reached: Option<u64>,
     /// Allocation sites, of which the runtime keeps a record each; of a heap profile.
     pub sites: Option<u64>,
     /// What of `heap_gc_inuse`, else of `heap_inuse`, is in objects of whole pages: they may never have been touched.
@@ -80,6 +82,8 @@ pub enum Missing {
     Memstats,
     /// What is live was not told from garbage by a forced collection.
     MemstatsGc,
+    /// No collection was forced: what is live is what the walk of the object graph reached.
+    Walked,
     /// No collection was forced: what is live is what the last one by itself has marked, which the process's memory tells.
     Forced,
     /// MemStats is from after the forced collection only: garbage was freed by then, and cannot be told from what was free before.
@@ -109,6 +113,10 @@ impl Missing {
             Missing::MemstatsGc => (
                 "no forced collection tells live objects from garbage: memstats_gc.txt is missing, or `heap?gc=1` did not collect",
                 "没有强制 GC 来区分存活对象与垃圾：缺少 memstats_gc.txt，或 `heap?gc=1` 没有触发 GC",
+            ),
+            Missing::Walked => (
+                "no collection was forced: what is live is what the walk from the roots of the heap reached, and the rest of it counts as garbage",
+                "没有强制 GC：存活对象以从堆的根出发所能到达的为准，堆中其余的都算作垃圾",
             ),
             Missing::Forced => (
                 "read from the process's memory, where no collection can be forced: what is live is what the runtime's last collection marked, and \
@@ -292,7 +300,11 @@ impl Claims {
         };
         let after = after.filter(|after| before.is_none_or(|before| was_collected(&before, after)));
         if after.is_none() {
-            missing.push(if now.heap_marked.is_some() { Missing::Forced } else { Missing::MemstatsGc });
+            missing.push(match (evidence.reached, now.heap_marked) {
+                (Some(_), _) => Missing::Walked,
+                (None, Some(_)) => Missing::Forced,
+                (None, None) => Missing::MemstatsGc,
+            });
         }
         if before.is_none() {
             missing.push(Missing::MemstatsBefore);
@@ -300,7 +312,7 @@ impl Claims {
         let live = match after {
             Some(after) => live_after(&now, &after, evidence.heap_gc_inuse, evidence.floating),
             // a sampled number is never larger than the exact one that holds it
-            None => now.heap_marked.or(profiled(evidence)).unwrap_or(now.heap_alloc),
+            None => evidence.reached.or(now.heap_marked).or(profiled(evidence)).unwrap_or(now.heap_alloc),
         }
         .min(now.heap_alloc);
         Some(Claims {
@@ -370,8 +382,8 @@ fn build_as(evidence: &Evidence, untouched: Option<u64>) -> Anatomy {
     let mut missing = Vec::new();
     let claims = Claims::of(evidence, &mut missing);
     let live_has_garbage = missing.contains(&Missing::MemstatsGc) && profiled(evidence).is_none();
-    let told_apart =
-        !missing.contains(&Missing::MemstatsGc) && !missing.contains(&Missing::Forced) && !missing.contains(&Missing::MemstatsBefore);
+    let untold = [Missing::MemstatsGc, Missing::Forced, Missing::Walked, Missing::MemstatsBefore];
+    let told_apart = !missing.iter().any(|m| untold.contains(m));
     let go = evidence.memstats.or(evidence.memstats_gc);
     let split = kernel::split(evidence);
     let rss_bytes = plausible(evidence.rss_bytes);

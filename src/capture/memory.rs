@@ -112,6 +112,11 @@ pub(super) async fn ask_holders(program: &Path, threads: &Threads, id: InstanceI
     }
 }
 
+/// Runs `program read-memory --memstats` on a process: the text of its MemStats. Else as [`ask`].
+pub(super) async fn ask_memstats(program: &Path, threads: &Threads, id: InstanceId) -> Result<Vec<u8>, String> {
+    read(program, threads, id, Some("--memstats")).await
+}
+
 async fn read(program: &Path, threads: &Threads, id: InstanceId, what: Option<&str>) -> Result<Vec<u8>, String> {
     let (pid, ticks) = (id.pid.to_string(), id.start_ticks.to_string());
     let arguments = ["read-memory", "--pid", &pid, "--start-ticks", &ticks].into_iter().chain(what).map(OsString::from).collect();

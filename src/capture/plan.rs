@@ -36,6 +36,8 @@ pub(super) enum Work {
     GoroutineText,
     /// Who holds what is live, out of the process's memory.
     Holders,
+    /// MemStats at the end, where those before were read from the process's memory.
+    MemStatsAfter,
     /// Only where the index lists it.
     GoroutineLeak,
     Cpu {
@@ -112,6 +114,7 @@ fn work_of(name: &str, cpu_seconds: u64) -> Option<Work> {
         "memstats" | "memstats_gc" => get("heap?debug=1", Body::MemStats),
         "goroutine" => get("goroutine?debug=0", Body::Profile),
         "holders" => Work::Holders,
+        "memstats_after" => Work::MemStatsAfter,
         "heap_gc" | LAST_OF_PPROF => get("heap?gc=1", Body::Profile),
         "goroutine_text" => Work::GoroutineText,
         "goroutineleak" => Work::GoroutineLeak,
@@ -166,7 +169,7 @@ fn left_out(step: &Step, target: &Target, conditions: Conditions<'_>) -> Option<
     if step.work == (Work::Cpu { seconds: 0 }) {
         return because("skipped by the configuration: cpu_seconds = 0", true);
     }
-    let is_here = kernel || step.work == Work::Holders;
+    let is_here = kernel || matches!(step.work, Work::Holders | Work::MemStatsAfter);
     if is_here && conditions.remote {
         return because("the process is on another host: its kernel cannot be asked from here", true);
     }
@@ -176,6 +179,10 @@ fn left_out(step: &Step, target: &Target, conditions: Conditions<'_>) -> Option<
     if step.work == Work::Holders {
         let is_off = !target.capture.holders || target.capture.read_memory == ReadMemory::Off;
         return if is_off { because("switched off by the configuration", true) } else { None };
+    }
+    if step.work == Work::MemStatsAfter {
+        // whether there is need for it turns out by then
+        return None;
     }
     if conditions.local && from_memory(step, target).is_some() {
         return out_for_space(step, conditions);
@@ -218,7 +225,7 @@ mod tests {
     fn the_order_is_cheap_and_perishable_first_disruptive_last() {
         let names: Vec<String> = of(&with_pprof(), HERE).into_iter().map(|s| s.name).skip(KernelStep::ALL.len()).collect();
         let expected = "cmdline heap memstats goroutine threadcreate allocs heap_gc memstats_gc goroutine_text holders goroutineleak mutex block \
-                        profile heap_gc_after status_after smaps_rollup_after";
+                        profile heap_gc_after memstats_after status_after smaps_rollup_after";
         assert_eq!(names.join(" "), expected);
     }
 

@@ -45,6 +45,8 @@ pub(super) struct Runner<'a> {
     pprof: Pprof,
     /// Of the process's memory, once it was wanted.
     reading: Option<Arc<Result<Reading, String>>>,
+    /// When MemStats were taken from that.
+    memstats_read: Option<Mono>,
     silence: either::Silence,
     /// Why what pprof says is of another process, if that is known and memory is read instead.
     anothers: Option<String>,
@@ -119,6 +121,7 @@ impl<'a> Runner<'a> {
             preparing,
             pprof: Pprof::Unasked,
             reading: None,
+            memstats_read: None,
             silence: either::Silence::default(),
             anothers: None,
             told: false,
@@ -185,8 +188,10 @@ impl<'a> Runner<'a> {
         if let Work::Kernel(kernel) = step.work {
             return self.kernel(kernel, &step.file).await;
         }
-        if step.work == Work::Holders {
-            return self.holders(&step.file).await;
+        match step.work {
+            Work::Holders => return self.holders(&step.file).await,
+            Work::MemStatsAfter => return self.memstats_after(&step.file).await,
+            _ => {}
         }
         match from_memory(step, &self.request.target).filter(|_| self.may_read()) {
             Some(part) => self.take_either(step, part, is_late).await,
@@ -200,7 +205,6 @@ impl<'a> Runner<'a> {
             Err(reason) => return Taken::default().failed(reason),
         };
         match &step.work {
-            Work::Kernel(_) => Taken::default(),
             Work::Get { body: Body::MemStats, .. } if self.sites > MAX_SITES => Taken::skipped(
                 format!("{} allocation sites: `heap?debug=1`, which has MemStats, would keep the service busy naming them all", self.sites),
                 false,
@@ -219,7 +223,7 @@ impl<'a> Runner<'a> {
                     _ => got.taken,
                 }
             }
-            Work::Holders => Taken::default(),
+            Work::Kernel(_) | Work::Holders | Work::MemStatsAfter => Taken::default(),
             Work::GoroutineText => self.goroutine_text(&endpoint, &step.file).await,
             Work::GoroutineLeak => self.goroutine_leak(&endpoint, &step.file).await,
             Work::Cpu { seconds } => self.cpu(&endpoint, &step.file, *seconds).await,

@@ -20,6 +20,9 @@ pub struct Args {
     /// Who holds what is live, and nothing else
     #[arg(long)]
     holders: bool,
+    /// MemStats, and nothing else
+    #[arg(long, conflicts_with = "holders")]
+    memstats: bool,
 }
 
 pub fn run(args: Args) -> Result<(), Failure> {
@@ -28,6 +31,9 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let program = Program::of_process(&process)?;
     if args.holders {
         return super::print(&serde_json::to_string(&program.holders(child::WALK.0)?)?);
+    }
+    if args.memstats {
+        return super::print(&program.memstats(clock::wall_now())?.to_string());
     }
     let read = program.evidence(Some(Mono::now().as_nanos()), clock::wall_now())?;
     let mut stdout = std::io::stdout().lock();

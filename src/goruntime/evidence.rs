@@ -63,7 +63,7 @@ pub fn read(memory: &dyn Memory, image: &Image, now_ns: Option<u64>, taken: Syst
     let reader = Reader::new(memory);
     let runtime = Runtime::find(&reader, image)?;
     let taken = unix_ns(taken);
-    let stats = MemStats::read(&runtime);
+    let stats = MemStats::read(&runtime).map(|stats| MemStats { read_unix_ns: taken, ..stats });
     let profile = heap::profile(&runtime, taken);
     let is_before_collection = profile.as_ref().is_ok_and(|profile| profile.is_before_collection);
     let heap = profile.map(|profile| profile.gzipped);

@@ -62,6 +62,8 @@ pub struct MemStats {
     pub gc_percent: i32,
     /// The memory limit in force; `i64::MAX` is none.
     pub memory_limit: i64,
+    /// When it was read, in nanoseconds since 1970; 0 where that is not told.
+    pub read_unix_ns: u64,
 }
 
 impl MemStats {
@@ -136,6 +138,7 @@ impl MemStats {
             heap_marked: gc("heapMarked")?,
             gc_percent: gc("gcPercent.value")? as u32 as i32,
             memory_limit: gc("memoryLimit.value")? as i64,
+            read_unix_ns: 0,
         };
         let parts = [this.heap_sys, this.stack_sys, this.mspan_sys, this.mcache_sys, this.buck_hash_sys, this.gc_sys, this.other_sys];
         this.sys = parts.into_iter().fold(0, u64::saturating_add);
@@ -302,6 +305,10 @@ impl fmt::Display for MemStats {
         }
         writeln!(f, "# GCCPUFraction = {}", s.gc_cpu_fraction)?;
         // memtrap's own: Go tells it nobody
-        writeln!(f, "# HeapMarked = {}", s.heap_marked)
+        writeln!(f, "# HeapMarked = {}", s.heap_marked)?;
+        if s.read_unix_ns > 0 {
+            writeln!(f, "# ReadAt = {}", s.read_unix_ns)?;
+        }
+        Ok(())
     }
 }

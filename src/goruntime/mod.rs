@@ -62,6 +62,7 @@ use heap::HeapProfile;
 use image::Image;
 use layout::Layout;
 use memory::{LiveMemory, Memory, Reader};
+use memstats::MemStats;
 use module::Module;
 use variables::Variables;
 
@@ -155,6 +156,13 @@ impl<M: Memory> Program<M> {
     pub fn heap(&self, taken: SystemTime) -> Result<HeapProfile, Refused> {
         let reader = Reader::new(&self.memory);
         heap::profile(&Runtime::find(&reader, &self.image)?, unix_ns(taken))
+    }
+
+    /// Its MemStats alone, read `now`. See [`MemStats::read`].
+    pub fn memstats(&self, now: SystemTime) -> Result<MemStats, Refused> {
+        let reader = Reader::new(&self.memory);
+        let stats = MemStats::read(&Runtime::find(&reader, &self.image)?)?;
+        Ok(MemStats { read_unix_ns: unix_ns(now), ..stats })
     }
 
     /// Who holds what is live on its heap. `max_bytes` is what the walk may take for itself. See [`objects::holders`].

@@ -145,6 +145,8 @@ fn search(runtime: &Runtime, search: &mut impl Search, roots: Roots) -> Result<V
     finalizers.sort_by(|a, b| a.name.cmp(&b.name));
     finalizers.into_iter().for_each(|root| add(search, root));
     search.next_class();
+    roots.pools.into_iter().for_each(|root| add(search, root));
+    search.next_class();
     add(search, roots.runtime);
     Ok(all)
 }
@@ -154,7 +156,7 @@ fn listed(
     held: Vec<Held>,
     roots: &[Root],
     (reached_bytes, reached_objects): (u64, u64),
-    also: &HashMap<Vec<u32>, Vec<String>>,
+    also: &HashMap<Vec<u32>, Also>,
     tell: impl Fn(&Held, &mut Holder),
 ) -> Holders {
     let mut holders = Vec::new();
@@ -168,7 +170,10 @@ fn listed(
         }
         let mut holder = named(held, roots);
         holder.share = held.bytes as f64 / reached_bytes.max(1) as f64;
-        holder.also = also.get(&held.roots).cloned().unwrap_or_default();
+        if let Some(also) = also.get(&held.roots) {
+            holder.also = also.names.clone();
+            holder.also_goroutines = also.goroutines;
+        }
         if at < MAX_PATHS && holder.share >= MIN_SHARE {
             tell(held, &mut holder);
         }
@@ -198,7 +203,7 @@ fn merged(held: Vec<Held>, roots: &[Root]) -> Vec<Held> {
 }
 
 fn title(root: &Root) -> String {
-    Holder { kind: root.kind.name().into(), name: root.name.clone(), ..Holder::default() }.with_count(root).title()
+    Holder { kind: root.kind.name().into(), name: root.name.clone(), is_pool: root.is_pool, ..Holder::default() }.with_count(root).title()
 }
 
 fn named(held: &Held, roots: &[Root]) -> Holder {
@@ -206,30 +211,39 @@ fn named(held: &Held, roots: &[Root]) -> Holder {
     let root = |number: &u32| roots.get(*number as usize);
     match &held.roots[..] {
         [one] if !held.has_others => match root(one) {
-            Some(root) => Holder { kind: root.kind.name().into(), name: root.name.clone(), ..base }.with_count(root),
+            Some(root) => Holder { kind: root.kind.name().into(), name: root.name.clone(), is_pool: root.is_pool, ..base }.with_count(root),
             None => base,
         },
         [] => Holder { kind: "shared".into(), name: "more than four together".into(), ..base },
         several => {
             let mut names: Vec<String> = several.iter().filter_map(root).map(title).collect();
             names.extend(held.has_others.then(|| "others".to_owned()));
-            Holder { kind: "shared".into(), name: names.join(" and "), ..base }
+            let goroutines = several.iter().filter_map(root).filter(|root| root.kind == Kind::Goroutines).map(|root| root.count).max();
+            Holder { kind: "shared".into(), name: names.join(" and "), goroutines, ..base }
         }
     }
 }
 
-/// Who looks at what a set of roots holds, the most bytes first.
-fn also(tree: &Tree, roots: &[Root]) -> HashMap<Vec<u32>, Vec<String>> {
-    let mut by_set: HashMap<Vec<u32>, Vec<(u64, String)>> = HashMap::new();
+/// Who looks at what a set of roots holds.
+struct Also {
+    /// The most bytes first.
+    names: Vec<String>,
+    /// The most of one group.
+    goroutines: Option<u64>,
+}
+
+fn also(tree: &Tree, roots: &[Root]) -> HashMap<Vec<u32>, Also> {
+    let mut by_set: HashMap<Vec<u32>, Vec<(u64, String, &Root)>> = HashMap::new();
     for ((set, by), bytes) in tree.looks() {
         if let Some(root) = roots.get(by as usize).filter(|root| root.kind != Kind::Runtime) {
-            by_set.entry(tree.roots_of_set(set).to_vec()).or_default().push((bytes, title(root)));
+            by_set.entry(tree.roots_of_set(set).to_vec()).or_default().push((bytes, title(root), root));
         }
     }
-    let told = |mut names: Vec<(u64, String)>| {
-        names.sort_by(|a, b| b.cmp(a));
-        names.dedup_by(|a, b| a.1 == b.1);
-        names.into_iter().take(MAX_ALSO).map(|(_, name)| name).collect()
+    let told = |mut looks: Vec<(u64, String, &Root)>| {
+        looks.sort_by(|a, b| (b.0, &b.1).cmp(&(a.0, &a.1)));
+        looks.dedup_by(|a, b| a.1 == b.1);
+        let goroutines = looks.iter().filter(|(_, _, root)| root.kind == Kind::Goroutines).map(|(_, _, root)| root.count).max();
+        Also { names: looks.into_iter().take(MAX_ALSO).map(|(_, name, _)| name).collect(), goroutines }
     };
     by_set.into_iter().map(|(set, names)| (set, told(names))).collect()
 }
@@ -237,6 +251,7 @@ fn also(tree: &Tree, roots: &[Root]) -> HashMap<Vec<u32>, Vec<String>> {
 impl Holder {
     fn with_count(self, root: &Root) -> Holder {
         let count = matches!(root.kind, Kind::Goroutines | Kind::Timer | Kind::Finalizer).then_some(root.count);
-        Holder { count, ..self }
+        let goroutines = count.filter(|_| root.kind == Kind::Goroutines);
+        Holder { count, goroutines, ..self }
     }
 }

@@ -13,13 +13,14 @@ use super::module::{Module, Range, Table};
 use super::names::Names;
 use super::spans::Spans;
 use super::variables::Variables;
-use super::{Refused, Runtime};
+use super::{MAX_PS, Refused, Runtime};
 
 /// Variables are read in pieces.
 const PIECE: u64 = 256 << 10;
 /// Data of one module.
 const MAX_DATA: u64 = 4 << 30;
 const MAX_MASK: u64 = 64 << 20;
+const MAX_POOLS: u64 = 1 << 20;
 const MAX_TIMERS: u64 = 16 << 20;
 /// Finalizers and the like of all objects.
 const MAX_SPECIALS: usize = 4 << 20;
@@ -61,11 +62,13 @@ pub struct Root {
     pub targets: Vec<u32>,
     /// Where such pointers stand, a few of them.
     pub sources: Vec<(u64, u32)>,
+    /// A `sync.Pool`: collections drop what it has.
+    pub is_pool: bool,
 }
 
 impl Root {
     fn new(kind: Kind, name: String) -> Root {
-        Root { kind, name, count: 0, targets: Vec::new(), sources: Vec::new() }
+        Root { kind, name, count: 0, targets: Vec::new(), sources: Vec::new(), is_pool: false }
     }
 
     fn add(&mut self, source: u64, slot: u32) {
@@ -99,6 +102,7 @@ pub struct Roots {
     pub specials: Vec<Special>,
     /// Finalizers that wait to be run.
     pub queued: Vec<Root>,
+    pub pools: Vec<Root>,
     pub runtime: Root,
     /// Pointers to these hold nothing.
     pub standing: HashSet<u32>,
@@ -154,6 +158,10 @@ impl Reading<'_> {
             variables.add_initial_value(to, of);
         }
         variables.settle();
+        self.pools(variables);
+        let in_pools: HashSet<u32> = self.roots.pools.iter().flat_map(|root| root.targets.iter().copied()).collect();
+        pointers.retain(|(_, slot)| !in_pools.contains(slot));
+        self.roots.standing.extend(in_pools);
         let mut by_variable: BTreeMap<u64, Root> = BTreeMap::new();
         for (at, slot) in pointers {
             let found = variables.at(at);
@@ -172,6 +180,37 @@ impl Reading<'_> {
         self.roots.variables = by_variable.into_values().collect();
         self.roots.variables.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(())
+    }
+
+    /// What lies in the `sync.Pool`s that the runtime knows of: a collection makes it the pool's victim, and the next one drops it
+    /// (`poolCleanup` in `sync/pool.go`). So the pool's pointers to it do not hold it as others do.
+    fn pools(&mut self, variables: &Variables) {
+        let memory = self.runtime.memory;
+        let word = |at: u64, nth: u64| memory.u64(at.wrapping_add(8 * nth)).unwrap_or(0);
+        let mut pools: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
+        for list in variables.dropped_by_collection() {
+            let (first, len, capacity) = (word(list, 0), word(list, 1), word(list, 2));
+            if len > capacity || self.spans.slot_at(first).is_none() {
+                continue;
+            }
+            for pool in memory.words(first, len, MAX_POOLS).unwrap_or_default() {
+                // `local` and `victim`, each with how many Ps have a part of it
+                let parts = [0, 2].map(|nth| (word(pool, nth), word(pool, nth + 1)));
+                let parts = parts.into_iter().filter(|(_, count)| (1..=MAX_PS).contains(count));
+                pools.entry(pool).or_default().extend(parts.filter_map(|(at, _)| self.spans.slot_at(at)));
+            }
+        }
+        let mut by_name: BTreeMap<String, Root> = BTreeMap::new();
+        for (pool, targets) in pools.into_iter().filter(|(_, targets)| !targets.is_empty()) {
+            let name = match variables.at(pool) {
+                Some((_, variable)) if self.runtime.module.is_global(pool) => variable.name.text(variable.owner, self.own),
+                _ => "a sync.Pool".into(),
+            };
+            let root = by_name.entry(name.clone()).or_insert_with(|| Root { is_pool: true, ..Root::new(Kind::Global, name) });
+            root.count += 1;
+            root.targets.extend(targets);
+        }
+        self.roots.pools = by_name.into_values().collect();
     }
 
     /// The words of a range that its mask calls pointers, without zeros.

@@ -140,6 +140,11 @@ impl Variables {
         Ok(Variables { starts: uses.into_iter().map(|(at, by)| (at, variable(at, by))).collect() })
     }
 
+    /// Where the lists begin, or parts of them, that each collection begins with emptying.
+    pub fn dropped_by_collection(&self) -> impl Iterator<Item = u64> {
+        self.starts.iter().filter(|(_, variable)| variable.name.is_dropped_by_collection()).map(|(at, _)| *at)
+    }
+
     pub fn is_empty(&self) -> bool {
         self.starts.is_empty()
     }

@@ -60,6 +60,9 @@ pub struct Facts {
     pub foreign: Vec<String>,
 }
 
+/// So many goroutines more than usual are a pile, and so many that stand where the heap was allocated, or hold it, are worth a word.
+pub(crate) const MORE_GOROUTINES: u64 = 100;
+
 /// What goroutines hold of a heap profile's `inuse_space`, in bytes: sampled.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Held {
@@ -71,6 +74,21 @@ pub struct Held {
     pub alike: u64,
     /// The place that most of `linked` was allocated at.
     pub function: Option<String>,
+    /// What many goroutines hold by the object graph: no guess. The others are beyond it then.
+    pub surely: u64,
+    /// What many goroutines only point into, and variables hold.
+    pub pointed_into: u64,
+}
+
+impl Held {
+    /// By the object graph: `surely` is what many goroutines hold, `perhaps` what they only point into, `of` all that is live.
+    pub fn by_graph(self, surely: u64, perhaps: u64, of: u64) -> Held {
+        // what a profile counts is sampled, and may be of another moment
+        let scaled = |bytes: u64| u64::try_from(u128::from(bytes) * u128::from(of) / u128::from(self.of.max(1))).unwrap_or(u64::MAX);
+        let linked = scaled(self.linked).saturating_sub(surely).min(perhaps);
+        let alike = scaled(self.alike).min(perhaps - linked);
+        Held { of, surely, linked, alike, function: self.function, pointed_into: perhaps }
+    }
 }
 
 /// Where most of the goroutines stand that came since the baseline.
@@ -108,11 +126,13 @@ impl Gogc {
     }
 }
 
-/// What a process allocated within a time: sampled.
+/// What a process allocated within a time.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Allocated {
     pub bytes: u64,
     pub seconds: f64,
+    /// It was asked for nothing meanwhile, which it would have allocated for.
+    pub is_undisturbed: bool,
 }
 
 /// What is in use by a heap profile, or came since another: sampled.

@@ -12,6 +12,7 @@ mod tests;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use facts::MORE_GOROUTINES;
 pub use facts::{
     Allocated, Allocs, Deepest, Ending, Facts, Gogc, GoroutineGrowth, Goroutines, Group, HeapProfile, Held, Holder, SMALL_OBJECT, Sizes,
     TopFunction,

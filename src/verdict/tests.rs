@@ -164,7 +164,7 @@ fn a_burst_is_not_churn() {
     let facts = Facts { memstats_gap_seconds: Some(0.01), age_seconds: Some(10.0), ..quiet() };
     // its whole life is that burst, and it may go on
     let verdict = assert_cause(&evidence, &facts, Cause::UnreleasedHeap, Explains::No);
-    let watched = |bytes| Facts { allocated: Some(Allocated { bytes, seconds: 30.0 }), ..facts.clone() };
+    let watched = |bytes| Facts { allocated: Some(Allocated { bytes, seconds: 30.0, is_undisturbed: false }), ..facts.clone() };
     let certain = assert_cause(&evidence, &watched(4 * MIB), Cause::UnreleasedHeap, Explains::No);
     assert!(certain.confidence > verdict.confidence, "{certain:#?}");
     assert_cause(&evidence, &watched(900 * MIB), Cause::AllocationChurn, Explains::Yes);
@@ -191,7 +191,7 @@ fn held_by(function: &str, mib: u64, of: u64) -> Option<HeapProfile> {
 
 /// What the goroutines in `main.handle` hold, of so many MiB.
 fn held(linked: u64, alike: u64, of: u64) -> Option<Held> {
-    Some(Held { of: of * MIB, linked: linked * MIB, alike: alike * MIB, function: Some("main.handle".into()) })
+    Some(Held { of: of * MIB, linked: linked * MIB, alike: alike * MIB, function: Some("main.handle".into()), surely: 0, pointed_into: 0 })
 }
 
 #[test]
@@ -465,7 +465,7 @@ fn only_the_room_up_to_the_heap_s_goal_is_churn_s() {
     // 500 MiB that a burst left, and a service that goes on allocating 30 MiB a second in a heap of 10 MiB
     let mut evidence = row([516, 7, 0, 10, 12, 500, 3, 0, 4]);
     evidence.memstats.as_mut().unwrap().next_gc = Some(16 * MIB);
-    let busy = Facts { allocated: Some(Allocated { bytes: 900 * MIB, seconds: 30.0 }), ..quiet() };
+    let busy = Facts { allocated: Some(Allocated { bytes: 900 * MIB, seconds: 30.0, is_undisturbed: false }), ..quiet() };
     let verdict = assert_cause(&evidence, &busy, Cause::UnreleasedHeap, Explains::No);
     // how fast it allocated over its life does not matter either
     assert_eq!(verdict.confidence, Confidence::Medium, "no smaps, and no other doubt: {verdict:#?}");

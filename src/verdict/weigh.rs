@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::facts::{Allocated, Deepest, Facts, Goroutines, HeapProfile, SMALL_OBJECT};
+use super::facts::{Allocated, Deepest, Facts, Goroutines, HeapProfile, MORE_GOROUTINES, SMALL_OBJECT};
 use super::{Cause, PASSING};
 use crate::anatomy::{Anatomy, Bucket, GoMemory, Missing, Parts};
 
@@ -10,8 +10,6 @@ use crate::anatomy::{Anatomy, Bucket, GoMemory, Missing, Parts};
 const MIN_GROWTH: u64 = 16 << 20;
 /// So many goroutines are a pile where no baseline says what is usual.
 const MANY_GOROUTINES: u64 = 1000;
-/// So many more than usual are, and so many that stand where the heap was allocated are worth a word.
-const MORE_GOROUTINES: u64 = 100;
 /// A pile is made of few stacks.
 const FEW_STACKS: usize = 5;
 /// The average stack of a goroutine that recurses. What blocks in a handler needs 2 to 32 KiB, most often less than 8.
@@ -24,7 +22,7 @@ const FIRST_STACK: i64 = 2 << 10;
 /// A stack that doubles frees its old copies, and collections halve stacks that are not used: freed spans of up to so many times what
 /// stacks have grown by were theirs. Measured: 1 to 4.
 const OUTGROWN: i64 = 4;
-/// Where no heap profile tells what goroutines hold: more memory for each than this is not laid at their door.
+/// Where nothing tells what goroutines hold: more memory for each than this is not laid at their door.
 const HELD_EACH: u64 = 64 << 10;
 /// A pile's stacks are at least this share of what it is blamed for then.
 const PILE_SHARE: f64 = 0.1;
@@ -220,7 +218,7 @@ pub(super) fn weigh(anatomy: &Anatomy, facts: &Facts) -> Weighed {
     }
     let mut goroutines = stacks.saturating_add(weighed.outgrown);
     let held = if weighed.growth { facts.held_growth.as_ref() } else { facts.held.as_ref() };
-    let is_linked = held.is_some_and(|held| held.of > 0 && held.linked.saturating_mul(2) >= held.of);
+    let is_linked = held.is_some_and(|held| held.of > 0 && held.surely.saturating_add(held.linked).saturating_mul(2) >= held.of);
     weighed.link = held.filter(|_| is_linked).and_then(|held| held.function.clone());
     // those that stand where most of the heap was allocated, and as many as it takes to hold it, are a pile sooner
     let pile = pile.or(facts.goroutines.as_ref().filter(|g| is_linked && g.total >= MORE_GOROUTINES));
@@ -231,17 +229,17 @@ pub(super) fn weigh(anatomy: &Anatomy, facts: &Facts) -> Weighed {
         let of = |bytes: u64, all: u64| {
             i64::try_from(u128::from(heap.unsigned_abs()) * u128::from(bytes) / u128::from(all.max(1))).unwrap_or(heap)
         };
-        let (linked, alike) = match held {
-            Some(held) => (of(held.linked, held.of), of(held.alike, held.of)),
-            None => {
-                let all = heap.saturating_add(goroutines).max(1) as f64;
-                let few_each = heap.unsigned_abs() / more.max(1) <= HELD_EACH;
-                (0, if few_each && goroutines as f64 / all >= PILE_SHARE { heap } else { 0 })
+        let (surely, linked, alike) = match held {
+            Some(held) => {
+                let linked = of(held.linked, held.of);
+                let theirs = may_be_theirs(of(held.pointed_into, held.of), goroutines, more) - linked;
+                (of(held.surely, held.of), linked, theirs.max(of(held.alike, held.of)))
             }
+            None => (0, 0, may_be_theirs(heap, goroutines, more)),
         };
         // nobody wakes them to let go of it
         let guessed = alike.saturating_add(if leak { 0 } else { linked }).saturating_add(weighed.outgrown - copies);
-        weighed.held_by_goroutines = linked.saturating_add(alike).min(heap);
+        weighed.held_by_goroutines = surely.saturating_add(linked).saturating_add(alike).min(heap);
         goroutines = goroutines.saturating_add(weighed.held_by_goroutines);
         heap -= weighed.held_by_goroutines;
         weighed.pile_is_a_guess = guessed.saturating_mul(2) > goroutines;
@@ -347,8 +345,10 @@ fn allocation(anatomy: &Anatomy, facts: &Facts, room: i64) -> Allocation {
     let usable = |seconds: &f64| seconds.is_finite() && *seconds > 0.0;
     let fast = |rate: f64| rate >= FAST && rate * REFILL_SECONDS >= room as f64;
     let known = |rate: f64| Allocation { rate: Some(rate), fast: fast(rate), may_be_fast: false };
-    if let Some(Allocated { bytes, seconds }) = facts.allocated.filter(|a| a.seconds.is_finite() && a.seconds >= LONG_ENOUGH) {
-        return known(bytes.saturating_sub(own) as f64 / seconds);
+    if let Some(Allocated { bytes, seconds, is_undisturbed }) =
+        facts.allocated.filter(|a| a.seconds.is_finite() && a.seconds >= LONG_ENOUGH)
+    {
+        return known(bytes.saturating_sub(if is_undisturbed { 0 } else { own }) as f64 / seconds);
     }
     if let Some((bytes, seconds)) = anatomy.allocated_between.zip(facts.memstats_gap_seconds.filter(usable)) {
         let rate = bytes.saturating_sub(own) as f64 / seconds;
@@ -368,6 +368,13 @@ struct Allocation {
     rate: Option<f64>,
     fast: bool,
     may_be_fast: bool,
+}
+
+/// Heap that nobody says who holds, or that variables hold and goroutines point into: so much may be the goroutines' if it is little for
+/// each of so many, and their stacks are a part of it.
+fn may_be_theirs(heap: i64, stacks: i64, goroutines: u64) -> i64 {
+    let few_each = heap.unsigned_abs() / goroutines.max(1) <= HELD_EACH;
+    if few_each && stacks as f64 / heap.saturating_add(stacks).max(1) as f64 >= PILE_SHARE { heap } else { 0 }
 }
 
 /// The average stack, in bytes; of those that came since the baseline where the growth decides. `stacks` is what is to be explained.

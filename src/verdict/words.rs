@@ -128,8 +128,8 @@ fn because(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause: Cause, la
             };
             let live = size(anatomy.get(Bucket::HeapLive));
             say!(lang;
-                "{amount} ({share}) are garbage and the room for it{rate}{site}; {live} are live after a collection";
-                "{amount}（{share}）是垃圾及其占用的空间{rate}{site}；GC 之后存活 {live}"
+                "{amount} ({share}) are garbage and the room for it{rate}{site}; {live} are live";
+                "{amount}（{share}）是垃圾及其占用的空间{rate}{site}；存活 {live}"
             )
         }
         Cause::UnreleasedHeap if weighed.sparse > weighed.bytes(cause) / 2 => {

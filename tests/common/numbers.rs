@@ -458,6 +458,11 @@ impl Case<'_> {
             rates.push((bytes - own).max(0.0) / ((last.time_nanos - first.time_nanos) as f64 / 1e9));
         }
         let allocated = |file| self.now.memstats(file, "TotalAlloc");
+        let read_at = |file| self.now.memstats(file, "ReadAt");
+        let (first, last) = ("memstats.txt", "memstats_after.txt");
+        if let (Some(before), Some(after), Some(from), Some(to)) = (allocated(first), allocated(last), read_at(first), read_at(last)) {
+            rates.push((after - before) / ((to - from) / 1e9));
+        }
         if let (Some(before), Some(after), Some(gap)) = (allocated("memstats.txt"), allocated("memstats_gc.txt"), self.gap()) {
             rates.push((after - before - own).max(0.0) / gap);
         }
@@ -562,7 +567,7 @@ fn live_heap(c: &Case<'_>, m: &Captures<'_>) -> Checked {
 /// Why, in the summary.
 const BECAUSE: &[(&str, Rule)] = &[
     (
-        "{s:a} \\({p:share}\\) are garbage and the room for it(?: while {s:rate} a second are allocated)?(?:, most by {f:most}|, {f:some} more than others \\({p:part}\\))?; {s:live} are live after a collection",
+        "{s:a} \\({p:share}\\) are garbage and the room for it(?: while {s:rate} a second are allocated)?(?:, most by {f:most}|, {f:some} more than others \\({p:part}\\))?; {s:live} are live",
         |c, m| {
             let live = c.verdict["anatomy"].as_array().unwrap().iter().find(|l| l["bucket"] == "heap_live").unwrap();
             is(m, "live", live["bytes"].as_f64())?;

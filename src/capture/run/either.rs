@@ -13,7 +13,7 @@ use super::super::taken::{Ending, Taken};
 use super::super::{Env, Request};
 use super::{Pprof, Runner, endpoint};
 use crate::bundle::{ANOTHERS, Warning};
-use crate::clock::human;
+use crate::clock::{Mono, human};
 use crate::config::ReadMemory;
 use crate::goruntime::evidence::Part;
 use crate::units::ByteSize;
@@ -22,6 +22,8 @@ use crate::units::ByteSize;
 const SOON: Duration = Duration::from_secs(2);
 /// After so many steps in a row that were not answered soon, what memory has is taken from there at once.
 const PATIENCE: u32 = 2;
+/// Between two MemStats: over less, one request or one pause of the scheduler decides.
+const APART: Duration = Duration::from_secs(1);
 const UNANSWERED: &str = "the service had not answered";
 
 /// What is to be expected of pprof.
@@ -197,6 +199,22 @@ impl Runner<'_> {
         }
     }
 
+    /// How fast it allocates is seen over a second at least; only where pprof does not tell it.
+    pub(super) async fn memstats_after(&mut self, file: &str) -> Taken {
+        let taken = Taken { source: Some("memory".into()), attempts: 1, ..Taken::default() };
+        let (Some(id), Some(program), Some(before)) = (self.request.instance, &self.env.reader, self.memstats_read) else {
+            return Taken::skipped("memstats.txt is not of its memory: what pprof said tells how fast it allocates", true);
+        };
+        let wait = APART.saturating_sub(Mono::now().since(before));
+        if let Some(why) = self.watch.pause(wait).await {
+            return Taken::skipped(why.to_string(), true);
+        }
+        match memory::ask_memstats(program, &self.env.threads, id).await {
+            Ok(bytes) => self.write(taken, file, bytes).await,
+            Err(why) => taken.skip(why, true),
+        }
+    }
+
     /// The process's memory is read once, when it is first wanted, so that all parts are of one moment.
     async fn reading(&mut self) -> Arc<Result<Reading, String>> {
         if let Some(reading) = &self.reading {
@@ -218,6 +236,9 @@ impl Runner<'_> {
             Err(why) => return taken.failed(format!("its memory does not give it: {why}")),
         };
         let notes = vec![format!("read from its memory: {}", reading.rests_on)];
+        if part == Part::MemStats {
+            self.memstats_read = Some(Mono::now());
+        }
         self.write(Taken { notes, ..taken }, file, bytes).await
     }
 

@@ -26,7 +26,7 @@ pub fn of(cause: Cause) -> &'static Guide {
 
 const LIVE_HEAP: Guide = Guide {
     title: "live objects, few and large",
-    means: "After a forced collection these bytes were still reachable: the program holds them.",
+    means: "These bytes are reachable: the program holds them.",
     steps: &[
         "Read inuse_space: the functions with a high flat value allocated what is live. It names who allocated, not who holds.",
         "Read who holds it (holders.json): what would be freed without each variable, goroutine or timer, and the way from it to the bytes.",
@@ -44,7 +44,7 @@ const LIVE_HEAP: Guide = Guide {
 
 const SMALL_OBJECTS: Guide = Guide {
     title: "live objects, many and small",
-    means: "After a forced collection these objects were still reachable. Each is small; their number is the problem, and it costs the collector time too.",
+    means: "These objects are reachable: the program holds them. Each is small; their number is the problem, and it costs the collector time too.",
     steps: &[
         "Read inuse_objects before inuse_space: the function that makes the most objects may not be the one with the most bytes.",
         "Read the growth since the baseline: elements that come and never go.",

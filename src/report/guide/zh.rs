@@ -26,7 +26,7 @@ pub fn of(cause: Cause) -> &'static Guide {
 
 const LIVE_HEAP: Guide = Guide {
     title: "存活对象，少而大",
-    means: "强制 GC 之后，这些字节仍然可达：是程序自己持有它们。",
+    means: "这些字节仍然可达：是程序自己持有它们。",
     steps: &[
         "看 inuse_space：flat 高的函数分配了现在存活的内存。它说明谁分配，不说明谁持有。",
         "看谁持有（holders.json）：没有哪个变量、goroutine 或 timer 就会释放多少，以及从它到这些字节的路径。",
@@ -44,7 +44,7 @@ const LIVE_HEAP: Guide = Guide {
 
 const SMALL_OBJECTS: Guide = Guide {
     title: "存活对象，多而小",
-    means: "强制 GC 之后，这些对象仍然可达。每个都很小，问题在数量，而且会拖慢 GC。",
+    means: "这些对象仍然可达：是程序自己持有它们。每个都很小，问题在数量，而且会拖慢 GC。",
     steps: &[
         "先看 inuse_objects 再看 inuse_space：对象最多的函数不一定是字节最多的。",
         "看相对 baseline 的增长：哪些元素只来不走。",
