@@ -495,6 +495,14 @@ impl Slot {
         }
     }
 
+    /// The kernel killed in the cgroup of the process, which may be gone; `why` in words. A bundle, if nothing stands that had announced it and no
+    /// cooldown holds it back.
+    pub fn killed(&mut self, why: &str, levels: &Levels, now: Mono) -> Option<Order> {
+        let life = self.life.as_ref().filter(|_| self.phase == Phase::Watching && self.hollow.is_none_or(|h| h.dead_until <= now))?;
+        let fired = Some(life.detector.killed(why, levels)).filter(|fired| self.held_back(fired.measured_bytes(), now).is_none());
+        self.order(fired, 1, now)
+    }
+
     /// The process runs another program: it is no longer the one that is captured, though its identity is.
     pub fn forget_process(&mut self) {
         if let Phase::Capturing { of, .. } = &mut self.phase {

@@ -93,6 +93,14 @@ impl Story {
         self
     }
 
+    /// The kernel kills it.
+    fn is_killed(&mut self) -> &mut Story {
+        let order = self.slot.gone(&self.levels, self.now).or_else(|| self.slot.killed("killed", &self.levels, self.now));
+        self.carry_out(order);
+        self.slot.vacate();
+        self
+    }
+
     fn process_ends(&mut self) -> &mut Story {
         let order = self.slot.gone(&self.levels, self.now);
         self.carry_out(order);
@@ -113,6 +121,18 @@ impl Story {
     fn bundles(&self) -> usize {
         self.orders.len()
     }
+}
+
+#[test]
+fn an_oom_kill_is_an_incident_unless_one_stands_or_a_cooldown_runs() {
+    let mut story = Story::at_once();
+    story.for_seconds(5, 50).is_killed();
+    assert_eq!(story.orders.last().map(|order| order.fired.trigger), Some(Trigger::OomKill));
+    story.process_starts(2).for_seconds(5, 50).is_killed();
+    assert_eq!(story.orders.len(), 1, "a crash loop");
+    let mut announced = Story::at_once();
+    announced.for_seconds(5, 120).is_killed();
+    assert_eq!(announced.orders.iter().map(|order| order.fired.trigger).collect::<Vec<_>>(), [Trigger::Threshold]);
 }
 
 #[test]

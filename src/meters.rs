@@ -40,6 +40,11 @@ struct AlertLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KillLabels {
+    target: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReceiverLabels {
     receiver: String,
 }
@@ -50,6 +55,7 @@ pub struct Meters {
     captures: Family<CaptureLabels, Counter>,
     skipped: Family<SkipLabels, Counter>,
     alerts: Family<AlertLabels, Counter>,
+    oom_kills: Family<KillLabels, Counter>,
     capture_seconds: Histogram,
     poll_seconds: Histogram,
     waiting: Family<ReceiverLabels, Gauge>,
@@ -63,6 +69,7 @@ impl Default for Meters {
             captures: Family::default(),
             skipped: Family::default(),
             alerts: Family::default(),
+            oom_kills: Family::default(),
             capture_seconds: Histogram::new(CAPTURE_SECONDS),
             poll_seconds: Histogram::new(POLL_SECONDS),
             waiting: Family::default(),
@@ -88,6 +95,11 @@ impl Meters {
     /// An alert came, and so it ended: `capturing` or `nothing`.
     pub fn alert(&self, action: &'static str) {
         self.alerts.get_or_create(&AlertLabels { action }).inc();
+    }
+
+    /// The kernel killed for memory in a cgroup of this target, so many times.
+    pub fn oom_killed(&self, target: &str, kills: u64) {
+        self.oom_kills.get_or_create(&KillLabels { target: target.to_owned() }).inc_by(kills);
     }
 
     /// All that was due was read and judged.
@@ -134,6 +146,8 @@ impl Meters {
         registry.register("memtrap_capture_skipped", help, self.skipped.clone());
         let help = "Alerts that Alertmanager sent, by what they led to";
         registry.register("memtrap_alerts", help, self.alerts.clone());
+        let help = "Processes that the kernel killed for memory in the cgroups of a target";
+        registry.register("memtrap_oom_kills", help, self.oom_kills.clone());
         let help = "Time from a trigger to its published bundle";
         registry.register_with_unit("memtrap_capture_duration", help, Unit::Seconds, self.capture_seconds.clone());
         let help = "Time to read and judge all that is due at one moment";

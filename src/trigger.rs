@@ -23,6 +23,9 @@ pub enum Trigger {
     Eta,
     Manual,
     Alert,
+    /// The kernel killed in its cgroup, and no rule had announced it.
+    #[serde(rename = "oom_kill")]
+    OomKill,
 }
 
 impl Trigger {
@@ -33,12 +36,13 @@ impl Trigger {
             Trigger::Eta => "eta",
             Trigger::Manual => "manual",
             Trigger::Alert => "alert",
+            Trigger::OomKill => "oom_kill",
         }
     }
 
-    /// Whether a rule of the configuration fired, and not a person.
+    /// Whether a rule of the configuration fired, and not a person or the kernel.
     pub const fn by_rule(self) -> bool {
-        !matches!(self, Trigger::Manual)
+        !matches!(self, Trigger::Manual | Trigger::OomKill)
     }
 
     /// Whether it came from outside: a person, a program, an alert.
@@ -517,6 +521,18 @@ impl Detector {
     pub fn unfinished(&self, levels: &Levels) -> Option<Fired> {
         let last = self.last()?;
         self.pick(last, levels, Held::is_pending, || "when the process ended".into())
+    }
+
+    /// The kernel killed in the cgroup, `why` in words.
+    pub fn killed(&self, why: &str, levels: &Levels) -> Fired {
+        let last = self.last().unwrap_or(Reading { at: Mono::default(), rss: 0, most: 0 });
+        let fired = Fired {
+            trigger: Trigger::OomKill,
+            level_bytes: levels.limit.unwrap_or(last.most),
+            slope_bytes_per_second: self.measured().recent_slope(),
+            ..Fired::manual(last.rss, levels.limit, format!(" at the last reading; {why}"))
+        };
+        self.with_measure(fired, last.most)
     }
 
     /// `for` must not outlast the process: if RSS goes on to rise as it does now, would the limit come first?

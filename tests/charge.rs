@@ -156,6 +156,47 @@ fn a_limit_above_that_is_filled_by_others_fires_by_eta() {
 }
 
 #[test]
+fn an_oom_kill_that_nothing_announced_leaves_a_bundle_that_says_whose_limit_it_was() {
+    let Some(cgroup) = Cgroup::new(267 * MIB) else { return };
+    let mut svc = cgroup.start(&["-grow", "100000000"]);
+    // no rule can hold
+    let memtrap = Memtrap::start_with("listen = \"127.0.0.1:0\"", &target(&svc, "threshold = \"900GiB\"\ninterval = \"100ms\""));
+    sleep(Duration::from_secs(2));
+    svc.tell("leak?rate=2000000000&max=1073741824");
+    let bundle = memtrap.wait_for_bundles(30, 1).remove(0);
+    let m = manifest(&bundle);
+    assert_eq!(m["trigger"]["trigger"], "oom_kill", "{m:#}");
+    let reason = m["trigger"]["reason"].as_str().unwrap();
+    assert!(
+        reason.contains("the kernel killed it for memory: oom_kill of cgroup /") && reason.contains("the limit of 267MiB of cgroup /"),
+        "{reason}"
+    );
+    let end: serde_json::Value = serde_json::from_slice(&fs::read(bundle.join("end.json")).unwrap()).unwrap();
+    assert_eq!((&end["gone"], &end["oom_killed"], &end["oom_limit_bytes"]), (&true.into(), &true.into(), &(267 * MIB).into()), "{end:#}");
+    assert_eq!((&end["oom_limit_counter"], &end["exit_signal"]), (&"memory.failcnt".into(), &9.into()), "{end:#}");
+    assert!(fs::read_to_string(bundle.join("timeline.csv")).unwrap().lines().count() > 5);
+    assert!(fs::read_to_string(bundle.join("cgroup_end.txt")).unwrap().contains("memory.oom_control: oom_kill 1"));
+    assert!(memtrap.log().contains("the kernel killed the process for memory"), "{}", memtrap.log());
+    let page = common::http::get(&memtrap.address(), "/metrics").text();
+    assert!(page.contains("memtrap_oom_kills_total{target=\"svc\"} 1"), "{page}");
+    svc.kill();
+}
+
+#[test]
+fn the_kill_of_another_process_of_the_cgroup_is_told_and_captured_while_the_watched_one_lives() {
+    let Some(cgroup) = Cgroup::new(268 * MIB) else { return };
+    let svc = cgroup.start(&[]);
+    let memtrap = Memtrap::start(&target(&svc, "threshold = \"900GiB\""));
+    let _child = Helper(cgroup.shell("exec tail -n 1 < /dev/zero"));
+    let bundle = memtrap.wait_for_bundles(45, 1).remove(0);
+    let m = manifest(&bundle);
+    assert_eq!(m["trigger"]["trigger"], "oom_kill", "{m:#}");
+    assert!(m["trigger"]["reason"].as_str().unwrap().contains("killed another process of its cgroup"), "{m:#}");
+    assert!(bundle.join("heap.pb.gz").exists(), "{m:#}");
+    cgroup.kill_all();
+}
+
+#[test]
 fn page_cache_that_fills_the_cgroup_fires_nothing_and_nor_does_a_charge_that_is_off() {
     let (Some(cached), Some(off)) = (Cgroup::new(262 * MIB), Cgroup::new(264 * MIB)) else { return };
     let (svc, other) = (cached.start(&[]), off.start(&[]));

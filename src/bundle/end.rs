@@ -17,6 +17,19 @@ pub struct End {
     pub oom_cgroup: Option<String>,
     /// The counter is that of the process's own cgroup; if not, a neighbour may have been the victim.
     pub oom_cgroup_is_own: Option<bool>,
+    /// Whose limit was met: a cgroup's path, or `host` where no cgroup's was. `None`: nothing was killed, or no counter tells.
+    #[serde(default)]
+    pub oom_limit_of: Option<String>,
+    #[serde(default)]
+    pub oom_limit_bytes: Option<u64>,
+    /// The file that counted it.
+    #[serde(default)]
+    pub oom_limit_counter: Option<String>,
+    /// The kernel's status of a process that its parent has not waited for yet: code and signal.
+    #[serde(default)]
+    pub exit_code: Option<i32>,
+    #[serde(default)]
+    pub exit_signal: Option<i32>,
     pub last_rss_bytes: Option<u64>,
     pub last_rss_at: Option<String>,
 }

@@ -319,9 +319,11 @@ pub async fn run(
             (partial, samples.last().map(|kept| kept.sample))
         })
         .await?;
+    let (procfs, instance) = (env.procfs.clone(), request.instance);
     let gathered = lane.run(move || {
         if local && full {
-            let end = end::look(gone, oom.as_ref(), last, anchor);
+            let status = instance.filter(|_| gone.is_some()).and_then(|id| procfs.exit_status(id));
+            let end = end::look(gone, oom.as_ref(), status, last, anchor);
             // the files of the plan are of a process that lives
             let left = oom.as_ref().filter(|_| end.gone).map(|oom| kernel::cgroup_numbers(oom.cgroup())).unwrap_or_default();
             if !left.is_empty() {

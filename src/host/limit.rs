@@ -13,6 +13,7 @@ use super::charge::{Charges, Watch};
 use super::proc::open_path;
 use super::{Limit, ProcError, ProcFs};
 use crate::clock::Mono;
+use crate::units::ByteSize;
 
 /// v1 writes "no limit" as the largest multiple of the page size; nothing real comes near.
 const NO_LIMIT: u64 = 1 << 62;
@@ -295,6 +296,8 @@ pub struct OomCounter {
     cgroup: CgroupRef,
     /// By level, as in the cgroup.
     before: Vec<Option<u64>>,
+    /// How often each level's limit was met.
+    hits: Vec<Option<u64>>,
 }
 
 /// What the counters say happened since.
@@ -303,8 +306,46 @@ pub struct OomKills {
     pub kills: u64,
     /// Whose counter rose.
     pub cgroup: String,
+    /// The directory of that cgroup, and what its counter says altogether.
+    pub dir: PathBuf,
+    pub total: u64,
     /// It is the counter of the process's own cgroup; if not, a neighbour below the same ancestor may have been the victim.
     pub own: bool,
+    /// What ran out. `None`: no counter tells.
+    pub ran_out: Option<RanOut>,
+}
+
+/// Whose memory ran out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RanOut {
+    /// Of a cgroup with a limit: its path, the limit, and the counter that rose.
+    Cgroup { path: String, limit: Option<u64>, counter: &'static str },
+    /// The kernel killed, and no limit of a cgroup was met.
+    Host,
+}
+
+impl OomKills {
+    /// For logs and reasons.
+    pub fn words(&self) -> String {
+        let OomKills { kills, cgroup, .. } = self;
+        let why = match &self.ran_out {
+            Some(RanOut::Cgroup { path, limit, counter }) => {
+                let limit = limit.map_or_else(String::new, |limit| format!(" of {}", ByteSize(limit)));
+                format!(", as the limit{limit} of cgroup {path} was met ({counter})")
+            }
+            Some(RanOut::Host) => ", as the host ran out of memory (no limit of a cgroup was met)".into(),
+            None => String::new(),
+        };
+        format!("oom_kill of cgroup {cgroup} rose by {kills}{why}")
+    }
+}
+
+/// The file and the key that count how often a limit was met.
+const fn hit_counter(version: Version) -> (&'static str, &'static str) {
+    match version {
+        Version::V1 => ("memory.failcnt", "failcnt"),
+        Version::V2 => ("memory.events.local", "oom"),
+    }
 }
 
 impl OomCounter {
@@ -312,7 +353,8 @@ impl OomCounter {
         // v1 counts a kill in the victim's own cgroup only
         let levels = if cgroup.version == Version::V1 { 1 } else { cgroup.levels().len() };
         let before = (0..levels).map(|level| cgroup.oom_kills_at(level)).collect();
-        OomCounter { cgroup, before }
+        let hits = cgroup.levels().iter().map(|level| hits(cgroup.version, level)).collect();
+        OomCounter { cgroup, before, hits }
     }
 
     /// Whose counters they are.
@@ -327,10 +369,53 @@ impl OomCounter {
 
     /// Kills since the beginning, by the nearest cgroup that is still there. `None`: no counter is left.
     pub fn since(&self) -> Option<OomKills> {
-        self.before.iter().enumerate().find_map(|(level, before)| {
-            let kills = self.cgroup.oom_kills_at(level)?.saturating_sub((*before)?);
-            Some(OomKills { kills, cgroup: self.cgroup.levels().get(level)?.name.clone(), own: level == 0 })
-        })
+        let mut found = self.before.iter().enumerate().find_map(|(number, before)| {
+            let total = self.cgroup.oom_kills_at(number)?;
+            let level = self.cgroup.levels().get(number)?;
+            let (cgroup, dir) = (level.name.clone(), level.dir.clone());
+            Some(OomKills { kills: total.saturating_sub((*before)?), cgroup, dir, total, own: number == 0, ran_out: None })
+        })?;
+        if found.kills > 0 {
+            found.ran_out = self.ran_out();
+        }
+        Some(found)
+    }
+
+    /// Kills in the process's own cgroup since it was looked at last; `None` if there were none. They count as seen from now on.
+    pub fn look(&mut self) -> Option<OomKills> {
+        let total = self.cgroup.oom_kills()?;
+        if self.before()? >= total {
+            return None;
+        }
+        let found = self.since();
+        *self = OomCounter::new(self.cgroup.clone());
+        found
+    }
+
+    fn ran_out(&self) -> Option<RanOut> {
+        let version = self.cgroup.version;
+        let levels = || self.cgroup.levels().iter().zip(&self.hits);
+        let limit = |level: &Level| match version {
+            Version::V1 => level.number("memory.limit_in_bytes").filter(is_real),
+            Version::V2 => level.number("memory.max"),
+        };
+        let met = levels().find(|(level, before)| hits(version, level).zip(**before).is_some_and(|(now, before)| now > before));
+        match met {
+            Some((level, _)) => Some(RanOut::Cgroup { path: level.name.clone(), limit: limit(level), counter: hit_counter(version).0 }),
+            // a level that cannot be read may have been it
+            None if levels().all(|(level, before)| before.is_some() && hits(version, level).is_some()) => Some(RanOut::Host),
+            None => None,
+        }
+    }
+}
+
+/// How often the limit of this level was met. The root has none.
+fn hits(version: Version, level: &Level) -> Option<u64> {
+    let (file, key) = hit_counter(version);
+    match version {
+        Version::V1 => level.number(file),
+        Version::V2 if level.name == "/" => Some(0),
+        Version::V2 => level.keyed(file, key),
     }
 }
 
@@ -490,12 +575,34 @@ pub(crate) mod tests {
         host.remove("proc/7");
         host.file("sys/fs/cgroup/system.slice/checkout.service/memory.events", "oom_kill 4\n");
         host.file("sys/fs/cgroup/system.slice/memory.events", "oom_kill 11\n");
-        let own = OomKills { kills: 1, cgroup: "/system.slice/checkout.service".into(), own: true };
-        assert_eq!(counter.since(), Some(own));
+        let told = |seen: Option<OomKills>| seen.map(|seen| (seen.kills, seen.cgroup, seen.total, seen.own));
+        assert_eq!(told(counter.since()), Some((1, "/system.slice/checkout.service".into(), 4, true)));
         host.remove("sys/fs/cgroup/system.slice/checkout.service");
-        assert_eq!(counter.since(), Some(OomKills { kills: 1, cgroup: "/system.slice".into(), own: false }));
+        assert_eq!(told(counter.since()), Some((1, "/system.slice".into(), 11, false)));
         host.remove("sys/fs/cgroup");
         assert_eq!(counter.since(), None);
+    }
+
+    #[test]
+    fn whose_limit_was_met_is_told_by_the_level_that_counted_it() {
+        let (own, slice) = ("system.slice/checkout.service", "system.slice");
+        let events = |oom: u64, kills: u64| format!("low 0\nhigh 0\nmax 5\noom {oom}\noom_kill {kills}\n");
+        let host = v2_host(&[(&format!("{own}/memory.events"), &events(0, 0)), (&format!("{slice}/memory.max"), "4096\n")]);
+        let local = |dir: &str, oom: u64| host.file(&format!("sys/fs/cgroup/{dir}/memory.events.local"), events(oom, 0));
+        local(own, 7);
+        local(slice, 2);
+        let counter = OomCounter::new(CgroupRef::of(&host.procfs(), 7).unwrap().unwrap());
+        host.file(&format!("sys/fs/cgroup/{own}/memory.events"), events(0, 2));
+        assert_eq!(counter.since().unwrap().ran_out, Some(RanOut::Host), "nobody's limit was met");
+        local(slice, 3);
+        let seen = counter.since().unwrap();
+        assert_eq!(
+            seen.words(),
+            "oom_kill of cgroup /system.slice/checkout.service rose by 2, as the limit of 4.00KiB of cgroup /system.slice was met (memory.events.local)"
+        );
+        std::fs::remove_file(host.root().join(format!("sys/fs/cgroup/{own}/memory.events.local"))).unwrap();
+        local(slice, 2);
+        assert_eq!(counter.since().unwrap().ran_out, None, "what cannot be read may have been it");
     }
 
     /// A real v1 cgroup below this test's own; `None`, said aloud, where this machine does not let us make one.
@@ -574,5 +681,9 @@ pub(crate) mod tests {
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9), "{status}");
         let seen = counter.since().unwrap();
         assert_eq!((seen.kills, seen.own), (1, true));
+        let own = counter.cgroup().own().name.clone();
+        assert_eq!(seen.ran_out, Some(RanOut::Cgroup { path: own, limit: Some(16 << 20), counter: "memory.failcnt" }));
+        let mut again = counter.clone();
+        assert_eq!((again.look(), again.look()), (Some(seen), None), "it is told once");
     }
 }

@@ -221,6 +221,12 @@ impl ProcFs {
         kib.and_then(|kib| kib.checked_mul(1024)).ok_or(ProcError::Malformed { path, why })
     }
 
+    /// How a process ended, as `wait` would tell its parent: only until the parent has asked, and to who may read it.
+    pub fn exit_status(&self, id: InstanceId) -> Option<i32> {
+        let stat = parse_stat(&read_path(&self.path(&format!("{}/stat", id.pid)), SMALL).ok()?)?;
+        (is_dead(&stat) && stat.starttime == id.start_ticks).then_some(stat.exit_code).flatten()
+    }
+
     /// The path of the executable, without the ` (deleted)` of one that was replaced while it runs.
     pub fn exe(&self, pid: u32) -> Result<PathBuf, ProcError> {
         self.dir(pid)?.exe()

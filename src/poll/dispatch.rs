@@ -13,6 +13,7 @@ use crate::bundle::Warning;
 use crate::clock::{self, Mono};
 use crate::config;
 use crate::digest;
+use crate::host::limit::OomKills;
 use crate::identity::{Identity, SlotNumber};
 use crate::incident::{Order, Slot, State};
 use crate::meters::Meters;
@@ -91,6 +92,16 @@ impl Dispatch {
         let subject = at.live.subject(at.target, rss);
         if subject.target.pprof.is_some() || subject.no_pprof.is_some() {
             self.hand_on(Task::Check(Check { subject, slot: at.number, place: self.checks.clone() }));
+        }
+    }
+
+    /// The kernel killed for memory in the cgroup of this instance, which lives or is gone: told whether or not a bundle follows.
+    pub fn tell_of_kills(&self, target: &config::Target, live: &LiveInstance, found: &OomKills, lives: bool) {
+        self.meters.oom_killed(&target.name, found.kills);
+        let (pid, why) = (live.id.pid(), found.words());
+        match lives {
+            true => tracing::warn!(target_name = %target.name, pid, why, "the kernel killed another process of its cgroup for memory"),
+            false => tracing::warn!(target_name = %target.name, pid, why, "the kernel killed the process for memory"),
         }
     }
 

@@ -14,7 +14,7 @@ use crate::config::{self, Pprof};
 use crate::error::chain;
 use crate::host::cgroup::{CgroupRef, Mounts};
 use crate::host::charge::{Question, Watch};
-use crate::host::limit::{Changed, Limits, OomCounter};
+use crate::host::limit::{Changed, Limits, OomCounter, OomKills};
 use crate::host::{Limit, ProcFs};
 use crate::identity::{Identity, InstanceId};
 use crate::incident::{Slot, State};
@@ -194,6 +194,14 @@ impl LiveInstance {
         let limit_at = |at| self.limits.iter().rev().find(|(from, _)| *from <= at).map_or(first, |(_, limit)| *limit);
         let kept = slot.kept(&self.levels).into_iter();
         kept.map(|kept| Kept { age: kept.sample.at.since(self.born), limit: limit_at(kept.sample.at), ..kept }).collect()
+    }
+
+    /// OOM kills in its cgroup since it was looked at last; it lives.
+    pub fn look_for_kills(&mut self) -> Option<OomKills> {
+        match &mut self.reader {
+            Reader::Local(local) => local.oom.as_mut()?.look(),
+            Reader::Remote(_) => None,
+        }
     }
 
     pub fn local(&self) -> Option<&LocalInstance> {

@@ -8,6 +8,7 @@ pub mod descriptors;
 mod dispatch;
 mod evidence;
 mod instance;
+mod kills;
 mod kin;
 mod recovery;
 mod remote;

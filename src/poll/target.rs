@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::InstanceStatus;
 use super::descriptors::Room;
 use super::instance::{LiveInstance, Reader};
+use super::kills::Kills;
 use super::kin::Kinships;
 use super::remote::Remotes;
 use super::task::Checked;
@@ -26,6 +27,8 @@ pub(super) struct WatchedTarget {
     pub due: Mono,
     /// Why no, or not every, process was found.
     pub problem: Option<String>,
+    /// OOM kills in the cgroups of its processes.
+    pub kills: Kills,
     pub feed: Feed,
     /// Rules without a limit, for slots that nobody sits in.
     pub empty: Levels,
@@ -54,7 +57,15 @@ impl Feed {
 impl WatchedTarget {
     pub fn new(config: Arc<config::Target>, roster: Roster<LiveInstance>) -> WatchedTarget {
         let empty = Levels::resolve(&config.rules, config.interval, None);
-        WatchedTarget { feed: Feed::of(&config.source), config, roster, due: Mono::default(), problem: None, empty }
+        WatchedTarget {
+            feed: Feed::of(&config.source),
+            config,
+            roster,
+            due: Mono::default(),
+            problem: None,
+            kills: Kills::default(),
+            empty,
+        }
     }
 
     pub fn is_local(&self) -> bool {
@@ -121,6 +132,7 @@ impl WatchedTarget {
             let Some(id) = slot.instance().and_then(Identity::process) else { continue };
             match room.take().and_then(|()| LiveInstance::new(procfs, mounts, limits, id, &self.config, now)) {
                 Ok(mut fresh) => {
+                    fresh.local().and_then(|local| local.oom.as_ref()).into_iter().for_each(|oom| self.kills.catch_up(oom));
                     if let Some((_, at)) = execs.iter().find(|(of, _)| *of == id) {
                         fresh.born = *at;
                         fresh.baseline_due = *at + self.config.rules.warmup;

@@ -249,6 +249,15 @@ impl Watcher {
                     if now.since(local.limit_read) >= LIMIT_REFRESH && *limits_read < MAX_LIMITS_A_TURN {
                         *limits_read += 1;
                         live.read_limit(procfs, mounts, limits, &watched.config, now);
+                        let found = live.look_for_kills().and_then(|found| watched.kills.claim(found));
+                        if let Some(found) = found {
+                            dispatch.tell_of_kills(&watched.config, live, &found, true);
+                            let why = format!("the kernel killed another process of its cgroup for memory: {}", found.words());
+                            if let Some(order) = slot.killed(&why, &live.levels, now) {
+                                let place = Place { target: &watched.config, number, slot, live };
+                                dispatch.carry_out(place, order, None, now);
+                            }
+                        }
                     }
                     let age = now.since(live.born);
                     slot.charged(live.charge(procfs, limits, &watched.config, rss, now));
@@ -256,7 +265,14 @@ impl Watcher {
                     dispatch.read(place, Sample { at: now, rss }, age, true, now);
                 }
                 Reading::Gone => {
-                    if let Some(order) = slot.gone(&live.levels, now) {
+                    let found = live.local().and_then(|local| local.oom.as_ref()?.since()).and_then(|found| watched.kills.claim(found));
+                    if let Some(found) = &found {
+                        dispatch.tell_of_kills(&watched.config, live, found, false);
+                    }
+                    let killed = found.map(|found| format!("the kernel killed it for memory: {}", found.words()));
+                    let order = slot.gone(&live.levels, now);
+                    let order = order.or_else(|| slot.killed(&killed?, &live.levels, now));
+                    if let Some(order) = order {
                         let place = Place { target: &watched.config, number, slot, live };
                         dispatch.carry_out(place, order, Some(Caveat::Gone), now);
                     }
@@ -363,6 +379,10 @@ impl Watcher {
             let Some(watched) = self.targets.get_mut(i) else { continue };
             watched.say_problem(resolution.problem);
             self.changed |= watched.seat(&self.procfs, &self.mounts, &mut self.limits, &mut room, &instances, now);
+            if let Some(kills) = watched.kills.take_missed() {
+                tracing::warn!(target_name = %watched.config.name, kills, "the kernel killed for memory between two processes that were watched");
+                self.dispatch.meters.oom_killed(&watched.config.name, kills);
+            }
             watched.remember_kin(&mut self.dispatch.kin);
             self.is_settled &= watched.roster.live().next().is_some();
             if room.left > 0 {
