@@ -4,6 +4,7 @@
 //! allows it, freed spans belong to the churn that will reuse them or to the stacks that outgrew them, and heap that piled-up
 //! goroutines hold belongs to the goroutines. `words` says it. Not here: reading profiles (the caller gives totals), commands.
 
+mod doubts;
 mod facts;
 mod weigh;
 mod words;
@@ -19,7 +20,7 @@ pub use facts::{
 };
 
 use crate::anatomy::{Anatomy, Bucket, Cgroup, Charged, Missing};
-use crate::lang::{Lang, say};
+use crate::lang::Lang;
 use weigh::Weighed;
 pub(crate) use words::line;
 
@@ -225,7 +226,7 @@ const EXPLAINS_NOT: f64 = 0.3;
 pub fn decide(anatomy: &Anatomy, facts: &Facts, lang: Lang) -> Verdict {
     let weighed = weigh::weigh(anatomy, facts);
     let cause = cause(anatomy, &weighed);
-    let (missing, confidence) = doubts(anatomy, facts, &weighed, cause, lang);
+    let (missing, confidence) = doubts::of(anatomy, facts, &weighed, cause, lang);
     // why RSS is what it is does not matter where something else fills the limit
     let elsewhere = facts.cgroup.as_ref().and_then(|cgroup| elsewhere(cgroup, facts.by_charge));
     let go_heap_explains = explains(anatomy, &weighed);
@@ -307,157 +308,4 @@ fn explains(anatomy: &Anatomy, weighed: &Weighed) -> Explains {
         heap if heap >= EXPLAINS_NOT => Explains::Partly,
         _ => Explains::Unknown,
     }
-}
-
-/// What is missing for this cause, and how sure one can be without it.
-fn doubts(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause: Cause, lang: Lang) -> (Vec<String>, Confidence) {
-    let mut missing: Vec<String> = anatomy.missing.iter().map(|m| m.words(lang).into()).collect();
-    let mut confidence = match (cause, weighed.heaviest()) {
-        (Cause::Unknown, _) | (_, None) => Confidence::Low,
-        (Cause::Mixed, _) => Confidence::Medium,
-        (_, Some((_, share))) if share >= CLEARLY => Confidence::High,
-        _ => Confidence::Medium,
-    };
-    let mut doubt = |holds: bool, words: &str| {
-        if holds {
-            confidence = confidence.lower();
-            if !words.is_empty() {
-                missing.push(words.into());
-            }
-        }
-    };
-    let of_heap = cause.is_of_heap();
-    let of_goroutines = matches!(cause, Cause::GoroutinePileup | Cause::DeepStacks);
-    let of_kernel = matches!(cause, Cause::FileMappings | Cause::Shmem);
-    // the kernel counts file and shared memory by itself
-    doubt(anatomy.lacks(Missing::Memstats) && !of_kernel, "");
-    doubt(anatomy.lacks(Missing::Kernel), "");
-    let blind = anatomy.lacks(Missing::Smaps) || anatomy.lacks(Missing::Arenas);
-    let over = anatomy.over_claim > anatomy.rss_bytes / 20;
-    doubt(
-        of_goroutines && weighed.may_be_deep && !weighed.growth,
-        lang.pick(
-            "which goroutines have the large stacks is not told: a few recurse, and many wait",
-            "无法得知大栈属于哪些 goroutine：少数在递归，多数在等待",
-        ),
-    );
-    doubt(blind && !of_kernel && (over || !matches!(cause, Cause::LiveHeap | Cause::SmallObjects)), "");
-    doubt(blind && cause == Cause::ThreadPileup, "");
-    doubt((anatomy.lacks(Missing::MemstatsGc) || anatomy.lacks(Missing::Forced)) && of_heap, "");
-    doubt(anatomy.lacks(Missing::MemstatsBefore), "");
-    let ballast = of_heap && anatomy.over_claim_decides();
-    doubt(
-        ballast,
-        lang.pick(
-            "which parts of the heap were reserved and never touched is unknown: as much of each is taken to be, and if it is one, another is the largest",
-            "不知道堆的哪一部分只保留而从未触碰：各部分按同样的比例折算；如果只是其中一部分，最大的就是另一部分",
-        ),
-    );
-    doubt(ballast && anatomy.over_claim > anatomy.rss_bytes, "");
-    let base = facts.baseline.as_ref().filter(|_| weighed.growth);
-    doubt(
-        base.is_some_and(|base| base.lacks(Missing::Smaps) && anatomy.over_claim > anatomy.rss_bytes.saturating_sub(base.rss_bytes) / 4),
-        lang.pick(
-            "the baseline has no smaps: what was reserved and never touched is taken to have been the same then",
-            "baseline 没有 smaps：保留而从未触碰的部分按与现在相同计算",
-        ),
-    );
-    // what fell because Go returned it is explained
-    let moved = anatomy.moved.saturating_add(i64::try_from(anatomy.returned).unwrap_or(i64::MAX));
-    doubt(moved.unsigned_abs() > anatomy.rss_bytes / 10, "");
-    let of_live = matches!(cause, Cause::LiveHeap | Cause::SmallObjects);
-    doubt(
-        of_live && weighed.near_small,
-        lang.pick(
-            "the objects are near the border of small and large ones: another reading might name the other",
-            "对象处在小与大的分界附近：再读一次结论可能是另一个",
-        ),
-    );
-    doubt(
-        of_heap && weighed.near_churn,
-        lang.pick(
-            "garbage and the room for it are about as much as is live: another reading might call it live or garbage",
-            "垃圾及其空间与存活对象大致相当：再读一次可能判为存活，也可能判为垃圾",
-        ),
-    );
-    doubt(
-        of_live && weighed.holder.as_ref().is_some_and(|holder| holder.unsure),
-        lang.pick(
-            "what was reserved and never touched may be of the one that seems to hold most, or of others",
-            "保留而从未触碰的部分可能属于看似占用最多者，也可能属于其他函数",
-        ),
-    );
-    // requests that ended meanwhile look the same as a pool's buffers
-    doubt(of_heap && weighed.passed > 0, "");
-    doubt(
-        of_heap && anatomy.floating > anatomy.get(Bucket::HeapLive).max(0).unsigned_abs() / 2,
-        lang.pick(
-            "the process allocates so fast that what it allocates while a collection marks is as much as what it keeps: live is an estimate",
-            "进程分配得太快，GC 标记期间新分配的量与真正保留的量相当：存活大小是估计值",
-        ),
-    );
-    doubt(
-        facts.heap.is_none() && of_heap,
-        lang.pick("heap_gc.pb.gz is missing: which functions hold the heap is unknown", "缺少 heap_gc.pb.gz：不知道哪些函数占着堆"),
-    );
-    let unknown_rate = weighed.alloc_rate.is_none();
-    doubt(
-        unknown_rate && (cause == Cause::AllocationChurn || cause == Cause::UnreleasedHeap && !weighed.is_beyond_goal),
-        lang.pick(
-            "the time between two MemStats is missing: how fast the process allocates is unknown",
-            "缺少两次 MemStats 之间的时间：不知道进程分配得多快",
-        ),
-    );
-    let passed = weighed.passed > weighed.bytes(cause) / 2;
-    doubt(cause == Cause::AllocationChurn && !unknown_rate && !weighed.allocates_fast && !passed, "");
-    doubt(
-        cause == Cause::UnreleasedHeap && weighed.may_allocate_fast,
-        lang.pick(
-            "the capture was too short to tell how fast the process allocates now: on average over its life, fast enough to fill anew what is free",
-            "采集时间太短，看不出现在的分配速度；按进程一生的平均速度，足以把空闲部分重新填满",
-        ),
-    );
-    doubt(
-        facts.goroutines.is_none() && (of_goroutines || cause == Cause::UnreleasedHeap),
-        lang.pick(
-            "goroutine.pb.gz is missing: how many goroutines there are, and where, is unknown",
-            "缺少 goroutine.pb.gz：不知道有多少 goroutine，停在哪里",
-        ),
-    );
-    doubt(cause == Cause::GoroutinePileup && facts.goroutines.is_some() && weighed.pile_is_a_guess, "");
-    if facts.allocs.is_none() && cause == Cause::AllocationChurn {
-        missing.push(
-            lang.pick("allocs.pb.gz is missing: which functions allocate is unknown", "缺少 allocs.pb.gz：不知道哪些函数在分配").into(),
-        );
-    }
-    if cause == Cause::GoroutinePileup && facts.goroutines.as_ref().is_some_and(|g| g.leaked.is_none()) {
-        let version = facts.go_version.as_ref().map(|v| words::name(v));
-        let version = version.map(|v| say!(lang; " (this process: {v})"; "（本进程：{v}）")).unwrap_or_default();
-        missing.push(say!(lang;
-            "goroutineleak.pb.gz is missing{version}: whether nothing can ever wake these goroutines is unknown; Go 1.27 and later tell";
-            "缺少 goroutineleak.pb.gz{version}：不知道这些 goroutine 是否再也无法被唤醒；Go 1.27 起可以知道"
-        ));
-    }
-    if facts.is_core {
-        confidence = confidence.min(Confidence::Medium);
-        missing.push(
-            lang.pick(
-                "a core file does not tell the RSS: what is explained are the pages in it that hold anything but zeros, and pages of files that it \
-                 leaves out are not among them",
-                "core 文件不含 RSS：解释的是其中内容不全为零的页，不包括它略去的文件页",
-            )
-            .into(),
-        );
-    } else if facts.baseline.is_none() {
-        missing.push(
-            lang.pick(
-                "there is no baseline: the verdict is about all of the RSS, not about what it grew by",
-                "没有 baseline：结论针对整个 RSS，而不是它的增长",
-            )
-            .into(),
-        );
-    }
-    // the first thing to know of such a verdict
-    missing.splice(0..0, facts.foreign.iter().chain(&facts.mistaken).map(|why| words::line(why)));
-    (missing, if facts.mistaken.is_empty() { confidence } else { Confidence::Low })
 }
