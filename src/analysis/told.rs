@@ -1,12 +1,16 @@
 //! What pprof said: the profiles and texts of a directory, and what a verdict wants of them together.
 
+use super::files::Files;
+use super::goroutines;
 use super::identity::Said;
 use super::profiles;
 use super::sites::{Place, Sites};
-use super::{Files, goroutines};
 use crate::anatomy::GoMemory;
 use crate::pprof::{Profile, goroutine};
-use crate::verdict::{Allocated, Allocs, Deepest, GoroutineGrowth, Goroutines, HeapProfile, Held};
+use crate::verdict::{Allocated, Allocs, Deepest, GoroutineGrowth, Goroutines, HeapProfile, Held, Top, TopLine};
+
+/// Of each table.
+const TOP_ROWS: usize = 20;
 
 /// What [`Told`] is read from.
 pub const FILES: [&str; 10] = [
@@ -104,6 +108,29 @@ impl Told {
     /// Who counts allocations.
     pub fn allocs(&self) -> Option<&Profile> {
         self.heap_gc.as_ref().or(self.allocs.as_ref()).or(self.heap.as_ref())
+    }
+
+    pub fn into_heap(self) -> Option<Profile> {
+        self.heap_gc.or(self.heap)
+    }
+
+    /// Who has most; with who grew most since the baseline, if `base` is its heap.
+    pub fn top(&self, base: Option<&Profile>) -> Top {
+        let of = |profile: Option<&Profile>, kind| profile.map(|p| profiles::top(p, kind, TOP_ROWS)).unwrap_or_default();
+        let (live, allocs) = (self.live(), self.allocs());
+        Top {
+            inuse_space: of(live, "inuse_space"),
+            inuse_objects: of(live, "inuse_objects"),
+            alloc_space: of(allocs, "alloc_space"),
+            alloc_objects: of(allocs, "alloc_objects"),
+            growth: live.zip(base).map(|(now, then)| profiles::growth(now, then, TOP_ROWS)).unwrap_or_default(),
+        }
+    }
+
+    /// Who grew between the two forced collections.
+    pub fn grown_during(&self) -> Vec<TopLine> {
+        let both = self.heap_gc.as_ref().zip(self.after.as_ref());
+        both.map(|(gc, after)| profiles::growth(after, gc, TOP_ROWS)).unwrap_or_default()
     }
 
     pub fn is_nothing(&self) -> bool {

@@ -1,0 +1,106 @@
+//! What to run next, of what is there.
+
+use std::path::Path;
+
+use super::files::Files;
+use crate::holders;
+use crate::verdict::Cause;
+
+/// How a file is looked at.
+#[derive(Clone, Copy)]
+enum Look {
+    Top(&'static str),
+    Traces,
+    Page,
+    Holders,
+}
+
+impl Look {
+    /// `memtrap top` prints what `go tool pprof -top` does, where there is no Go.
+    fn command(self, has_go: bool, path: &str) -> String {
+        match (self, has_go) {
+            (Look::Top(index), true) => format!("go tool pprof -top -sample_index={index} {path}"),
+            (Look::Top(index), false) => format!("memtrap top --sample-index {index} {path}"),
+            (Look::Traces, true) => format!("go tool pprof -traces {path}"),
+            (Look::Traces, false) => format!("memtrap top {path}"),
+            (Look::Page, _) => format!("less {path}"),
+            (Look::Holders, _) => format!("memtrap holders {path}"),
+        }
+    }
+}
+
+pub(super) fn has_go() -> bool {
+    std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join("go").is_file()))
+}
+
+/// What to run next, in reading order, of what is there: what the cause is about comes first.
+pub(super) fn commands(shown: &Path, files: &Files, cause: Cause, has_go: bool) -> Vec<String> {
+    const HEAP: &[(&str, Look)] = &[
+        ("heap_gc.pb.gz", Look::Top("inuse_space")),
+        ("heap_gc.pb.gz", Look::Top("inuse_objects")),
+        ("heap.pb.gz", Look::Top("inuse_space")),
+        ("heap.pb.gz", Look::Top("inuse_objects")),
+        (holders::FILE, Look::Holders),
+    ];
+    const ALLOCS: &[(&str, Look)] = &[("allocs.pb.gz", Look::Top("alloc_space")), ("allocs.pb.gz", Look::Top("alloc_objects"))];
+    const GOROUTINES: &[(&str, Look)] = &[("goroutine.pb.gz", Look::Traces), ("goroutine.txt", Look::Page)];
+    const KERNEL: &[(&str, Look)] = &[("proc/smaps", Look::Page)];
+    const CGROUP: &[(&str, Look)] = &[("proc/cgroup_members.txt", Look::Page), ("proc/cgroup.txt", Look::Page)];
+    const RUNTIME: &[(&str, Look)] = &[("memstats.txt", Look::Page)];
+    let order = match cause {
+        Cause::AllocationChurn => [ALLOCS, HEAP, GOROUTINES, RUNTIME, KERNEL],
+        Cause::UnreleasedHeap => [RUNTIME, ALLOCS, HEAP, GOROUTINES, KERNEL],
+        Cause::GoroutinePileup | Cause::DeepStacks => [GOROUTINES, HEAP, ALLOCS, RUNTIME, KERNEL],
+        Cause::ThreadPileup => [GOROUTINES, KERNEL, HEAP, ALLOCS, RUNTIME],
+        Cause::CgroupShmem | Cause::CgroupNeighbours | Cause::CgroupKernel => [CGROUP, KERNEL, HEAP, GOROUTINES, RUNTIME],
+        Cause::NativeMemory | Cause::FileMappings | Cause::Shmem => [KERNEL, RUNTIME, HEAP, ALLOCS, GOROUTINES],
+        Cause::RuntimeMetadata => [RUNTIME, KERNEL, HEAP, ALLOCS, GOROUTINES],
+        _ => [HEAP, ALLOCS, GOROUTINES, RUNTIME, KERNEL],
+    };
+    // the heap before the collection says nothing more than the one after it
+    let is_older = |file: &str| file == "heap.pb.gz" && files.has("heap_gc.pb.gz");
+    let there = order.into_iter().flatten().filter(|(file, _)| files.has(file) && !is_older(file));
+    let mut commands: Vec<String> = there.map(|(file, look)| look.command(has_go, &quoted(&shown.join(file)))).collect();
+    let heaps = ["heap_gc.pb.gz", "heap.pb.gz"];
+    if files.has("baseline/heap.pb.gz")
+        && let Some(heap) = heaps.into_iter().find(|heap| files.has(heap))
+    {
+        let (now, then) = (quoted(&shown.join(heap)), quoted(&shown.join("baseline/heap.pb.gz")));
+        commands.push(match has_go {
+            true => format!("go tool pprof -top -sample_index=inuse_space -diff_base={then} {now}"),
+            false => format!("memtrap top --sample-index inuse_space --base {then} {now}"),
+        });
+    }
+    commands
+}
+
+/// For a shell.
+pub fn quoted(path: &Path) -> String {
+    format!("'{}'", path.to_string_lossy().replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lang::Lang;
+
+    #[test]
+    fn what_is_to_be_run_next_can_be_run_without_go() {
+        let dir = tempfile::tempdir().unwrap();
+        for file in ["heap_gc.pb.gz", "goroutine.pb.gz"] {
+            std::fs::write(dir.path().join(file), "").unwrap();
+        }
+        let files = Files::open(dir.path(), Lang::En).unwrap();
+        let next = |has_go| commands(Path::new("/b"), &files, Cause::GoroutinePileup, has_go);
+        assert_eq!(
+            next(true)[..2],
+            ["go tool pprof -traces '/b/goroutine.pb.gz'", "go tool pprof -top -sample_index=inuse_space '/b/heap_gc.pb.gz'"]
+        );
+        assert_eq!(next(false)[..2], ["memtrap top '/b/goroutine.pb.gz'", "memtrap top --sample-index inuse_space '/b/heap_gc.pb.gz'"]);
+    }
+
+    #[test]
+    fn a_path_is_quoted_for_a_shell() {
+        assert_eq!(quoted(Path::new("/a b/it's")), r"'/a b/it'\''s'");
+    }
+}
