@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::*;
 use crate::bundle::ANOTHERS;
-use crate::verdict::{Confidence, Detail};
+use crate::verdict::{Cause, Confidence, Detail};
 
 fn verdict(case: &str) -> Verdict {
     of(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/cases").join(case))

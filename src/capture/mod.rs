@@ -12,15 +12,17 @@
 //!
 //! Not here: when to capture (`incident`), what it means (`verdict`), where bundles go afterwards.
 
-mod attempts;
 mod analyse;
+mod attempts;
 pub mod baseline;
+mod begin;
 mod child;
 mod collected;
 mod discover;
 mod end;
 mod endpoint;
 mod fetch;
+mod finish;
 pub mod kernel;
 pub(crate) mod memory;
 mod plan;
@@ -34,7 +36,7 @@ mod watch;
 mod tests;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use tokio::sync::Semaphore;
@@ -44,19 +46,13 @@ pub use crate::client::{Clients, install_tls_provider};
 pub use collected::Unanswered;
 
 use crate::aside::{Lane, NoAnswer, Threads};
-use crate::bundle::{
-    self, BundleError, FileEntry, Instance, Manifest, Outcome, Partial, Published, RemoteInstance, RulesInForce, SCHEMA, Status, Warning,
-    timeline,
-};
-use crate::clock::{self, Mono};
+use crate::bundle::{BundleError, FileEntry, Outcome, RemoteInstance, Warning};
 use crate::config::{self, Daemon};
 use crate::host::ProcFs;
-use crate::host::cgroup::CgroupRef;
 use crate::host::limit::OomCounter;
-use crate::identity::{Identity, InstanceId};
+use crate::identity::InstanceId;
 use crate::lang::Lang;
 use crate::series::Kept;
-use crate::text;
 use crate::trigger::Fired;
 use crate::units::ByteSize;
 use run::Runner;
@@ -251,179 +247,47 @@ pub async fn run(
     progress: &mut (dyn FnMut(Progress) + Send + Sync),
 ) -> Result<Captured, CaptureError> {
     let lane = Lane::start("capture").map_err(CaptureError::NoThread)?;
-    let (dir, min_free) = (env.bundle_dir.clone(), request.min_free);
-    let low_disk = lane.run(move || bundle::free_disk(&dir).is_some_and(|free| free < min_free.0)).await?;
-    let conditions = plan::Conditions {
-        local: request.instance.is_some(),
-        remote: request.remote.is_some(),
-        no_pprof: request.no_pprof.as_deref(),
-        low_disk,
-        hurry: request.hurry,
-        scope: request.scope,
-    };
-    let plan = plan::of(&request.target, conditions);
-    let (mut partial, oom) = begin(&request, env, &plan, &lane).await?;
-    if let Some(warning) = &request.warning {
-        let note = partial.warn(warning.clone());
-        lane.run(move || note.write()).await?;
-    }
+    let low_disk = begin::is_disk_low(&request, env, &lane).await?;
+    let plan = plan::of(&request.target, begin::conditions(&request, low_disk));
+    let (partial, oom) = begin::partial(&request, env, &plan, &lane).await?;
+
     let tell = run::Tell::new(progress);
     let mut runner = Runner::new(&request, env, partial, lane.clone(), low_disk, stop, &tell);
     let (core, rest) = plan::at_the_answer(plan);
     runner.walk(core).await;
-    if let Some((dir, id)) = baseline_of(&request) {
+    if let Some((dir, id)) = begin::baseline(&request) {
         runner.partial = baseline::copy_into(runner.partial, &lane, env, dir, request.target.clone(), id).await?;
     }
-    match env.analyser.as_ref().filter(|_| request.answers_early && (!rest.is_empty() || runner.is_late())) {
-        None => {
-            runner.walk(rest).await;
-            runner.walk_late().await;
-        }
-        Some(program) => {
-            let manifest = runner.partial.manifest().clone();
-            let (at, published) = (runner.partial.path().into(), runner.partial.published_path().into());
-            let answer = async {
-                // the whole bundle's comes at the end, whatever becomes of this one
-                let _seat = env.seats.acquire().await;
-                if let Ok(written) = analyse::ask(program, &env.threads, at, published, &manifest, request.lang).await {
-                    tell.say(Progress::Answer(written.verdict.summary));
-                }
-                std::future::pending::<()>().await
-            };
-            let walk = async {
-                runner.walk(rest).await;
-                runner.walk_late().await;
-            };
-            tokio::select! {
-                () = walk => {}
-                () = answer => {}
-            }
-        }
-    }
-    let run::Walked { mut partial, gone, stopped, lacking } = runner.finish();
+    walk_on(&mut runner, rest, &request, env, &tell).await;
+    let walked = runner.finish();
 
-    let samples = request.timeline.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let (full, lang) = (request.scope == Scope::Full, request.lang);
-    // of now: a clock may have been set, or the host have slept, since memtrap started
-    let anchor = (Mono::now(), clock::wall_now());
-    let (started, local) = (request.started, request.instance.is_some());
-    let remote = request.remote;
-    let (mut partial, last) = lane
-        .run(move || {
-            if full {
-                partial.add("timeline", timeline::FILE, timeline::write(&samples, started, anchor).as_bytes());
-            }
-            if let Some(remote) = remote {
-                partial.add("metrics", "metrics.json", text::json_pretty(&remote).unwrap_or_default().as_bytes());
-            }
-            (partial, samples.last().map(|kept| kept.sample))
-        })
-        .await?;
-    let (procfs, instance) = (env.procfs.clone(), request.instance);
-    let gathered = lane.run(move || {
-        if local && full {
-            let status = instance.filter(|_| gone.is_some()).and_then(|id| procfs.exit_status(id));
-            let end = end::look(gone, oom.as_ref(), status, last, anchor);
-            // the files of the plan are of a process that lives
-            let left = oom.as_ref().filter(|_| end.gone).map(|oom| kernel::cgroup_numbers(oom.cgroup())).unwrap_or_default();
-            if !left.is_empty() {
-                partial.add("cgroup_end", "cgroup_end.txt", left.as_bytes());
-            }
-            partial.add("end", "end.json", text::json_pretty(&end).unwrap_or_default().as_bytes());
-        }
-        partial
-    });
-    let mut partial = gathered.await?;
-    let outcome = match (stopped, lacking) {
-        (true, _) => Outcome::Interrupted,
-        (false, true) => Outcome::Partial,
-        (false, false) => Outcome::Complete,
-    };
-    let answer = match env.analyser.as_ref().filter(|_| full) {
-        Some(_) if stopped => Some(Err("memtrap was told to stop; `memtrap analyze` on this bundle gives it".to_owned())),
-        Some(program) => {
-            let manifest = Manifest { outcome, finished: clock::rfc3339_millis(clock::wall_now()), ..partial.manifest().clone() };
+    let outcome = walked.outcome();
+    let (partial, stopped) = (finish::own_files(walked.partial, walked.gone, oom, &request, env, &lane).await?, walked.stopped);
+    let verdict = finish::verdict(&partial, outcome, stopped, &request, env).await;
+    finish::publish(partial, outcome, verdict, &lane).await
+}
+
+/// The rest of the plan, and what was late; whoever waits gets an answer from what there is before.
+async fn walk_on(runner: &mut Runner<'_>, rest: Vec<plan::Step>, request: &Request, env: &Env, tell: &run::Tell<'_>) {
+    let early = env.analyser.as_ref().filter(|_| request.answers_early && (!rest.is_empty() || runner.is_late()));
+    let early = early.map(|program| (program, runner.partial.manifest().clone()));
+    let (at, published) = (runner.partial.path().into(), runner.partial.published_path().into());
+    let answer = async {
+        if let Some((program, manifest)) = early {
+            // the whole bundle's comes at the end, whatever becomes of this one
             let _seat = env.seats.acquire().await;
-            Some(analyse::ask(program, &env.threads, partial.path().into(), partial.published_path().into(), &manifest, lang).await)
+            if let Ok(written) = analyse::ask(program, &env.threads, at, published, &manifest, request.lang).await {
+                tell.say(Progress::Answer(written.verdict.summary));
+            }
         }
-        None => None,
+        std::future::pending::<()>().await
     };
-    let published = lane.run(move || {
-        let summary = match answer {
-            Some(Ok(written)) => {
-                let json = text::json_pretty(&written.verdict).unwrap_or_default() + "\n";
-                partial.add("verdict", "verdict.json", json.as_bytes());
-                partial.add("report_text", "report.txt", written.text.as_bytes());
-                partial.add("report", "report.html", written.html.as_bytes());
-                Some(written.verdict.summary)
-            }
-            Some(Err(reason)) => {
-                partial.record(FileEntry { status: Status::Failed, ..FileEntry::skipped("verdict", "verdict.json", reason) });
-                None
-            }
-            None => None,
-        };
-        let path = partial.path().to_path_buf();
-        let published = partial.publish(outcome, clock::wall_now()).map_err(|source| CaptureError::Publish { path, source });
-        published.map(|published| captured(published, summary))
-    });
-    published.await?
-}
-
-/// Where the instance's baseline is looked for, if there may be one.
-fn baseline_of(request: &Request) -> Option<(PathBuf, Identity)> {
-    let remote = request.remote.as_ref();
-    let id = request.instance.map(Identity::Process).or_else(|| remote.map(|r| Identity::Series(r.id.clone())))?;
-    Some((request.baselines.clone().filter(|_| request.scope == Scope::Full)?, id))
-}
-
-/// Makes the partial, whose draft has every step of the plan as not taken yet.
-async fn begin(request: &Request, env: &Env, plan: &[plan::Step], lane: &Lane) -> Result<(Partial, Option<OomCounter>), CaptureError> {
-    let mut draft = Manifest {
-        schema: SCHEMA,
-        memtrap_version: env!("CARGO_PKG_VERSION").into(),
-        incident_id: request.incident_id.clone(),
-        part: request.part,
-        target: request.target.name.clone(),
-        instance: Instance {
-            label: request.instance_label.clone(),
-            pid: request.instance.map(|i| i.pid),
-            start_ticks: request.instance.map(|i| i.start_ticks),
-            exe: None,
-            series: request.remote.as_ref().map(|r| r.id.series.to_string()),
-            started_unix_ms: request.remote.as_ref().and_then(|r| r.id.started_unix_ms),
-        },
-        trigger: request.fired.clone(),
-        rules: Some(RulesInForce::of(&request.target.rules, request.target.interval)).filter(|_| request.fired.trigger.by_rule()),
-        host: env.host.clone(),
-        boot_id: env.boot_id.clone(),
-        started: clock::rfc3339_millis(request.started),
-        finished: String::new(),
-        outcome: Outcome::Interrupted,
-        warnings: Vec::new(),
-        files: plan.iter().map(|s| FileEntry::skipped(&s.name, &s.file, "memtrap ended before this step")).collect(),
+    let walk = async {
+        runner.walk(rest).await;
+        runner.walk_late().await;
     };
-    let (id, known) = (request.instance, request.oom.clone());
-    let (procfs, bundle_dir, started) = (env.procfs.clone(), env.bundle_dir.clone(), request.started);
-    let made = lane.run(move || {
-        let dir = id.and_then(|id| procfs.dir_of(id).ok());
-        draft.instance.exe = dir.and_then(|d| d.exe().ok()).map(|exe| exe.to_string_lossy().into_owned());
-        let oom = known.or_else(|| Some(OomCounter::new(CgroupRef::of(&procfs, id?.pid).ok()??)));
-        Partial::create(&bundle_dir, started, draft).map(|partial| (partial, oom))
-    });
-    made.await?.map_err(CaptureError::Begin)
-}
-
-fn captured(published: Published, verdict: Option<String>) -> Captured {
-    let files = &published.manifest.files;
-    Captured {
-        verdict,
-        outcome: published.manifest.outcome,
-        evidence: published.manifest.has_evidence(),
-        failed: files.iter().filter(|e| e.status == Status::Failed).map(|e| e.name.clone()).collect(),
-        warnings: published.manifest.warnings.into_iter().map(|w| w.text).collect(),
-        id: published.id,
-        path: published.path,
-        bytes: published.bytes,
+    tokio::select! {
+        () = walk => {}
+        () = answer => {}
     }
 }

@@ -18,7 +18,7 @@ use super::taken::{Ending, Taken};
 use super::watch::{Ended, Watch};
 use super::{Env, Progress, Request, collected, discover, endpoint};
 use crate::aside::Lane;
-use crate::bundle::{BundleFile, Note, Partial};
+use crate::bundle::{BundleFile, Note, Outcome, Partial};
 use crate::clock::{self, Mono};
 use crate::host::ProcError;
 use crate::units::ByteSize;
@@ -93,7 +93,17 @@ pub(super) struct Walked {
     pub partial: Partial,
     pub gone: Option<SystemTime>,
     pub stopped: bool,
-    pub lacking: bool,
+    lacking: bool,
+}
+
+impl Walked {
+    pub fn outcome(&self) -> Outcome {
+        match (self.stopped, self.lacking) {
+            (true, _) => Outcome::Interrupted,
+            (false, true) => Outcome::Partial,
+            (false, false) => Outcome::Complete,
+        }
+    }
 }
 
 impl<'a> Runner<'a> {
