@@ -134,6 +134,19 @@ pub struct Engine {
     progress: (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>),
 }
 
+/// Tells the service manager that the watcher's loop turns, twice as often as it wants to hear it.
+fn pulse(meters: Meters) -> Pulse {
+    let watchdog = systemd::watchdog_period();
+    let mut fed = Mono::default();
+    let beat = Box::new(move |now: Mono| {
+        if watchdog.is_some_and(|period| now.since(fed) >= period / 2) {
+            systemd::alive();
+            fed = now;
+        }
+    });
+    Pulse { beat, at_least_every: watchdog.map_or(LONGEST_SLEEP, |period| (period / 2).min(LONGEST_SLEEP)), meters }
+}
+
 impl Engine {
     /// Starts to watch. With a `store`, incidents and cooldowns continue where the last memtrap left them; without, this run
     /// stands alone. Finishes the partial bundles of a run that was killed. If the future is dropped, some of them may be finished.
@@ -159,17 +172,7 @@ impl Engine {
         });
         let (past, store, scratch, kept_in, calendar) = looked.await??;
         let prunes = store.is_some();
-        let watchdog = systemd::watchdog_period();
-        let mut fed = Mono::default();
-        let beat = Box::new(move |now: Mono| {
-            if watchdog.is_some_and(|period| now.since(fed) >= period / 2) {
-                systemd::alive();
-                fed = now;
-            }
-        });
-        let at_least_every = watchdog.map_or(LONGEST_SLEEP, |period| (period / 2).min(LONGEST_SLEEP));
-        let pulse = Pulse { beat, at_least_every, meters: meters.clone() };
-        let (watcher, handles) = Watcher::new(config, procfs, boot_id, past, pulse, Mono::now());
+        let (watcher, handles) = Watcher::new(config, procfs, boot_id, past, pulse(meters.clone()), Mono::now());
         let (ends, watcher_ended) = oneshot::channel();
         std::thread::Builder::new().name("watcher".into()).spawn(move || {
             let _ends: oneshot::Sender<()> = ends;

@@ -38,6 +38,29 @@ fn write(out: &mut String, analysis: &Analysis) -> std::fmt::Result {
     ];
     out.push_str(&columns(&facts.map(|(what, is)| vec![what, is])));
 
+    captured(out, analysis)?;
+    anatomy(out, v, lang)?;
+    cgroup(out, v, lang)?;
+    list(out, t.evidence, &v.evidence)?;
+    list(out, t.missing, &v.missing)?;
+
+    means(out, v, guide, lang)?;
+    if !v.next.is_empty() {
+        heading(out, t.next)?;
+    }
+    for command in &v.next {
+        writeln!(out, "{}", clean(command))?;
+    }
+
+    tables(out, analysis)?;
+    goroutines(out, v, lang)?;
+
+    not_captured(out, analysis)
+}
+
+/// When and why it was captured, and of what.
+fn captured(out: &mut String, analysis: &Analysis) -> std::fmt::Result {
+    let lang = analysis.lang;
     heading(out, &title(analysis))?;
     if let Some(manifest) = &analysis.manifest {
         writeln!(out, "{}", wrapped(&format!("{}: {}", manifest.trigger.trigger.name(), clean(&manifest.trigger.reason)), WIDTH, ""))?;
@@ -52,12 +75,12 @@ fn write(out: &mut String, analysis: &Analysis) -> std::fmt::Result {
     if let Some(line) = sparkline(&analysis.timeline, lang) {
         writeln!(out, "{line}")?;
     }
+    Ok(())
+}
 
-    anatomy(out, v, lang)?;
-    cgroup(out, v, lang)?;
-    list(out, t.evidence, &v.evidence)?;
-    list(out, t.missing, &v.missing)?;
-
+/// What the cause usually is, and what to do.
+fn means(out: &mut String, v: &Verdict, guide: &guide::Guide, lang: Lang) -> std::fmt::Result {
+    let t = labels::of(lang);
     heading(out, t.means)?;
     writeln!(out, "{}", wrapped(guide.means, WIDTH, ""))?;
     if let Some(more) = guide::of_waiting(v, lang) {
@@ -75,13 +98,12 @@ fn write(out: &mut String, analysis: &Analysis) -> std::fmt::Result {
     for usual in guide.usual {
         writeln!(out, "  - {}", wrapped(usual, WIDTH, "    "))?;
     }
-    if !v.next.is_empty() {
-        heading(out, t.next)?;
-    }
-    for command in &v.next {
-        writeln!(out, "{}", clean(command))?;
-    }
+    Ok(())
+}
 
+/// Who has most.
+fn tables(out: &mut String, analysis: &Analysis) -> std::fmt::Result {
+    let (v, lang) = (&analysis.verdict, analysis.lang);
     table(out, lang.pick("Live bytes (inuse_space)", "存活字节 (inuse_space)"), &v.top.inuse_space, true, lang)?;
     table(out, lang.pick("Live objects (inuse_objects)", "存活对象 (inuse_objects)"), &v.top.inuse_objects, false, lang)?;
     table(out, lang.pick("Grown since the baseline (inuse_space)", "相对 baseline 的增长 (inuse_space)"), &v.top.growth, true, lang)?;
@@ -92,8 +114,11 @@ fn write(out: &mut String, analysis: &Analysis) -> std::fmt::Result {
         writeln!(out)?;
         out.push_str(&columns(&guide::columns(lang).map(|(term, meaning)| vec![term.to_owned(), meaning.to_owned()])));
     }
-    goroutines(out, v, lang)?;
+    Ok(())
+}
 
+fn not_captured(out: &mut String, analysis: &Analysis) -> std::fmt::Result {
+    let lang = analysis.lang;
     if let Some(manifest) = &analysis.manifest {
         let groups = by_cause(troubles(manifest));
         if !groups.is_empty() {

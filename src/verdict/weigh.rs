@@ -216,47 +216,12 @@ pub(super) fn weigh(anatomy: &Anatomy, facts: &Facts) -> Weighed {
         weighed.passed = ((whole * weighed.passing) as i64).min(live);
         heap -= weighed.passed;
     }
-    let mut goroutines = stacks.saturating_add(weighed.outgrown);
-    let held = if weighed.growth { facts.held_growth.as_ref() } else { facts.held.as_ref() };
-    let is_linked = held.is_some_and(|held| held.of > 0 && held.surely.saturating_add(held.linked).saturating_mul(2) >= held.of);
-    weighed.link = held.filter(|_| is_linked).and_then(|held| held.function.clone());
-    // those that stand where most of the heap was allocated, and as many as it takes to hold it, are a pile sooner
-    let pile = pile.or(facts.goroutines.as_ref().filter(|g| is_linked && g.total >= MORE_GOROUTINES));
-    if let Some(pile) = pile {
-        let usual = usual(pile, facts, weighed.growth);
-        let more = pile.total.saturating_sub(usual.unwrap_or(0));
-        let leak = pile.leaked.is_some_and(|leaked| is_leak(leaked, more));
-        let of = |bytes: u64, all: u64| {
-            i64::try_from(u128::from(heap.unsigned_abs()) * u128::from(bytes) / u128::from(all.max(1))).unwrap_or(heap)
-        };
-        let (surely, linked, alike) = match held {
-            Some(held) => {
-                let linked = of(held.linked, held.of);
-                let theirs = may_be_theirs(of(held.pointed_into, held.of), goroutines, more) - linked;
-                (of(held.surely, held.of), linked, theirs.max(of(held.alike, held.of)))
-            }
-            None => (0, 0, may_be_theirs(heap, goroutines, more)),
-        };
-        // nobody wakes them to let go of it
-        let guessed = alike.saturating_add(if leak { 0 } else { linked }).saturating_add(weighed.outgrown - copies);
-        weighed.held_by_goroutines = surely.saturating_add(linked).saturating_add(alike).min(heap);
-        goroutines = goroutines.saturating_add(weighed.held_by_goroutines);
-        heap -= weighed.held_by_goroutines;
-        weighed.pile_is_a_guess = guessed.saturating_mul(2) > goroutines;
-    }
-    let recurses = has_recursion(facts, stacks, newcomers(facts, weighed.growth));
+    let (pile, goroutines) = pile_up(&mut weighed, facts, pile, &mut heap, stacks, copies);
     weighed.may_be_deep = hides_recursion(facts);
-    let of_stacks = if recurses || deep && !pile.is_some_and(|p| p.total >= MANY_GOROUTINES && average < 4 * DEEP_STACK) {
-        Cause::DeepStacks
-    } else {
-        Cause::GoroutinePileup
-    };
+    let recurses = has_recursion(facts, stacks, newcomers(facts, weighed.growth));
+    let are_deep = recurses || deep && !pile.is_some_and(|p| p.total >= MANY_GOROUTINES && average < 4 * DEEP_STACK);
     let threads = threads(anatomy, facts, native);
-    let busy_threads = facts
-        .threads
-        .zip(facts.goroutines.as_ref())
-        .is_some_and(|(threads, goroutines)| threads >= MANY_THREADS && threads.saturating_mul(2) >= goroutines.total);
-    weighed.give(if busy_threads && of_stacks == Cause::GoroutinePileup { Cause::ThreadPileup } else { of_stacks }, goroutines);
+    weighed.give(of_stacks(facts, are_deep), goroutines);
     // what was untouched at the baseline is not what grew
     let then = base.map_or(0, |base| base.over_claim);
     let untouched = Some(anatomy.over_claim.saturating_sub(then)).filter(|bytes| *bytes > anatomy.rss_bytes / 20).unwrap_or(0);
@@ -274,6 +239,59 @@ pub(super) fn weigh(anatomy: &Anatomy, facts: &Facts) -> Weighed {
     weighed.give(Cause::Shmem, shmem);
     weighed.give(Cause::Unknown, unexplained);
     weighed
+}
+
+/// The stacks, and the heap that goroutines hold, which is taken off it.
+fn pile_up<'f>(
+    weighed: &mut Weighed,
+    facts: &'f Facts,
+    pile: Option<&'f Goroutines>,
+    heap: &mut i64,
+    stacks: i64,
+    copies: i64,
+) -> (Option<&'f Goroutines>, i64) {
+    let mut goroutines = stacks.saturating_add(weighed.outgrown);
+    let held = if weighed.growth { facts.held_growth.as_ref() } else { facts.held.as_ref() };
+    let is_linked = held.is_some_and(|held| held.of > 0 && held.surely.saturating_add(held.linked).saturating_mul(2) >= held.of);
+    weighed.link = held.filter(|_| is_linked).and_then(|held| held.function.clone());
+    // those that stand where most of the heap was allocated, and as many as it takes to hold it, are a pile sooner
+    let pile = pile.or(facts.goroutines.as_ref().filter(|g| is_linked && g.total >= MORE_GOROUTINES));
+    if let Some(pile) = pile {
+        let usual = usual(pile, facts, weighed.growth);
+        let more = pile.total.saturating_sub(usual.unwrap_or(0));
+        let leak = pile.leaked.is_some_and(|leaked| is_leak(leaked, more));
+        let of = |bytes: u64, all: u64| {
+            i64::try_from(u128::from(heap.unsigned_abs()) * u128::from(bytes) / u128::from(all.max(1))).unwrap_or(*heap)
+        };
+        let (surely, linked, alike) = match held {
+            Some(held) => {
+                let linked = of(held.linked, held.of);
+                let theirs = may_be_theirs(of(held.pointed_into, held.of), goroutines, more) - linked;
+                (of(held.surely, held.of), linked, theirs.max(of(held.alike, held.of)))
+            }
+            None => (0, 0, may_be_theirs(*heap, goroutines, more)),
+        };
+        // nobody wakes them to let go of it
+        let guessed = alike.saturating_add(if leak { 0 } else { linked }).saturating_add(weighed.outgrown - copies);
+        weighed.held_by_goroutines = surely.saturating_add(linked).saturating_add(alike).min(*heap);
+        goroutines = goroutines.saturating_add(weighed.held_by_goroutines);
+        *heap -= weighed.held_by_goroutines;
+        weighed.pile_is_a_guess = guessed.saturating_mul(2) > goroutines;
+    }
+    (pile, goroutines)
+}
+
+/// What stacks count for.
+fn of_stacks(facts: &Facts, are_deep: bool) -> Cause {
+    let busy_threads = facts
+        .threads
+        .zip(facts.goroutines.as_ref())
+        .is_some_and(|(threads, goroutines)| threads >= MANY_THREADS && threads.saturating_mul(2) >= goroutines.total);
+    match (are_deep, busy_threads) {
+        (true, _) => Cause::DeepStacks,
+        (false, true) => Cause::ThreadPileup,
+        (false, false) => Cause::GoroutinePileup,
+    }
 }
 
 /// Whether the growth since the baseline says more than the whole.

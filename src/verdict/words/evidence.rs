@@ -95,6 +95,15 @@ fn go_says(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, weighed: &W
         ));
     }
     goal(said, anatomy, facts, lang);
+    settings(said, anatomy, facts, lang);
+    rate(said, anatomy, weighed, lang);
+    tops(said, anatomy, facts, lang);
+    grown(said, facts, weighed, lang);
+    allocated(said, facts, cause, lang);
+}
+
+/// GOGC and GOMEMLIMIT.
+fn settings(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, lang: Lang) {
     match facts.gogc {
         Some(Gogc::Off) => said.push(
             lang.pick(
@@ -115,8 +124,15 @@ fn go_says(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, weighed: &W
         let limit = bytes(limit);
         said.push(say!(lang; "GOMEMLIMIT is {limit}{near}."; "GOMEMLIMIT 为 {limit}{near}。"));
     }
+}
+
+fn rate(said: &mut Vec<String>, anatomy: &Anatomy, weighed: &Weighed, lang: Lang) {
     if let Some(rate) = weighed.alloc_rate {
-        let gcs = go.num_gc.map(|n| say!(lang; "; {n} collections since the start"; "；启动以来 GC {n} 次")).unwrap_or_default();
+        let gcs = anatomy
+            .go
+            .and_then(|go| go.num_gc)
+            .map(|n| say!(lang; "; {n} collections since the start"; "；启动以来 GC {n} 次"))
+            .unwrap_or_default();
         said.push(match rate as u64 {
             0 => say!(lang;
                 "The process allocated no more than it takes to answer memtrap's requests{gcs}.";
@@ -128,6 +144,10 @@ fn go_says(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, weighed: &W
             }
         });
     }
+}
+
+/// Who allocated most of what is in use.
+fn tops(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, lang: Lang) {
     if let Some(heap) = &facts.heap {
         let by = |holder: Option<&Holder>, part: fn(&Holder) -> u64, of: u64, what: &str| {
             let holder = holder.filter(|holder| of > 0 && part(holder) > 0)?;
@@ -151,6 +171,9 @@ fn go_says(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, weighed: &W
             said.push(say!(lang; "Heap profile: {tops}."; "heap profile：{tops}。"));
         }
     }
+}
+
+fn grown(said: &mut Vec<String>, facts: &Facts, weighed: &Weighed, lang: Lang) {
     if let Some((grown, holder)) = facts
         .heap_growth
         .as_ref()
@@ -164,6 +187,9 @@ fn go_says(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, weighed: &W
             "与 baseline 相比，inuse_space 增长了 {whole}，其中 {part} 来自 {function}。"
         ));
     }
+}
+
+fn allocated(said: &mut Vec<String>, facts: &Facts, cause: Cause, lang: Lang) {
     if let Some(allocs) = facts.allocs.as_ref().filter(|_| cause == Cause::AllocationChurn)
         && let Some(top) = &allocs.top_space
     {
@@ -303,6 +329,13 @@ fn goroutines_say(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, weig
 }
 
 fn kernel_says(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, lang: Lang) {
+    arenas(said, anatomy, facts, lang);
+    native(said, anatomy, facts, lang);
+    pages(said, anatomy, facts, lang);
+    moved(said, anatomy, lang);
+}
+
+fn arenas(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, lang: Lang) {
     let how = match anatomy.found {
         Some(Found::Named) => lang.pick("named by the kernel", "内核给出了名字"),
         Some(Found::KnownBase) => lang.pick("found at their usual address", "按惯常地址找到"),
@@ -334,6 +367,10 @@ fn kernel_says(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, lang: L
             )
         });
     }
+}
+
+/// Outside of the Go runtime.
+fn native(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, lang: Lang) {
     if let Some(native) = anatomy.native.filter(|_| anatomy.get(Bucket::NativeAnon).unsigned_abs() > WORTH) {
         let parts = [
             (native.malloc, lang.pick("malloc in C", "C 的 malloc")),
@@ -351,6 +388,10 @@ fn kernel_says(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, lang: L
         let base = base.map(|b| say!(lang; ", {b} at the baseline"; "，baseline 时 {b} 个")).unwrap_or_default();
         said.push(say!(lang; "There are {threads} OS threads{base}."; "共有 {threads} 个 OS 线程{base}。"));
     }
+}
+
+/// What the kernel may take, has taken, or made larger.
+fn pages(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, lang: Lang) {
     if anatomy.lazy_free > WORTH {
         let lazy = bytes(anatomy.lazy_free);
         said.push(say!(lang;
@@ -391,6 +432,10 @@ fn kernel_says(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, lang: L
         let swap = bytes(anatomy.swap);
         said.push(say!(lang; "{swap} more are swapped out: they are not in RSS."; "另有 {swap} 已被换出，不计入 RSS。"));
     }
+}
+
+/// What changed between the trigger and the reading.
+fn moved(said: &mut Vec<String>, anatomy: &Anatomy, lang: Lang) {
     if anatomy.returned > 0 {
         let fell = bytes(anatomy.returned);
         said.push(say!(lang;
