@@ -14,11 +14,11 @@ use super::{Row, memtrap};
 
 /// What the service told of itself for one stretch of time; milliseconds, see `tests/go/loaded/meter.go`.
 #[derive(Clone, Copy)]
-struct Cost {
-    wall: f64,
+pub struct Cost {
+    pub wall: f64,
     cpu: f64,
     stopped: f64,
-    stall: f64,
+    pub stall: f64,
     gcs: f64,
 }
 
@@ -29,7 +29,7 @@ fn since(svc: &Svc) -> Cost {
     Cost { wall: number("wall"), cpu: number("cpu"), stopped: number("stopped"), stall: number("stall"), gcs: number("gcs") }
 }
 
-fn during(svc: &Svc, act: impl FnOnce()) -> Cost {
+pub fn during(svc: &Svc, act: impl FnOnce()) -> Cost {
     since(svc);
     act();
     since(svc)

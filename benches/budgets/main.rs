@@ -13,6 +13,7 @@ mod fixtures;
 mod growth;
 mod incident;
 mod measure;
+mod outside;
 mod peers;
 mod poll;
 mod tools;
@@ -62,7 +63,7 @@ pub fn memtrap() -> PathBuf {
 
 type Bench = (&'static str, fn() -> Vec<Row>);
 
-const BENCHES: [Bench; 14] = [
+const BENCHES: [Bench; 16] = [
     ("poll", poll::poll),
     ("size", watching::size),
     ("scale", watching::scale),
@@ -74,6 +75,8 @@ const BENCHES: [Bench; 14] = [
     ("detection", incident::detection),
     ("large", incident::large_body),
     ("cost", cost::rows),
+    ("outside", outside::evidence),
+    ("holders", outside::holders),
     ("core", tools::core_evidence),
     ("top", tools::top),
     ("analysis", tools::analysis),
