@@ -53,7 +53,8 @@ pub struct Holder {
     /// A `sync.Pool`: the second collection from now drops what it has.
     #[serde(rename = "pool", skip_serializing_if = "std::ops::Not::not", default)]
     pub is_pool: bool,
-    /// The most goroutines of one group among those that hold it, alone or with others.
+    /// The most goroutines of one group among those that hold it, alone or with others; no more than could each have as much as is held in one
+    /// piece.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub goroutines: Option<u64>,
     /// The most of one group that only point into it.

@@ -80,17 +80,21 @@ impl<'r> Way<'r> {
     pub fn tell(&self, held: &Held, holder: &mut Holder) {
         let mut stages: Vec<Stage> = Vec::new();
         let mut next: HashMap<Likeness, Alike> = HashMap::new();
+        let mut largest = 1;
         for head in &held.heads {
             let heads = match self.tree.slot(*head) {
                 Some(_) => std::slice::from_ref(head),
                 None => self.children.of(*head),
             };
             for head in heads {
+                largest = self.tree.retained(*head).max(largest);
                 if let Some(like) = self.likeness(*head) {
                     self.group(*head, like, &mut next);
                 }
             }
         }
+        // one of them may have most of it
+        holder.goroutines = holder.goroutines.map(|count| count.min(held.bytes / largest));
         while let Some((likeness, alike)) = next.drain().max_by(|a, b| a.1.bytes.cmp(&b.1.bytes).then_with(|| a.0.cmp(&b.0))) {
             if alike.bytes * 2 < held.bytes || stages.len() >= MAX_STEPS {
                 break;

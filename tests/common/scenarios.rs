@@ -119,6 +119,8 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("deep_among_idle", &["deep_stacks"], NO).daily(),
     // many goroutines stand where all of it was allocated, and hold none of it
     scenario("cache_of_workers", &["live_heap"], YES).daily(),
+    // all of it is on the stacks of a pool's workers, and of one of them
+    scenario("one_of_many_workers", &["live_heap"], YES),
     scenario("cache_and_leak", &["live_heap"], YES),
     scenario("mmap_anon", &["native_memory"], NO).daily(),
     scenario("mmap_file", &["file_mappings"], NO).daily(),

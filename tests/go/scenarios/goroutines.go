@@ -280,6 +280,29 @@ func renderThumbnails(bytes int64) {
 	growResident(bytes, func() { thumbnails.jobs <- 0 })
 }
 
+// countInOneOfMany is done by a pool of fixed size in which each worker keeps its own counts: all jobs have the same key, so that one of
+// them keeps nearly all.
+func countInOneOfMany(bytes int64) {
+	const workers = 300
+	var jobs [workers]chan int
+	for i := range jobs {
+		jobs[i] = make(chan int)
+		go countOwn(jobs[i])
+		jobs[i] <- 1 << 10
+	}
+	growResident(bytes, func() { jobs[7] <- 256 << 10 })
+}
+
+func countOwn(jobs chan int) {
+	var counts [][]byte
+	for size := range jobs {
+		count := make([]byte, size)
+		touch(count)
+		counts = append(counts, count)
+	}
+	runtime.KeepAlive(counts)
+}
+
 // keepUploadsAndForgetReplies has a small leak of goroutines beside a cache that is the reason for the growth.
 func keepUploadsAndForgetReplies(bytes int64) {
 	for i := 0; i < 200; i++ {

@@ -69,6 +69,7 @@ func scenarios() []scenario {
 		{name: "deep_stacks", grow: evaluateDeepRule},
 		{name: "deep_among_idle", grow: evaluateAmongIdle},
 		{name: "cache_of_workers", grow: renderThumbnails},
+		{name: "one_of_many_workers", grow: countInOneOfMany},
 		{name: "cache_and_leak", grow: keepUploadsAndForgetReplies},
 		{name: "mmap_anon", grow: growOffHeapCache},
 		{name: "mmap_file", grow: mapSegments},
