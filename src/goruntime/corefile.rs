@@ -421,8 +421,9 @@ impl CoreFile {
         // gcore writes all pages of a mapping or none
         let is_same_page =
             !self.read(lowest.wrapping_add(bias) & !(PAGE - 1), &mut there) || file.read_exact_at(&mut here, 0).is_ok() && here == there;
-        let path = self.executable();
-        let fits = |mapped: &&Mapped| {
+        let end = loaded(&headers.programs).map(|p| p.p_vaddr.get(E).wrapping_add(bias).saturating_add(p.p_filesz.get(E))).max();
+        let within = lowest.wrapping_add(bias) & !(PAGE - 1)..end.unwrap_or_default();
+        let fits = |mapped: &Mapped| {
             loaded(&headers.programs).any(|p| {
                 let (start, offset) = (p.p_vaddr.get(E).wrapping_add(bias), p.p_offset.get(E));
                 // the kernel maps whole pages, and may split a mapping
@@ -431,7 +432,8 @@ impl CoreFile {
                 mapped.start >= start && mapped.start < end && mapped.start - start == mapped.offset.wrapping_sub(offset)
             })
         };
-        let is_mapped = self.files.iter().filter(|mapped| Some(mapped.path.as_path()) == path).all(|mapped| fits(&mapped));
+        // a program may map its own executable elsewhere, too
+        let is_mapped = self.files.iter().filter(|mapped| within.contains(&mapped.start)).all(fits);
         entry && aligned && is_same_page && is_mapped
     }
 
@@ -671,4 +673,105 @@ impl Headers {
 
 fn elf_headers(file: &File) -> Result<Headers, Refused> {
     Headers::read(&|at, buf| file.read_exact_at(buf, at).is_ok()).ok_or_else(|| Refused::new("it is no 64-bit executable"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Address, size in memory, and what is stored of it.
+    type Load<'b> = (u64, u64, &'b [u8]);
+
+    fn core(loads: &[Load]) -> Vec<u8> {
+        let mut out = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+        let words =
+            |out: &mut Vec<u8>, words: &[(u64, usize)]| words.iter().for_each(|(word, len)| out.extend(&word.to_le_bytes()[..*len]));
+        let count = loads.len() as u64;
+        words(&mut out, &[(4, 2), (62, 2), (1, 4), (0, 8), (64, 8), (0, 8), (0, 4), (64, 2), (56, 2), (count, 2), (0, 6)]);
+        let mut at = 64 + 56 * count;
+        for (address, size, stored) in loads {
+            let len = stored.len() as u64;
+            words(&mut out, &[(1, 4), (6, 4), (at, 8), (*address, 8), (0, 8), (len, 8), (*size, 8), (1, 8)]);
+            at += len;
+        }
+        loads.iter().for_each(|(_, _, stored)| out.extend(*stored));
+        out
+    }
+
+    fn parsed(bytes: Vec<u8>) -> Result<CoreFile, String> {
+        CoreFile::parse(Box::new(bytes)).map_err(|why| why.to_string())
+    }
+
+    #[test]
+    fn what_is_not_stored_is_unreadable_and_never_zero() {
+        let core = parsed(core(&[(0x1000, 8, b"abcd"), (0x1008, 4, b"efgh"), (0x100c, 4, b"ijkl")])).unwrap();
+        let read = |address, len| {
+            let mut buf = vec![b'?'; len];
+            core.read(address, &mut buf).then(|| String::from_utf8(buf).unwrap())
+        };
+        assert_eq!(read(0x1000, 4).as_deref(), Some("abcd"));
+        assert_eq!(read(0x1009, 6).as_deref(), Some("fghijk"));
+        // the rest of a segment, what lies between two, and what is beyond
+        for (address, len) in [(0x1002, 4), (0x1004, 1), (0x100f, 2), (0xfff, 2), (0, 1), (u64::MAX, 1), (u64::MAX, 2)] {
+            assert_eq!(read(address, len), None, "{address:#x}");
+        }
+        assert_eq!(read(0x5000, 0).as_deref(), Some(""));
+    }
+
+    #[test]
+    fn pages_of_nothing_but_zeros_are_not_counted_as_stored() {
+        let (mut pages, zeros) = (vec![0; 3 * PAGE as usize], vec![0; PAGE as usize]);
+        pages[PAGE as usize + 7] = 1;
+        let core = parsed(core(&[(0x10000, 4 * PAGE, &pages), (0x20000, PAGE, &zeros), (1 << 47, 1 << 62, b"x")])).unwrap();
+        let bytes: Vec<(u64, u64)> = core.parts(1 << 26).iter().map(|part| (part.start, part.bytes)).collect();
+        assert_eq!(bytes, [(0x10000, PAGE), (0x20000, 0), (1 << 47, 1)]);
+    }
+
+    #[test]
+    fn a_mapping_is_told_in_parts_where_an_arena_ends() {
+        let core = parsed(core(&[((1 << 26) - PAGE, 2 * PAGE, &[1; 2 * PAGE as usize])])).unwrap();
+        let parts: Vec<(u64, u64, u64)> = core.parts(1 << 26).iter().map(|part| (part.start, part.end, part.bytes)).collect();
+        assert_eq!(parts, [((1 << 26) - PAGE, 1 << 26, PAGE), (1 << 26, (1 << 26) + PAGE, PAGE)]);
+    }
+
+    #[test]
+    fn more_segments_than_the_header_can_say_stand_in_a_section() {
+        let mut bytes = core(&[(0x1000, 4, b"abcd")]);
+        bytes[56..58].copy_from_slice(&[0xff; 2]);
+        let section = bytes.len() as u64;
+        bytes[40..48].copy_from_slice(&section.to_le_bytes());
+        bytes.extend([0; 44]);
+        bytes.extend(1u32.to_le_bytes());
+        bytes.extend([0; 16]);
+        assert_eq!(parsed(bytes.clone()).unwrap().segments.len(), 1);
+        let at = section as usize + 44;
+        bytes[at..at + 4].copy_from_slice(&[0xff; 4]);
+        assert_eq!(parsed(bytes).err().unwrap(), "it is a damaged core file: it would have 4294967295 segments");
+    }
+
+    #[test]
+    fn segments_that_share_what_is_stored_are_damage() {
+        let mut bytes = core(&[(0x1000, 4, b"abcd"), (0x2000, 4, b"efgh")]);
+        // each is all that there is
+        for n in 0..2 {
+            bytes[64 + 56 * n + 8..][..8].copy_from_slice(&0u64.to_le_bytes());
+            bytes[64 + 56 * n + 32..][..8].copy_from_slice(&184u64.to_le_bytes());
+        }
+        assert_eq!(parsed(bytes).err().unwrap(), "it is a damaged core file: its segments hold more bytes than it has");
+    }
+
+    #[test]
+    fn a_list_of_files_tells_no_more_than_it_has() {
+        let list = |count: u64, places: &[[u64; 3]], paths: &[u8]| {
+            let words = [count, PAGE].into_iter().chain(places.iter().flatten().copied());
+            [words.flat_map(u64::to_le_bytes).collect::<Vec<u8>>(), paths.to_vec()].concat()
+        };
+        let files = mapped_files(&list(2, &[[0x5000, 0x6000, 1], [0x1000, 0x2000, 0]], b"/b\0/a\0"));
+        let told: Vec<(u64, u64, &str)> = files.iter().map(|file| (file.start, file.offset, file.path.to_str().unwrap())).collect();
+        assert_eq!(told, [(0x1000, 0, "/a"), (0x5000, PAGE, "/b")]);
+        assert_eq!(mapped_files(&list(u64::MAX, &[[1, 2, 3]], b"/a\0")), []);
+        assert_eq!(mapped_files(&list(1000, &[[1, 2, 3]], b"/a\0")), []);
+        assert_eq!(mapped_files(&list(1, &[[2, 1, 3]], b"/a\0")), []);
+        assert_eq!(mapped_files(b""), []);
+    }
 }
