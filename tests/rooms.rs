@@ -1,4 +1,5 @@
-//! The rooms of the house (the modules that `src/lib.rs` names) and which of them knows which: no two know each other, by whatever detour.
+//! The rooms of the house (the modules that `src/lib.rs` names) and which of them knows which: no two know each other, by whatever detour; and
+//! where their files are.
 //!
 //! `cargo test --test rooms -- --nocapture` prints the graph, from the ground floor up.
 
@@ -18,6 +19,25 @@ fn no_room_knows_a_room_that_knows_it() {
     print!("{}", drawn(&graph));
     assert!(graph.len() > 20, "the rooms were not found: {:?}", graph.keys());
     assert!(knots.is_empty(), "rooms that know each other:\n{}", told(&graph, &knots));
+}
+
+#[test]
+fn a_module_with_modules_of_its_own_is_a_directory_with_a_mod_rs() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut dirs = vec![root.join("src")];
+    let mut seen = 0;
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                let other = path.with_extension("rs");
+                assert!(!other.exists(), "{} belongs into {} as mod.rs", other.display(), path.display());
+                seen += 1;
+                dirs.push(path);
+            }
+        }
+    }
+    assert!(seen > 20, "only {seen} directories were seen");
 }
 
 #[test]

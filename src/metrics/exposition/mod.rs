@@ -340,5 +340,4 @@ fn labels<'l>(mut rest: &'l [u8], fits: &mut Fits<'_>) -> Result<&'l [u8], &'sta
 }
 
 #[cfg(test)]
-#[path = "exposition_tests.rs"]
 mod tests;

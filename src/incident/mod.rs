@@ -536,5 +536,4 @@ impl Slot {
 }
 
 #[cfg(test)]
-#[path = "incident_tests.rs"]
 mod tests;

@@ -529,5 +529,4 @@ pub(super) fn next_multiple(now: Mono, interval: Duration) -> Mono {
 }
 
 #[cfg(test)]
-#[path = "watcher_tests.rs"]
 mod tests;
