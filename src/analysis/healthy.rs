@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::files::Files;
-use super::metadata::Whose;
+use super::metadata::Provenance;
 use super::told::InUse;
 use super::{AnalysisError, identity, profiles};
 use crate::anatomy::{self, Anatomy, Evidence};
@@ -23,14 +23,14 @@ pub(super) struct Healthy {
     is_comparable: bool,
 }
 
-pub(super) struct Baseline {
+pub(super) struct BaselineAnatomy {
     pub anatomy: Anatomy,
     pub threads: Option<u64>,
 }
 
 impl Healthy {
     /// `base`: another bundle than the baseline inside. What the profiles take counts together with those of `files`.
-    pub fn read(files: &mut Files, base: Option<&Path>, evidence: &Evidence, whose: &Whose) -> Result<Healthy, AnalysisError> {
+    pub fn read(files: &mut Files, base: Option<&Path>, evidence: &Evidence, whose: &Provenance) -> Result<Healthy, AnalysisError> {
         let mut healthy = match base {
             Some(base) => Files::open(base, files.lang)?,
             None => files.below("baseline"),
@@ -50,7 +50,7 @@ impl Healthy {
     }
 
     /// Its RSS in the buckets of `now`.
-    pub fn baseline(&mut self, now: &Anatomy) -> Option<Baseline> {
+    pub fn baseline(&mut self, now: &Anatomy) -> Option<BaselineAnatomy> {
         if !self.is_comparable {
             return None;
         }
@@ -67,7 +67,7 @@ impl Healthy {
             false => files.json::<BaselineFacts>("baseline.json").map(|b| b.rss_bytes),
         };
         evidence.rss_bytes = said.or(evidence.status.map(|s| s.rss()))?;
-        Some(Baseline { threads: evidence.status.and_then(|s| s.threads), anatomy: anatomy::build_baseline(&evidence, now) })
+        Some(BaselineAnatomy { threads: evidence.status.and_then(|s| s.threads), anatomy: anatomy::build_baseline(&evidence, now) })
     }
 
     /// How much each of these holders has grown.

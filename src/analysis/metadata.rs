@@ -21,7 +21,7 @@ pub(super) struct Metadata {
 }
 
 /// Whose pprof's answers are.
-pub(super) struct Whose {
+pub(super) struct Provenance {
     /// They are this process's.
     is_proven: bool,
     /// Why they are not.
@@ -68,18 +68,18 @@ impl Metadata {
     }
 
     /// What pprof said, where it is not proven to be of another process.
-    pub fn whose(&self, told: Told, evidence: &Evidence, lang: Lang) -> (Told, Whose) {
+    pub fn whose(&self, told: Told, evidence: &Evidence, lang: Lang) -> (Told, Provenance) {
         let vdso = evidence.smaps.as_ref().and_then(|smaps| smaps.vdso);
         let rss = evidence.status.map(|s| s.rss()).or(self.remote.as_ref().map(|r| r.rss_bytes));
         match identity::of(&told.said(vdso, rss), lang) {
-            Identity::Another(foreign) => (Told::default(), Whose { is_proven: false, foreign }),
-            Identity::Proven => (told, Whose { is_proven: true, foreign: Vec::new() }),
-            Identity::Unknown => (told, Whose { is_proven: false, foreign: Vec::new() }),
+            Identity::Another(foreign) => (Told::default(), Provenance { is_proven: false, foreign }),
+            Identity::Proven => (told, Provenance { is_proven: true, foreign: Vec::new() }),
+            Identity::Unknown => (told, Provenance { is_proven: false, foreign: Vec::new() }),
         }
     }
 
     /// Go's side.
-    pub fn add_told(&self, evidence: &mut Evidence, told: &Told, whose: &Whose) {
+    pub fn add_told(&self, evidence: &mut Evidence, told: &Told, whose: &Provenance) {
         // what its metrics said is older by some seconds, and better than nothing
         let metrics = self.remote.as_ref().and_then(|r| r.go_memstats).filter(|_| whose.foreign.is_empty());
         evidence.memstats = told.memstats.or(metrics);
@@ -100,7 +100,7 @@ impl Metadata {
     }
 
     /// With what pprof's answers come to.
-    pub fn facts(&self, whose: Whose, standing: Standing, in_use: InUse) -> Facts {
+    pub fn facts(&self, whose: Provenance, standing: Standing, in_use: InUse) -> Facts {
         let env = self.process.as_ref().and_then(|p| p.env.as_ref());
         Facts {
             is_core: self.core.is_some(),
@@ -126,7 +126,7 @@ impl Metadata {
     }
 
     /// Why the answers may be of another process.
-    fn mistaken(&self, whose: &Whose) -> Vec<String> {
+    fn mistaken(&self, whose: &Provenance) -> Vec<String> {
         // what was read from the process's memory is the process's
         if whose.is_proven || !whose.foreign.is_empty() || self.is_all_of_memory() {
             return Vec::new();

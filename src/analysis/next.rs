@@ -8,23 +8,23 @@ use crate::verdict::Cause;
 
 /// How a file is looked at.
 #[derive(Clone, Copy)]
-enum Look {
+enum Viewer {
     Top(&'static str),
     Traces,
     Page,
     Holders,
 }
 
-impl Look {
+impl Viewer {
     /// `memtrap top` prints what `go tool pprof -top` does, where there is no Go.
     fn command(self, has_go: bool, path: &str) -> String {
         match (self, has_go) {
-            (Look::Top(index), true) => format!("go tool pprof -top -sample_index={index} {path}"),
-            (Look::Top(index), false) => format!("memtrap top --sample-index {index} {path}"),
-            (Look::Traces, true) => format!("go tool pprof -traces {path}"),
-            (Look::Traces, false) => format!("memtrap top {path}"),
-            (Look::Page, _) => format!("less {path}"),
-            (Look::Holders, _) => format!("memtrap holders {path}"),
+            (Viewer::Top(index), true) => format!("go tool pprof -top -sample_index={index} {path}"),
+            (Viewer::Top(index), false) => format!("memtrap top --sample-index {index} {path}"),
+            (Viewer::Traces, true) => format!("go tool pprof -traces {path}"),
+            (Viewer::Traces, false) => format!("memtrap top {path}"),
+            (Viewer::Page, _) => format!("less {path}"),
+            (Viewer::Holders, _) => format!("memtrap holders {path}"),
         }
     }
 }
@@ -35,18 +35,18 @@ pub(super) fn has_go() -> bool {
 
 /// What to run next, in reading order, of what is there: what the cause is about comes first.
 pub(super) fn commands(shown: &Path, files: &Files, cause: Cause, has_go: bool) -> Vec<String> {
-    const HEAP: &[(&str, Look)] = &[
-        ("heap_gc.pb.gz", Look::Top("inuse_space")),
-        ("heap_gc.pb.gz", Look::Top("inuse_objects")),
-        ("heap.pb.gz", Look::Top("inuse_space")),
-        ("heap.pb.gz", Look::Top("inuse_objects")),
-        (holders::FILE, Look::Holders),
+    const HEAP: &[(&str, Viewer)] = &[
+        ("heap_gc.pb.gz", Viewer::Top("inuse_space")),
+        ("heap_gc.pb.gz", Viewer::Top("inuse_objects")),
+        ("heap.pb.gz", Viewer::Top("inuse_space")),
+        ("heap.pb.gz", Viewer::Top("inuse_objects")),
+        (holders::FILE, Viewer::Holders),
     ];
-    const ALLOCS: &[(&str, Look)] = &[("allocs.pb.gz", Look::Top("alloc_space")), ("allocs.pb.gz", Look::Top("alloc_objects"))];
-    const GOROUTINES: &[(&str, Look)] = &[("goroutine.pb.gz", Look::Traces), ("goroutine.txt", Look::Page)];
-    const KERNEL: &[(&str, Look)] = &[("proc/smaps", Look::Page)];
-    const CGROUP: &[(&str, Look)] = &[("proc/cgroup_members.txt", Look::Page), ("proc/cgroup.txt", Look::Page)];
-    const RUNTIME: &[(&str, Look)] = &[("memstats.txt", Look::Page)];
+    const ALLOCS: &[(&str, Viewer)] = &[("allocs.pb.gz", Viewer::Top("alloc_space")), ("allocs.pb.gz", Viewer::Top("alloc_objects"))];
+    const GOROUTINES: &[(&str, Viewer)] = &[("goroutine.pb.gz", Viewer::Traces), ("goroutine.txt", Viewer::Page)];
+    const KERNEL: &[(&str, Viewer)] = &[("proc/smaps", Viewer::Page)];
+    const CGROUP: &[(&str, Viewer)] = &[("proc/cgroup_members.txt", Viewer::Page), ("proc/cgroup.txt", Viewer::Page)];
+    const RUNTIME: &[(&str, Viewer)] = &[("memstats.txt", Viewer::Page)];
     let order = match cause {
         Cause::AllocationChurn => [ALLOCS, HEAP, GOROUTINES, RUNTIME, KERNEL],
         Cause::UnreleasedHeap => [RUNTIME, ALLOCS, HEAP, GOROUTINES, KERNEL],

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::fetch::{self, Bounds, Endpoint, Failure};
-use super::reach::{Budget, Contact};
+use super::reach::{Contact, RetryBudget};
 use super::run::Runner;
 use super::sink::{Body, Inflatable, Judged, Sink, judge};
 use super::taken::Taken;
@@ -82,7 +82,7 @@ impl Runner<'_> {
         }
     }
 
-    async fn attempt(&mut self, endpoint: &Endpoint, want: Want<'_>, budget: Budget) -> Attempt {
+    async fn attempt(&mut self, endpoint: &Endpoint, want: Want<'_>, budget: RetryBudget) -> Attempt {
         let timeout = budget.timeout.saturating_add(Duration::from_secs(want.seconds));
         let bounds = Bounds { timeout, max_bytes: self.max_file_size().0 };
         let client = if budget.quick { &endpoint.quick } else { &endpoint.client };

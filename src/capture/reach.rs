@@ -27,7 +27,7 @@ pub(super) enum Contact {
 
 /// What the next attempt may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Budget {
+pub(super) struct RetryBudget {
     pub attempts: u32,
     pub timeout: Duration,
     /// Use the short connect timeout.
@@ -45,9 +45,9 @@ pub(super) fn quick_connect(config: &Capture) -> Duration {
 }
 
 impl Reach {
-    pub fn budget(&self, config: &Capture) -> Budget {
+    pub fn budget(&self, config: &Capture) -> RetryBudget {
         let hanging = self.timeouts >= PATIENCE;
-        Budget {
+        RetryBudget {
             attempts: if hanging || self.unreachable { 1 } else { config.retries.saturating_add(1) },
             timeout: if hanging { config.step_timeout.min(SHORT) } else { config.step_timeout },
             quick: self.unreachable,

@@ -1,6 +1,6 @@
 //! Captures that people and alerts ask for: which instance is meant, and whether it may be captured now.
 
-use super::dispatch::{Dispatch, Place};
+use super::dispatch::{Dispatch, InstanceRef};
 use super::target::WatchedTarget;
 use super::task::Task;
 use crate::budget::{Refusal, Urgency, Wish};
@@ -83,7 +83,7 @@ impl WatchedTarget {
         let wish = Wish { target: &config.name, slot: number, trigger: ask.trigger, rules, urgency: Urgency::Calm };
         dispatch.budget.admit(wish, now).map_err(NotGranted::Budget)?;
         let part = order.part;
-        let job = dispatch.begin(Place { target: config, number, slot, live }, order, now);
+        let job = dispatch.begin(InstanceRef { target: config, number, slot, live }, order, now);
         let incident = job.incident.clone();
         dispatch.hand_on(Task::Capture(job));
         live.log_change(&config.name, slot, now);

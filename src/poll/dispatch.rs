@@ -47,9 +47,9 @@ impl Dispatch {
     }
 
     /// What a reading leads to: a capture, a baseline if `may_baseline`, or nothing.
-    pub fn read(&mut self, mut place: Place<'_>, sample: Sample, age: Duration, may_baseline: bool, now: Mono) {
+    pub fn read(&mut self, mut place: InstanceRef<'_>, sample: Sample, age: Duration, may_baseline: bool, now: Mono) {
         self.check(&mut place, sample.rss, now);
-        let Place { target, number, slot, live } = place;
+        let InstanceRef { target, number, slot, live } = place;
         live.note_limit(sample.at);
         if let Some(timeline) = &live.timeline {
             let charge = slot.charge().zip(live.levels.limit).map(|(charge, limit)| charge.against(limit)).filter(|c| *c > sample.rss);
@@ -60,7 +60,7 @@ impl Dispatch {
         if was_open && slot.incident().is_none() {
             self.kin.forget(target, number);
         }
-        let place = Place { target, number, slot, live };
+        let place = InstanceRef { target, number, slot, live };
         if let Some(order) = order {
             self.carry_out(place, order, None, now);
         } else if place.slot.take_muted() {
@@ -75,7 +75,7 @@ impl Dispatch {
     }
 
     /// Asks for a baseline of an instance that is healthy now; if many are waiting, not yet: when its turn came it might not be so any more.
-    fn baseline(&mut self, at: Place<'_>, every: Duration, rss: u64, now: Mono) {
+    fn baseline(&mut self, at: InstanceRef<'_>, every: Duration, rss: u64, now: Mono) {
         if Arc::strong_count(&self.baselines) <= MAX_BASELINES {
             at.live.baseline_due = now + every;
             let place = self.baselines.clone();
@@ -84,7 +84,7 @@ impl Dispatch {
     }
 
     /// Asks now and then whether a capture would get anything. If many are being asked, it stays due.
-    fn check(&mut self, at: &mut Place<'_>, rss: u64, now: Mono) {
+    fn check(&mut self, at: &mut InstanceRef<'_>, rss: u64, now: Mono) {
         if !at.live.evidence.is_due(now) || at.slot.is_capturing() || Arc::strong_count(&self.checks) > MAX_CHECKS {
             return;
         }
@@ -106,13 +106,13 @@ impl Dispatch {
     }
 
     /// Begins the capture, if the budget admits it; else the order will come again.
-    pub fn carry_out(&mut self, place: Place<'_>, order: Order, caveat: Option<Caveat>, now: Mono) {
+    pub fn carry_out(&mut self, place: InstanceRef<'_>, order: Order, caveat: Option<Caveat>, now: Mono) {
         let urgency = match caveat {
             Some(Caveat::Gone | Caveat::Replaced(_)) => Urgency::Gone(place.target.rules.cooldown),
             _ if is_near_limit(place.slot, place.live) => Urgency::Hurry,
             _ => Urgency::Calm,
         };
-        let Place { target, number: slot, .. } = place;
+        let InstanceRef { target, number: slot, .. } = place;
         let wish = Wish { target: &target.name, slot, trigger: order.fired.trigger, rules: target.rules.kinds(), urgency };
         let admitted = match self.kin.held_by(&place, &order) {
             Some(of) => Err(Refusal::Fork { of }),
@@ -143,7 +143,7 @@ impl Dispatch {
     }
 
     /// What the budget has admitted: from here on the slot is being captured. The job is to be handed on.
-    pub fn begin(&mut self, Place { target, number, slot, live }: Place<'_>, order: Order, now: Mono) -> Box<Job> {
+    pub fn begin(&mut self, InstanceRef { target, number, slot, live }: InstanceRef<'_>, order: Order, now: Mono) -> Box<Job> {
         let stamp = clock::compact_utc(clock::wall_now());
         let id = order.incident.clone().unwrap_or_else(|| format!("{}-{stamp}-{}", target.name, mark(&live.id)));
         slot.admitted(&order, id.clone(), &live.levels, &target.rules, now);
@@ -170,7 +170,7 @@ impl Dispatch {
 }
 
 /// One instance of a target: what decides about it, and what is known of it.
-pub(super) struct Place<'a> {
+pub(super) struct InstanceRef<'a> {
     pub target: &'a Arc<config::Target>,
     pub number: SlotNumber,
     pub slot: &'a mut Slot,

@@ -22,22 +22,22 @@ pub const OK: &str = "ok";
 
 /// Of one instance.
 #[derive(Debug)]
-pub(super) struct Evidence {
+pub(super) struct EvidenceCheck {
     due: Mono,
-    known: Option<Known>,
+    known: Option<LastCheck>,
 }
 
 #[derive(Debug)]
-struct Known {
+struct LastCheck {
     /// In words, with the URL that was tried; `None`: it could be had.
     why_not: Option<String>,
     since: SystemTime,
 }
 
-impl Evidence {
+impl EvidenceCheck {
     /// Of an instance that is seen since `now` and lives since `born`.
-    pub fn new(born: Mono, now: Mono) -> Evidence {
-        Evidence { due: now.max(born + SETTLE), known: None }
+    pub fn new(born: Mono, now: Mono) -> EvidenceCheck {
+        EvidenceCheck { due: now.max(born + SETTLE), known: None }
     }
 
     pub fn is_due(&self, now: Mono) -> bool {
@@ -62,7 +62,7 @@ impl Evidence {
         let before = self.known.as_ref().is_some_and(|known| known.why_not.is_some());
         let changes = before != why_not.is_some();
         let since = self.known.as_ref().filter(|_| !changes).map_or(at, |known| known.since);
-        self.known = Some(Known { why_not, since });
+        self.known = Some(LastCheck { why_not, since });
         changes
     }
 
@@ -88,7 +88,7 @@ mod tests {
         let at = |seconds| (Mono::from_secs(seconds), SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
         let every = Duration::from_secs(3600);
         let refused = || Err("http://h/debug/pprof: connection refused".to_owned());
-        let mut e = Evidence::new(at(100).0, at(101).0);
+        let mut e = EvidenceCheck::new(at(100).0, at(101).0);
         assert!(!e.is_due(at(104).0) && e.is_due(at(105).0) && e.words(Lang::En).is_none());
         let mut hear = |found, seconds| e.heard(found, every, at(seconds).1, at(seconds).0).then(|| e.words(Lang::En).unwrap());
         assert_eq!(hear(Ok(()), 105), None);

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Statm;
-use super::evidence::Evidence;
+use super::evidence::EvidenceCheck;
 use super::kin::Birth;
-use super::remote::RemoteInstance;
+use super::remote::HeardInstance;
 use super::task::{RemoteFacts, Subject, Timeline};
 use crate::charge::Charge;
 use crate::clock::Mono;
@@ -33,7 +33,7 @@ const MAX_LIMITS: usize = 32;
 /// A live instance in a slot.
 pub(super) struct LiveInstance {
     pub id: Identity,
-    pub reader: Reader,
+    pub origin: Origin,
     pub born: Mono,
     pub levels: Levels,
     pub limit: Option<Limit>,
@@ -41,18 +41,18 @@ pub(super) struct LiveInstance {
     pub limits: Vec<(Mono, Option<u64>)>,
     /// When the next baseline is due, if the instance is healthy then.
     pub baseline_due: Mono,
-    pub evidence: Evidence,
+    pub evidence: EvidenceCheck,
     pub timeline: Option<Timeline>,
     pub last_bundle: Option<String>,
     pub logged: Option<State>,
 }
 
 /// How the RSS of an instance is known.
-pub(super) enum Reader {
+pub(super) enum Origin {
     /// Read here.
     Local(LocalInstance),
     /// Told by a source.
-    Remote(RemoteInstance),
+    Remote(HeardInstance),
 }
 
 /// A process of this host.
@@ -97,18 +97,18 @@ impl LiveInstance {
         };
         let mut live = LiveInstance {
             id: id.into(),
-            reader: Reader::Local(local),
+            origin: Origin::Local(local),
             born: now - age,
             levels: Levels::resolve(&config.rules, config.interval, None),
             limit: None,
             limits: Vec::new(),
             baseline_due: now - age + config.rules.warmup,
-            evidence: Evidence::new(now - age, now),
+            evidence: EvidenceCheck::new(now - age, now),
             timeline: None,
             last_bundle: None,
             logged: None,
         };
-        if let Reader::Local(local) = &mut live.reader {
+        if let Origin::Local(local) = &mut live.origin {
             local.find_cgroup(procfs, mounts, id.pid, now);
         }
         live.read_limit(procfs, mounts, limits, config, now);
@@ -116,7 +116,7 @@ impl LiveInstance {
     }
 
     pub fn read_limit(&mut self, procfs: &ProcFs, mounts: &Mounts, limits: &mut Limits, config: &config::Target, now: Mono) {
-        let (Reader::Local(local), Some(pid)) = (&mut self.reader, self.id.pid()) else { return };
+        let (Origin::Local(local), Some(pid)) = (&mut self.origin, self.id.pid()) else { return };
         local.limit_read = now;
         if now.since(local.cgroup_read) >= CGROUP_REFRESH.min(now.since(self.born) * 3 / 4) {
             local.find_cgroup(procfs, mounts, pid, now);
@@ -147,7 +147,7 @@ impl LiveInstance {
         changed: &Changed,
         now: Mono,
     ) -> bool {
-        let (Reader::Local(local), Some(id)) = (&mut self.reader, self.id.process()) else { return false };
+        let (Origin::Local(local), Some(id)) = (&mut self.origin, self.id.process()) else { return false };
         let Some(cgroup) = local.cgroup().filter(|cgroup| changed.touches(cgroup)) else { return false };
         // of a process that has ended its last limit stays known
         if !procfs.is_alive(id) {
@@ -174,7 +174,7 @@ impl LiveInstance {
 
     /// When the process is read next.
     pub fn read_at(&mut self, due: Mono) {
-        if let Reader::Local(local) = &mut self.reader {
+        if let Origin::Local(local) = &mut self.origin {
             local.due = due;
         }
     }
@@ -198,23 +198,23 @@ impl LiveInstance {
 
     /// OOM kills in its cgroup since it was looked at last; it lives.
     pub fn look_for_kills(&mut self) -> Option<OomKills> {
-        match &mut self.reader {
-            Reader::Local(local) => local.oom.as_mut()?.look(),
-            Reader::Remote(_) => None,
+        match &mut self.origin {
+            Origin::Local(local) => local.oom.as_mut()?.look(),
+            Origin::Remote(_) => None,
         }
     }
 
     pub fn local(&self) -> Option<&LocalInstance> {
-        match &self.reader {
-            Reader::Local(local) => Some(local),
-            Reader::Remote(_) => None,
+        match &self.origin {
+            Origin::Local(local) => Some(local),
+            Origin::Remote(_) => None,
         }
     }
 
-    pub fn seen(&self) -> Option<&RemoteInstance> {
-        match &self.reader {
-            Reader::Local(_) => None,
-            Reader::Remote(seen) => Some(seen),
+    pub fn seen(&self) -> Option<&HeardInstance> {
+        match &self.origin {
+            Origin::Local(_) => None,
+            Origin::Remote(seen) => Some(seen),
         }
     }
 

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::dispatch::Place;
+use super::dispatch::InstanceRef;
 use super::instance::LiveInstance;
 use crate::config;
 use crate::host::{ProcDir, ProcError};
@@ -33,10 +33,10 @@ impl Birth {
 
 /// Instances whose incident stands.
 #[derive(Debug, Default)]
-pub(super) struct Kinships(Vec<Captured>);
+pub(super) struct Kinships(Vec<KinIncident>);
 
 #[derive(Debug)]
-struct Captured {
+struct KinIncident {
     target: Arc<config::Target>,
     number: SlotNumber,
     pid: u32,
@@ -46,9 +46,9 @@ struct Captured {
 
 impl Kinships {
     /// The pid of the instance whose incident this order is of.
-    pub fn held_by(&self, place: &Place<'_>, order: &Order) -> Option<u32> {
+    pub fn held_by(&self, place: &InstanceRef<'_>, order: &Order) -> Option<u32> {
         let (pid, birth) = of(place.live).filter(|_| is_new(order))?;
-        let is_kin = |other: &&Captured| {
+        let is_kin = |other: &&KinIncident| {
             let siblings = birth.forked && other.birth.forked && birth.parent == other.birth.parent && birth.parent > 1;
             let family = siblings || (birth.forked && birth.parent == other.pid) || (other.birth.forked && other.birth.parent == pid);
             let alike = order.fired.rss_bytes.abs_diff(other.rss) <= other.rss / ALIKE;
@@ -58,7 +58,7 @@ impl Kinships {
     }
 
     /// An incident begins.
-    pub fn note(&mut self, place: &Place<'_>, order: &Order) {
+    pub fn note(&mut self, place: &InstanceRef<'_>, order: &Order) {
         if is_new(order) {
             self.remember(place.target, place.number, place.live, order.fired.rss_bytes);
         }
@@ -68,7 +68,7 @@ impl Kinships {
     pub fn remember(&mut self, target: &Arc<config::Target>, number: SlotNumber, live: &LiveInstance, rss: u64) {
         self.forget(target, number);
         if let Some((pid, birth)) = of(live) {
-            self.0.push(Captured { target: target.clone(), number, pid, birth, rss });
+            self.0.push(KinIncident { target: target.clone(), number, pid, birth, rss });
         }
     }
 

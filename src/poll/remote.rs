@@ -9,9 +9,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::dispatch::{Caveat, Dispatch, Place};
-use super::evidence::Evidence;
-use super::instance::{LiveInstance, Reader};
+use super::dispatch::{Caveat, Dispatch, InstanceRef};
+use super::evidence::EvidenceCheck;
+use super::instance::{LiveInstance, Origin};
 use super::target::{Feed, WatchedTarget};
 use super::task::{Found, Readings, Remote, Who};
 use crate::anatomy::GoMemory;
@@ -56,7 +56,7 @@ pub(super) struct Remotes {
 }
 
 /// What was heard of the instance in a seat.
-pub(super) struct RemoteInstance {
+pub(super) struct HeardInstance {
     pub who: Arc<Who>,
     pub go: Option<Box<GoMemory>>,
     /// Why there is no limit where one was asked for.
@@ -138,7 +138,7 @@ impl RemoteTarget<'_> {
         for (_, Entry { slot, live }) in self.roster.iter_mut() {
             slot.blind(why.clone(), self.config.interval, now);
             if let Some(live) = live {
-                if let Reader::Remote(seen) = &mut live.reader {
+                if let Origin::Remote(seen) = &mut live.origin {
                     seen.source_is_down = true;
                 }
                 changed |= live.log_change(&self.config.name, slot, now);
@@ -221,10 +221,10 @@ impl RemoteTarget<'_> {
         let RemoteTarget { config, roster, .. } = self;
         let Some((slot, live)) = roster.get_mut(number).and_then(Entry::seated_mut) else { return false };
         let start = follow_start(config, number, slot, live, &reading, dispatch, heard.now);
-        let mut changed = matches!(start, Start::Restarted);
-        let Reader::Remote(seen) = &mut live.reader else { return false };
+        let mut changed = matches!(start, StartSeen::Restarted);
+        let Origin::Remote(seen) = &mut live.origin else { return false };
         (seen.round, seen.last, seen.missed, seen.source_is_down) = (heard.round, heard.now, 0, false);
-        if matches!(start, Start::Anothers) {
+        if matches!(start, StartSeen::Anothers) {
             return false;
         }
         seen.own = heard.now;
@@ -247,7 +247,7 @@ impl RemoteTarget<'_> {
             Ok(rss) => {
                 let age = heard.now.since(live.born);
                 let has_evidence = config.pprof.is_some() || tells_go;
-                let place = Place { target: config, number, slot, live };
+                let place = InstanceRef { target: config, number, slot, live };
                 dispatch.read(place, Sample { at: heard.at, rss }, age, has_evidence, heard.now);
             }
             Err(why) => slot.blind(why, config.interval, heard.now),
@@ -262,7 +262,7 @@ impl RemoteTarget<'_> {
         let mut changed = false;
         let mut gone = Vec::new();
         for (number, slot, live) in roster.live_mut() {
-            let Reader::Remote(seen) = &mut live.reader else { continue };
+            let Origin::Remote(seen) = &mut live.origin else { continue };
             if seen.round == heard.round {
                 continue;
             }
@@ -281,7 +281,7 @@ impl RemoteTarget<'_> {
             {
                 let why = format!("its series had not been there for {} when the capture began", human(away));
                 let caveat = Caveat::Doubtful(Warning::mistaken(&why));
-                dispatch.carry_out(Place { target: config, number, slot, live }, order, Some(caveat), heard.now);
+                dispatch.carry_out(InstanceRef { target: config, number, slot, live }, order, Some(caveat), heard.now);
             }
             changed |= live.log_change(&config.name, slot, heard.now);
             if is_gone {
@@ -290,7 +290,7 @@ impl RemoteTarget<'_> {
         }
         for number in &gone {
             if let Some(live) = self.roster.get_mut(*number).and_then(Entry::vacate)
-                && let Reader::Remote(seen) = &live.reader
+                && let Origin::Remote(seen) = &live.origin
             {
                 self.remotes.places.remove(&seen.who.series);
                 tracing::info!(target_name = %self.config.name, instance = seen.who.label, "instance gone");
@@ -301,7 +301,7 @@ impl RemoteTarget<'_> {
 }
 
 /// What the start time of a reading tells.
-enum Start {
+enum StartSeen {
     Same,
     Restarted,
     /// The reading is of another process behind the same address.
@@ -317,39 +317,39 @@ fn follow_start(
     reading: &Remote,
     dispatch: &mut Dispatch,
     now: Mono,
-) -> Start {
-    let (Identity::Series(id), Some(started)) = (&live.id, reading.started_unix_ms) else { return Start::Same };
+) -> StartSeen {
+    let (Identity::Series(id), Some(started)) = (&live.id, reading.started_unix_ms) else { return StartSeen::Same };
     let fresh = SeriesId { series: id.series.clone(), started_unix_ms: Some(started) };
     let Some(known) = id.started_unix_ms else {
         live.id = Identity::Series(fresh);
         live.born = born(Some(started), now).unwrap_or(live.born);
         slot.learn(live.id.clone());
-        return Start::Same;
+        return StartSeen::Same;
     };
     if known.abs_diff(started) <= SAME_START_MS {
-        return Start::Same;
+        return StartSeen::Same;
     }
-    let Reader::Remote(seen) = &mut live.reader else { return Start::Same };
+    let Origin::Remote(seen) = &mut live.origin else { return StartSeen::Same };
     let was_several = seen.several;
     if (started < known || was_several) && now.since(seen.own) < GONE_AFTER {
         if !std::mem::replace(&mut seen.several, true) {
             let cure = "watch each at its own address, or by `prometheus`, which tells them apart";
             tracing::warn!(target_name = %config.name, instance = reading.who.label, cure, "several processes answer here; one of them is watched");
         }
-        return Start::Anothers;
+        return StartSeen::Anothers;
     }
     if let Some(order) = slot.gone(&live.levels, now) {
         let why = "the process was replaced before it could be captured: pprof would be another's";
-        dispatch.carry_out(Place { target: config, number, slot, live }, order, Some(Caveat::Replaced(why.into())), now);
+        dispatch.carry_out(InstanceRef { target: config, number, slot, live }, order, Some(Caveat::Replaced(why.into())), now);
     }
     tracing::info!(target_name = %config.name, instance = reading.who.label, "restarted");
     slot.vacate();
     slot.arrive(Identity::Series(fresh.clone()), &config.rules, config.interval);
     *live = LiveInstance::remote(fresh, reading.who.clone(), config, now);
-    if let Reader::Remote(seen) = &mut live.reader {
+    if let Origin::Remote(seen) = &mut live.origin {
         seen.several = was_several;
     }
-    Start::Restarted
+    StartSeen::Restarted
 }
 
 /// When a process started, on our own clock; `None` where nothing says so, or it would be in the future.
@@ -361,7 +361,7 @@ fn born(started_unix_ms: Option<u64>, now: Mono) -> Option<Mono> {
 impl LiveInstance {
     fn remote(id: SeriesId, who: Arc<Who>, config: &config::Target, now: Mono) -> LiveInstance {
         let born = born(id.started_unix_ms, now).unwrap_or(now);
-        let seen = RemoteInstance {
+        let seen = HeardInstance {
             who,
             go: None,
             no_limit: None,
@@ -373,9 +373,9 @@ impl LiveInstance {
             round: 0,
         };
         LiveInstance {
-            evidence: Evidence::new(born, now),
+            evidence: EvidenceCheck::new(born, now),
             id: Identity::Series(id),
-            reader: Reader::Remote(seen),
+            origin: Origin::Remote(seen),
             born,
             levels: Levels::resolve(&config.rules, config.interval, None),
             limit: None,

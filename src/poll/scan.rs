@@ -38,7 +38,7 @@ pub(super) struct Scanned {
 
 /// Why there is no answer.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum NoAnswer {
+pub(super) enum NotScanned {
     /// The pass has been running for so long.
     Yet(Duration),
     Failed(String),
@@ -68,7 +68,7 @@ impl Scanner {
         whole_every: Duration,
         patience: Duration,
         now: Mono,
-    ) -> Result<Scanned, NoAnswer> {
+    ) -> Result<Scanned, NotScanned> {
         let is_new = self.running.is_none();
         if is_new {
             let (mut known, procfs, targets) = (std::mem::take(&mut self.known), procfs.clone(), targets());
@@ -81,22 +81,24 @@ impl Scanner {
         self.answer(if is_new { patience } else { Duration::ZERO }, now)
     }
 
-    fn start(&mut self, now: Mono, pass: impl FnOnce() -> (Known, Scanned) + Send + 'static) -> Result<(), NoAnswer> {
+    fn start(&mut self, now: Mono, pass: impl FnOnce() -> (Known, Scanned) + Send + 'static) -> Result<(), NotScanned> {
         let (done, answer) = sync_channel(1);
         let spawned = std::thread::Builder::new().name("lookup".into()).spawn(move || {
             // nobody waits any more only when memtrap ends
             let _ = done.send(pass());
         });
-        spawned.map_err(|e| NoAnswer::Failed(format!("no thread to look for processes: {e}")))?;
+        spawned.map_err(|e| NotScanned::Failed(format!("no thread to look for processes: {e}")))?;
         self.running = Some(Running { since: now, answer });
         Ok(())
     }
 
-    fn answer(&mut self, patience: Duration, now: Mono) -> Result<Scanned, NoAnswer> {
-        let Some(running) = &self.running else { return Err(NoAnswer::Yet(Duration::ZERO)) };
+    fn answer(&mut self, patience: Duration, now: Mono) -> Result<Scanned, NotScanned> {
+        let Some(running) = &self.running else { return Err(NotScanned::Yet(Duration::ZERO)) };
         let answer = match running.answer.recv_timeout(patience) {
-            Err(RecvTimeoutError::Timeout) => return Err(NoAnswer::Yet(now.since(running.since))),
-            Err(RecvTimeoutError::Disconnected) => Err(NoAnswer::Failed("looking for processes crashed, which is a bug in memtrap".into())),
+            Err(RecvTimeoutError::Timeout) => return Err(NotScanned::Yet(now.since(running.since))),
+            Err(RecvTimeoutError::Disconnected) => {
+                Err(NotScanned::Failed("looking for processes crashed, which is a bug in memtrap".into()))
+            }
             Ok((known, seen)) => {
                 self.known = if self.is_stale { Known::default() } else { known };
                 Ok(seen)
@@ -129,8 +131,8 @@ mod tests {
         };
         scanner.start(t(100), stuck).unwrap();
         let looked = |scanner: &mut Scanner, now| scanner.look(&ProcFs::host(), Vec::new, Duration::ZERO, Duration::from_secs(60), t(now));
-        assert_eq!(looked(&mut scanner, 100).unwrap_err(), NoAnswer::Yet(Duration::ZERO));
-        assert_eq!(looked(&mut scanner, 140).unwrap_err(), NoAnswer::Yet(Duration::from_secs(40)), "no second one beside it");
+        assert_eq!(looked(&mut scanner, 100).unwrap_err(), NotScanned::Yet(Duration::ZERO));
+        assert_eq!(looked(&mut scanner, 140).unwrap_err(), NotScanned::Yet(Duration::from_secs(40)), "no second one beside it");
         go_on.send(()).unwrap();
         scanner.answer(Duration::from_secs(60), t(141)).unwrap();
         looked(&mut scanner, 142).unwrap();
@@ -140,7 +142,7 @@ mod tests {
     fn a_pass_that_crashes_is_said_and_the_next_one_runs() {
         let mut scanner = Scanner::default();
         scanner.start(Mono::default(), || panic!("on purpose")).unwrap();
-        assert!(matches!(scanner.answer(Duration::from_secs(60), Mono::default()), Err(NoAnswer::Failed(_))));
+        assert!(matches!(scanner.answer(Duration::from_secs(60), Mono::default()), Err(NotScanned::Failed(_))));
         scanner.start(Mono::default(), nobody).unwrap();
         assert!(scanner.answer(Duration::from_secs(60), Mono::default()).is_ok());
     }

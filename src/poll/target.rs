@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::InstanceStatus;
 use super::descriptors::Room;
-use super::instance::{LiveInstance, Reader};
+use super::instance::{LiveInstance, Origin};
 use super::kills::Kills;
 use super::kin::Kinships;
 use super::remote::Remotes;
@@ -89,7 +89,7 @@ impl WatchedTarget {
             if let Some(live) = &mut entry.live {
                 live.levels = Levels::resolve(&config.rules, config.interval, live.limit.as_ref().map(|l| l.bytes));
                 live.evidence.doubt();
-                if let Reader::Local(local) = &mut live.reader {
+                if let Origin::Local(local) = &mut live.origin {
                     local.due = Mono::default();
                     local.overlooked |= others;
                 }
@@ -104,7 +104,7 @@ impl WatchedTarget {
         let mut left = self.roster.left(found);
         let is_replaced = !left.is_empty() && !self.roster.newcomers(found).is_empty();
         for (number, _, live) in self.roster.live_mut() {
-            let Reader::Local(local) = &mut live.reader else { continue };
+            let Origin::Local(local) = &mut live.origin else { continue };
             let was_overlooked = std::mem::replace(&mut local.overlooked, left.contains(&number));
             if local.overlooked && !was_overlooked && !is_replaced && live.id.process().is_some_and(|id| procfs.is_alive(id)) {
                 left.retain(|n| *n != number);

@@ -8,11 +8,11 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use super::descriptors::{self, Room};
-use super::dispatch::{Caveat, Dispatch, Place};
-use super::instance::{LIMIT_REFRESH, Reader};
+use super::dispatch::{Caveat, Dispatch, InstanceRef};
+use super::instance::{LIMIT_REFRESH, Origin};
 use super::kin::Kinships;
 use super::recovery::{self, Recovered};
-use super::scan::{NoAnswer, Scanned, Scanner};
+use super::scan::{NotScanned, Scanned, Scanner};
 use super::schedule::{self, Bounds};
 use super::target::{Feed, WatchedTarget};
 use super::task::{Command, Handles, JobDone, Readings};
@@ -238,7 +238,7 @@ impl Watcher {
         let mut next = next_multiple(now, bounds.interval.max(bounds.max_interval));
         let mut ended = Vec::new();
         for (number, slot, live) in watched.roster.live_mut() {
-            let Reader::Local(local) = &mut live.reader else { continue };
+            let Origin::Local(local) = &mut live.origin else { continue };
             if local.due > now {
                 next = next.min(local.due);
                 continue;
@@ -254,14 +254,14 @@ impl Watcher {
                             dispatch.tell_of_kills(&watched.config, live, &found, true);
                             let why = format!("the kernel killed another process of its cgroup for memory: {}", found.words());
                             if let Some(order) = slot.killed(&why, &live.levels, now) {
-                                let place = Place { target: &watched.config, number, slot, live };
+                                let place = InstanceRef { target: &watched.config, number, slot, live };
                                 dispatch.carry_out(place, order, None, now);
                             }
                         }
                     }
                     let age = now.since(live.born);
                     slot.charged(live.charge(procfs, limits, &watched.config, rss, now));
-                    let place = Place { target: &watched.config, number, slot, live };
+                    let place = InstanceRef { target: &watched.config, number, slot, live };
                     dispatch.read(place, Sample { at: now, rss }, age, true, now);
                 }
                 Reading::Gone => {
@@ -273,7 +273,7 @@ impl Watcher {
                     let order = slot.gone(&live.levels, now);
                     let order = order.or_else(|| slot.killed(&killed?, &live.levels, now));
                     if let Some(order) = order {
-                        let place = Place { target: &watched.config, number, slot, live };
+                        let place = InstanceRef { target: &watched.config, number, slot, live };
                         dispatch.carry_out(place, order, Some(Caveat::Gone), now);
                     }
                     ended.push(number);
@@ -334,7 +334,7 @@ impl Watcher {
                 self.seat_found(seen, now);
                 self.rescan_at = now + if self.is_settled { RESCAN_SETTLED } else { RESCAN_WAITING };
             }
-            Err(NoAnswer::Yet(since)) => {
+            Err(NotScanned::Yet(since)) => {
                 self.rescan_at = now + since.clamp(LOOK_AGAIN, RESCAN_WAITING);
                 if since >= LOOK_IS_STUCK {
                     self.say_problem(
@@ -343,7 +343,7 @@ impl Watcher {
                     );
                 }
             }
-            Err(NoAnswer::Failed(why)) => {
+            Err(NotScanned::Failed(why)) => {
                 self.say_problem(&why);
                 self.rescan_at = now + RESCAN_WAITING;
             }
@@ -408,7 +408,7 @@ impl Watcher {
             && !live.id.process().is_some_and(|id| procfs.is_alive(id))
             && let Some(order) = slot.gone(&live.levels, now)
         {
-            dispatch.carry_out(Place { target: &watched.config, number, slot, live }, order, Some(Caveat::Gone), now);
+            dispatch.carry_out(InstanceRef { target: &watched.config, number, slot, live }, order, Some(Caveat::Gone), now);
         }
         self.end(i, number, now);
     }
