@@ -9,7 +9,7 @@ use crate::anatomy::{Cgroup, Evidence};
 use crate::bundle::{FileEntry, Manifest, ProcessFacts, RemoteInstance};
 use crate::host::buildinfo::BuildInfo;
 use crate::lang::{Lang, say};
-use crate::trigger::Measure;
+use crate::trigger::{Fired, Measure};
 use crate::units::ByteSize;
 use crate::verdict::{self, Cause, Facts, Gogc};
 
@@ -102,8 +102,10 @@ impl Metadata {
     /// With what pprof's answers come to.
     pub fn facts(&self, whose: Provenance, standing: Standing, in_use: InUse) -> Facts {
         let env = self.process.as_ref().and_then(|p| p.env.as_ref());
+        let by_rss = |fired: &Fired| fired.measure == Measure::Rss && fired.trigger.by_rule() && !fired.trigger.is_asked();
         Facts {
             is_core: self.core.is_some(),
+            by_rss: self.manifest.as_ref().is_some_and(|m| by_rss(&m.trigger)),
             mistaken: self.mistaken(&whose),
             foreign: whose.foreign,
             baseline_goroutines: standing.goroutines.as_ref().and_then(|g| g.baseline_total),

@@ -26,6 +26,8 @@ const LEAST_MOVE: u64 = 1 << 20;
 const LITTLE: u64 = 256;
 /// Swap is added to hosts seldom.
 const SWAP_EVERY: Duration = Duration::from_secs(30);
+/// Fewer cgroups are not worth a look for those that are not asked for.
+const LEAST_TIDIED: usize = 64;
 /// By so much must another process of a target be larger to stand for their cgroup.
 const LARGER: (u64, u64) = (5, 4);
 
@@ -34,6 +36,8 @@ const LARGER: (u64, u64) = (5, 4);
 pub struct Charges {
     groups: HashMap<PathBuf, Weak<Group>>,
     most_kept: usize,
+    /// With so many, those that nobody asks for any more are forgotten.
+    tidy_at: usize,
     swap_free: Option<(u64, Mono)>,
 }
 
@@ -109,8 +113,9 @@ impl Charges {
             if let Some(known) = self.groups.get(&level.dir).and_then(Weak::upgrade) {
                 return (known, limit);
             }
-            if self.groups.len() >= self.most_kept {
+            if self.groups.len() >= self.tidy_at.min(self.most_kept) {
                 self.groups.retain(|_, group| group.strong_count() > 0);
+                self.tidy_at = (self.groups.len() * 2).max(LEAST_TIDIED);
             }
             let name = usage_file(version);
             let usage = (self.groups.len() < self.most_kept).then(|| open_path(&level.dir.join(name)).ok()).flatten();

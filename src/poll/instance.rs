@@ -20,7 +20,7 @@ use crate::identity::{Identity, InstanceId};
 use crate::incident::{Slot, State};
 use crate::lang::Lang;
 use crate::series::Kept;
-use crate::trigger::{Levels, STALE_AFTER};
+use crate::trigger::Levels;
 
 /// What is looked at of a limit beside the files that are kept open: the host's memory, ancestors out of sight, another cgroup.
 pub(super) const LIMIT_REFRESH: Duration = Duration::from_secs(30);
@@ -132,7 +132,7 @@ impl LiveInstance {
     /// What its cgroup is charged with, as far as it counts for this process, which has so much RSS.
     pub fn charge(&self, procfs: &ProcFs, limits: &mut Limits, config: &Arc<config::Target>, rss: u64, now: Mono) -> Option<Charge> {
         let (limit, pid) = (self.levels.limit?, self.id.pid()?);
-        let (target, stale) = (Arc::as_ptr(config) as usize, config.interval.max(config.max_interval) * STALE_AFTER);
+        let (target, stale) = (Arc::as_ptr(config) as usize, config.interval.max(config.max_interval) * 2);
         let asked = Question { target, pid, rss, limit, level: self.levels.lowest_share()?, stale };
         limits.charges.read(procfs, &self.local()?.charge, asked, now)
     }

@@ -50,6 +50,8 @@ pub struct Facts {
     pub cgroup: Option<Cgroup>,
     /// Its charge is what fired.
     pub by_charge: bool,
+    /// A rule about RSS is: what else fills the limit is not what was asked.
+    pub by_rss: bool,
     /// By the object graph, compared with the baseline's.
     pub holders: Option<Holders>,
     /// It is all out of a core file, which knows no RSS: what is explained is what the core has stored.

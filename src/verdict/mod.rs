@@ -228,7 +228,7 @@ pub fn decide(anatomy: &Anatomy, facts: &Facts, lang: Lang) -> Verdict {
     let cause = cause(anatomy, &weighed);
     let (missing, confidence) = doubts::of(anatomy, facts, &weighed, cause, lang);
     // why RSS is what it is does not matter where something else fills the limit
-    let elsewhere = facts.cgroup.as_ref().and_then(|cgroup| elsewhere(cgroup, facts.by_charge));
+    let elsewhere = facts.cgroup.as_ref().filter(|_| !facts.by_rss).and_then(|cgroup| elsewhere(cgroup, facts.by_charge));
     let go_heap_explains = explains(anatomy, &weighed);
     let growth = facts.baseline.as_ref().map(|base| anatomy.growth(base));
     let line = |bucket| BucketLine {

@@ -564,3 +564,18 @@ fn profiles_that_were_another_s_are_said_to_be_left_aside() {
 fn assert_cause_untranslated(evidence: &Evidence, facts: &Facts) -> Verdict {
     decide(&build(evidence), facts, Lang::En)
 }
+
+#[test]
+fn what_else_fills_the_limit_is_the_cause_unless_a_rule_about_rss_fired() {
+    let text = "/a memory.max: 1000\n/a memory.current: 900\n/a memory.stat: anon 50\n/a memory.stat: file 800\n/a memory.stat: shmem 800\n\
+                /a memory.stat: kernel 50\n/a memory.stat: active_file 0\n";
+    let cgroup = crate::anatomy::Cgroup::read(text, "", Some(7), Some(50), None);
+    let said = |by_charge, by_rss| {
+        let facts = Facts { cgroup: cgroup.clone(), by_charge, by_rss, ..Facts::default() };
+        let verdict = decide(&build(&Evidence { rss_bytes: 60, ..Evidence::default() }), &facts, Lang::En);
+        (verdict.cause, verdict.summary.starts_with("Of the limit of cgroup /a, "))
+    };
+    assert_eq!((said(true, false), said(false, false)), ((Cause::CgroupShmem, true), (Cause::CgroupShmem, true)));
+    let (cause, is_said) = said(false, true);
+    assert!(cause != Cause::CgroupShmem && !is_said, "{cause:?}");
+}
