@@ -59,8 +59,8 @@ fn sites(gzipped: &[u8]) -> BTreeMap<Stack, [i64; 4]> {
     for sample in profile.samples() {
         let lines = sample.locations.iter().flat_map(|at| profile.lines(&profile.locations[*at as usize]));
         let named = lines.map(|line| {
-            let function = &profile.functions[line.function as usize];
-            format!("{} {}:{}", profile.str(function.name), profile.str(function.file), line.line)
+            // Go's profiles have one file for each name: of an `init` that is in several, whichever came first
+            format!("{}:{}", profile.str(profile.functions[line.function as usize].name), line.line)
         });
         let of = sites.entry(named.collect()).or_default();
         of.iter_mut().zip(sample.values).for_each(|(sum, value)| *sum += value);
