@@ -17,7 +17,7 @@ use common::{GoVersion, debian_program, go_binary, not_checked, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-/// A service that ends with its owner, and by itself after two minutes.
+/// A service that ends with its owner, and by itself after ten minutes.
 struct Service {
     /// HOST:PORT, or the path of a socket.
     address: String,
@@ -32,7 +32,7 @@ impl Service {
     fn start(program: &Path, address: String, dir: TempDir, args: &[String], ready: &str) -> Service {
         let log = fs::File::create(dir.path().join("log")).unwrap();
         let mut command = Command::new("timeout");
-        command.args(["--kill-after=5", "120"]).arg(program).args(args).stdin(Stdio::null()).env("HOME", dir.path());
+        command.args(["--kill-after=5", "600"]).arg(program).args(args).stdin(Stdio::null()).env("HOME", dir.path());
         let child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         let service = Service { address, child, _dir: dir };
         wait_until(Duration::from_secs(60), &format!("{} is ready", program.display()), || service.ask("GET", ready, "").is_some());
