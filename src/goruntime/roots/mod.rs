@@ -204,7 +204,7 @@ impl Reading<'_> {
         for (pool, targets) in pools.into_iter().filter(|(_, targets)| !targets.is_empty()) {
             let name = match variables.at(pool) {
                 Some((_, variable)) if self.runtime.module.is_global(pool) => variable.name.text(variable.owner, self.own),
-                _ => "a sync.Pool".into(),
+                _ => "a field of an object".into(),
             };
             let root = by_name.entry(name.clone()).or_insert_with(|| Root { is_pool: true, ..Root::new(Kind::Global, name) });
             root.count += 1;
