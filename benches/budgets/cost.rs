@@ -22,11 +22,16 @@ pub struct Cost {
     gcs: f64,
 }
 
+/// Before Go 1.22 nobody tells.
+fn stopped(told: &Value) -> f64 {
+    told["stopped"].as_f64().unwrap_or(f64::NAN)
+}
+
 /// Of the last time that it was asked until now.
 fn since(svc: &Svc) -> Cost {
     let told = get(svc.address(), "/since").json();
     let number = |key: &str| told[key].as_f64().unwrap_or_else(|| panic!("no {key}: {told}"));
-    Cost { wall: number("wall"), cpu: number("cpu"), stopped: number("stopped"), stall: number("stall"), gcs: number("gcs") }
+    Cost { wall: number("wall"), cpu: number("cpu"), stopped: stopped(&told), stall: number("stall"), gcs: number("gcs") }
 }
 
 pub fn during(svc: &Svc, act: impl FnOnce()) -> Cost {

@@ -71,15 +71,12 @@ pub fn evidence() -> Vec<Row> {
 /// Walks over heaps of many small objects and of few large ones.
 pub fn holders() -> Vec<Row> {
     let mut rows = Vec::new();
-    for (mib, budget) in [(100, None), (256, Some((3.0, 160))), (1300, Some((20.0, 512)))] {
+    // some 2 and 10 million
+    for (mib, memory, seconds) in [(115, 160, 3.0), (575, 512, 20.0)] {
         let program = Command::new(go_program(GoVersion::Newest, "loaded", Build::Stripped));
         let svc = Svc::start_in(program, &["-mib", &mib.to_string(), "-goroutines", "100"]);
-        let memory = if mib > 1000 { 512 } else { 160 };
-        let (row, seconds, peak) = walked(&format!("{mib} MiB in small objects"), svc.pid(), memory, |act| beside(&svc, 3, act).1);
-        rows.push(match budget {
-            Some((most, most_mib)) => row.budget(&format!("{most} s, {most_mib} MiB"), seconds <= most && peak <= most_mib * MIB),
-            None => row,
-        });
+        let (row, wall, peak) = walked(&format!("{mib} MiB in small objects"), svc.pid(), memory, |act| beside(&svc, 3, act).1);
+        rows.push(row.budget(&format!("{seconds} s, {memory} MiB"), wall <= seconds && peak <= memory * MIB));
     }
     for mib in [1024, 4096] {
         let svc = scenarios::named("heap_few_big").start(GoVersion::Newest, mib);
