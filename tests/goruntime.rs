@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufReader, Read, Write};
@@ -359,6 +359,7 @@ fn a_process_that_forges_its_runtime_costs_bounded_reads_and_no_panic() {
             layout: Layout::of(&image.go_version).unwrap(),
             module: runtime.module.clone(),
             globals: runtime.globals.clone(),
+            others: OnceCell::new(),
         };
         refused += usize::from(MemStats::read(&forged).is_err());
         refused += usize::from(heap::profile(&forged, 0).is_err());

@@ -18,7 +18,7 @@ use rustix::fs::{SeekFrom, seek};
 
 use super::Refused;
 use super::image::{Image, PAGE, loaded, lowest};
-use super::memory::Memory;
+use super::memory::{Memory, words};
 use crate::host::buildinfo::{self, BuildInfo, BuildInfoError};
 use crate::units::ByteSize;
 
@@ -589,10 +589,6 @@ fn program_headers(bytes: &dyn Stored, header: &Header) -> Option<u64> {
         return None;
     }
     from_bytes::<elf::SectionHeader64<LittleEndian>>(&section).ok().map(|(section, _)| section.sh_info.get(E).into())
-}
-
-fn words(bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
-    bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word))
 }
 
 fn auxiliary(bytes: &[u8]) -> Auxiliary {

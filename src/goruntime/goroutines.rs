@@ -126,6 +126,32 @@ impl At {
             has_place: (status != RUNNING || syscall_sp != 0) && status != COPYING_STACK,
         })
     }
+
+    /// A goroutine, with what `walk` finds on its stack: looked at before and after, so that both are of one moment. Refused is the walk of one that
+    /// runs, or goes on running. `None`: the goroutine has ended, or has not begun.
+    pub fn settled<T>(
+        &self,
+        runtime: &Runtime,
+        address: u64,
+        mut walk: impl FnMut(&G) -> Result<T, Refused>,
+    ) -> Result<Option<(G, Result<T, Refused>)>, Refused> {
+        let look = || self.read(&runtime.memory.record(address, self.size)?);
+        let mut g = look()?;
+        for _ in 0..TRIES {
+            let walked = match g.has_place {
+                _ if is_none(&g) => return Ok(None),
+                true if (g.low..g.place.top).contains(&g.place.sp) => walk(&g),
+                true => Err(Refused::new("its stack pointer is outside of its stack")),
+                false => return Ok(Some((g, Err(Refused::new("it runs"))))),
+            };
+            let again = look()?;
+            if again == g {
+                return Ok(Some((g, walked)));
+            }
+            g = again;
+        }
+        Ok((!is_none(&g)).then(|| (g, Err(Refused::new("it ran meanwhile")))))
+    }
 }
 
 /// One goroutine, at a moment.
@@ -216,32 +242,10 @@ impl<'r> Walk<'r> {
         })
     }
 
-    fn look(&self, address: u64) -> Result<G, Refused> {
-        self.at.read(&self.runtime.memory.record(address, self.at.size)?)
-    }
-
     fn goroutine(&mut self, address: u64) -> Result<(), Refused> {
-        let mut g = self.look(address)?;
-        let mut stack = Err(Refused::new("it runs"));
-        for _ in 0..TRIES {
-            if is_none(&g) {
-                return Ok(());
-            }
-            let Place { sp, top, .. } = g.place;
-            stack = match g.has_place {
-                true if (g.low..top).contains(&sp) => self.unwinder.stack(g.place),
-                true => Err(Refused::new("its stack pointer is outside of its stack")),
-                false => break,
-            };
-            let again = self.look(address)?;
-            if again == g {
-                break;
-            }
-            (g, stack) = (again, Err(Refused::new("it ran meanwhile")));
-        }
-        if is_none(&g) {
-            return Ok(());
-        }
+        let unwinder = &mut self.unwinder;
+        let settled = self.at.settled(self.runtime, address, |g| unwinder.stack(g.place))?;
+        let Some((g, stack)) = settled else { return Ok(()) };
         self.seen += 1;
         let is_odd = g.status > DEAD_EXTRA || !self.ids.insert(g.id) || (g.has_place && stack.is_err());
         self.misfits += u64::from(is_odd);

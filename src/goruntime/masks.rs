@@ -14,16 +14,14 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::layout::Field;
+use super::memory::words;
 use super::spans::{PAGE, Span};
-use super::{Refused, Runtime};
+use super::{ARENA, Arenas, Refused, Runtime};
 
 /// Objects up to this size have their bits in the span (`MinSizeForMallocHeader`).
 pub(super) const IN_SPAN: u64 = 512;
 /// `spanInlineMarkBits`, for objects from 16 bytes on.
 const MARKS: usize = 128;
-const ARENA: u64 = 64 << 20;
-/// `arenaBaseOffset` on amd64, negated.
-const ARENA_BASE: u64 = 0x8000_0000_0000;
 /// Large objects are read in pieces.
 const PIECE: u64 = 256 << 10;
 /// Bytes of one type's mask: a type of 1 GiB.
@@ -70,10 +68,6 @@ pub(super) fn bit(bits: &[u8], at: u64) -> bool {
     bits.get((at / 8) as usize).is_some_and(|byte| byte >> (at % 8) & 1 == 1)
 }
 
-pub(super) fn words(bytes: &[u8]) -> impl Iterator<Item = u64> {
-    bytes.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word))
-}
-
 enum Scheme {
     TwoBits { bitmap: Field },
     OneBit { bitmap: Field, no_more: Field },
@@ -84,8 +78,7 @@ enum Scheme {
 pub struct Masks<'r> {
     runtime: &'r Runtime<'r>,
     scheme: Scheme,
-    /// The directory of arenas.
-    arenas: u64,
+    arenas: Arenas<'r>,
     types: HashMap<u64, Option<Rc<TypeMask>>>,
     /// The arena that was looked at last: its bitmap, and which bits have no more.
     arena: Option<(u64, Vec<u8>, Vec<u8>)>,
@@ -100,17 +93,25 @@ pub struct Masks<'r> {
 
 impl<'r> Masks<'r> {
     pub fn new(runtime: &'r Runtime<'r>) -> Result<Masks<'r>, Refused> {
-        const ARENA: &str = "runtime.heapArena";
+        const HEAP_ARENA: &str = "runtime.heapArena";
         let layout = &runtime.layout;
-        let scheme = match (layout.find(ARENA, "bitmap"), layout.find(ARENA, "noMorePtrs")) {
+        let scheme = match (layout.find(HEAP_ARENA, "bitmap"), layout.find(HEAP_ARENA, "noMorePtrs")) {
             (Some(bitmap), Some(no_more)) => Scheme::OneBit { bitmap, no_more },
             (Some(bitmap), None) => Scheme::TwoBits { bitmap },
-            (None, _) => Scheme::InSpan { marks: layout.find(ARENA, "pageUseSpanInlineMarkBits") },
+            (None, _) => Scheme::InSpan { marks: layout.find(HEAP_ARENA, "pageUseSpanInlineMarkBits") },
         };
-        let heap = runtime.globals.mheap.ok_or_else(|| Refused::new("runtime.mheap_ was not found in its code"))?;
-        let arenas = runtime.memory.u64(heap.wrapping_add(layout.field("runtime.mheap", "arenas")?.offset.into()))?;
         let (types, buffer) = (HashMap::new(), Vec::new());
-        Ok(Masks { runtime, scheme, arenas, types, arena: None, buffer, of_spans: HashMap::new(), unread: 0, guessed: 0 })
+        Ok(Masks {
+            runtime,
+            scheme,
+            arenas: runtime.arenas()?,
+            types,
+            arena: None,
+            buffer,
+            of_spans: HashMap::new(),
+            unread: 0,
+            guessed: 0,
+        })
     }
 
     /// Calls `found` with the index of the object and the word, for each word of the span that is a pointer, in their order.
@@ -218,7 +219,7 @@ impl<'r> Masks<'r> {
                 let has_marks = span.size >= 16 && marks.is_some_and(|field| self.has_marks(span, field));
                 span.start + span.bytes() - len - if has_marks { MARKS as u64 } else { 0 }
             }
-            Scheme::OneBit { bitmap, .. } => self.arena_at(span.start)?.wrapping_add(u64::from(bitmap.offset) + span.start % ARENA / 64),
+            Scheme::OneBit { bitmap, .. } => self.arenas.at(span.start)?.wrapping_add(u64::from(bitmap.offset) + span.start % ARENA / 64),
             Scheme::TwoBits { .. } => return Ok(Vec::new()),
         };
         self.runtime.memory.slice(at, len, PIECE)
@@ -257,7 +258,7 @@ impl<'r> Masks<'r> {
 
     fn bitmap_of(&self, address: u64) -> (u64, Vec<u8>, Vec<u8>) {
         let part = |field: Field| {
-            let meta = self.arena_at(address)?;
+            let meta = self.arenas.at(address)?;
             self.runtime.memory.slice(meta.wrapping_add(field.offset.into()), field.size.into(), 4 << 20)
         };
         let (bits, no_more) = match self.scheme {
@@ -268,15 +269,10 @@ impl<'r> Masks<'r> {
         (address / ARENA, bits.unwrap_or_default(), no_more.unwrap_or_default())
     }
 
-    /// The `heapArena` of an address.
-    fn arena_at(&self, address: u64) -> Result<u64, Refused> {
-        self.runtime.memory.u64(self.arenas.wrapping_add(address.wrapping_add(ARENA_BASE) / ARENA * 8))
-    }
-
     fn has_marks(&mut self, span: &Span, field: Field) -> bool {
         if self.arena.as_ref().is_none_or(|(at, ..)| *at != span.start / ARENA) {
             let read =
-                || self.runtime.memory.slice(self.arena_at(span.start)?.wrapping_add(field.offset.into()), field.size.into(), 1 << 16);
+                || self.runtime.memory.slice(self.arenas.at(span.start)?.wrapping_add(field.offset.into()), field.size.into(), 1 << 16);
             self.arena = Some((span.start / ARENA, read().unwrap_or_default(), Vec::new()));
         }
         self.arena.as_ref().is_some_and(|(_, bits, _)| bit(bits, span.start % ARENA / PAGE))

@@ -12,6 +12,11 @@ use std::rc::Rc;
 use super::Refused;
 use crate::units::ByteSize;
 
+/// The words that bytes are.
+pub(super) fn words(bytes: &[u8]) -> impl Iterator<Item = u64> + Clone {
+    bytes.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word))
+}
+
 /// An address space. Reads may be torn: the process goes on meanwhile.
 pub trait Memory {
     /// Fills `buf` from `address`; `false` if not all of it is mapped and readable.
@@ -113,7 +118,7 @@ impl<'m> Reader<'m> {
     /// `count` words, of which there may be `max` at most.
     pub fn words(&self, address: u64, count: u64, max: u64) -> Result<Vec<u64>, Refused> {
         let bytes = self.slice(address, count.saturating_mul(8), max.saturating_mul(8))?;
-        Ok(bytes.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)).collect())
+        Ok(words(&bytes).collect())
     }
 
     /// The words of the slice whose header is at `at`, which the program appends to: it grows by moving. `of` names what is in it.

@@ -252,7 +252,7 @@ fn cached_spans(runtime: &Runtime) -> Result<BTreeSet<u64>, Refused> {
 
 /// Are these among `mheap_.allspans`? It may be moved while it is read, and what was listed stays so.
 fn are_listed(runtime: &Runtime, mut spans: BTreeSet<u64>) -> Result<bool, Refused> {
-    let (memory, at) = (runtime.memory, runtime.list_of_spans()?);
+    let (memory, at) = (runtime.memory, runtime.of_heap("allspans")?);
     for _ in 0..TRIES {
         let len = memory.u64(at.wrapping_add(8))?;
         if len > MAX_LISTED {

@@ -48,6 +48,7 @@ pub mod variables;
 mod wait_reasons;
 mod way;
 
+use std::cell::OnceCell;
 use std::fmt;
 use std::fs::File;
 use std::time::SystemTime;
@@ -98,6 +99,8 @@ pub struct Runtime<'m> {
     pub layout: Layout,
     pub module: Module,
     pub globals: Globals,
+    /// Those of plugins, once they were asked for.
+    pub others: OnceCell<Vec<Module>>,
 }
 
 impl<'m> Runtime<'m> {
@@ -105,7 +108,7 @@ impl<'m> Runtime<'m> {
         let layout = Layout::of(&image.go_version)?;
         let module = Module::find(memory, image, &layout)?;
         let globals = Globals::find(memory, &module, &Functions::new(memory, &module, &layout)?, &layout)?;
-        Ok(Runtime { memory, layout, module, globals })
+        Ok(Runtime { memory, layout, module, globals, others: OnceCell::new() })
     }
 
     pub fn functions(&self) -> Result<Functions<'_>, Refused> {
@@ -118,10 +121,36 @@ impl<'m> Runtime<'m> {
         self.memory.words(self.memory.u64(at)?, self.memory.u64(at.wrapping_add(8))?, MAX_PS)
     }
 
-    /// Where `mheap_.allspans` is.
-    fn list_of_spans(&self) -> Result<u64, Refused> {
+    /// The program's, and those of its plugins.
+    fn modules(&self) -> impl Iterator<Item = &Module> + Clone {
+        let others = self.others.get_or_init(|| self.module.others(self.memory, &self.layout));
+        std::iter::once(&self.module).chain(others)
+    }
+
+    /// Where a field of `mheap_` is.
+    fn of_heap(&self, field: &'static str) -> Result<u64, Refused> {
         let heap = self.globals.mheap.ok_or_else(|| Refused::new("runtime.mheap_ was not found in its code"))?;
-        Ok(heap.wrapping_add(self.layout.field("runtime.mheap", "allspans")?.offset.into()))
+        Ok(heap.wrapping_add(self.layout.field("runtime.mheap", field)?.offset.into()))
+    }
+
+    /// The directory of arenas.
+    fn arenas(&self) -> Result<Arenas<'_>, Refused> {
+        Ok(Arenas { memory: self.memory, directory: self.memory.u64(self.of_heap("arenas")?)? })
+    }
+}
+
+/// `mheap_.arenas`, which has one level on amd64: an entry for each arena of the user's half.
+#[derive(Clone, Copy)]
+struct Arenas<'m> {
+    memory: &'m Reader<'m>,
+    directory: u64,
+}
+
+impl Arenas<'_> {
+    /// The `heapArena` of an address; 0 where the heap has none.
+    fn at(&self, address: u64) -> Result<u64, Refused> {
+        let index = address.wrapping_add(ARENA_BASE) / ARENA;
+        self.memory.u64(self.directory.wrapping_add(index.wrapping_mul(8)))
     }
 }
 
@@ -169,11 +198,9 @@ impl<M: Memory> Program<M> {
     pub fn holders(&self, max_bytes: u64) -> Result<Holders, Refused> {
         let reader = Reader::within(&self.memory, MAX_OBJECT_BYTES);
         let runtime = Runtime::find(&reader, &self.image)?;
-        let others = runtime.module.others(&reader, &runtime.layout);
-        let modules: Vec<&Module> = std::iter::once(&runtime.module).chain(&others).collect();
         let exe = self.exe.as_ref().map(File::try_clone).transpose();
         let exe = exe.map_err(|e| Refused::new(format!("its executable cannot be opened twice: {e}")))?;
-        let mut variables = exe.map(|exe| Variables::of_symbols(exe, self.image.bias, &modules)).transpose()?.unwrap_or_default();
+        let mut variables = exe.map(|exe| Variables::of_symbols(exe, self.image.bias, runtime.modules())).transpose()?.unwrap_or_default();
         if variables.is_empty() {
             variables = Variables::of_code(&runtime, &runtime.functions()?)?;
         }
@@ -189,13 +216,9 @@ impl<M: Memory> Program<M> {
     pub fn in_arenas(&self, addresses: impl Iterator<Item = u64>) -> Result<Vec<bool>, Refused> {
         let reader = Reader::new(&self.memory);
         let runtime = Runtime::find(&reader, &self.image)?;
-        let heap = runtime.globals.mheap.ok_or_else(|| Refused::new("runtime.mheap_ was not found in its code"))?;
-        let directory = reader.u64(heap.wrapping_add(runtime.layout.field("runtime.mheap", "arenas")?.offset.into()))?;
-        let is_arena = |address: u64| {
-            let index = address.wrapping_add(ARENA_BASE) / ARENA;
-            // the directory has an entry for each arena of the user's half
-            address < 1 << 47 && reader.u64(directory.wrapping_add(index * 8)).is_ok_and(|arena| arena != 0)
-        };
+        let arenas = runtime.arenas()?;
+        // the user's half
+        let is_arena = |address: u64| address < 1 << 47 && arenas.at(address).is_ok_and(|arena| arena != 0);
         Ok(addresses.map(is_arena).collect())
     }
 }

@@ -202,26 +202,20 @@ fn merged(held: Vec<Held>, roots: &[Root]) -> Vec<Held> {
     merged
 }
 
-fn title(root: &Root) -> String {
-    Holder { kind: root.kind.name().into(), name: root.name.clone(), is_pool: root.is_pool, ..Holder::default() }.with_count(root).title()
-}
-
 fn named(held: &Held, roots: &[Root]) -> Holder {
-    let base = Holder { retained_bytes: held.bytes, objects: held.objects, ..Holder::default() };
     let root = |number: &u32| roots.get(*number as usize);
-    match &held.roots[..] {
-        [one] if !held.has_others => match root(one) {
-            Some(root) => Holder { kind: root.kind.name().into(), name: root.name.clone(), is_pool: root.is_pool, ..base }.with_count(root),
-            None => base,
-        },
-        [] => Holder { kind: "shared".into(), name: "more than four together".into(), ..base },
+    let holder = match &held.roots[..] {
+        [one] if !held.has_others => root(one).map(Holder::of).unwrap_or_default(),
+        [] => Holder { kind: "shared".into(), name: "more than four together".into(), ..Holder::default() },
         several => {
-            let mut names: Vec<String> = several.iter().filter_map(root).map(title).collect();
+            let holders: Vec<Holder> = several.iter().filter_map(root).map(Holder::of).collect();
+            let mut names: Vec<String> = holders.iter().map(Holder::title).collect();
             names.extend(held.has_others.then(|| "others".to_owned()));
-            let goroutines = several.iter().filter_map(root).filter(|root| root.kind == Kind::Goroutines).map(|root| root.count).max();
-            Holder { kind: "shared".into(), name: names.join(" and "), goroutines, ..base }
+            let goroutines = holders.iter().filter_map(|holder| holder.goroutines).max();
+            Holder { kind: "shared".into(), name: names.join(" and "), goroutines, ..Holder::default() }
         }
-    }
+    };
+    Holder { retained_bytes: held.bytes, objects: held.objects, ..holder }
 }
 
 /// Who looks at what a set of roots holds.
@@ -233,25 +227,26 @@ struct Also {
 }
 
 fn also(tree: &Tree, roots: &[Root]) -> HashMap<Vec<u32>, Also> {
-    let mut by_set: HashMap<Vec<u32>, Vec<(u64, String, &Root)>> = HashMap::new();
+    let mut by_set: HashMap<Vec<u32>, Vec<(u64, String, Option<u64>)>> = HashMap::new();
     for ((set, by), bytes) in tree.looks() {
         if let Some(root) = roots.get(by as usize).filter(|root| root.kind != Kind::Runtime) {
-            by_set.entry(tree.roots_of_set(set).to_vec()).or_default().push((bytes, title(root), root));
+            let by = Holder::of(root);
+            by_set.entry(tree.roots_of_set(set).to_vec()).or_default().push((bytes, by.title(), by.goroutines));
         }
     }
-    let told = |mut looks: Vec<(u64, String, &Root)>| {
-        looks.sort_by(|a, b| (b.0, &b.1).cmp(&(a.0, &a.1)));
+    let told = |mut looks: Vec<(u64, String, Option<u64>)>| {
+        looks.sort_by(|a, b| b.cmp(a));
         looks.dedup_by(|a, b| a.1 == b.1);
-        let goroutines = looks.iter().filter(|(_, _, root)| root.kind == Kind::Goroutines).map(|(_, _, root)| root.count).max();
+        let goroutines = looks.iter().filter_map(|(_, _, goroutines)| *goroutines).max();
         Also { names: looks.into_iter().take(MAX_ALSO).map(|(_, name, _)| name).collect(), goroutines }
     };
     by_set.into_iter().map(|(set, names)| (set, told(names))).collect()
 }
 
 impl Holder {
-    fn with_count(self, root: &Root) -> Holder {
+    fn of(root: &Root) -> Holder {
         let count = matches!(root.kind, Kind::Goroutines | Kind::Timer | Kind::Finalizer).then_some(root.count);
         let goroutines = count.filter(|_| root.kind == Kind::Goroutines);
-        Holder { count, goroutines, ..self }
+        Holder { kind: root.kind.name().into(), name: root.name.clone(), is_pool: root.is_pool, count, goroutines, ..Holder::default() }
     }
 }

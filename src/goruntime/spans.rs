@@ -2,10 +2,9 @@
 
 use super::layout::{Field, Layout};
 use super::memory::Record;
-use super::{Refused, Runtime};
+use super::{ARENA, Refused, Runtime};
 
 pub(super) const PAGE: u64 = 8 << 10;
-const ARENA: u64 = 64 << 20;
 const PAGES_OF_ARENA: usize = (ARENA / PAGE) as usize;
 /// Address space between the first span and the last: 16 TiB.
 const MAX_ARENAS: u64 = 1 << 18;
@@ -58,7 +57,7 @@ pub struct Spans {
 impl Spans {
     /// Refused where the list is none, or has more than `max_slots` places for objects: these are then in the error's words.
     pub fn read(runtime: &Runtime, max_slots: u32) -> Result<Spans, Refused> {
-        let list = runtime.memory.list(runtime.list_of_spans()?, MAX_SPANS, "spans")?;
+        let list = runtime.memory.list(runtime.of_heap("allspans")?, MAX_SPANS, "spans")?;
         let at = At::of(&runtime.layout)?;
         let mut blocks = Blocks::new(runtime);
         let mut spans = Vec::new();

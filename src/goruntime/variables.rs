@@ -84,7 +84,7 @@ impl Name {
 
 impl Variables {
     /// From the symbol table of the executable; empty where it is stripped.
-    pub fn of_symbols(exe: File, bias: u64, modules: &[&Module]) -> Result<Variables, Refused> {
+    pub fn of_symbols<'m>(exe: File, bias: u64, modules: impl Iterator<Item = &'m Module> + Clone) -> Result<Variables, Refused> {
         let damaged = |e: object::Error| Refused::new(format!("the symbols of its executable cannot be read: {e}"));
         let cache = ReadCache::new(exe);
         let file: ElfFile64<'_, LittleEndian, _> = ElfFile64::parse(&cache).map_err(damaged)?;
@@ -93,7 +93,7 @@ impl Variables {
             let at = symbol.address().wrapping_add(bias);
             if symbol.kind() == SymbolKind::Data
                 && symbol.size() > 0
-                && modules.iter().any(|module| module.data.contains(at) || module.bss.contains(at))
+                && modules.clone().any(|module| module.data.contains(at) || module.bss.contains(at))
                 && let Ok(name) = symbol.name()
             {
                 let name = Name::Symbol(name.replace(char::is_control, "\u{fffd}"));

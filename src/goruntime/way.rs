@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use super::Runtime;
 use super::dominators::{Children, Tree};
 use super::frames::called_by;
-use super::masks::{self, IN_SPAN, Masks};
+use super::masks::{IN_SPAN, Masks};
+use super::memory::words;
 use super::owners::Held;
 use super::roots::Root;
 use super::spans::{Span, Spans};
@@ -211,7 +212,7 @@ impl<'r> Way<'r> {
                 if !self.runtime.memory.read(start, &mut bytes) {
                     return None;
                 }
-                let at = masks::words(&bytes).position(|word| self.spans.slot_at(word) == Some(slot))? as u64 * 8;
+                let at = words(&bytes).position(|word| self.spans.slot_at(word) == Some(slot))? as u64 * 8;
                 let header = if self.runtime.layout.minor >= 22 && !span.is_large && span.size > IN_SPAN { 8 } else { 0 };
                 let pointee = match known.at {
                     Some(of) => types::pointee(self.runtime, of, at.checked_sub(header)?),

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::frames::called_by;
 use super::masks::bit;
-use super::module::{Module, Range, Table};
+use super::module::{Range, Table};
 use super::names::Names;
 use super::spans::Spans;
 use super::variables::Variables;
@@ -140,12 +140,11 @@ pub fn read<'r>(runtime: &'r Runtime<'r>, spans: &'r Spans, variables: &mut Vari
 
 impl Reading<'_> {
     fn variables(&mut self, variables: &mut Variables) -> Result<(), Refused> {
-        let others = self.runtime.module.others(self.runtime.memory, &self.runtime.layout);
-        let modules: Vec<&Module> = std::iter::once(&self.runtime.module).chain(&others).collect();
-        let is_variable = |address: u64| modules.iter().any(|m| m.data.contains(address) || m.bss.contains(address));
+        let modules = self.runtime.modules();
+        let is_variable = |address: u64| modules.clone().any(|m| m.data.contains(address) || m.bss.contains(address));
         let mut pointers = Vec::new();
         let mut initial = Vec::new();
-        for module in &modules {
+        for module in modules.clone() {
             for (range, mask) in [(module.data, module.data_mask), (module.bss, module.bss_mask)] {
                 self.words_of(range, mask, &mut |at, word| match self.spans.slot_at(word) {
                     Some(slot) => pointers.push((at, slot)),
@@ -226,7 +225,7 @@ impl Reading<'_> {
             let piece = PIECE.min(len - done);
             let part = buf.get_mut(..piece as usize).unwrap_or_default();
             if self.runtime.memory.read(range.start + done, part) {
-                let words = (done / 8..).zip(super::masks::words(part));
+                let words = (done / 8..).zip(super::memory::words(part));
                 let set = words.filter(|(at, word)| *word != 0 && *at < mask.len && bit(&bits, *at));
                 set.for_each(|(at, word)| found(range.start + 8 * at, word));
             }

@@ -6,14 +6,12 @@ use super::{Kind, Reading, Root};
 use crate::goruntime::Refused;
 use crate::goruntime::frames::{FrameMaps, StackObject, Words};
 use crate::goruntime::goroutines::{self, At, G};
-use crate::goruntime::masks;
+use crate::goruntime::memory::words;
 use crate::goruntime::unwind::{self, Unwinder};
 use crate::pprof::own;
 
 /// Of one goroutine; its frames end the stack long before.
 const MAX_STACK: u64 = 64 << 20;
-/// Looks at a goroutine that goes on running.
-const TRIES: u32 = 3;
 /// Different stacks whose place is kept.
 const MAX_PLACES: usize = 1 << 20;
 
@@ -107,38 +105,25 @@ impl Reading<'_> {
 
     fn look(&mut self, address: u64, at: &At, unwinder: &mut Unwinder, maps: &mut FrameMaps) -> Result<Option<Seen>, Refused> {
         let memory = self.runtime.memory;
-        let look = || at.read(&memory.record(address, at.size)?);
-        let mut g = look()?;
-        for _ in 0..TRIES {
-            if goroutines::is_none(&g) {
-                return Ok(None);
-            }
-            let (low, top) = (g.low, g.place.top);
-            if !g.has_place || !(low..top).contains(&g.place.sp) {
-                break;
-            }
+        let settled = at.settled(self.runtime, address, |g| {
             let (mut calls, mut words) = (Vec::new(), Words::default());
-            let sp = g.place.sp;
-            let unwound = unwinder.calls(g.place, |call| {
+            unwinder.calls(g.place, |call| {
                 calls.push(call.address());
                 maps.words(call, &mut words);
-            });
-            let stack = memory.slice(sp, top - sp, MAX_STACK);
-            let again = look()?;
-            if again == g
-                && unwound.is_ok()
-                && let Ok(stack) = stack
-            {
-                calls.truncate(unwind::MAX_KEPT);
-                let (precise, possible) = values(&words, sp, &stack);
-                return Ok(Some(Seen { g, calls, precise, possible }));
-            }
-            g = again;
-        }
+            })?;
+            calls.truncate(unwind::MAX_KEPT);
+            let (precise, possible) = values(&words, g.place.sp, &memory.slice(g.place.sp, g.place.top - g.place.sp, MAX_STACK)?);
+            Ok((calls, precise, possible))
+        })?;
+        let g = match settled {
+            None => return Ok(None),
+            Some((g, Ok((calls, precise, possible)))) => return Ok(Some(Seen { g, calls, precise, possible })),
+            Some((g, Err(_))) => g,
+        };
         // it runs: what lies on its stack is or was in use
         let (low, top) = (g.low, g.place.top);
         let possible = match top.checked_sub(low).map(|len| memory.slice(low, len, MAX_STACK)) {
-            Some(Ok(stack)) => (low..).step_by(8).zip(masks::words(&stack)).filter(|(_, word)| *word != 0).collect(),
+            Some(Ok(stack)) => (low..).step_by(8).zip(words(&stack)).filter(|(_, word)| *word != 0).collect(),
             _ => {
                 self.roots.unread += 1;
                 Vec::new()
