@@ -18,6 +18,14 @@ use std::sync::Arc;
 /// Page cache below this share of the limit is what is left after reclaim has tried.
 const HARDLY_ANY: u64 = 50;
 
+/// v1 writes "no limit" as the largest multiple of the page size; nothing real comes near.
+pub const NO_LIMIT: u64 = 1 << 62;
+
+/// Is it a limit, and not the kernel's way to say that there is none?
+pub fn is_limit(bytes: &u64) -> bool {
+    (1..NO_LIMIT).contains(bytes)
+}
+
 /// What of a limited cgroup cannot be dropped, in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Charge {

@@ -1,12 +1,12 @@
 //! Files of secrets: named by a path, or by the name of a credential that systemd hands to the unit.
 
 use std::borrow::Cow;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use crate::aside::may_block;
+use crate::disk::open_at_once;
 
 /// How a configuration names a credential instead of a file: `credential:NAME`.
 pub const PREFIX: &str = "credential:";
@@ -20,9 +20,7 @@ pub fn is_name(name: &str) -> bool {
 pub fn open_secret(file: &Path) -> io::Result<File> {
     may_block();
     let path = in_credentials(file, std::env::var_os("CREDENTIALS_DIRECTORY").as_deref().map(Path::new))?;
-    // a FIFO in its place must not make the open wait
-    let nonblock = rustix::fs::OFlags::NONBLOCK.bits() as i32;
-    OpenOptions::new().read(true).custom_flags(nonblock).open(path)
+    open_at_once(&path)
 }
 
 fn in_credentials<'f>(file: &'f Path, directory: Option<&Path>) -> io::Result<Cow<'f, Path>> {

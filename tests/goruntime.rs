@@ -9,6 +9,7 @@ use std::io::{BufReader, Read, Write};
 use std::process::{Command, Stdio};
 
 use common::http::get;
+use common::outside::{cut_as, serves, stacks};
 use common::{Build, GoVersion, Svc, go_binary, go_program, repo, run};
 use memtrap::anatomy::memstats::parse;
 use memtrap::clock::{Mono, wall_now};
@@ -119,32 +120,9 @@ fn memstats_of_a_process_are_those_that_it_tells() {
     }
 }
 
-/// It serves the question itself: its connection, or the listener, which may not wait for the next one yet.
-fn serves(function: &str) -> bool {
-    function.contains("net/http.(*conn") || function.contains("net/http.(*Server).Serve")
-}
-
-/// Stacks with how many goroutines have them, without those that serve the question itself.
-fn stacks(dump: &goroutine::Dump) -> BTreeMap<Vec<String>, u64> {
-    let mut stacks = BTreeMap::new();
-    for group in &dump.groups {
-        let stack: Vec<String> = dump.stack(group).map(|f| format!("{} {}:{}", f.function, f.file, f.line)).collect();
-        // a goroutine that has not begun yet shows no frames: the server's
-        if !stack.is_empty() && !stack.iter().any(|call| serves(call) || call.contains("main.spin")) {
-            *stacks.entry(stack).or_default() += group.count;
-        }
-    }
-    stacks
-}
-
-/// Go keeps the innermost calls: 32 up to 1.22, of which the first are not shown.
-fn cut_as(told: &BTreeMap<Vec<String>, u64>, read: BTreeMap<Vec<String>, u64>) -> BTreeMap<Vec<String>, u64> {
-    let mut cut = BTreeMap::new();
-    for (stack, count) in read {
-        let as_told = told.keys().find(|told| told.len() > 25 && stack.starts_with(told)).cloned();
-        *cut.entry(as_told.unwrap_or(stack)).or_default() += count;
-    }
-    cut
+/// Without those that run, each time in another place.
+fn standing(dump: &goroutine::Dump) -> BTreeMap<Vec<String>, u64> {
+    stacks(dump, |call| call.contains("main.spin"))
 }
 
 fn goroutines_of(svc: &Svc) -> (goroutine::Dump, Vec<u8>, String) {
@@ -163,9 +141,9 @@ fn goroutines_of_a_process_are_those_that_it_tells() {
     for (version, build) in GoVersion::BOTH.into_iter().flat_map(|v| BUILDS.map(|b| (v, b))) {
         let svc = Svc::start_in(Command::new(go_program(version, "shapes", build)), &[]);
         let told = get(svc.address(), "/debug/pprof/goroutine?debug=1").body;
-        let told = stacks(&goroutine::parse(&*told, &goroutine::Limits::default()).unwrap());
+        let told = standing(&goroutine::parse(&*told, &goroutine::Limits::default()).unwrap());
         let (dump, profile, text) = goroutines_of(&svc);
-        let read = cut_as(&told, stacks(&dump));
+        let read = cut_as(&told, &standing(&dump));
         assert!(told.len() >= 25, "{told:?}");
         if read != told {
             let lacking: Vec<_> = told.iter().filter(|(stack, n)| read.get(*stack) != Some(n)).collect();

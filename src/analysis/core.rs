@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use super::metadata::no_holders;
 use super::{Analysis, AnalysisError, of_directory, quoted};
 use crate::anatomy::smaps::SHARED_MEMORY;
 use crate::bundle::ProcessFacts;
@@ -73,7 +74,7 @@ pub fn of_core(
     let mut holders_unknown = None;
     match program.holders(max_walk) {
         Ok(holders) => fs::write(dir.path().join(holders::FILE), json(&holders).map_err(io::Error::other)?)?,
-        Err(why) => holders_unknown = Some(line(&why.to_string())),
+        Err(why) => holders_unknown = Some(no_holders(&why.to_string(), lang)),
     }
     let parts = core.parts(ARENA);
     let arenas = program.in_arenas(parts.iter().map(|part| part.start)).unwrap_or_else(|_| vec![false; parts.len()]);
@@ -89,9 +90,7 @@ pub fn of_core(
     let mut analysis = of_directory(dir.path(), shown, None, None, lang)?;
     let verdict = &mut analysis.verdict;
     verdict.missing.splice(0..0, problems);
-    if let Some(why) = holders_unknown.filter(|_| verdict.cause.is_of_heap()) {
-        verdict.missing.push(say!(lang; "who holds the heap is not known: {why}"; "不知道谁持有堆：{why}"));
-    }
+    verdict.missing.extend(holders_unknown.filter(|_| verdict.cause.is_of_heap()));
     verdict.next = next_commands(verdict.cause, shown, exe);
     Ok(analysis)
 }

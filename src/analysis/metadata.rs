@@ -28,6 +28,12 @@ pub(super) struct Provenance {
     pub foreign: Vec<String>,
 }
 
+/// That who holds the heap is not known.
+pub(super) fn no_holders(why: &str, lang: Lang) -> String {
+    let why = verdict::line(why);
+    say!(lang; "who holds the heap is not known: {why}"; "不知道谁持有堆：{why}")
+}
+
 impl Metadata {
     /// `manifest`: of a bundle that is still being written.
     pub fn read(files: &mut Files, manifest: Option<Manifest>) -> Metadata {
@@ -148,8 +154,7 @@ impl Metadata {
     pub fn unknown_holders(&self, cause: Cause, lang: Lang) -> Option<String> {
         let manifest = self.manifest.as_ref().filter(|_| cause.is_of_heap())?;
         let step = manifest.files.iter().find(|f| f.step == "holders" && !f.has_file() && f.attempts > 0)?;
-        let why = verdict::line(step.reason.as_deref()?);
-        Some(say!(lang; "who holds the heap is not known: {why}"; "不知道谁持有堆：{why}"))
+        Some(no_holders(step.reason.as_deref()?, lang))
     }
 
     /// For how long the forced collection marked, in seconds: no longer than its profile took.

@@ -2,12 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::charge::{Room, Stat, droppable};
+use super::{plausible, signed};
+use crate::charge::{Room, Stat, droppable, is_limit};
 
 /// Processes that a table names.
 const NAMED: usize = 10;
-/// v1 writes "no limit" so, and near it.
-const NO_LIMIT: u64 = 1 << 62;
 
 /// A cgroup's usage. Bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,7 +145,7 @@ fn levels(text: &str) -> Vec<Numbers> {
         let Some((level, stat)) = levels.last_mut() else { continue };
         let number = || value.trim().parse::<u64>().ok();
         let lower = |limit: &mut Option<u64>, bytes: Option<u64>| {
-            let real = bytes.filter(|bytes| (1..NO_LIMIT).contains(bytes));
+            let real = bytes.filter(is_limit);
             *limit = [*limit, real].into_iter().flatten().min();
         };
         match file {
@@ -207,10 +206,10 @@ impl Numbers {
             (Charged::BusyCache, stat.busy_cache()),
             (Charged::Kernel, kernel),
         ]
-        .map(|(part, bytes)| ChargedLine { part, bytes: signed(bytes) })
+        .map(|(part, bytes)| ChargedLine { part, bytes: signed(plausible(bytes)) })
         .to_vec();
         let explained = lines.iter().fold(0i64, |sum, line| sum.saturating_add(line.bytes));
-        lines.push(ChargedLine { part: Charged::Unexplained, bytes: signed(self.usage).saturating_sub(explained) });
+        lines.push(ChargedLine { part: Charged::Unexplained, bytes: signed(plausible(self.usage)).saturating_sub(explained) });
         let mut processes: Vec<Member> =
             here.iter().filter(|process| Some(process.member.pid) != pid).map(|process| process.member.clone()).collect();
         processes.sort_by_key(|member| (std::cmp::Reverse(member.bytes), member.pid));
@@ -237,11 +236,6 @@ impl Numbers {
             kernel,
         }
     }
-}
-
-fn signed(bytes: u64) -> i64 {
-    // no host has more
-    i64::try_from(bytes.min(1 << 57)).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -63,7 +63,7 @@ const CHILD_MEMORY: u64 = 1 << 30;
 const CHILD_CPU_SECONDS: u64 = 30;
 const MAX_MANIFEST: u64 = 8 << 20;
 
-/// What finding who holds what is live in a core may take; about 30 bytes for each object.
+/// What finding who holds what is live in a core may take, as `memtrap holders` has it.
 const WALK: u64 = 2 << 30;
 
 pub fn run(args: Args) -> Result<(), Failure> {

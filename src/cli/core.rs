@@ -1,13 +1,13 @@
 //! Core files as an input of `analyze`, `top` and `holders`.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::Failure;
 use crate::clock;
+use crate::disk::open_at_once;
 use crate::goruntime::corefile::{CoreFile, Executable, is_elf};
 use crate::goruntime::image::Image;
 use crate::goruntime::{Program, Refused};
@@ -64,8 +64,7 @@ fn completed(core: &mut CoreFile) -> Result<Image, Refused> {
 /// The path may be a core's word: nothing that would wait or do something on being opened.
 fn opened(path: &Path) -> Result<Executable, Refused> {
     let cannot = |why: &dyn std::fmt::Display| Refused::new(format!("{} cannot be read: {why}", path.display()));
-    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits() as i32;
-    let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path).map_err(|e| cannot(&e))?;
+    let file = open_at_once(path).map_err(|e| cannot(&e))?;
     match file.metadata() {
         Ok(meta) if meta.is_file() => Ok(Executable { file, path: PathBuf::from(path) }),
         Ok(_) => Err(cannot(&"it is no file")),

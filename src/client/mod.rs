@@ -244,14 +244,11 @@ impl Clients {
     ) -> Result<Client, SetupError> {
         install_tls_provider();
         let (patience, names) = (Patience::with(base, connect), self.names(purpose));
-        let mut builder = match base.scheme() {
+        let builder = match base.scheme() {
             "https" => credentials.tls.apply(common(patience, purpose, names))?,
             _ => plain(patience, purpose, names),
         };
-        if let Some(socket) = socket {
-            builder = builder.unix_socket(socket);
-        }
-        builder.connector_layer(Gate { peer, threads: self.looks.clone() }).build().map_err(failed)
+        over(builder, socket).connector_layer(Gate { peer, threads: self.looks.clone() }).build().map_err(failed)
     }
 
     fn names(&self, purpose: Use) -> &Names {
@@ -271,11 +268,7 @@ impl Clients {
         let tls = base.scheme() == "https";
         let (patience, names) = (Patience::with(base, connect), self.names(purpose));
         if !tls && purpose == Use::Capture {
-            let mut builder = plain(patience, purpose, names);
-            if let Some(socket) = socket {
-                builder = builder.unix_socket(socket);
-            }
-            return builder.build().map_err(failed);
+            return over(plain(patience, purpose, names), socket).build().map_err(failed);
         }
         let key = (tls.then(|| credentials.tls.fingerprint()), patience, purpose);
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
@@ -289,6 +282,14 @@ impl Clients {
         }
         cached.push((key, client.clone()));
         Ok(client)
+    }
+}
+
+/// Through this socket, if there is one.
+fn over(builder: ClientBuilder, socket: Option<PathBuf>) -> ClientBuilder {
+    match socket {
+        Some(socket) => builder.unix_socket(socket),
+        None => builder,
     }
 }
 

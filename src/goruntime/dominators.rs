@@ -1,7 +1,7 @@
 //! What would be freed without a root, or without an object: reachability and dominators of an object graph.
 //!
 //! Pure. The tree is made by semi-NCA (Georgiadis, Tarjan, Werneck: "Finding Dominators in
-//! Practice", 2006) over a depth-first numbering. About 30 bytes for each slot at its peak, 5 of them for an average of 1.2 edges.
+//! Practice", 2006) over a depth-first numbering. About 35 bytes for each slot at its peak, with an average of 1.2 edges.
 //!
 //! Roots have a class. What a root reaches of an earlier class's objects does not count: so a goroutine that looks at a cache at this
 //! moment does not share it with the variable that keeps it. Such looks are kept, to be told.

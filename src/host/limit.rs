@@ -12,11 +12,9 @@ use super::cgroup::{CgroupRef, Level, Version};
 use super::charge::{Charges, Watch};
 use super::proc::open_path;
 use super::{Limit, ProcError, ProcFs};
+use crate::charge::{NO_LIMIT, is_limit};
 use crate::clock::Mono;
 use crate::units::ByteSize;
-
-/// v1 writes "no limit" as the largest multiple of the page size; nothing real comes near.
-const NO_LIMIT: u64 = 1 << 62;
 
 /// The least of `memory.max` and `memory.high` (v2) or `memory.limit_in_bytes` (v1) of all ancestor cgroups, and the host's
 /// memory.
@@ -202,7 +200,7 @@ impl Limits {
         {
             // a container's view ends below its host's slices; this number counts those too
             let own = cgroup.own();
-            let read = || (own.keyed("memory.stat", "hierarchical_memory_limit").filter(is_real), now);
+            let read = || (own.keyed("memory.stat", "hierarchical_memory_limit").filter(is_limit), now);
             let (hidden, _) = *kept.hidden.insert(kept.hidden.filter(|(_, read)| now.since(*read) < FRESH).unwrap_or_else(read));
             hidden.into_iter().for_each(|bytes| lower(bytes, own, "memory.stat hierarchical_memory_limit"));
         }
@@ -213,12 +211,8 @@ impl Limits {
 
 impl Kept {
     fn open(version: Version, level: &Level, is_kept: bool, now: Mono) -> Kept {
-        let names: &[&'static str] = match version {
-            Version::V1 => &["memory.limit_in_bytes"],
-            Version::V2 => &["memory.max", "memory.high"],
-        };
         let file = |name: &str| if is_kept { open_path(&level.dir.join(name)).ok() } else { None };
-        let files = names.iter().map(|name| KeptFile { name, file: file(name), bytes: None }).collect();
+        let files = limit_files(version).iter().map(|name| KeptFile { name, file: file(name), bytes: None }).collect();
         let mut kept = Kept { files, hidden: None, read: now, asked: now, removed: false };
         kept.read_again(Some(level), now);
         kept
@@ -244,7 +238,7 @@ impl Kept {
             };
             // 0 is written for a moment to force a reclaim, not to live with
             if read != Some(0) {
-                let bytes = read.filter(is_real);
+                let bytes = read.filter(is_limit);
                 is_another |= std::mem::replace(&mut kept.bytes, bytes) != bytes;
             }
         }
@@ -257,17 +251,17 @@ fn number(text: &[u8]) -> Option<u64> {
     std::str::from_utf8(text).ok()?.trim().parse().ok()
 }
 
-fn is_real(bytes: &u64) -> bool {
-    (1..NO_LIMIT).contains(bytes)
+/// The files with the limits of a cgroup.
+const fn limit_files(version: Version) -> &'static [&'static str] {
+    match version {
+        Version::V1 => &["memory.limit_in_bytes"],
+        Version::V2 => &["memory.max", "memory.high"],
+    }
 }
 
 /// The highest cgroup above a process that has a limit of its own.
 pub fn limited(cgroup: &CgroupRef) -> Option<&Level> {
-    let files: &[&str] = match cgroup.version {
-        Version::V1 => &["memory.limit_in_bytes"],
-        Version::V2 => &["memory.max", "memory.high"],
-    };
-    cgroup.levels().iter().rev().find(|level| files.iter().any(|file| level.number(file).filter(is_real).is_some()))
+    cgroup.levels().iter().rev().find(|level| limit_files(cgroup.version).iter().any(|file| level.number(file).filter(is_limit).is_some()))
 }
 
 /// How many processes of its cgroup the kernel has killed for memory; `None` where that cannot be read.
@@ -396,7 +390,7 @@ impl OomCounter {
         let version = self.cgroup.version;
         let levels = || self.cgroup.levels().iter().zip(&self.hits);
         let limit = |level: &Level| match version {
-            Version::V1 => level.number("memory.limit_in_bytes").filter(is_real),
+            Version::V1 => level.number("memory.limit_in_bytes").filter(is_limit),
             Version::V2 => level.number("memory.max"),
         };
         let met = levels().find(|(level, before)| hits(version, level).zip(**before).is_some_and(|(now, before)| now > before));

@@ -43,7 +43,7 @@ impl Read {
         Read {
             is_before_collection: heap.is_before_collection,
             sites: sites(&heap.gzipped),
-            goroutines: stacks(text.as_bytes()),
+            goroutines: resting(text.as_bytes()),
             stats: stats(MemStats::read(&runtime).unwrap().to_string().as_bytes()),
         }
     }
@@ -68,30 +68,37 @@ fn sites(gzipped: &[u8]) -> BTreeMap<Stack, [i64; 4]> {
     sites
 }
 
-/// Stacks of goroutines, without those that serve the question itself.
-fn stacks(text: &[u8]) -> BTreeMap<Stack, u64> {
-    let dump = goroutine::parse(text, &goroutine::Limits::default()).unwrap();
+/// It serves the question itself: its connection, or the listener, which may not wait for the next one yet.
+pub fn serves(function: &str) -> bool {
+    function.contains("net/http.(*conn") || function.contains("net/http.(*Server).Serve")
+}
+
+/// Stacks with how many goroutines have them, without those that serve the question itself, and those with a call that `is_left_out`.
+pub fn stacks(dump: &goroutine::Dump, is_left_out: impl Fn(&str) -> bool) -> BTreeMap<Stack, u64> {
     let mut stacks = BTreeMap::new();
     for group in &dump.groups {
         let stack: Stack = dump.stack(group).map(|f| format!("{} {}:{}", f.function, f.file, f.line)).collect();
-        let serves =
-            |call: &String| call.contains("net/http.(*conn") || call.contains("net/http.(*Server).Serve") || call.contains("poll.(*FD)");
-        // one that has not begun yet shows no frames
-        if !stack.is_empty() && !stack.iter().any(serves) {
+        // a goroutine that has not begun yet shows no frames: the server's
+        if !stack.is_empty() && !stack.iter().any(|call| serves(call) || is_left_out(call)) {
             *stacks.entry(stack).or_default() += group.count;
         }
     }
     stacks
 }
 
-/// Go keeps the innermost calls of each: 32 up to 1.22.
-fn cut_as(told: &BTreeMap<Stack, u64>, read: &BTreeMap<Stack, u64>) -> BTreeMap<Stack, u64> {
+/// Go keeps the innermost calls: 32 up to 1.22, of which the first are not shown.
+pub fn cut_as(told: &BTreeMap<Stack, u64>, read: &BTreeMap<Stack, u64>) -> BTreeMap<Stack, u64> {
     let mut cut = BTreeMap::new();
     for (stack, count) in read {
         let as_told = told.keys().find(|told| told.len() > 25 && stack.starts_with(told)).unwrap_or(stack);
         *cut.entry(as_told.clone()).or_default() += count;
     }
     cut
+}
+
+/// Of a service whose connections may be read from at any moment.
+fn resting(text: &[u8]) -> BTreeMap<Stack, u64> {
+    stacks(&goroutine::parse(text, &goroutine::Limits::default()).unwrap(), |call| call.contains("poll.(*FD)"))
 }
 
 /// What was compared.
@@ -125,7 +132,7 @@ pub fn compare(pid: u32, ask: impl Fn(&str) -> Vec<u8>) -> (Compared, Vec<String
     let told_stats = stats(&ask("heap?debug=1"));
     let then = Read::of(pid).stats;
     let told_sites = sites(&ask("heap"));
-    let told_stacks = stacks(&ask("goroutine?debug=1"));
+    let told_stacks = resting(&ask("goroutine?debug=1"));
     let after = Read::of(pid);
     let mut wrong = Vec::new();
     // what is in use moves both ways there, within any time; what was allocated only grows
