@@ -4,10 +4,11 @@
 //! `coredump_filter` asks for them. Those are read from the executable, if it is the one that the core is of. What is in neither is
 //! unreadable, never zero. Everything in a core is its author's word, and may be damaged, cut off or made up.
 
-use std::ffi::OsStr;
+mod headers;
+mod notes;
+
 use std::fs::File;
 use std::io::ErrorKind;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -18,9 +19,11 @@ use rustix::fs::{SeekFrom, seek};
 
 use super::Refused;
 use super::image::{Image, PAGE, loaded, lowest};
-use super::memory::{Memory, words};
+use super::memory::Memory;
 use crate::host::buildinfo::{self, BuildInfo, BuildInfoError};
 use crate::units::ByteSize;
+use headers::{Headers, elf_headers};
+use notes::{Auxiliary, Mapped, auxiliary, mapped_files};
 
 type Header = FileHeader64<LittleEndian>;
 type Program = ProgramHeader64<LittleEndian>;
@@ -34,17 +37,10 @@ const MAX_NOTES: u64 = 4 << 20;
 /// The kernel gives a list of mapped files 4 MiB.
 const MAX_FILE_NOTE: u64 = 16 << 20;
 const MAX_NOTE: u64 = 64 << 10;
-const MAX_PATH: usize = 4096;
 /// Executables are smaller.
 const MAX_EXECUTABLE: u64 = 8 << 30;
 /// What is read at once where a whole core is.
 const PIECE: u64 = 1 << 20;
-
-/// Keys of the auxiliary vector (`elf.h`).
-const AT_PHDR: u64 = 3;
-const AT_ENTRY: u64 = 9;
-const AT_RANDOM: u64 = 25;
-const AT_SYSINFO_EHDR: u64 = 33;
 
 /// Bytes that may be fewer than they say: a file, or a copy of one.
 pub trait Stored {
@@ -97,26 +93,6 @@ struct Segment {
     at: u64,
     stored: u64,
     flags: u32,
-}
-
-/// A mapping of a file, by `NT_FILE`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Mapped {
-    start: u64,
-    end: u64,
-    /// In bytes.
-    offset: u64,
-    path: PathBuf,
-}
-
-/// What the kernel told the program at its start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Auxiliary {
-    program_headers: Option<u64>,
-    entry: Option<u64>,
-    /// On the stack of the first thread.
-    random: Option<u64>,
-    vdso: Option<u64>,
 }
 
 /// The user's half of the address space ends here.
@@ -591,86 +567,6 @@ fn program_headers(bytes: &dyn Stored, header: &Header) -> Option<u64> {
     from_bytes::<elf::SectionHeader64<LittleEndian>>(&section).ok().map(|(section, _)| section.sh_info.get(E).into())
 }
 
-fn auxiliary(bytes: &[u8]) -> Auxiliary {
-    let pairs = || words(bytes).step_by(2).zip(words(bytes).skip(1).step_by(2));
-    let get = |key| pairs().find(|(k, _)| *k == key).map(|(_, value)| value);
-    Auxiliary { program_headers: get(AT_PHDR), entry: get(AT_ENTRY), random: get(AT_RANDOM), vdso: get(AT_SYSINFO_EHDR) }
-}
-
-/// A count, the size of a page, then start, end and page of each, then their paths.
-fn mapped_files(bytes: &[u8]) -> Vec<Mapped> {
-    let mut head = words(bytes);
-    let (Some(count), Some(page)) = (head.next(), head.next()) else { return Vec::new() };
-    let Some(paths) = usize::try_from(count).ok().and_then(|n| n.checked_mul(24)?.checked_add(16)).and_then(|at| bytes.get(at..)) else {
-        return Vec::new();
-    };
-    let mut places = head;
-    let mut mapped = Vec::new();
-    for path in paths.split(|byte| *byte == 0).take(count as usize) {
-        let (Some(start), Some(end), Some(offset)) = (places.next(), places.next(), places.next()) else { break };
-        if path.len() <= MAX_PATH && start < end {
-            let path = PathBuf::from(OsStr::from_bytes(path));
-            mapped.push(Mapped { start, end, offset: offset.saturating_mul(page), path });
-        }
-    }
-    mapped.sort_by_key(|file| file.start);
-    mapped
-}
-
-/// What an executable begins with.
-struct Headers {
-    /// As they are, but without sections.
-    bytes: Vec<u8>,
-    kind: elf::FileType,
-    entry: u64,
-    programs: Vec<Program>,
-}
-
-/// Of an executable; a core has more.
-const MAX_PROGRAMS: u16 = 256;
-
-impl Headers {
-    /// `None`: they cannot be read, or are of no 64-bit program.
-    fn read(read: &dyn Fn(u64, &mut [u8]) -> bool) -> Option<Headers> {
-        let mut bytes = vec![0; size_of::<Header>()];
-        if !read(0, &mut bytes) || !is_elf(&bytes) {
-            return None;
-        }
-        // e_shoff and e_shnum: what they lead to is not loaded
-        bytes.iter_mut().skip(40).take(8).for_each(|byte| *byte = 0);
-        bytes.iter_mut().skip(60).take(2).for_each(|byte| *byte = 0);
-        let (header, _) = from_bytes::<Header>(&bytes).ok()?;
-        let count = header.e_phnum.get(E);
-        if count > MAX_PROGRAMS || usize::from(header.e_phentsize.get(E)) != size_of::<Program>() {
-            return None;
-        }
-        let mut table = vec![0; usize::from(count) * size_of::<Program>()];
-        if !read(header.e_phoff.get(E), &mut table) {
-            return None;
-        }
-        let programs = slice_from_all_bytes::<Program>(&table).ok()?.to_vec();
-        let (kind, entry) = (header.e_type.get(E), header.e_entry.get(E));
-        // where all linkers put them
-        if header.e_phoff.get(E) == bytes.len() as u64 {
-            bytes.extend(table);
-        }
-        Some(Headers { bytes, kind, entry, programs })
-    }
-
-    fn is_movable(&self) -> bool {
-        self.kind == elf::ET_DYN
-    }
-
-    /// What was added to the addresses in it, by where its first page is.
-    fn bias_at(&self, first: u64) -> Option<u64> {
-        Some(if self.is_movable() { first.wrapping_sub(lowest(&self.programs)? & !(PAGE - 1)) } else { 0 })
-    }
-}
-
-fn elf_headers(file: &File) -> Result<Headers, Refused> {
-    Headers::read(&|at, buf| file.read_exact_at(buf, at).is_ok()).ok_or_else(|| Refused::new("it is no 64-bit executable"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -754,20 +650,5 @@ mod tests {
             bytes[64 + 56 * n + 32..][..8].copy_from_slice(&184u64.to_le_bytes());
         }
         assert_eq!(parsed(bytes).err().unwrap(), "it is a damaged core file: its segments hold more bytes than it has");
-    }
-
-    #[test]
-    fn a_list_of_files_tells_no_more_than_it_has() {
-        let list = |count: u64, places: &[[u64; 3]], paths: &[u8]| {
-            let words = [count, PAGE].into_iter().chain(places.iter().flatten().copied());
-            [words.flat_map(u64::to_le_bytes).collect::<Vec<u8>>(), paths.to_vec()].concat()
-        };
-        let files = mapped_files(&list(2, &[[0x5000, 0x6000, 1], [0x1000, 0x2000, 0]], b"/b\0/a\0"));
-        let told: Vec<(u64, u64, &str)> = files.iter().map(|file| (file.start, file.offset, file.path.to_str().unwrap())).collect();
-        assert_eq!(told, [(0x1000, 0, "/a"), (0x5000, PAGE, "/b")]);
-        assert_eq!(mapped_files(&list(u64::MAX, &[[1, 2, 3]], b"/a\0")), []);
-        assert_eq!(mapped_files(&list(1000, &[[1, 2, 3]], b"/a\0")), []);
-        assert_eq!(mapped_files(&list(1, &[[2, 1, 3]], b"/a\0")), []);
-        assert_eq!(mapped_files(b""), []);
     }
 }
