@@ -418,7 +418,7 @@ fn run_unprivileged(args: &[&str], what: &str) -> Option<Output> {
     let dir = tempfile::tempdir().unwrap();
     let program = dir.path().join("memtrap");
     fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
-    fs::copy(env!("CARGO_BIN_EXE_memtrap"), &program).unwrap();
+    common::copy_program(env!("CARGO_BIN_EXE_memtrap"), &program);
     let mut command = Command::new("setpriv");
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).arg(&program).args(args);
     let done = command.stdin(Stdio::null()).output();

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use common::http::get;
 use common::numbers::differences;
 use common::scenarios::named;
-use common::{Build, GoVersion, Svc, go_binary, go_program, run, wait_until};
+use common::{Build, GoVersion, Svc, copy_program, go_binary, go_program, run, wait_until};
 use memtrap::goruntime::corefile::{CoreFile, Executable};
 use memtrap::goruntime::evidence;
 use memtrap::goruntime::image::Image;
@@ -243,7 +243,7 @@ fn a_core_that_has_all_of_the_program_needs_no_executable() {
     let dir = tempfile::tempdir().unwrap();
     for (version, build) in [(GoVersion::Oldest, Build::Plain), (GoVersion::Newest, Build::Pie), (GoVersion::Newest, Build::Cgo)] {
         let exe = dir.path().join("svc");
-        fs::copy(go_program(version, "svc", build), &exe).unwrap();
+        copy_program(go_program(version, "svc", build), &exe);
         let svc = Svc::start_in(Command::new(&exe), &["-grow", "33554432"]);
         get(svc.address(), "/debug/pprof/heap?gc=1");
         stop(&svc);

@@ -235,7 +235,7 @@ fn a_process_with_a_hostile_name_breaks_out_of_nothing() {
     // the file's name becomes comm, the first argument cmdline
     let name = "<b>\u{1b}[2J\n../x";
     let program = dir.path().join(name.replace('/', "_"));
-    std::fs::copy("/bin/sleep", &program).unwrap();
+    common::copy_program("/bin/sleep", &program);
     let hostile = "<script>alert(1)</script>\u{1b}[31m\n../../etc/passwd`|";
     let mut child = std::process::Command::new(&program).arg0(hostile).arg("300").spawn().unwrap();
     let memtrap = Memtrap::start(&format!(

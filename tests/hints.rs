@@ -177,7 +177,7 @@ fn as_nobody(dir: &TempDir, args: &[&str]) -> Option<Output> {
     }
     let program = dir.path().join("memtrap");
     fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
-    fs::copy(env!("CARGO_BIN_EXE_memtrap"), &program).unwrap();
+    common::copy_program(env!("CARGO_BIN_EXE_memtrap"), &program);
     let mut command = Command::new("setpriv");
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"]).arg(&program).args(args);
     let done = command.stdin(Stdio::null()).output().ok();

@@ -19,7 +19,7 @@ const NOBODY: &str = "65534";
 fn prepared(process: &str) -> TempDir {
     let dir = TempDir::new().unwrap();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    fs::copy(env!("CARGO_BIN_EXE_memtrap"), dir.path().join("memtrap")).unwrap();
+    common::copy_program(env!("CARGO_BIN_EXE_memtrap"), dir.path().join("memtrap"));
     let (at, config) = (dir.path().display(), dir.path().join("m.toml"));
     let dirs = format!("[daemon]\nstate_dir = \"{at}/state\"\nbundle_dir = \"{at}/bundles\"\n");
     fs::write(&config, format!("{dirs}[[target]]\nname = \"svc\"\nprocess = {process}\npprof = \"off\"\nthreshold = \"1GiB\"\n")).unwrap();
@@ -90,7 +90,7 @@ fn a_port_that_docker_proxy_holds_is_not_the_services() {
     let addr = listener.local_addr().unwrap();
     let dir = TempDir::new().unwrap();
     let proxy = dir.path().join("docker-proxy");
-    fs::copy("/bin/sleep", &proxy).unwrap();
+    common::copy_program("/bin/sleep", &proxy);
     // it inherits the socket, as docker's own does
     rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty()).unwrap();
     let mut command = Command::new(&proxy);

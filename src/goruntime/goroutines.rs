@@ -134,7 +134,7 @@ impl At {
         runtime: &Runtime,
         address: u64,
         mut walk: impl FnMut(&G) -> Result<T, Refused>,
-    ) -> Result<Option<(G, Result<T, Refused>)>, Refused> {
+    ) -> Result<Option<Settled<T>>, Refused> {
         let look = || self.read(&runtime.memory.record(address, self.size)?);
         let mut g = look()?;
         for _ in 0..TRIES {
@@ -153,6 +153,9 @@ impl At {
         Ok((!is_none(&g)).then(|| (g, Err(Refused::new("it ran meanwhile")))))
     }
 }
+
+/// A goroutine with what its stack was walked for.
+pub(super) type Settled<T> = (G, Result<T, Refused>);
 
 /// One goroutine, at a moment.
 #[derive(Clone, Copy, PartialEq, Eq)]

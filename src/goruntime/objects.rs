@@ -218,6 +218,9 @@ fn named(held: &Held, roots: &[Root]) -> Holder {
     Holder { retained_bytes: held.bytes, objects: held.objects, ..holder }
 }
 
+/// One of those who look at what a set of roots holds: bytes, name, and how many goroutines it stands for.
+type Look = (u64, String, Option<u64>);
+
 /// Who looks at what a set of roots holds.
 struct Also {
     /// The most bytes first.
@@ -227,14 +230,14 @@ struct Also {
 }
 
 fn also(tree: &Tree, roots: &[Root]) -> HashMap<Vec<u32>, Also> {
-    let mut by_set: HashMap<Vec<u32>, Vec<(u64, String, Option<u64>)>> = HashMap::new();
+    let mut by_set: HashMap<Vec<u32>, Vec<Look>> = HashMap::new();
     for ((set, by), bytes) in tree.looks() {
         if let Some(root) = roots.get(by as usize).filter(|root| root.kind != Kind::Runtime) {
             let by = Holder::of(root);
             by_set.entry(tree.roots_of_set(set).to_vec()).or_default().push((bytes, by.title(), by.goroutines));
         }
     }
-    let told = |mut looks: Vec<(u64, String, Option<u64>)>| {
+    let told = |mut looks: Vec<Look>| {
         looks.sort_by(|a, b| b.cmp(a));
         looks.dedup_by(|a, b| a.1 == b.1);
         let goroutines = looks.iter().filter_map(|(_, _, goroutines)| *goroutines).max();

@@ -67,6 +67,13 @@ pub fn debian_program(package: &str, path: &str, what: &str) -> Option<PathBuf> 
     Some(PathBuf::from(String::from_utf8(output.stdout).unwrap().trim()))
 }
 
+/// A copy of a program that can be run at once. By a process of its own: what this one has open to write, a child that another test starts at
+/// that moment has too, and until it has become its program the kernel runs no file that is open so (ETXTBSY).
+pub fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) {
+    let status = Command::new("cp").arg("--").arg(from.as_ref()).arg(to.as_ref()).status().unwrap();
+    assert!(status.success(), "cp {} {}: {status}", from.as_ref().display(), to.as_ref().display());
+}
+
 /// Says loudly that this machine cannot check something; `make test` counts these lines.
 pub fn not_checked(what: &str) {
     // past the test harness, which keeps the output of passing tests to itself
