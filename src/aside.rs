@@ -10,6 +10,7 @@
 //! | names that are looked up | [`Threads`] for captures and others for sources, uploads and notifications; one for each name at a time |
 //! | the state, the bundles that retention deletes, the baselines that are swept | one [`Lane`] each |
 //! | what the server lists, reads, and renders | [`Threads`] each |
+//! | what the kernel tells of cgroups by itself | one thread |
 //! | the configuration that is read again | a thread |
 //! | uploads, notifications | a runtime each, with threads of its own |
 //! | log lines, words for the service manager | one thread each, with a bounded queue |

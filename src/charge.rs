@@ -33,9 +33,23 @@ pub struct Charge {
     pub limit: u64,
     /// Its path in the hierarchy.
     pub cgroup: Arc<str>,
+    /// The kernel has just met the limit: it reclaims, slows the processes or kills one.
+    pub is_met: bool,
 }
 
+/// Of its limit so much must be what the kernel cannot drop, if meeting it is to be trouble: page cache meets limits all day.
+const TROUBLE: (u64, u64) = (9, 10);
+
 impl Charge {
+    pub fn new(bytes: u64, limit: u64, cgroup: impl Into<Arc<str>>) -> Charge {
+        Charge { bytes, limit, cgroup: cgroup.into(), is_met: false }
+    }
+
+    /// The limit is met, and not by what can be dropped: at `memory.high` the processes sleep from here on, at `memory.max` they die.
+    pub fn is_trouble(&self) -> bool {
+        self.is_met && self.bytes >= self.limit / TROUBLE.1 * TROUBLE.0
+    }
+
     /// What it would be of another limit: the same share of it.
     pub fn against(&self, limit: u64) -> u64 {
         if limit == self.limit {
@@ -153,6 +167,12 @@ mod tests {
     }
 
     const ROOM: Room = Room { limit: 200 * MIB, swap_left: 0, is_pressed: false };
+
+    #[test]
+    fn a_limit_that_is_met_is_trouble_unless_it_is_by_what_can_go() {
+        let met = |bytes| Charge { is_met: true, ..Charge::new(bytes, 285, "/a") }.is_trouble();
+        assert_eq!((met(257), met(251), Charge::new(285, 285, "/a").is_trouble()), (true, false, false));
+    }
 
     #[test]
     fn clean_page_cache_goes_and_tmpfs_dirty_and_locked_pages_stay() {

@@ -212,3 +212,30 @@ fn page_cache_that_fills_the_cgroup_fires_nothing_and_nor_does_a_charge_that_is_
     sleep(Duration::from_secs(5));
     assert!(memtrap.bundles().is_empty(), "{}", memtrap.log());
 }
+
+#[test]
+fn a_leak_of_500_mib_a_second_is_heard_at_its_level_though_no_poll_is_due() {
+    let Some(cgroup) = Cgroup::new(401 * MIB) else { return };
+    let svc = cgroup.start(&[]);
+    let target = target(&svc, "threshold = \"80%\"\ninterval = \"1h\"\nmax_interval = \"1h\"");
+    let memtrap = Memtrap::start(&target.replace("for = \"0s\"", "for = \"3s\""));
+    // it is read twice when it is found, and then not for an hour
+    sleep(Duration::from_secs(2));
+    svc.tell(&format!("leak?rate={}&max={}", 500 * MIB, 350 * MIB));
+    let bundle = memtrap.wait_for_bundles(60, 1).remove(0);
+    let m = manifest(&bundle);
+    assert_eq!(m["trigger"]["trigger"], "threshold", "{m:#}");
+    assert!(m["trigger"]["rss_bytes"].as_u64().unwrap() >= 320 * MIB, "{m:#}");
+    assert!(bundle.join("heap.pb.gz").exists(), "{m:#}");
+}
+
+#[test]
+fn the_kill_of_a_cgroups_other_process_is_heard_and_not_waited_for() {
+    let Some(cgroup) = Cgroup::new(269 * MIB) else { return };
+    let svc = cgroup.start(&[]);
+    let memtrap = Memtrap::start(&target(&svc, "threshold = \"99%\"\ninterval = \"1h\"\nmax_interval = \"1h\""));
+    sleep(Duration::from_secs(2));
+    let _child = Helper(cgroup.shell("exec tail -n 1 < /dev/zero"));
+    memtrap.wait_until(20, "the kill is told of", |m| m.log().contains("the kernel killed another process of its cgroup"));
+    cgroup.kill_all();
+}

@@ -12,6 +12,8 @@ use crate::config::{self, Config};
 use crate::egress;
 use crate::egress::notice::Notice;
 use crate::error::chain;
+use crate::host::cgroup::CgroupRef;
+use crate::host::slowing::{self, LastSeconds};
 use crate::host::{ProcFs, limit, sight};
 use crate::identity::InstanceId;
 use crate::layout::{cut, painted, table};
@@ -60,6 +62,12 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         && let Some(why) = sight::hidden(&ProcFs::host())
     {
         tell(format_args!("processes may not be seen from here: {why}"));
+    }
+    if !args.probe
+        && let Some(why) =
+            slowing::advice(&ProcFs::host()).filter(|_| config.targets.iter().any(|target| target.source.process().is_some()))
+    {
+        tell(why);
     }
     if args.test_notify {
         test_notify(&config).await?;
@@ -222,7 +230,10 @@ async fn probe_instance(
         Some(Ok(gives)) => format!("can be read: {gives}"),
         Some(Err(why)) => format!("cannot be read: {why}"),
     };
-    let notes = limit_source.map(|source| format!("limit: {source}")).into_iter().chain([format!("memory: {memory}")]).collect();
+    let cgroup = CgroupRef::of(procfs, id.pid).ok().flatten();
+    let last = cgroup.and_then(|cgroup| LastSeconds::of(&cgroup).words()).map(|words| format!("last seconds: {words}"));
+    let notes =
+        limit_source.map(|source| format!("limit: {source}")).into_iter().chain([format!("memory: {memory}")]).chain(last).collect();
     Row { cells: vec![target.name.clone(), format!("pid {}", id.pid), rss, limit, pprof], notes }
 }
 

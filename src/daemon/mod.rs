@@ -35,6 +35,7 @@ use crate::egress::Egress;
 use crate::egress::arbiter::Theirs;
 use crate::error::chain;
 use crate::host::ProcFs;
+use crate::host::bell::Bells;
 use crate::incident::Captured;
 use crate::lang::Lang;
 use crate::meters::Meters;
@@ -107,6 +108,7 @@ pub struct Engine {
     sources: Sources,
     /// Ends with the watcher's thread.
     watcher: Option<oneshot::Receiver<()>>,
+    _listening: Listening,
     captures: JoinSet<Result<Ended, String>>,
     running: HashMap<Id, Job>,
     /// The bundle of an incident of which nothing could be saved yet: the next attempt's takes its place.
@@ -132,6 +134,27 @@ pub struct Engine {
     egress: Option<Egress>,
     stop: watch::Sender<bool>,
     progress: (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>),
+}
+
+/// A thread that tells the watcher what the kernel tells of cgroups. It ends with this.
+#[derive(Debug)]
+struct Listening(Option<Arc<Bells>>);
+
+impl Listening {
+    fn start(handles: &Handles) -> std::io::Result<Listening> {
+        if let Some(bells) = handles.bells.clone() {
+            let commands = handles.commands.clone();
+            let tell = move |bell, rang| commands.send(Command::Rang(bell, rang)).is_ok();
+            std::thread::Builder::new().name("bells".into()).spawn(move || bells.listen(tell))?;
+        }
+        Ok(Listening(handles.bells.clone()))
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.iter().for_each(|bells| bells.end());
+    }
 }
 
 /// Tells the service manager that the watcher's loop turns, twice as often as it wants to hear it.
@@ -178,6 +201,7 @@ impl Engine {
             let _ends: oneshot::Sender<()> = ends;
             watcher.run();
         })?;
+        let listening = Listening::start(&handles)?;
         let (env, stop) = (Arc::new(env), watch::Sender::new(false));
         let baselines = match (kept_in, &calendar) {
             (Some(dir), Some(calendar)) => {
@@ -201,6 +225,7 @@ impl Engine {
             meters,
             sources,
             watcher: Some(watcher_ended),
+            _listening: listening,
             captures: JoinSet::new(),
             running: HashMap::new(),
             hollow: HashMap::new(),

@@ -1,5 +1,7 @@
 //! The charge of limited cgroups, read as often as their processes are polled: one kept descriptor for each cgroup, whoever asks.
 //!
+//! Where the kernel tells of crossings by itself, a bell hangs at each cgroup (see `bell`): a ring is a reading before its time.
+//!
 //! The usage is a number and cheap. What of it the kernel could drop stands in `memory.stat`, which is read when the usage is near a level, has moved, or now and then;
 //! between two such readings what can be dropped is taken to stay the same.
 
@@ -10,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use super::ProcFs;
+use super::bell::{BellId, Bells, Hung, Rang};
 use super::cgroup::{Level, Version};
 use super::limit::FRESH;
 use super::proc::open_path;
@@ -28,6 +31,8 @@ const LITTLE: u64 = 256;
 const SWAP_EVERY: Duration = Duration::from_secs(30);
 /// Fewer cgroups are not worth a look for those that are not asked for.
 const LEAST_TIDIED: usize = 64;
+/// Levels at which the usage of one cgroup of v1 rings.
+const MOST_TRIPWIRES: usize = 8;
 /// By so much must another process of a target be larger to stand for their cgroup.
 const LARGER: (u64, u64) = (5, 4);
 
@@ -35,6 +40,9 @@ const LARGER: (u64, u64) = (5, 4);
 #[derive(Debug, Default)]
 pub struct Charges {
     groups: HashMap<PathBuf, Weak<Group>>,
+    bells: Option<Arc<Bells>>,
+    /// Whose bell it is.
+    by_bell: HashMap<BellId, Weak<Group>>,
     most_kept: usize,
     /// With so many, those that nobody asks for any more are forgotten.
     tidy_at: usize,
@@ -49,6 +57,8 @@ struct Group {
     version: Version,
     /// `None` where there are too many to keep.
     usage: Option<File>,
+    /// Of v2: of its limits and its kills. Of v1: of its kills.
+    bell: Option<Hung>,
     seen: Mutex<Seen>,
 }
 
@@ -57,6 +67,10 @@ struct Seen {
     usage: Option<(u64, Mono)>,
     stat: Option<Looked>,
     leaders: Vec<Leader>,
+    /// What its bells have said since it was read last.
+    rang: Option<Rang>,
+    /// Of v1: where the usage rings, bytes.
+    tripwires: Vec<(u64, Weak<Hung>)>,
 }
 
 /// What the last look at `memory.stat` told.
@@ -67,6 +81,8 @@ struct Looked {
     droppable: u64,
     /// How often reclaim was forced by then.
     pressed: Option<u64>,
+    /// The kernel had just met the limit.
+    is_met: bool,
 }
 
 /// Of several processes of one target in one cgroup, one stands for it: one incident, one bundle.
@@ -80,7 +96,23 @@ struct Leader {
 
 /// The limited cgroups above one process, the nearest first.
 #[derive(Debug, Default)]
-pub struct Watch(Box<[(Arc<Group>, u64)]>);
+pub struct Watch(Box<[Watched]>);
+
+#[derive(Debug)]
+struct Watched {
+    group: Arc<Group>,
+    limit: u64,
+    /// Shared with whoever waits for the same level.
+    tripwires: Box<[Arc<Hung>]>,
+}
+
+/// Whose cgroup rang: a process that stands for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Concerned {
+    /// As in the [`Question`].
+    pub target: usize,
+    pub pid: u32,
+}
 
 /// Who asks, and what the answer is for.
 #[derive(Clone, Copy, Debug)]
@@ -102,34 +134,87 @@ impl Charges {
         Charges { most_kept, ..Charges::default() }
     }
 
+    /// Hears of crossings through these bells.
+    pub fn listen(&mut self, bells: Arc<Bells>) {
+        self.bells = Some(bells);
+    }
+
     /// How many are open.
     pub fn kept_files(&self) -> usize {
-        self.groups.values().filter(|group| group.upgrade().is_some_and(|group| group.usage.is_some())).count()
+        let usages = self.groups.values().filter(|group| group.upgrade().is_some_and(|group| group.usage.is_some())).count();
+        usages + self.bells.as_ref().map_or(0, |bells| bells.count())
     }
 
     /// The cgroups of these directories, each with its limit. What was watched before, and is not any more, is closed when `before` is dropped.
     pub fn watch(&mut self, version: Version, levels: Vec<(Level, u64)>) -> Watch {
         let watched = levels.into_iter().map(|(level, limit)| {
-            if let Some(known) = self.groups.get(&level.dir).and_then(Weak::upgrade) {
-                return (known, limit);
+            if let Some(group) = self.groups.get(&level.dir).and_then(Weak::upgrade) {
+                return Watched { group, limit, tripwires: Box::default() };
             }
             if self.groups.len() >= self.tidy_at.min(self.most_kept) {
                 self.groups.retain(|_, group| group.strong_count() > 0);
+                self.by_bell.retain(|_, group| group.strong_count() > 0);
                 self.tidy_at = (self.groups.len() * 2).max(LEAST_TIDIED);
             }
             let name = usage_file(version);
             let usage = (self.groups.len() < self.most_kept).then(|| open_path(&level.dir.join(name)).ok()).flatten();
-            let group = Arc::new(Group { name: level.name.as_str().into(), level, version, usage, seen: Mutex::default() });
+            let hang = |bells: &Arc<Bells>| match version {
+                Version::V1 => bells.hang_oom(&level),
+                Version::V2 => bells.hang_events(&level),
+            };
+            let bell = self.bells.as_ref().filter(|_| usage.is_some()).map(hang);
+            let bell = bell.and_then(|hung| hung.inspect_err(|e| deaf(&level, e)).ok());
+            let id = bell.as_ref().map(|bell| bell.id);
+            let group = Arc::new(Group { name: level.name.as_str().into(), level, version, usage, bell, seen: Mutex::default() });
             self.groups.insert(group.level.dir.clone(), Arc::downgrade(&group));
-            (group, limit)
+            self.by_bell.extend(id.map(|id| (id, Arc::downgrade(&group))));
+            Watched { group, limit, tripwires: Box::default() }
         });
         Watch(watched.collect())
+    }
+
+    /// Of v1: the usage is to ring at these levels, each a share of a limit of so many bytes. v2 rings where its limits are met.
+    pub fn trip(&mut self, watch: &mut Watch, levels: &[(u64, u64)]) {
+        let Some(bells) = &self.bells else { return };
+        for Watched { group, limit, tripwires } in &mut watch.0 {
+            // without this one, there is no other either
+            if group.version == Version::V2 || group.bell.is_none() {
+                continue;
+            }
+            let mut seen = group.seen();
+            seen.tripwires.retain(|(_, hung)| hung.strong_count() > 0);
+            let shares = levels.iter().map(|(level, of)| share(*level, *limit, *of));
+            let hang = |bytes| {
+                if let Some(hung) = seen.tripwires.iter().find_map(|(at, hung)| hung.upgrade().filter(|_| *at == bytes)) {
+                    return Some(hung);
+                }
+                let room = seen.tripwires.len() < MOST_TRIPWIRES;
+                let hung =
+                    room.then(|| bells.hang_usage(&group.level, bytes)).and_then(|hung| hung.inspect_err(|e| deaf(&group.level, e)).ok());
+                let hung = Arc::new(hung?);
+                seen.tripwires.push((bytes, Arc::downgrade(&hung)));
+                self.by_bell.insert(hung.id, Arc::downgrade(group));
+                Some(hung)
+            };
+            *tripwires = shares.filter_map(hang).collect();
+        }
+    }
+
+    /// A bell rang: of whose cgroup. It is read anew at the next question.
+    pub fn rang(&mut self, bell: BellId, rang: Rang) -> Vec<Concerned> {
+        let Some(group) = self.by_bell.get(&bell).and_then(Weak::upgrade) else {
+            self.by_bell.remove(&bell);
+            return Vec::new();
+        };
+        let mut seen = group.seen();
+        seen.rang = Some(seen.rang.unwrap_or_default().and(rang));
+        seen.leaders.iter().map(|leader| Concerned { target: leader.target, pid: leader.pid }).collect()
     }
 
     /// The charge that is nearest to its limit, of those that the process of this question stands for.
     pub fn read(&mut self, procfs: &ProcFs, watch: &Watch, asked: Question, now: Mono) -> Option<Charge> {
         let mut nearest: Option<(u64, Charge)> = None;
-        for (group, limit) in &watch.0 {
+        for Watched { group, limit, .. } in &watch.0 {
             let mut seen = group.seen();
             let stands = seen.stands(asked, now);
             let Some(usage) = group.usage(&mut seen, now) else { continue };
@@ -137,13 +222,23 @@ impl Charges {
                 group.look(&mut seen, usage, *limit, self.swap_free(procfs, now), now);
             }
             let Some(looked) = seen.stat.filter(|_| stands) else { continue };
-            let charge = Charge { bytes: usage.saturating_sub(looked.droppable), limit: *limit, cgroup: group.name.clone() };
+            let is_met = looked.is_met && looked.at == now;
+            let charge = Charge { is_met, ..Charge::new(usage.saturating_sub(looked.droppable), *limit, group.name.clone()) };
             let against = charge.against(asked.limit);
             if nearest.as_ref().is_none_or(|(most, _)| against > *most) {
                 nearest = Some((against, charge));
             }
         }
         nearest.map(|(_, charge)| charge)
+    }
+
+    /// A bell that rings when it is said to: a made-up file has none.
+    #[cfg(test)]
+    pub fn hang_for_test(&mut self, name: &str) -> BellId {
+        let group = self.groups.values().find(|group| group.upgrade().is_some_and(|group| &*group.name == name)).unwrap().clone();
+        let id = BellId::for_test(self.by_bell.len() as u64 + 1_000);
+        self.by_bell.insert(id, group);
+        id
     }
 
     fn swap_free(&mut self, procfs: &ProcFs, now: Mono) -> u64 {
@@ -156,8 +251,8 @@ impl Charges {
 impl Seen {
     /// Whether what can be dropped must be read anew.
     fn must_look(&self, usage: u64, limit: u64, asked: Question, now: Mono) -> bool {
-        let Some(looked) = self.stat else { return true };
-        let part = |bytes: u64| (u128::from(bytes) * u128::from(limit) / u128::from(asked.limit.max(1))) as u64;
+        let Some(looked) = self.stat.filter(|_| self.rang.is_none()) else { return true };
+        let part = |bytes| share(bytes, limit, asked.limit);
         // the charge is no more than the usage
         if looked.at == now || usage <= part(asked.rss) {
             return false;
@@ -214,7 +309,8 @@ impl Group {
         let droppable = droppable(&stat, Room { limit, swap_left, is_pressed });
         // one look without new pressure does not tell that slab goes
         let pressed = if is_pressed { was_pressed } else { pressed };
-        seen.stat = Some(Looked { at: now, usage, droppable, pressed });
+        let is_met = seen.rang.take().is_some_and(|rang| rang.limit);
+        seen.stat = Some(Looked { at: now, usage, droppable, pressed, is_met });
     }
 
     /// How often reclaim was forced here.
@@ -236,6 +332,15 @@ impl Group {
             }
         }
     }
+}
+
+/// What these bytes of one limit are of another.
+fn share(bytes: u64, limit: u64, of: u64) -> u64 {
+    u64::try_from(u128::from(bytes) * u128::from(limit) / u128::from(of.max(1))).unwrap_or(u64::MAX)
+}
+
+fn deaf(level: &Level, error: &std::io::Error) {
+    tracing::debug!(cgroup = level.name, %error, "the kernel does not tell of this cgroup by itself: it is polled");
 }
 
 /// The file with what a cgroup uses.
@@ -316,6 +421,29 @@ mod tests {
         assert!(read(7, 40, 1) && !read(8, 45, 1), "a little larger");
         assert!(read(7, 40, 2) && read(9, 60, 2) && !read(7, 40, 2), "larger by far");
         assert!(!read(8, 45, 16) && read(8, 45, 17), "the one that stood for it is gone");
+    }
+
+    #[test]
+    fn what_rang_is_read_anew_and_met_its_limit_once() {
+        let host = FakeHost::new();
+        let own = level(&host, "/app", 200, &stat(190, 10, 0));
+        let mut charges = Charges::keeping(9);
+        let watch = charges.watch(Version::V2, vec![(own, 200 * MIB)]);
+        let bell = charges.hang_for_test("/app");
+        let read = |charges: &mut Charges, second| {
+            // RSS counts pages that are another cgroup's: the usage alone is no reason to look
+            let charge = charges.read(&host.procfs(), &watch, question(7, 205), Mono::from_secs(second)).unwrap();
+            (charge.bytes / MIB, charge.is_met)
+        };
+        assert_eq!(read(&mut charges, 1), (190, false));
+        level(&host, "/app", 200, &stat(198, 2, 0));
+        assert_eq!(read(&mut charges, 2), (190, false));
+        assert_eq!(charges.rang(bell, Rang { limit: true, kill: false }), [Concerned { target: 1, pid: 7 }]);
+        assert_eq!((read(&mut charges, 3), read(&mut charges, 4)), ((198, true), (198, false)));
+        assert_eq!(charges.rang(bell, Rang::default()).len(), 1);
+        assert_eq!(read(&mut charges, 5), (198, false), "a level was crossed, and no limit met");
+        drop(watch);
+        assert_eq!(charges.rang(bell, Rang::default()), []);
     }
 
     #[test]

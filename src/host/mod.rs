@@ -1,8 +1,9 @@
 //! What the kernel says of this host: its processes, their limits, cgroups, sockets and users, and the Go builds that they run.
 //!
 //! Everything here reads the kernel's text files below a root that tests replace, is synchronous, bounded, and keeps no
-//! state: a caller that wants the answer again asks again. Not here: RSS polling (`poll`), and anything that is sent to a process.
+//! state: a caller that wants the answer again asks again; but for `bell`, which waits for what the kernel tells by itself. Not here: RSS polling (`poll`), and anything that is sent to a process.
 
+pub mod bell;
 pub mod buildinfo;
 pub mod cgroup;
 pub mod charge;
@@ -11,6 +12,7 @@ pub mod obstacle;
 pub mod peer;
 pub mod proc;
 pub mod sight;
+pub mod slowing;
 pub mod sockets;
 pub mod trust;
 pub mod users;

@@ -123,9 +123,24 @@ impl LiveInstance {
         }
         let limit = limits.within(procfs, local.cgroup(), now);
         let counts = config.rules.charge && (config.rules.slope.is_some() || config.rules.need_limit());
-        local.charge = local.cgroup().filter(|_| counts).map(|cgroup| limits.watch(cgroup)).unwrap_or_default();
+        // what hung before is not taken down in between
+        let mut watch = local.cgroup().filter(|_| counts).map(|cgroup| limits.watch(cgroup)).unwrap_or_default();
         if let Ok(limit) = limit {
             self.set_limit(limit, config);
+        }
+        limits.charges.trip(&mut watch, &self.levels.tripwires().collect::<Vec<_>>());
+        if let Origin::Local(local) = &mut self.origin {
+            local.charge = watch;
+        }
+    }
+
+    /// A cgroup of this process rang: it is read at once, and its kills are looked for if there were any.
+    pub fn rang(&mut self, kill: bool, now: Mono) {
+        if let Origin::Local(local) = &mut self.origin {
+            local.due = now;
+            if kill {
+                local.limit_read = Mono::default();
+            }
         }
     }
 

@@ -12,6 +12,7 @@ use crate::bundle::Warning;
 use crate::clock::Mono;
 use crate::config::{self, Config};
 use crate::host::Limit;
+use crate::host::bell::{BellId, Bells, Rang};
 use crate::host::limit::OomCounter;
 use crate::identity::{Identity, SlotNumber};
 use crate::incident::Captured;
@@ -169,6 +170,8 @@ pub enum Command {
     /// A new, valid configuration. Targets are told apart by name; those that remain keep series, incidents and cooldowns.
     Reload(Box<Config>),
     Readings(Readings),
+    /// The kernel tells by itself of a cgroup.
+    Rang(BellId, Rang),
     Status(oneshot::Sender<Vec<InstanceStatus>>),
     /// The last hour of these targets' slots; of those that there are.
     History(Vec<(String, SlotNumber)>, oneshot::Sender<Vec<History>>),
@@ -184,4 +187,6 @@ pub struct Handles {
     pub tasks: mpsc::UnboundedReceiver<Task>,
     /// The newest state worth storing.
     pub state: watch::Receiver<Option<Saved>>,
+    /// What the watcher wants to be told of with [`Command::Rang`], by a thread that listens. `None`: nobody can.
+    pub bells: Option<Arc<Bells>>,
 }

@@ -112,7 +112,7 @@ pub fn replay(readings: &[Reading], setup: &Setup) -> Outcome {
         }
         let sample = Sample { at: now, rss: reading.rss };
         let charge = reading.kept.and_then(|kept| kept.charge).zip(levels.limit).filter(|_| setup.rules.charge);
-        slot.charged(charge.map(|(bytes, limit)| Charge { bytes, limit, cgroup: "of the timeline".into() }));
+        slot.charged(charge.map(|(bytes, limit)| Charge::new(bytes, limit, "of the timeline")));
         let mut happened = |what| outcome.events.push(Event { at: reading.at, rss: reading.rss, what });
         if let Some(order) = slot.observe(sample, age, &levels, &setup.rules) {
             happened(What::Fired { part: order.part, fired: Box::new(order.fired.clone()) });

@@ -192,7 +192,7 @@ fn is_loud(state: Stand) -> bool {
 /// RSS, or the charge where that is more, as near to the instance's limit as it is to its own.
 fn most(i: &InstanceStatus) -> Option<u64> {
     let charge = i.charge_bytes.zip(i.charge_limit_bytes).zip(i.limit_bytes);
-    i.rss_bytes.max(charge.map(|((bytes, of), limit)| Charge { bytes, limit: of, cgroup: "".into() }.against(limit)))
+    i.rss_bytes.max(charge.map(|((bytes, of), limit)| Charge::new(bytes, of, "").against(limit)))
 }
 
 fn is_over(i: &InstanceStatus) -> bool {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::fired::{Fired, Trigger};
 use super::rise::{At, Means, Standing, Tracked, time_to};
 use super::{Levels, Reading};
+use crate::charge::Charge;
 use crate::clock;
 use crate::units::ByteSize;
 
@@ -63,5 +64,18 @@ pub(super) fn fired(tracked: &Tracked, last: Reading, levels: &Levels) -> Option
         window_seconds: Some(tracked.window.span().as_secs_f64()),
         eta_seconds: Some(left.as_secs_f64()),
         ..Fired::manual(last.rss, Some(limit), reason)
+    })
+}
+
+/// The limit is met: there is no line to extend. The reason lacks what was compared.
+pub(super) fn fired_at_the_limit(charge: &Charge, last: Reading, levels: &Levels, slope: Option<f64>) -> Option<Fired> {
+    let eta = levels.eta?;
+    let reason = format!(" has met the limit of {} of cgroup {}, within {}", ByteSize(charge.limit), charge.cgroup, clock::human(eta));
+    Some(Fired {
+        trigger: Trigger::Eta,
+        level_bytes: last.most,
+        slope_bytes_per_second: slope,
+        eta_seconds: Some(0.0),
+        ..Fired::manual(last.rss, levels.limit, reason)
     })
 }

@@ -119,7 +119,7 @@ impl Fired {
     /// What was compared, in bytes against the limit.
     pub fn measured_bytes(&self) -> u64 {
         let charge = self.charge_bytes.zip(self.charge_limit_bytes).filter(|_| self.measure == Measure::Charge);
-        let against = |(bytes, limit)| Charge { bytes, limit, cgroup: "".into() }.against(self.limit_bytes.unwrap_or(limit));
+        let against = |(bytes, limit)| Charge::new(bytes, limit, "").against(self.limit_bytes.unwrap_or(limit));
         charge.map_or(self.rss_bytes, against)
     }
 }

@@ -100,6 +100,13 @@ impl Levels {
         self.stages.iter().take_while(|stage| stage.is_reached(reading)).count()
     }
 
+    /// The stages that the charge counts for; with `eta` alone, where the limit is near. As shares: of a limit of so many bytes.
+    pub fn tripwires(&self) -> impl Iterator<Item = (u64, u64)> {
+        let shares = self.stages.iter().filter(|stage| stage.is_share()).map(|stage| stage.bytes);
+        let near = self.limit.filter(|_| !self.stages.iter().any(Stage::is_share)).map(|limit| limit / 10 * 9);
+        shares.chain(near).zip(std::iter::repeat(self.limit.unwrap_or(u64::MAX)))
+    }
+
     /// The lowest stage that the charge counts for, or the limit.
     pub fn lowest_share(&self) -> Option<u64> {
         self.stages.iter().filter(|stage| stage.is_share()).map(|stage| stage.bytes).next().or(self.limit)

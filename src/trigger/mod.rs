@@ -192,7 +192,8 @@ impl Detector {
     pub fn fired(&self, levels: &Levels) -> Option<Fired> {
         let last = self.last()?;
         let how_long = || format!("for {}", clock::human(levels.hold));
-        self.pick(last, levels, |held| held.for_long(levels), how_long).or_else(|| self.cut_short(last, levels))
+        let held = self.pick(last, levels, |held| held.for_long(levels), how_long);
+        held.or_else(|| self.at_the_limit(last, levels)).or_else(|| self.cut_short(last, levels))
     }
 
     /// The next stage of the threshold, once it has held long enough. Slopes do not escalate.
@@ -216,6 +217,19 @@ impl Detector {
             ..Fired::manual(last.rss, levels.limit, format!(" at the last reading; {why}"))
         };
         self.with_measure(fired, last.most)
+    }
+
+    /// Nothing is waited for once the kernel has met the limit and little of what is in the cgroup can go: the processes are slowed or killed from here on. A
+    /// line that `eta` would extend is not needed either.
+    fn at_the_limit(&self, last: Reading, levels: &Levels) -> Option<Fired> {
+        let charge = self.charge.as_ref().filter(|charge| charge.is_trouble())?;
+        let (limit, cgroup) = (ByteSize(charge.limit), &charge.cgroup);
+        let why = || format!("not waiting {}: the kernel has met the limit of {limit} of cgroup {cgroup}", clock::human(levels.hold));
+        self.pick(last, levels, |held| held.met, why).or_else(|| {
+            self.eta.as_ref().filter(|tracked| tracked.standing != Standing::Warming)?;
+            let fired = eta::fired_at_the_limit(charge, last, levels, self.measured().recent_slope())?;
+            Some(self.with_measure(fired, last.most))
+        })
     }
 
     /// `for` must not outlast the process: if RSS goes on to rise as it does now, would the limit come first?

@@ -47,7 +47,7 @@ fn first_charged(
     let levels = Levels::resolve(rules, second, Some(limit_mib * MIB));
     let mut detector = Detector::new(rules, second);
     for (i, (mib, charge)) in readings.into_iter().enumerate() {
-        detector.charged(Some(Charge { bytes: charge * MIB, limit: of_mib * MIB, cgroup: "/pod".into() }));
+        detector.charged(Some(Charge::new(charge * MIB, of_mib * MIB, "/pod")));
         detector.observe(Sample { at: Mono::from_secs(1_000 + i as u64), rss: mib * MIB }, Duration::from_secs(1_000), &levels, 0);
         if let Some(fired) = detector.fired(&levels) {
             return Some((i, fired, detector));
@@ -69,6 +69,31 @@ fn a_share_of_the_limit_counts_the_charge_and_a_size_does_not() {
     assert_eq!((fired.measure, fired.charge_bytes), (Measure::Rss, None));
     let size = config::Rules { threshold: vec![size(80)], hold: Duration::ZERO, ..Default::default() };
     assert!(first_charged(&size, 100, 100, [(6, 60), (6, 99), (79, 99)]).is_none());
+}
+
+#[test]
+fn at_a_limit_that_the_kernel_has_met_no_rule_waits_and_eta_needs_no_line() {
+    let fires = |rules: &config::Rules, charge: u64, is_met, age: u64| {
+        let (second, at) = (Duration::from_secs(1), Mono::from_secs(1_000));
+        let levels = Levels::resolve(rules, second, Some(285 * MIB));
+        let mut detector = Detector::new(rules, second);
+        detector.charged(Some(Charge { is_met, ..Charge::new(charge * MIB, 285 * MIB, "/a") }));
+        detector.observe(Sample { at, rss: 40 * MIB }, Duration::from_secs(age), &levels, 0);
+        detector.fired(&levels).map(|fired| (fired.trigger, fired.reason))
+    };
+    let share = config::Rules { threshold: vec!["80%".parse().unwrap()], hold: Duration::from_secs(3), ..Default::default() };
+    let (trigger, reason) = fires(&share, 284, true, 5).unwrap();
+    assert_eq!(trigger, Trigger::Threshold);
+    assert!(reason.ends_with("not waiting 3s: the kernel has met the limit of 285MiB of cgroup /a"), "{reason}");
+    assert_eq!(fires(&share, 284, false, 5), None, "it holds for 3 s as ever");
+    assert_eq!(fires(&share, 240, true, 5), None, "page cache met it");
+    let size = config::Rules { threshold: vec![size(500)], ..share.clone() };
+    assert_eq!(fires(&size, 284, true, 5), None, "what was asked for is RSS");
+    let eta = config::Rules { threshold: Vec::new(), eta: Some(Duration::from_secs(300)), ..share };
+    let (trigger, reason) = fires(&eta, 284, true, 500).unwrap();
+    assert_eq!(trigger, Trigger::Eta);
+    assert!(reason.ends_with(" has met the limit of 285MiB of cgroup /a, within 5m"), "{reason}");
+    assert_eq!(fires(&eta, 284, true, 5), None, "start-up looks like a leak");
 }
 
 #[test]

@@ -21,6 +21,7 @@ use crate::budget::{self, Budget};
 use crate::clock::{self, Mono};
 use crate::config::Config;
 use crate::host::ProcFs;
+use crate::host::bell::{BellId, Bells, Rang};
 use crate::host::cgroup::Mounts;
 use crate::host::limit::{FRESH, Limits};
 use crate::identity::Identity;
@@ -45,7 +46,7 @@ const WHOLE_WAITING: Duration = Duration::from_secs(10);
 const WHOLE_SETTLED: Duration = Duration::from_secs(60);
 /// Thousands of limits that were read together must not hold up the polls each time.
 const MAX_LIMITS_A_TURN: usize = 500;
-/// Of the files that may be open for processes, one in so many is a cgroup's instead, and its second and third: limits of further cgroups are read when
+/// Of the files that may be open for processes, one in so many is a cgroup's instead, and its second to fifth: limits of further cgroups are read when
 /// those of their processes are due.
 const KEPT_FOR_LIMITS: usize = 8;
 /// A sweep over limits that did not come to its end goes on after this.
@@ -126,6 +127,9 @@ impl Watcher {
                 watched
             })
             .collect();
+        let mut limits = Limits::keeping(descriptors::for_processes(bounds(config).at_once()) / KEPT_FOR_LIMITS);
+        let bells = Bells::new().inspect_err(|error| tracing::warn!(%error, "cgroups are polled, and not listened to")).ok();
+        bells.iter().for_each(|bells| limits.charges.listen(bells.clone()));
         let watcher = Watcher {
             mounts: Mounts::read(&procfs),
             procfs,
@@ -145,7 +149,7 @@ impl Watcher {
             pulse,
             rescan_at: now,
             scanned_at: Mono::default(),
-            limits: Limits::keeping(descriptors::for_processes(bounds(config).at_once()) / KEPT_FOR_LIMITS),
+            limits,
             sweep_at: now,
             scanner: Scanner::default(),
             look_patience: LOOK_PATIENCE,
@@ -155,7 +159,7 @@ impl Watcher {
             lang: config.daemon.lang,
             changed: false,
         };
-        (watcher, Handles { commands: command_tx, tasks: tasks_rx, state })
+        (watcher, Handles { commands: command_tx, tasks: tasks_rx, state, bells })
     }
 
     /// Loops until told to stop, or until nobody is left to tell it anything.
@@ -424,6 +428,7 @@ impl Watcher {
             }
             Command::Reload(config) => self.reload(*config, now),
             Command::Readings(readings) => self.hear(readings, now),
+            Command::Rang(bell, rang) => self.rang(bell, rang, now),
             Command::Status(reply) => {
                 // the asker may have gone meanwhile
                 let _ = reply.send(self.status(now));
@@ -442,6 +447,18 @@ impl Watcher {
         // a target may have left the configuration meanwhile
         let Some(watched) = self.by_name.get(&*readings.target).and_then(|i| self.targets.get_mut(*i)) else { return };
         self.changed |= watched.remote().is_some_and(|mut remote| remote.hear(readings, &mut self.dispatch, now));
+    }
+
+    /// A reading before its time, of the processes that stand for the cgroup: what follows from it is for the rules to say.
+    fn rang(&mut self, bell: BellId, rang: Rang, now: Mono) {
+        for concerned in self.limits.charges.rang(bell, rang) {
+            let Some(watched) = self.targets.iter_mut().find(|t| Arc::as_ptr(&t.config) as usize == concerned.target) else { continue };
+            let WatchedTarget { roster, due, .. } = watched;
+            if let Some((_, _, live)) = roster.live_mut().find(|(_, _, live)| live.id.pid() == Some(concerned.pid)) {
+                live.rang(rang.kill, now);
+                *due = now;
+            }
+        }
     }
 
     fn done(&mut self, done: JobDone, now: Mono) {

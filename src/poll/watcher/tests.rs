@@ -604,3 +604,37 @@ fn whether_evidence_could_be_had_is_asked_at_start_and_of_each_new_process() {
     answer(&mut w, &first[0], Err("of the one before".into()));
     assert_eq!(evidence(&w), None);
 }
+
+#[test]
+fn a_ring_is_a_reading_before_its_time_and_a_limit_that_is_met_is_not_waited_at() {
+    let mut t = by_name("shop");
+    t.rules.threshold = vec!["80%".parse().unwrap()];
+    t.rules.hold = Duration::from_secs(3);
+    let mut w = World::new(vec![t]);
+    w.host.file("proc/self/mountinfo", "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
+    let cgroup = |w: &World, usage: u64, anon: u64| {
+        let of = |file: &str, text: String| w.host.file(&format!("sys/fs/cgroup/app/{file}"), text);
+        of("memory.max", format!("{}\n", 300 * MIB));
+        of("memory.high", format!("{}\n", 285 * MIB));
+        of("memory.current", format!("{}\n", usage * MIB));
+        of("memory.stat", format!("anon {}\nfile {}\nshmem 0\n", anon * MIB, (usage - anon) * MIB));
+    };
+    cgroup(&w, 50, 45);
+    w.host.process(7, "shop").cmdline(&["shop"]).file("cgroup", "0::/app\n").write();
+    w.rss(7, 40);
+    w.seconds(5).tasks();
+    let bell = w.watcher.limits.charges.hang_for_test("/app");
+    let ring = |w: &mut World, limit| {
+        w.now = w.now + Duration::from_millis(5);
+        w.watcher.obey(Command::Rang(bell, Rang { limit, kill: false }), w.now);
+        w.watcher.turn(w.now);
+        w.jobs()
+    };
+    cgroup(&w, 286, 60);
+    assert_eq!(ring(&mut w, true).len(), 0, "page cache");
+    cgroup(&w, 286, 280);
+    w.rss(7, 275);
+    let fired = ring(&mut w, true).remove(0).fired;
+    assert_eq!((fired.trigger, fired.limit_bytes), (Trigger::Threshold, Some(285 * MIB)));
+    assert!(fired.reason.ends_with("not waiting 3s: the kernel has met the limit of 285MiB of cgroup /app"), "{}", fired.reason);
+}
