@@ -18,11 +18,17 @@ pub struct StepKind {
     pub baseline: bool,
     /// `skip` in the configuration may name it.
     pub skippable: bool,
+    /// It makes the service work (a whole collection, or for seconds): not while the kernel slows that one down.
+    pub heavy: bool,
 }
 
 impl StepKind {
     const fn big(self) -> StepKind {
         StepKind { big: true, ..self }
+    }
+
+    const fn heavy(self) -> StepKind {
+        StepKind { heavy: true, ..self }
     }
 
     const fn baseline(self) -> StepKind {
@@ -32,7 +38,7 @@ impl StepKind {
 
 /// What the kernel tells, and what follows from another step, is not skipped by name.
 const fn fixed(name: &'static str, file: &'static str, describes: &'static str) -> StepKind {
-    StepKind { name, file, describes, big: false, baseline: false, skippable: false }
+    StepKind { name, file, describes, big: false, baseline: false, skippable: false, heavy: false }
 }
 
 const fn step(name: &'static str, file: &'static str, describes: &'static str) -> StepKind {
@@ -54,8 +60,8 @@ pub const ALL: [StepKind; 26] = [
     step("goroutine", "goroutine.pb.gz", "all goroutines, as a profile of their stacks").baseline(),
     step("threadcreate", "threadcreate.pb.gz", "the stacks that made new OS threads"),
     step("allocs", "allocs.pb.gz", "everything allocated since the process started, freed or not").big(),
-    step("heap_gc", "heap_gc.pb.gz", "heap profile right after a forced GC: what is really live"),
-    fixed("memstats_gc", "memstats_gc.txt", "`runtime.MemStats` again, after that GC"),
+    step("heap_gc", "heap_gc.pb.gz", "heap profile right after a forced GC: what is really live").heavy(),
+    fixed("memstats_gc", "memstats_gc.txt", "`runtime.MemStats` again, after that GC").heavy(),
     step(
         "goroutine_text",
         "goroutine.txt",
@@ -65,16 +71,17 @@ pub const ALL: [StepKind; 26] = [
     // after the collection: what is reached is then what that one marked
     step("holders", holders::FILE, "who holds what is live: what would be freed without each variable, goroutine or timer").baseline(),
     // a whole collection, which the first answer does not need: the text must not wait for it
-    step("goroutineleak", "goroutineleak.pb.gz", "goroutines that the garbage collector proved to be blocked for ever"),
+    step("goroutineleak", "goroutineleak.pb.gz", "goroutines that the garbage collector proved to be blocked for ever").heavy(),
     step("mutex", "mutex.pb.gz", "contended mutexes; empty unless the service sets a mutex profile fraction"),
     step("block", "block.pb.gz", "blocking operations; empty unless the service sets a block profile rate"),
-    step("profile", "profile.pb.gz", "CPU profile").big(),
+    step("profile", "profile.pb.gz", "CPU profile").big().heavy(),
     step(
         "heap_gc_after",
         "heap_gc_after.pb.gz",
         "heap profile after a second forced GC, at the end of the capture: compare with `heap_gc.pb.gz`",
     )
-    .big(),
+    .big()
+    .heavy(),
     fixed(
         "memstats_after",
         "memstats_after.txt",

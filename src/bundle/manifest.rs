@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::warning::Warning;
 use crate::config::{self, Rules};
+use crate::host::slowing::Slowed;
 use crate::identity::{Identity, InstanceId, SeriesId};
 use crate::trigger::Fired;
 use crate::units::{Rate, SizeOrPercent};
@@ -32,6 +33,9 @@ pub struct Manifest {
     pub started: String,
     pub finished: String,
     pub outcome: Outcome,
+    /// The process's cgroup stood above its `memory.high` when the capture began: the kernel slowed the process down, and the order was that for it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub slowed: Option<Slowed>,
     /// What the reader should know first.
     #[serde(flatten, with = "super::warning")]
     pub warnings: Vec<Warning>,

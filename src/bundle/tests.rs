@@ -49,6 +49,7 @@ fn draft() -> Manifest {
         started: "2026-11-23T08:13:36.000Z".into(),
         finished: String::new(),
         outcome: Outcome::Interrupted,
+        slowed: None,
         warnings: Vec::new(),
         files: vec![FileEntry::skipped("heap", "heap.pb.gz", "not yet"), FileEntry::skipped("mutex", "mutex.pb.gz", "not yet")],
     }

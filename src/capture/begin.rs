@@ -9,20 +9,37 @@ use crate::bundle::{self, FileEntry, Instance, Manifest, Outcome, Partial, Rules
 use crate::clock;
 use crate::host::cgroup::CgroupRef;
 use crate::host::limit::OomCounter;
+use crate::host::slowing::Slowed;
 use crate::identity::Identity;
+
+/// What it means for the bundle.
+const HOW_SLOWED: &str = "whoever allocates there sleeps, so what is light was asked for first, and a forced collection or a CPU profile only once it had recovered";
 
 pub(super) async fn is_disk_low(request: &Request, env: &Env, lane: &Lane) -> Result<bool, NoAnswer> {
     let (dir, min_free) = (env.bundle_dir.clone(), request.min_free);
     lane.run(move || bundle::free_disk(&dir).is_some_and(|free| free < min_free.0)).await
 }
 
-pub(super) fn conditions(request: &Request, low_disk: bool) -> Conditions<'_> {
+/// Where the process's memory is charged, and whether the kernel slows it down there now.
+pub(super) async fn cgroup(request: &Request, env: &Env, lane: &Lane) -> Result<(Option<CgroupRef>, Option<Slowed>), NoAnswer> {
+    let known = request.oom.as_ref().map(|oom| oom.cgroup().clone());
+    let (procfs, id) = (env.procfs.clone(), request.instance);
+    lane.run(move || {
+        let cgroup = known.or_else(|| CgroupRef::of(&procfs, id?.pid).ok()?);
+        let slowed = cgroup.as_ref().and_then(Slowed::now);
+        (cgroup, slowed)
+    })
+    .await
+}
+
+pub(super) fn conditions(request: &Request, low_disk: bool, slowed: bool) -> Conditions<'_> {
     Conditions {
         local: request.instance.is_some(),
         remote: request.remote.is_some(),
         no_pprof: request.no_pprof.as_deref(),
         low_disk,
         hurry: request.hurry,
+        slowed,
         scope: request.scope,
     }
 }
@@ -39,6 +56,7 @@ pub(super) async fn partial(
     request: &Request,
     env: &Env,
     plan: &[Step],
+    slowed: Option<Slowed>,
     lane: &Lane,
 ) -> Result<(Partial, Option<OomCounter>), CaptureError> {
     let mut draft = Manifest {
@@ -62,7 +80,8 @@ pub(super) async fn partial(
         started: clock::rfc3339_millis(request.started),
         finished: String::new(),
         outcome: Outcome::Interrupted,
-        warnings: Vec::new(),
+        warnings: slowed.iter().map(|slowed| format!("{}: {HOW_SLOWED}", slowed.words()).into()).collect(),
+        slowed,
         files: plan.iter().map(|s| FileEntry::skipped(&s.name, &s.file, "memtrap ended before this step")).collect(),
     };
     let (id, known) = (request.instance, request.oom.clone());

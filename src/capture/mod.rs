@@ -248,11 +248,13 @@ pub async fn run(
 ) -> Result<Captured, CaptureError> {
     let lane = Lane::start("capture").map_err(CaptureError::NoThread)?;
     let low_disk = begin::is_disk_low(&request, env, &lane).await?;
-    let plan = plan::of(&request.target, begin::conditions(&request, low_disk));
-    let (partial, oom) = begin::partial(&request, env, &plan, &lane).await?;
+    let (cgroup, slowed) = begin::cgroup(&request, env, &lane).await?;
+    let plan = plan::of(&request.target, begin::conditions(&request, low_disk, slowed.is_some()));
+    let (partial, oom) = begin::partial(&request, env, &plan, slowed, &lane).await?;
 
     let tell = run::Tell::new(progress);
     let mut runner = Runner::new(&request, env, partial, lane.clone(), low_disk, stop, &tell);
+    runner.slowing.stands_in(cgroup);
     let (core, rest) = plan::at_the_answer(plan);
     runner.walk(core).await;
     if let Some((dir, id)) = begin::baseline(&request) {

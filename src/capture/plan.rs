@@ -64,12 +64,17 @@ pub(super) struct Conditions<'a> {
     pub low_disk: bool,
     /// The process may be killed before the plan ends.
     pub hurry: bool,
+    /// The kernel slows down whoever allocates in its cgroup.
+    pub slowed: bool,
     pub scope: Scope,
 }
 
 /// In a hurry these are taken first: no other step answers the first question, and what the kernel and the rest of pprof tell is worth less
 /// without them. `status` takes no lock of the process, and says how its RSS was split at the moment.
 const CORE: [&str; 4] = ["status", "heap", "goroutine", "memstats"];
+
+/// While the kernel slows the process down, in the order of worth: what stops the world once is answered, if late. See [`is_heavy`] for the rest.
+const SLOWED: [&str; 5] = ["status", "heap", "memstats", "goroutine", "goroutine_text"];
 
 /// The extra profiles come before it: it shows what all of them left behind.
 const LAST_OF_PPROF: &str = "heap_gc_after";
@@ -89,7 +94,13 @@ pub(super) fn of(target: &Target, conditions: Conditions<'_>) -> Vec<Step> {
     if conditions.scope == Scope::Baseline {
         plan.retain(|step| steps::is_of_baseline(&step.name));
     }
-    if conditions.hurry {
+    if conditions.slowed {
+        let place = |step: &Step| match SLOWED.iter().position(|name| *name == step.name) {
+            Some(at) => at,
+            None => SLOWED.len() + usize::from(is_heavy(step)) + usize::from(step.name.ends_with("_after")) * 2,
+        };
+        plan.sort_by_key(place);
+    } else if conditions.hurry {
         plan.sort_by_key(|step| CORE.iter().position(|name| *name == step.name).unwrap_or(CORE.len()));
     }
     for step in &mut plan {
@@ -104,6 +115,12 @@ pub(super) fn at_the_answer(mut plan: Vec<Step>) -> (Vec<Step>, Vec<Step>) {
     let at = plan.iter().position(takes_time).unwrap_or(plan.len());
     let rest = plan.split_off(at);
     (plan, rest)
+}
+
+/// Whether it makes the service collect its garbage, or work for seconds.
+pub(super) fn is_heavy(step: &Step) -> bool {
+    let asks_for_work = matches!(&step.work, Work::Get { rest, seconds, .. } if *seconds > 0 || rest.contains("gc="));
+    asks_for_work || steps::named(&step.name).is_some_and(|step| step.heavy)
 }
 
 /// What a step of the table asks for.
@@ -219,7 +236,7 @@ mod tests {
     }
 
     const HERE: Conditions<'static> =
-        Conditions { local: true, remote: false, no_pprof: None, low_disk: false, hurry: false, scope: Scope::Full };
+        Conditions { local: true, remote: false, no_pprof: None, low_disk: false, hurry: false, slowed: false, scope: Scope::Full };
 
     #[test]
     fn the_order_is_cheap_and_perishable_first_disruptive_last() {
@@ -247,6 +264,24 @@ mod tests {
         let (hurried, calm) = (names(true), names(false));
         assert_eq!(hurried[..4], ["status", "heap", "goroutine", "memstats"]);
         assert_eq!(hurried[4..], calm.into_iter().filter(|name| !CORE.contains(&name.as_str())).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn while_the_kernel_slows_it_down_what_is_light_comes_first_and_what_makes_it_work_last() {
+        let mut target = with_pprof();
+        target.capture.extra_profiles = vec!["trace?seconds=5".into()];
+        let plan = of(&target, Conditions { slowed: true, hurry: true, ..HERE });
+        let names: Vec<&str> = plan.iter().map(|s| s.name.as_str()).collect();
+        assert_eq!(names[..5], SLOWED);
+        let first_heavy = plan.iter().position(is_heavy).unwrap();
+        let heavy = ["heap_gc", "memstats_gc", "goroutineleak", "profile", "extra_trace"];
+        assert_eq!(names[first_heavy..first_heavy + 5], heavy);
+        assert_eq!(names[first_heavy + 5..], ["memstats_after", "status_after", "smaps_rollup_after", "heap_gc_after"]);
+        let mut all: Vec<String> = of(&target, HERE).into_iter().map(|s| s.name).collect();
+        let mut these: Vec<String> = plan.into_iter().map(|s| s.name).collect();
+        all.sort();
+        these.sort();
+        assert_eq!(all, these);
     }
 
     #[test]

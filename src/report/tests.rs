@@ -51,6 +51,7 @@ fn hostile_in(lang: Lang) -> Analysis {
         started: "2026-11-23T08:13:36.000Z".into(),
         finished: HOSTILE.into(),
         outcome: Outcome::Partial,
+        slowed: None,
         warnings: vec![HOSTILE.into()],
         files: vec![FileEntry::skipped("mutex", "mutex.pb.gz", HOSTILE)],
     };

@@ -20,6 +20,8 @@ use crate::units::ByteSize;
 
 /// A service that is well answers within this; it is not asked any less for it.
 const SOON: Duration = Duration::from_secs(2);
+/// While the kernel slows it down: what sleeps then sleeps longer than the process lives.
+const SOON_WHILE_SLOWED: Duration = Duration::from_secs(1);
 /// After so many steps in a row that were not answered soon, what memory has is taken from there at once.
 const PATIENCE: u32 = 2;
 /// Between two MemStats: over less, one request or one pause of the scheduler decides.
@@ -46,6 +48,10 @@ impl Runner<'_> {
         self.request.target.capture.read_memory != ReadMemory::Off && self.request.instance.is_some() && self.env.reader.is_some()
     }
 
+    fn soon(&self) -> Duration {
+        if self.slowing.is_so() { SOON_WHILE_SLOWED } else { SOON }
+    }
+
     /// What only pprof tells.
     pub(super) async fn take_told(&mut self, step: &Step, is_late: bool) -> Taken {
         if let Some(why) = &self.anothers {
@@ -67,12 +73,12 @@ impl Runner<'_> {
 
     /// pprof's answer. `None`: none came soon, and by now memory has been read.
     async fn asked_beside(&mut self, step: &Step) -> Option<Taken> {
-        let known = self.reading.clone();
+        let (known, soon) = (self.reading.clone(), self.soon());
         let (env, request) = (self.env, self.request);
         let (answer, reading) = {
             let asked = self.asked(step);
             tokio::pin!(asked);
-            match tokio::time::timeout(SOON, &mut asked).await {
+            match tokio::time::timeout(soon, &mut asked).await {
                 Ok(taken) => (Some((taken, true)), None),
                 Err(_) => {
                     let read = async {
@@ -164,7 +170,7 @@ impl Runner<'_> {
             if read.ending != Ending::Ok {
                 return unanswered();
             }
-            read.notes.insert(0, format!("instead of pprof: no answer within {}", human(SOON)));
+            read.notes.insert(0, format!("instead of pprof: no answer within {}", human(self.soon())));
             return read;
         };
         self.told |= asked.ending == Ending::Ok;

@@ -1,6 +1,7 @@
 //! Takes the steps of a plan, one after the other, and records how each ended.
 
 mod either;
+mod slowing;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -11,7 +12,7 @@ use super::attempts::{Got, Want};
 use super::fetch::{self, Bounds, Endpoint, Failure};
 use super::kernel::{KernelError, KernelOptions, KernelStep};
 use super::memory::Reading;
-use super::plan::{Step, Work, from_memory};
+use super::plan::{Step, Work, from_memory, is_heavy};
 use super::reach::Reach;
 use super::sink::{Body, Inflatable};
 use super::taken::{Ending, Taken};
@@ -48,6 +49,7 @@ pub(super) struct Runner<'a> {
     /// When MemStats were taken from that.
     memstats_read: Option<Mono>,
     silence: either::Silence,
+    pub(super) slowing: slowing::Slowing,
     /// Why what pprof says is of another process, if that is known and memory is read instead.
     anothers: Option<String>,
     /// Something of the process was told by pprof.
@@ -119,6 +121,7 @@ impl<'a> Runner<'a> {
         let watch = Watch::new(env.procfs.clone(), request.instance, stop);
         let reach = Reach::default();
         let preparing = Some(endpoint::prepare(&request.target, request.instance, env));
+        let slowing = slowing::Slowing::of(&partial);
         Runner {
             request,
             env,
@@ -133,6 +136,7 @@ impl<'a> Runner<'a> {
             reading: None,
             memstats_read: None,
             silence: either::Silence::default(),
+            slowing,
             anothers: None,
             told: false,
             late: Vec::new(),
@@ -194,6 +198,11 @@ impl<'a> Runner<'a> {
         }
         if let Some(why) = self.watch.check() {
             return Taken::skipped(why.to_string(), false);
+        }
+        if is_heavy(step)
+            && let Some(slowed) = self.is_slowed().await
+        {
+            return slowing::put_off(&slowed, is_late);
         }
         if let Work::Kernel(kernel) = step.work {
             return self.kernel(kernel, &step.file).await;

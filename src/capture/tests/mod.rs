@@ -5,6 +5,7 @@ mod endings;
 mod reaching;
 mod secrets;
 mod service;
+mod slowed;
 mod tls;
 mod verdicts;
 
@@ -21,6 +22,7 @@ use crate::bundle::{self, FileEntry, Manifest, Status};
 use crate::clock::Mono;
 use crate::config::{Auth, Capture, Pprof, ReadMemory, Rules, Selector, Target};
 use crate::host::ProcFs;
+use crate::host::limit::OomCounter;
 use crate::identity::InstanceId;
 use crate::series::{Kept, Sample};
 use crate::trigger::{Fired, Trigger};
@@ -86,6 +88,7 @@ struct Trial {
     min_free: ByteSize,
     inflatable: ByteSize,
     analyser: Option<std::path::PathBuf>,
+    oom: Option<OomCounter>,
     stop: watch::Sender<bool>,
 }
 
@@ -108,6 +111,7 @@ impl Trial {
             min_free: ByteSize(0),
             inflatable: super::INFLATABLE,
             analyser: None,
+            oom: None,
             stop: watch::channel(false).0,
         }
     }
@@ -144,7 +148,7 @@ impl Trial {
             fired: fired(),
             started: SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_421_616),
             timeline: Arc::new(Mutex::new(vec![Kept::reading(Sample { at: Mono::from_secs(1), rss: 1 << 30 })])),
-            oom: None,
+            oom: self.oom.clone(),
             answers_early: false,
             min_free: self.min_free,
             hurry: false,
