@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | a capture's bundle, and the look through its profiles | one [`Lane`] for each capture |
 //! | clients and secrets, the kernel's answers, the baseline that is copied, children that are started | [`Threads`]; one for each target or process at a time |
+//! | what the collectors of processes have done | [`Threads`]; one for all that are due at a time |
 //! | names that are looked up | [`Threads`] for captures and others for sources, uploads and notifications; one for each name at a time |
 //! | the state, the bundles that retention deletes, the baselines that are swept | one [`Lane`] each |
 //! | what the server lists, reads, and renders | [`Threads`] each |

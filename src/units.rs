@@ -112,6 +112,11 @@ impl Percent {
     pub fn value(self) -> f64 {
         self.0
     }
+
+    /// 0 to 1.
+    pub fn fraction(self) -> f64 {
+        self.0 / 100.0
+    }
 }
 
 impl FromStr for Percent {
@@ -197,6 +202,31 @@ impl fmt::Display for Rate {
     }
 }
 
+/// A share of a window, `40%/30s`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Share {
+    pub share: Percent,
+    pub window: Duration,
+}
+
+impl FromStr for Share {
+    type Err = UnitError;
+    fn from_str(s: &str) -> Result<Share, UnitError> {
+        let bad = |why: String| UnitError(format!("`{}` is not a share of a window such as 40%/30s{why}", s.trim()));
+        let (share, window) = s.split_once('/').ok_or_else(|| bad(String::new()))?;
+        let share = share.parse::<Percent>().map_err(|e| bad(format!(": {e}")))?;
+        let window =
+            humantime::parse_duration(window.trim()).map_err(|_| bad(format!(": `{}` is not a time such as 30s", window.trim())))?;
+        Ok(Share { share, window })
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.share, humantime::format_duration(self.window))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,6 +265,15 @@ mod tests {
         assert_eq!(p.resolve(None), None);
         for text in ["0%", "101%", "-3%", "x%", "NaN%"] {
             assert!(text.parse::<SizeOrPercent>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_share_is_of_a_window() {
+        let s: Share = "40%/30s".parse().unwrap();
+        assert_eq!((s.share.fraction(), s.window, s.to_string().as_str()), (0.4, Duration::from_secs(30), "40%/30s"));
+        for text in ["40%", "40/30s", "0%/30s", "101%/30s", "40%/fortnight", "/30s", "1MiB/30s"] {
+            assert!(text.parse::<Share>().is_err(), "{text}");
         }
     }
 

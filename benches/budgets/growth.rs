@@ -108,7 +108,14 @@ pub fn one(asked: &str) {
 }
 
 fn remote(who: &Arc<Who>) -> Remote {
-    Remote { who: who.clone(), started_unix_ms: Some(1_700_000_000_000), rss: Ok(50 << 20), limit: Ok(Some(100 << 30)), go: None }
+    Remote {
+        who: who.clone(),
+        started_unix_ms: Some(1_700_000_000_000),
+        rss: Ok(50 << 20),
+        limit: Ok(Some(100 << 30)),
+        go: None,
+        collector: None,
+    }
 }
 
 /// As much of a host as the watcher looks at.

@@ -188,6 +188,9 @@ pub struct RulesInForce {
     pub slope: Option<RateInForce>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub eta: Option<f64>,
+    /// As it was written: `40%/30s`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub gc: Option<String>,
     #[serde(rename = "for")]
     pub hold: f64,
     pub warmup: f64,
@@ -216,6 +219,7 @@ impl RulesInForce {
             threshold: rules.threshold.iter().map(exact).collect(),
             slope: rules.slope.map(|rate| RateInForce { rise: exact(&rate.rise), window: rate.window.as_secs_f64() }),
             eta: rules.eta.map(|eta| eta.as_secs_f64()),
+            gc: rules.gc.map(|gc| gc.to_string()),
             hold: rules.hold.as_secs_f64(),
             warmup: rules.warmup.as_secs_f64(),
             cooldown: rules.cooldown.as_secs_f64(),
@@ -242,6 +246,10 @@ impl RulesInForce {
             threshold: self.threshold.iter().map(level).collect::<Option<_>>()?,
             slope,
             eta,
+            gc: match &self.gc {
+                Some(gc) => Some(gc.parse().ok()?),
+                None => None,
+            },
             hold: time(self.hold)?,
             warmup: time(self.warmup)?,
             cooldown: time(self.cooldown)?,

@@ -41,6 +41,7 @@ fn draft() -> Manifest {
             slope_bytes_per_second: None,
             window_seconds: None,
             eta_seconds: None,
+            gc: None,
             reason: "RSS 1.52GiB is at or above 1.50GiB".into(),
         },
         rules: None,

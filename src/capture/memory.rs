@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::child::{self, Done, Job};
 use crate::aside::Threads;
+use crate::goruntime::collector::Places;
 use crate::goruntime::evidence::{Evidence, Part};
 use crate::holders::Holders;
 use crate::identity::InstanceId;
@@ -115,6 +116,12 @@ pub(super) async fn ask_holders(program: &Path, threads: &Threads, id: InstanceI
 /// Runs `program read-memory --memstats` on a process: the text of its MemStats. Else as [`ask`].
 pub(super) async fn ask_memstats(program: &Path, threads: &Threads, id: InstanceId) -> Result<Vec<u8>, String> {
     read(program, threads, id, Some("--memstats")).await
+}
+
+/// Runs `program read-memory --collector` on a process: where its counts of collections are; `None` while it has collected nothing. Else as [`ask`].
+pub(super) async fn ask_collector(program: &Path, threads: &Threads, id: InstanceId) -> Result<Option<Places>, String> {
+    let output = read(program, threads, id, Some("--collector")).await?;
+    serde_json::from_slice(&output).map_err(|e| format!("the reader's answer cannot be read: {e}"))
 }
 
 async fn read(program: &Path, threads: &Threads, id: InstanceId, what: Option<&str>) -> Result<Vec<u8>, String> {

@@ -48,6 +48,7 @@ pub use collected::Unanswered;
 use crate::aside::{Lane, NoAnswer, Threads};
 use crate::bundle::{BundleError, FileEntry, Outcome, RemoteInstance, Warning};
 use crate::config::{self, Daemon};
+use crate::goruntime::collector::Places;
 use crate::host::ProcFs;
 use crate::host::limit::OomCounter;
 use crate::identity::InstanceId;
@@ -190,6 +191,14 @@ pub async fn try_evidence(target: &Arc<config::Target>, id: Option<InstanceId>, 
         Some(Err(neither)) => Err(format!("{why}; nor is its memory read: {neither}")),
         None => Err(why),
     }
+}
+
+/// Where the counts are of what a process's collections cost; `None` while it has collected nothing. The error is a sentence.
+///
+/// If the future is dropped, the child that looks is killed; nothing is written anywhere.
+pub async fn collector_places(id: InstanceId, env: &Env) -> Result<Option<Places>, String> {
+    let program = env.reader.as_deref().ok_or("its memory is not read")?;
+    memory::ask_collector(program, &env.threads, id).await
 }
 
 /// What is going on, for a terminal.

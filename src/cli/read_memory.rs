@@ -7,6 +7,7 @@ use super::analyze::confine;
 use crate::capture::memory as child;
 use crate::clock::{self, Mono};
 use crate::goruntime::Program;
+use crate::goruntime::collector::NoPlaces;
 use crate::host::ProcFs;
 use crate::identity::InstanceId;
 
@@ -23,6 +24,9 @@ pub struct Args {
     /// MemStats, and nothing else
     #[arg(long, conflicts_with = "holders")]
     memstats: bool,
+    /// Where the counts of what collections cost are, and nothing else; `null` before the first
+    #[arg(long, conflicts_with_all = ["holders", "memstats"])]
+    collector: bool,
 }
 
 pub fn run(args: Args) -> Result<(), Failure> {
@@ -34,6 +38,14 @@ pub fn run(args: Args) -> Result<(), Failure> {
     }
     if args.memstats {
         return super::print(&program.memstats(clock::wall_now())?.to_string());
+    }
+    if args.collector {
+        let places = match program.collector() {
+            Ok(places) => Some(places),
+            Err(NoPlaces::Yet) => None,
+            Err(NoPlaces::Never(why)) => return Err(why.into()),
+        };
+        return super::print(&serde_json::to_string(&places)?);
     }
     let read = program.evidence(Some(Mono::now().as_nanos()), clock::wall_now())?;
     let mut stdout = std::io::stdout().lock();

@@ -17,7 +17,7 @@ use crate::config::{self, Capture};
 use crate::replay::read::{self, Recorded};
 use crate::replay::{self, Outcome, Setup, What};
 use crate::text::{self, one_line};
-use crate::trigger::Fired;
+use crate::trigger::{Fired, Trigger};
 use crate::units::ByteSize;
 
 /// Half a year of one series each 15 s, as JSON.
@@ -109,7 +109,7 @@ fn setup(args: &Args, manifest: Option<&Manifest>) -> Result<Setup, Failure> {
         return Ok(Setup { rules, capture: Capture::default(), interval, limit, age, ended });
     };
     if !args.rules.is_none() {
-        return Err(Failure::usage("the rules come either from -c FILE, or from --threshold, --slope and --eta"));
+        return Err(Failure::usage("the rules come either from -c FILE, or from --threshold, --slope, --eta and --gc"));
     }
     let (config, _) = config::load(file).map_err(|e| Failure::config(e, 2))?;
     let Some(target) = config.targets.iter().find(|t| t.name == *name) else {
@@ -123,6 +123,9 @@ fn setup(args: &Args, manifest: Option<&Manifest>) -> Result<Setup, Failure> {
 fn own_trigger(own: Option<&Fired>, outcome: &Outcome) -> String {
     let Some(own) = own else { return String::new() };
     let name = own.trigger.name();
+    if own.trigger == Trigger::Gc {
+        return "The bundle's own trigger, gc, cannot be tried again: a timeline holds RSS, and not what the collector took.\n".into();
+    }
     match outcome.fired().find(|(_, fired)| fired.trigger == own.trigger) {
         Some((event, _)) => format!("The bundle's own trigger, {name}, fires here at {}.\n", time(event.at)),
         None => format!("The bundle's own trigger, {name}, does not fire under these rules.\n"),

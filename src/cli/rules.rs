@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::clock::human;
 use crate::config::{self, Rules};
-use crate::units::{Rate, SizeOrPercent};
+use crate::units::{Rate, Share, SizeOrPercent};
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct RuleArgs {
@@ -20,6 +20,9 @@ pub struct RuleArgs {
     /// Capture when the limit would be reached within this time
     #[arg(long, help_heading = "When", value_name = "TIME", value_parser = within(config::ETAS))]
     pub eta: Option<Duration>,
+    /// Capture when the garbage collector takes this share of the process's CPU over this window, for want of room
+    #[arg(long, value_name = "PERCENT/TIME", help_heading = "When", value_parser = checked(config::check_gc))]
+    pub gc: Option<Share>,
     /// How long a rule must hold
     #[arg(long = "for", help_heading = "When", value_name = "TIME", value_parser = within(config::HOLDS), default_value = "3s")]
     pub hold: Duration,
@@ -36,13 +39,13 @@ pub struct RuleArgs {
 
 impl RuleArgs {
     pub fn is_none(&self) -> bool {
-        self.threshold.is_empty() && self.slope.is_none() && self.eta.is_none()
+        self.threshold.is_empty() && self.slope.is_none() && self.eta.is_none() && self.gc.is_none()
     }
 
     /// The rules, if they fit together.
     pub fn rules(&self) -> Result<Rules, &'static str> {
         if self.is_none() {
-            return Err("nothing to watch for: give --threshold, --slope or --eta");
+            return Err("nothing to watch for: give --threshold, --slope, --eta or --gc");
         }
         if self.slope.is_some_and(|rate| rate.window < self.interval * config::MIN_READINGS) {
             return Err("--slope: the window must be at least five --interval long");
@@ -51,6 +54,7 @@ impl RuleArgs {
             threshold: self.threshold.clone(),
             slope: self.slope,
             eta: self.eta,
+            gc: self.gc,
             hold: self.hold,
             warmup: self.warmup,
             cooldown: self.cooldown,

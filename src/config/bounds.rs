@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::clock::human;
-use crate::units::{ByteSize, Rate, SizeOrPercent};
+use crate::units::{ByteSize, Rate, Share, SizeOrPercent};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -19,6 +19,10 @@ pub const COOLDOWNS: RangeInclusive<Duration> = Duration::ZERO..=MONTH;
 pub const MIN_READINGS: u32 = 5;
 /// No Go process is smaller than this.
 const MIN_THRESHOLD: ByteSize = ByteSize::mib(1);
+/// Less of the CPU than this is what collections cost everywhere.
+const MIN_GC_SHARE: f64 = 5.0;
+/// Of what the collector takes: over less, one collection decides.
+const GC_WINDOWS: RangeInclusive<Duration> = Duration::from_secs(5)..=HOUR;
 /// RSS counters lag by a few pages per CPU: a smaller rise cannot be told from that.
 const MIN_RISE: ByteSize = ByteSize::kib(64);
 
@@ -26,6 +30,19 @@ pub fn check_threshold(level: &SizeOrPercent) -> Result<(), String> {
     match level {
         SizeOrPercent::Size(size) if *size < MIN_THRESHOLD => {
             Err(format!("{size} is below {MIN_THRESHOLD} and would always fire; write a unit, or % for a share of the limit"))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub fn check_gc(gc: &Share) -> Result<(), String> {
+    match gc.share {
+        share if share.value() < MIN_GC_SHARE => {
+            Err(format!("{share} of the CPU is what collections cost a healthy process: at least {MIN_GC_SHARE}%"))
+        }
+        _ if !GC_WINDOWS.contains(&gc.window) => {
+            let (window, from, to) = (human(gc.window), human(*GC_WINDOWS.start()), human(*GC_WINDOWS.end()));
+            Err(format!("its window, {window}, must be from {from} to {to}"))
         }
         _ => Ok(()),
     }

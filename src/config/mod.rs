@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use bounds::{COOLDOWNS, ETAS, HOLDS, INTERVALS, MIN_READINGS, WARMUPS, check_rate, check_threshold};
+pub use bounds::{COOLDOWNS, ETAS, HOLDS, INTERVALS, MIN_READINGS, WARMUPS, check_gc, check_rate, check_threshold};
 pub use document::parse;
 pub use endpoint::{Invalid, PprofSetting, parse_listen, parse_name, parse_regex};
 pub use listen::Listen;
@@ -36,7 +36,7 @@ pub use upload::{Destination, StoreSecrets, Upload};
 pub use user::User;
 
 use crate::lang::Lang;
-use crate::units::{ByteSize, Percent, Rate, SizeOrPercent};
+use crate::units::{ByteSize, Percent, Rate, Share, SizeOrPercent};
 
 /// Where `run` and `check` look without `-c`.
 pub const DEFAULT_PATH: &str = "/etc/memtrap/memtrap.toml";
@@ -262,6 +262,8 @@ pub struct Rules {
     pub threshold: Vec<SizeOrPercent>,
     pub slope: Option<Rate>,
     pub eta: Option<Duration>,
+    /// What the collector may take of the process's CPU.
+    pub gc: Option<Share>,
     pub hold: Duration,
     pub warmup: Duration,
     pub cooldown: Duration,
@@ -279,6 +281,7 @@ impl Default for Rules {
             threshold: Vec::new(),
             slope: None,
             eta: None,
+            gc: None,
             hold: Duration::from_secs(3),
             warmup: Duration::from_secs(60),
             cooldown: Duration::from_secs(15 * 60),
@@ -292,7 +295,7 @@ impl Default for Rules {
 impl Rules {
     /// How many kinds of them there are.
     pub fn kinds(&self) -> usize {
-        [!self.threshold.is_empty(), self.slope.is_some(), self.eta.is_some()].into_iter().filter(|is| *is).count()
+        [!self.threshold.is_empty(), self.slope.is_some(), self.eta.is_some(), self.gc.is_some()].into_iter().filter(|is| *is).count()
     }
 
     /// Whether any of them says nothing without a limit.

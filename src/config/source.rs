@@ -138,6 +138,9 @@ pub(super) fn check_pprof(t: &mut Table<'_, '_>, pprof: Option<&Pprof>, source: 
 
 /// A share of a limit needs one.
 pub(super) fn check_rules(t: &mut Table<'_, '_>, source: Option<&Source>, rules: &Rules) {
+    if let (Some(Source::Prometheus(_)), Some(at)) = (source, t.place_of("gc").filter(|_| rules.gc.is_some())) {
+        t.warning(at, "gc: has no effect, because a query tells RSS only: watch the process itself, or scrape it with metrics");
+    }
     let limit_is_unknown = match source {
         Some(Source::Metrics(metrics)) => metrics.limit.is_none(),
         Some(Source::Prometheus(prometheus)) => prometheus.limit.is_none(),
@@ -148,7 +151,7 @@ pub(super) fn check_rules(t: &mut Table<'_, '_>, source: Option<&Source>, rules:
     }
     let why = "nothing says what the limit is, which a rule of it needs (a percentage, or eta): set limit";
     let size = |level: &SizeOrPercent| matches!(level, SizeOrPercent::Size(_));
-    if rules.threshold.iter().any(size) || rules.slope.is_some_and(|rate| size(&rate.rise)) {
+    if rules.threshold.iter().any(size) || rules.slope.is_some_and(|rate| size(&rate.rise)) || rules.gc.is_some() {
         t.warning_here(why);
     } else {
         t.missing(format_args!("it could never fire: {why}"));

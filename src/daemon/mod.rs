@@ -11,6 +11,7 @@
 //! foreground.
 
 mod baselines;
+mod collector;
 mod recovery;
 mod requests;
 mod service;
@@ -24,6 +25,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 
 use self::baselines::Baselines;
+use self::collector::Collectors;
 pub use self::service::run;
 use crate::aside::{self, Lane, NoAnswer};
 use crate::bundle;
@@ -128,6 +130,7 @@ pub struct Engine {
     seats: usize,
     lang: Lang,
     baselines: Option<Baselines>,
+    collectors: Collectors,
     /// Where they are kept without a state directory.
     _scratch: Option<tempfile::TempDir>,
     /// Only the daemon uploads.
@@ -220,6 +223,7 @@ impl Engine {
             None => None,
         };
         let sources = Sources::start(config, env.clients.clone(), handles.commands.clone());
+        let collectors = Collectors::new(env.clone(), handles.commands.clone());
         let engine = Engine {
             handles,
             meters,
@@ -239,6 +243,7 @@ impl Engine {
             seats: config.daemon.max_concurrent_captures,
             lang: config.daemon.lang,
             baselines,
+            collectors,
             _scratch: scratch,
             egress,
             stop,
@@ -287,6 +292,7 @@ impl Engine {
                         }
                     }
                     Some(Task::Check(check)) => self.check(check),
+                    Some(Task::Collectors(asks)) => self.collectors.ask(asks),
                     None => return Event::WatcherGone,
                 },
             }

@@ -43,6 +43,8 @@ pub struct Globals {
     pub mem_profile_rate: Option<u64>,
     /// One of them is `runtime.allfin`: blocks of finalizers that wait to be run.
     pub finalizer_blocks: Vec<u64>,
+    /// One of them is `runtime.work.cpuStats`.
+    pub mark_termination: Vec<u64>,
     /// Heap profiling is linked in: else the linker turns it off (`runtime.disableMemoryProfiling`).
     pub has_mem_profile: bool,
 }
@@ -50,7 +52,7 @@ pub struct Globals {
 /// Receivers whose one instance is a global.
 const RECEIVERS: [&str; 3] = ["runtime.(*mheap).", "runtime.(*gcControllerState).", "runtime.(*consistentHeapStats)."];
 /// Functions whose references to globals tell more.
-const TELLING: [&str; 7] = [
+const TELLING: [&str; 8] = [
     "runtime.allgadd",
     "runtime.procresize",
     "runtime.mProf_FlushLocked",
@@ -58,6 +60,7 @@ const TELLING: [&str; 7] = [
     "runtime.MemProfile",
     "runtime.profilealloc",
     "runtime.queuefinalizer",
+    "runtime.gcMarkTermination",
 ];
 
 /// A use of a global by an instruction.
@@ -112,13 +115,8 @@ impl Globals {
             mbuckets: of("runtime.mProf_FlushLocked").iter().find(is_global).map(|u| u.address),
             mprof_cycle: cycle.iter().find(is_global).map(|u| u.address),
             mem_profile_rate: of("runtime.profilealloc").iter().rfind(|u| u.loads_word && is_global(u)).map(|u| u.address),
-            finalizer_blocks: of("runtime.queuefinalizer")
-                .iter()
-                .filter(is_global)
-                .map(|u| u.address)
-                .collect::<BTreeSet<u64>>()
-                .into_iter()
-                .collect(),
+            finalizer_blocks: addresses(of("runtime.queuefinalizer"), module),
+            mark_termination: addresses(of("runtime.gcMarkTermination"), module),
             has_mem_profile: !cycle.is_empty(),
         })
     }
@@ -168,6 +166,12 @@ fn winner(votes: &HashMap<(usize, u64), u32>, receiver: usize) -> Option<u64> {
     of.sort_unstable_by(|a, b| b.cmp(a));
     let second = of.get(1).map_or(0, |(n, _)| *n);
     of.first().filter(|(n, _)| *n >= MIN_VOTES && second * 2 < *n).map(|(_, at)| *at)
+}
+
+/// The globals among these, each once.
+fn addresses(uses: &[Use], module: &Module) -> Vec<u64> {
+    let globals: BTreeSet<u64> = uses.iter().map(|u| u.address).filter(|address| module.is_global(*address)).collect();
+    globals.into_iter().collect()
 }
 
 /// Slices among the globals: pointer, length and capacity are all referred to.

@@ -10,6 +10,7 @@
 //!        └ functions   names, files, lines, inlined calls           (pclntab)
 //!        └ globals     mheap_, memstats, mbuckets, allp …           (read off the runtime's own code)
 //!            ├ memstats   MemStats
+//!            ├ collector  what collections cost, in some twenty small reads
 //!            ├ heap       the buckets as a pprof profile
 //!            ├ goroutines grouped by stack                        (unwind; goroutine_files: as a profile and as text)
 //!            └ objects    who holds what                          (spans, masks, roots, dominators; see there)
@@ -20,6 +21,7 @@
 //!
 //! [`evidence`] reads all but the objects. Deliberately not here: what is done with it, and contents: only names, addresses, counts and sizes leave this room.
 
+pub mod collector;
 pub mod corefile;
 pub mod dominators;
 pub mod evidence;
@@ -192,6 +194,12 @@ impl<M: Memory> Program<M> {
         let reader = Reader::new(&self.memory);
         let stats = MemStats::read(&Runtime::find(&reader, &self.image)?)?;
         Ok(MemStats { read_unix_ns: unix_ns(now), ..stats })
+    }
+
+    /// Where its counts of what collections cost are. See [`collector::Places`].
+    pub fn collector(&self) -> Result<collector::Places, collector::NoPlaces> {
+        let reader = Reader::new(&self.memory);
+        collector::Places::find(&Runtime::find(&reader, &self.image)?)
     }
 
     /// Who holds what is live on its heap. `max_bytes` is what the walk may take for itself. See [`objects::holders`].

@@ -42,7 +42,7 @@ use crate::config::Rules;
 use crate::identity::Identity;
 use crate::lang::Lang;
 use crate::series::{Kept, Rise, Sample, Series};
-use crate::trigger::{Detector, Fired, Levels, STALE_AFTER, Trigger};
+use crate::trigger::{Collections, Detector, Fired, Levels, STALE_AFTER, Trigger};
 
 /// Where a slot stands, by SPEC's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -241,6 +241,18 @@ impl Slot {
         }
     }
 
+    /// What the collector has done, or why that is not known.
+    pub fn collected(&mut self, found: Result<Collections, String>) {
+        if let Some(life) = &mut self.life {
+            life.detector.collected(found);
+        }
+    }
+
+    /// The collector takes enough to fire, as of what was told last.
+    pub fn is_collector_pending(&self) -> bool {
+        self.life.as_ref().is_some_and(|life| life.detector.is_collector_met())
+    }
+
     /// How RSS rises at the last reading, or the charge where that is more.
     pub fn rise(&self) -> Option<Rise> {
         self.measured()?.rise()
@@ -315,12 +327,17 @@ impl Slot {
     pub fn observe(&mut self, sample: Sample, age: Duration, levels: &Levels, rules: &Rules) -> Option<Order> {
         let life = self.life.as_mut()?;
         self.unread = None;
-        life.warming = age < rules.warmup && (rules.slope.is_some() || rules.eta.is_some());
+        life.warming = age < rules.warmup && (rules.slope.is_some() || rules.eta.is_some() || rules.gc.is_some());
         let captured = self.incident.as_ref().filter(|_| self.phase == Phase::Open);
         life.detector.observe(sample, age, levels, captured.map_or(0, |i| i.stages));
 
         let most = life.detector.measured().last().map_or(sample.rss, |s| s.rss);
-        let recovered = self.incident.as_ref().is_some_and(|i| if i.counts_charge { most } else { sample.rss } < i.rearm_below);
+        let recovered = self.incident.as_ref().is_some_and(|i| {
+            let is_below = if i.counts_charge { most } else { sample.rss } < i.rearm_below;
+            // RSS stands still while the collector works, and after it
+            let is_calm = (i.fired.trigger == Trigger::Gc).then(|| life.detector.is_collector_calm(rules.rearm.fraction())).flatten();
+            is_calm.unwrap_or(is_below)
+        });
         match &mut self.phase {
             Phase::Capturing { aside: Some(aside), .. } if recovered => {
                 aside.before = Phase::Watching;

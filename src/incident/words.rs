@@ -3,7 +3,7 @@
 use super::{Muted, Phase, Slot, State, Unread};
 use crate::clock::{self, Mono};
 use crate::lang::{Lang, say};
-use crate::trigger::Levels;
+use crate::trigger::{Levels, Trigger};
 use crate::units::ByteSize;
 
 impl Slot {
@@ -49,6 +49,14 @@ impl Slot {
                 Some(left) => say!(lang; "no process matches; no capture for another {left}"; "没有匹配的进程；{left} 内不会采集"),
                 None => lang.pick("no process matches", "没有匹配的进程").into(),
             },
+            State::Open if self.is_by_gc() => {
+                let also = cooldown.map(|left| say!(lang; ", and for another {left}"; "（至少再过 {left}）")).unwrap_or_default();
+                let standing = standing();
+                say!(lang;
+                    "captured; over once the collector takes less again, armed again after that{also}; {standing}";
+                    "已采集；回收器占用降下来即结束，此后{also}重新待命；{standing}"
+                )
+            }
             State::Open => {
                 let rearm = ByteSize(self.incident.as_ref().map_or(0, |i| i.rearm_below));
                 let also = cooldown.map(|left| say!(lang; ", and for another {left}"; "（至少再过 {left}）")).unwrap_or_default();
@@ -78,6 +86,10 @@ impl Slot {
             },
             State::Warming | State::Armed => standing(),
         }
+    }
+
+    fn is_by_gc(&self) -> bool {
+        self.incident.as_ref().is_some_and(|incident| incident.fired.trigger == Trigger::Gc)
     }
 
     /// Why the cooldown is longer than it is configured, as an end of a sentence.

@@ -3,6 +3,7 @@
 //! Everything here comes from outside and may lie: a value that is no RSS is a reason, never a number. Not here: who asks whom and
 //! when (`source`), and what a reading means for an incident (`poll`).
 
+mod collector;
 pub mod exposition;
 mod gostats;
 mod labels;
@@ -10,6 +11,7 @@ pub mod query;
 
 use serde::{Deserialize, Serialize};
 
+pub use collector::CollectorSaid;
 pub use labels::{MAX_SERIES_TEXT, canonical, label_for_people};
 
 /// The usual name of a process's RSS, as every official client library exposes it.

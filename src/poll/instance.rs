@@ -4,19 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Statm;
+use super::collector::{CollectorAsk, CollectorWatch};
 use super::evidence::EvidenceCheck;
 use super::kin::Birth;
 use super::remote::HeardInstance;
 use super::task::{RemoteFacts, Subject, Timeline};
 use crate::charge::Charge;
 use crate::clock::Mono;
-use crate::config::{self, Pprof};
+use crate::config::{self, Pprof, ReadMemory};
 use crate::error::chain;
 use crate::host::cgroup::{CgroupRef, Mounts};
 use crate::host::charge::{Question, Watch};
 use crate::host::limit::{Changed, Limits, OomCounter, OomKills};
 use crate::host::{Limit, ProcFs};
-use crate::identity::{Identity, InstanceId};
+use crate::identity::{Identity, InstanceId, SlotNumber};
 use crate::incident::{Slot, State};
 use crate::lang::Lang;
 use crate::series::Kept;
@@ -68,6 +69,7 @@ pub(super) struct LocalInstance {
     /// The limited cgroups above it, if their charge counts.
     charge: Watch,
     cgroup_read: Mono,
+    pub collector: CollectorWatch,
     /// It lives, and the last lookup did not find it.
     pub overlooked: bool,
 }
@@ -93,6 +95,7 @@ impl LiveInstance {
             oom: None,
             charge: Watch::default(),
             cgroup_read: now,
+            collector: CollectorWatch::default(),
             overlooked: false,
         };
         let mut live = LiveInstance {
@@ -150,6 +153,20 @@ impl LiveInstance {
         let (target, stale) = (Arc::as_ptr(config) as usize, config.interval.max(config.max_interval) * 2);
         let asked = Question { target, pid, rss, limit, level: self.levels.lowest_share()?, stale };
         limits.charges.read(procfs, &self.local()?.charge, asked, now)
+    }
+
+    /// The question what its collector has done, if a rule needs that and it is due; `slot` is told why it is not asked.
+    pub fn ask_collector(&mut self, config: &config::Target, number: SlotNumber, slot: &mut Slot, now: Mono) -> Option<CollectorAsk> {
+        let (Origin::Local(local), Some(id)) = (&mut self.origin, self.id.process()) else { return None };
+        if config.rules.gc.is_none() || !local.collector.is_due(now) {
+            return None;
+        }
+        if config.capture.read_memory == ReadMemory::Off {
+            local.collector.rest(now);
+            slot.collected(Err("it stands in the process's memory, and read_memory is off".into()));
+            return None;
+        }
+        local.collector.ask(&config.name, number, id, now)
     }
 
     /// A limit changed in one of these cgroups: if it is above this process, it is read, and RSS against it at once.

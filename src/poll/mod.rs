@@ -4,6 +4,7 @@
 //! writes, the looking for processes and everything else that can block run elsewhere and report, so that none of them delays a poll.
 
 mod ask;
+mod collector;
 pub mod descriptors;
 mod dispatch;
 mod evidence;
@@ -22,12 +23,14 @@ mod task;
 mod watcher;
 
 pub use ask::{Ask, Granted, NotGranted, Which};
+pub use collector::{CollectorAnswer, CollectorAsk};
 pub use evidence::OK as EVIDENCE_OK;
 pub use recovery::Recovered;
 pub use statm::{Reading, Statm};
 pub use status::{History, InstanceStatus};
 pub use task::{
-    Baseline, Check, Checked, Command, Found, Handles, Job, JobDone, Readings, Remote, RemoteFacts, Subject, Task, Timeline, Who,
+    Baseline, Check, Checked, CollectorTold, Command, Found, Handles, Job, JobDone, Readings, Remote, RemoteFacts, Subject, Task, Timeline,
+    Who,
 };
 #[cfg(test)]
 use watcher::next_multiple;

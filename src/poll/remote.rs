@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::collector::of_page;
 use super::dispatch::{Caveat, Dispatch, InstanceRef};
 use super::evidence::EvidenceCheck;
 use super::instance::{LiveInstance, Origin};
@@ -17,7 +18,7 @@ use super::task::{Found, Readings, Remote, Who};
 use crate::anatomy::GoMemory;
 use crate::bundle::Warning;
 use crate::clock::{self, Mono, human};
-use crate::config;
+use crate::config::{self, Source};
 use crate::host::Limit;
 use crate::identity::SlotNumber;
 use crate::identity::{Identity, SeriesId};
@@ -243,6 +244,9 @@ impl RemoteTarget<'_> {
             // what was known is better than nothing
             _ => {}
         }
+        if config.rules.gc.is_some() {
+            slot.collected(reading.collector.map(|said| of_page(&said, heard.at)).ok_or_else(|| not_told(&config.source)));
+        }
         match reading.rss {
             Ok(rss) => {
                 let age = heard.now.since(live.born);
@@ -297,6 +301,16 @@ impl RemoteTarget<'_> {
             }
         }
         changed || !gone.is_empty()
+    }
+}
+
+/// Why it is not known what the collector of an instance has done.
+fn not_told(source: &Source) -> String {
+    match source {
+        Source::Metrics(_) => "its page has neither go_cpu_classes_gc_mark_assist_cpu_seconds_total and the others of its kind \
+                               (collectors.MetricsAll in client_golang), nor what go_memstats_gc_cpu_fraction could be counted with"
+            .into(),
+        _ => "a query tells RSS only".into(),
     }
 }
 

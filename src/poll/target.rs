@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::InstanceStatus;
 use super::descriptors::Room;
 use super::instance::{LiveInstance, Origin};
 use super::kills::Kills;
 use super::kin::Kinships;
 use super::remote::Remotes;
-use super::task::Checked;
+use super::task::{Checked, CollectorTold};
+use super::{CollectorAnswer, InstanceStatus};
 use crate::clock::Mono;
 use crate::config::{self, Selector, Source};
 use crate::host::ProcFs;
@@ -18,7 +18,7 @@ use crate::identity::{Identity, InstanceId, SlotNumber};
 use crate::incident::{Incident, State};
 use crate::lang::{Lang, say};
 use crate::roster::{Entry, Roster};
-use crate::trigger::{Levels, time_to};
+use crate::trigger::{self, Levels, time_to};
 use crate::units::ByteSize;
 
 pub(super) struct WatchedTarget {
@@ -188,6 +188,25 @@ impl WatchedTarget {
                 Some(reason) => tracing::warn!(target_name, pid, instance, reason, "its evidence could not be had now"),
                 None => tracing::info!(target_name, pid, instance, "its evidence can be had again"),
             }
+        }
+    }
+
+    /// Takes what the collector of a process has done, if it still sits there.
+    pub fn collector_told(&mut self, told: CollectorTold, now: Mono) {
+        let Some(gc) = self.config.rules.gc else { return };
+        let Some((slot, live)) = self.roster.get_mut(told.slot).and_then(Entry::seated_mut) else { return };
+        if live.id != told.instance {
+            return;
+        }
+        let Origin::Local(local) = &mut live.origin else { return };
+        let places = matches!(told.found, Ok(CollectorAnswer::Places(_)));
+        if let Some(found) = local.collector.told(told, trigger::gc::every(gc.window), now) {
+            slot.collected(found);
+        }
+        // the first reading follows at once, and what it may fire is seen then
+        if places || slot.is_collector_pending() {
+            local.due = now;
+            self.due = now;
         }
     }
 

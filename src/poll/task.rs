@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Ask, Granted, History, InstanceStatus, NotGranted};
+use super::{Ask, CollectorAnswer, CollectorAsk, Granted, History, InstanceStatus, NotGranted};
 use crate::anatomy::GoMemory;
 use crate::bundle::Warning;
 use crate::clock::Mono;
@@ -16,6 +16,7 @@ use crate::host::bell::{BellId, Bells, Rang};
 use crate::host::limit::OomCounter;
 use crate::identity::{Identity, SlotNumber};
 use crate::incident::Captured;
+use crate::metrics::CollectorSaid;
 use crate::series::Kept;
 use crate::state::Saved;
 use crate::trigger::Fired;
@@ -29,6 +30,8 @@ pub enum Task {
     Capture(Box<Job>),
     Baseline(Baseline),
     Check(Check),
+    /// What the collectors of these processes have done.
+    Collectors(Vec<CollectorAsk>),
 }
 
 /// Whom a capture or a baseline is of.
@@ -82,6 +85,16 @@ pub struct Checked {
     /// Why not, with the URL that was tried.
     pub found: Result<(), String>,
     pub at: SystemTime,
+}
+
+/// What the collector of a process has done, if it could be read. An error is a sentence.
+#[derive(Clone, Debug)]
+pub struct CollectorTold {
+    pub target: Arc<str>,
+    pub slot: SlotNumber,
+    /// Another may sit there by now.
+    pub instance: Identity,
+    pub found: Result<CollectorAnswer, String>,
 }
 
 /// A capture to be made, admitted by the budget.
@@ -149,6 +162,8 @@ pub struct Remote {
     /// In bytes. An error is why it is not known now; `Ok(None)`: there is none.
     pub limit: Result<Option<u64>, Arc<str>>,
     pub go: Option<Box<GoMemory>>,
+    /// What its collector has done, where that is told.
+    pub collector: Option<Box<CollectorSaid>>,
 }
 
 /// What stays the same of an instance elsewhere.
@@ -167,6 +182,7 @@ pub struct Who {
 pub enum Command {
     Done(JobDone),
     Checked(Checked),
+    Collector(CollectorTold),
     /// A new, valid configuration. Targets are told apart by name; those that remain keep series, incidents and cooldowns.
     Reload(Box<Config>),
     Readings(Readings),

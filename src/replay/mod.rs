@@ -254,6 +254,9 @@ impl Nearest {
                 (Some(limit), None) => format!("eta {}: it never rose towards the limit of {}", human(eta), ByteSize(limit)),
             });
         }
+        if let Some(gc) = self.rules.gc {
+            said.push(format!("gc {gc}: cannot be tried: recorded readings hold RSS, and not what the collector took"));
+        }
         said
     }
 }

@@ -266,6 +266,7 @@ impl Read {
                     rss: series.value.map_err(|e| e.to_string()).and_then(|v| metrics::bytes(v).map_err(|e| format!("RSS: {e}"))),
                     limit,
                     go: None,
+                    collector: None,
                     who,
                 });
             } else {

@@ -83,6 +83,7 @@ impl<'t> Scrape<'t> {
             rss,
             limit,
             go: page.go.map(Box::new),
+            collector: page.collector.map(Box::new),
         };
         Found { readings: vec![reading], partial: None, trouble: None, limit_source: self.limit_source.clone() }
     }

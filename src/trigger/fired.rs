@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Reading;
+use super::gc::GcNumbers;
 use crate::charge::Charge;
 use crate::clock::Mono;
 
@@ -13,6 +14,7 @@ pub enum Trigger {
     Threshold,
     Slope,
     Eta,
+    Gc,
     Manual,
     Alert,
     /// The kernel killed in its cgroup, and no rule had announced it.
@@ -26,6 +28,7 @@ impl Trigger {
             Trigger::Threshold => "threshold",
             Trigger::Slope => "slope",
             Trigger::Eta => "eta",
+            Trigger::Gc => "gc",
             Trigger::Manual => "manual",
             Trigger::Alert => "alert",
             Trigger::OomKill => "oom_kill",
@@ -88,6 +91,9 @@ pub struct Fired {
     pub window_seconds: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub eta_seconds: Option<f64>,
+    /// Of `gc`: what was compared.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub gc: Option<GcNumbers>,
     /// One sentence with the numbers.
     pub reason: String,
 }
@@ -107,6 +113,7 @@ impl Fired {
             slope_bytes_per_second: None,
             window_seconds: None,
             eta_seconds: None,
+            gc: None,
             reason,
         }
     }

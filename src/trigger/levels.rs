@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::eta;
 use super::fired::{Fired, Measure, Trigger};
+use super::{eta, gc};
 use crate::clock::Mono;
 use crate::config;
 use crate::series::{Sample, bucket_width};
-use crate::units::{Rate, SizeOrPercent};
+use crate::units::{Rate, Share, SizeOrPercent};
 
 /// One stage of `threshold` in bytes, with the words of the configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,6 +54,7 @@ pub struct Levels {
     pub stages: Vec<Stage>,
     pub(super) slope: Option<(u64, Rate)>,
     pub(super) eta: Option<Duration>,
+    gc: Option<Share>,
     pub limit: Option<u64>,
     pub hold: Duration,
     pub(super) warmup: Duration,
@@ -69,6 +70,7 @@ impl Levels {
             stages,
             slope: rules.slope.and_then(|rate| Some((rate.rise.resolve(limit)?, rate))),
             eta: rules.eta,
+            gc: rules.gc,
             limit,
             hold: rules.hold,
             warmup: rules.warmup,
@@ -89,10 +91,11 @@ impl Levels {
         self.stages.iter().map(|s| s.bytes).chain(self.limit).filter(|bytes| *bytes > rss).min()
     }
 
-    /// The width of the narrowest bucket that a rule's window is cut into; `None` without such a rule.
+    /// The width of the narrowest bucket that a rule's window is cut into, or twice the time between two readings; `None` without such a rule.
     pub fn narrowest_bucket(&self) -> Option<Duration> {
         let spans = self.slope.map(|(_, rate)| rate.window).into_iter().chain(self.eta_windows());
-        spans.map(|span| bucket_width(span, self.interval)).min()
+        let gc = self.gc.map(|gc| gc::every(gc.window) * 2);
+        spans.map(|span| bucket_width(span, self.interval)).chain(gc).min()
     }
 
     /// How many stages a reading has reached.

@@ -7,11 +7,13 @@
 //!  levels   the rules against one instance's limit, and a reading
 //!  held     for how long a condition has been met
 //!  rise     a line over a window, and whether it goes on   ── slope, eta
+//!  gc       what the collector takes
 //!  fired    which rule, with the numbers                    words  why nothing fires
 //! ```
 
 mod eta;
 mod fired;
+pub mod gc;
 mod held;
 mod levels;
 mod rise;
@@ -23,6 +25,7 @@ mod tests;
 use std::time::Duration;
 
 pub use fired::{Fired, Measure, Trigger};
+pub use gc::{Collections, GcNumbers};
 pub use held::STALE_AFTER;
 use held::{Held, passed};
 pub use levels::{Levels, Reading, Stage};
@@ -52,6 +55,7 @@ pub struct Detector {
     eta: Option<Tracked>,
     /// `eta` over a short window, where its own is long.
     eta_short: Option<Box<Tracked>>,
+    gc: Option<Box<gc::Watched>>,
 }
 
 impl Detector {
@@ -66,6 +70,7 @@ impl Detector {
             slope: rules.slope.map(|rate| Tracked::new(rate.window, interval)),
             eta: eta.map(|(longest, _)| Tracked::new(longest, interval)),
             eta_short: eta.and_then(|(_, short)| Some(Box::new(Tracked::new(short?, interval)))),
+            gc: rules.gc.map(|gc| Box::new(gc::Watched::new(gc))),
         }
     }
 
@@ -91,6 +96,22 @@ impl Detector {
     /// The cgroup's charge as of the next reading, if it is known.
     pub fn charged(&mut self, charge: Option<Charge>) {
         self.charge = charge;
+    }
+
+    /// What the collector has done, or why that is not known; for the next readings.
+    pub fn collected(&mut self, found: Result<Collections, String>) {
+        if let Some(gc) = &mut self.gc {
+            gc.collected(found);
+        }
+    }
+
+    pub fn is_collector_met(&self) -> bool {
+        self.gc.as_ref().is_some_and(|gc| gc.is_met())
+    }
+
+    /// Of an incident by `gc`: whether it is over, if that is known; `rearm` is a part of the level, 0 to 1.
+    pub fn is_collector_calm(&self, rearm: f64) -> Option<bool> {
+        self.gc.as_ref()?.is_over(rearm)
     }
 
     /// The last reading.
@@ -129,6 +150,9 @@ impl Detector {
         let above = levels.stages.get(stage).is_some_and(|s| s.is_reached(reading));
         self.above.update(above, passed, levels.hold);
         self.measure(Sample { rss: reading.most, ..sample }, age, levels, passed);
+        if let Some(gc) = &mut self.gc {
+            gc.observe(sample.at, age >= levels.warmup, passed, levels.hold);
+        }
         let is_undecided = |held: &Held| held.is_pending() && held.time < levels.hold;
         let is_undecided = is_undecided(&self.above) || self.tracked().any(|t| is_undecided(&t.held));
         self.series.keep_more(is_undecided);
@@ -163,6 +187,7 @@ impl Detector {
     pub fn interrupt(&mut self) {
         self.above = Held::default();
         self.tracked_mut().for_each(|tracked| tracked.held = Held::default());
+        self.gc.iter_mut().for_each(|gc| gc.held = Held::default());
     }
 
     /// The incident is over: what rose before it ended is no part of what comes.
@@ -173,6 +198,7 @@ impl Detector {
             tracked.standing = Standing::Off;
             tracked.peaks.came_back();
         }
+        self.gc.iter_mut().for_each(|gc| gc.clear());
     }
 
     fn tracked(&self) -> impl Iterator<Item = &Tracked> {
@@ -185,7 +211,12 @@ impl Detector {
 
     /// Is any rule's condition met, held long enough or not? For how long so far, less its dips.
     pub fn pending_for(&self) -> Option<Duration> {
-        std::iter::once(&self.above).chain(self.tracked().map(|t| &t.held)).filter(|held| held.is_pending()).map(|held| held.time).max()
+        std::iter::once(&self.above)
+            .chain(self.tracked().map(|t| &t.held))
+            .chain(self.gc.iter().map(|gc| &gc.held))
+            .filter(|held| held.is_pending())
+            .map(|held| held.time)
+            .max()
     }
 
     /// The rule that has held long enough as of the last reading, with its numbers.
@@ -250,6 +281,9 @@ impl Detector {
         }
         if let Some(tracked) = self.eta.iter().chain(self.eta_short.as_deref()).find(|t| enough(&t.held)) {
             return eta::fired(tracked, last, levels).map(|fired| self.with_measure(fired, last.most));
+        }
+        if let Some(gc) = self.gc.as_ref().filter(|gc| enough(&gc.held)) {
+            return gc.fired(last, levels, &how_long()).map(|fired| self.with_measure(fired, last.rss));
         }
         self.slope
             .as_ref()

@@ -69,6 +69,7 @@ pub(super) fn target() -> Target {
             threshold: Vec::new(),
             slope: None,
             eta: None,
+            gc: None,
             hold: Duration::ZERO,
             warmup: Duration::ZERO,
             cooldown: Duration::ZERO,
@@ -212,6 +213,7 @@ fn fired() -> Fired {
         slope_bytes_per_second: None,
         window_seconds: None,
         eta_seconds: None,
+        gc: None,
         reason: "RSS 1.52GiB is at or above 1.50GiB".into(),
     }
 }

@@ -3,6 +3,7 @@
 //! Most lines are of no interest and cost one comparison; nothing is kept of a page but the values asked for and one unfinished
 //! line. What is wrong elsewhere on the page does not matter; what is wrong with a wanted metric is said.
 
+use super::collector::{CollectorSaid, Gathered};
 use super::gostats::{self, GoStats};
 use super::{Pick, START_TIME};
 use crate::anatomy::GoMemory;
@@ -21,6 +22,8 @@ pub struct Page {
     /// The one `process_start_time_seconds`, if there is one.
     pub started: Option<f64>,
     pub go: Option<GoMemory>,
+    /// What Go's collector has done, where that is told.
+    pub collector: Option<CollectorSaid>,
 }
 
 /// Why there is no one value.
@@ -53,6 +56,7 @@ pub struct Reader<'p> {
     picks: Vec<Picked<'p>>,
     start: Picked<'p>,
     go: GoStats,
+    collector: Gathered,
     /// The beginning of a line whose end has not come yet.
     open: Vec<u8>,
     /// Of that line more came than is kept.
@@ -100,6 +104,7 @@ impl<'p> Reader<'p> {
             picks: picks.into_iter().map(|pick| Picked::new(&pick.metric, &pick.labels)).collect(),
             start: Picked::new(START_TIME, &[]),
             go: GoStats::default(),
+            collector: Gathered::default(),
             open: Vec::new(),
             cut: false,
             line: 0,
@@ -154,6 +159,7 @@ impl<'p> Reader<'p> {
             values: self.picks.iter().map(|picked| page.clone().map_or_else(|| picked.result(), Err)).collect(),
             started: self.start.result().ok(),
             go: self.go.finish(),
+            collector: self.collector.finish(self.start.result().ok()),
         }
     }
 
@@ -170,7 +176,7 @@ impl<'p> Reader<'p> {
         let Some(name) = name_of(line) else { return };
         if cut {
             self.blame(&name, "it is too long");
-        } else if name.starts_with(gostats::PREFIX) {
+        } else if Gathered::wants(&name) {
             self.go_line(line, &name);
         }
         let number = self.line;
@@ -195,8 +201,9 @@ impl<'p> Reader<'p> {
 
     fn go_line(&mut self, line: &[u8], name: &[u8]) {
         // without labels: another library may expose several processes' numbers
-        if let (Ok((true, value)), Some(key), false) = (sample(line, &[]), name.get(gostats::PREFIX.len()..), line.contains(&b'{')) {
-            self.go.take(key, value);
+        if let (Ok((true, value)), false) = (sample(line, &[]), line.contains(&b'{')) {
+            name.strip_prefix(gostats::PREFIX).into_iter().for_each(|key| self.go.take(key, value));
+            self.collector.take(name, value);
         }
     }
 }

@@ -15,7 +15,7 @@ use super::recovery::{self, Recovered};
 use super::scan::{NotScanned, Scanned, Scanner};
 use super::schedule::{self, Bounds};
 use super::target::{Feed, WatchedTarget};
-use super::task::{Command, Handles, JobDone, Readings};
+use super::task::{Command, Handles, JobDone, Readings, Task};
 use super::{Ask, Granted, History, InstanceStatus, NotGranted, Reading};
 use crate::budget::{self, Budget};
 use crate::clock::{self, Mono};
@@ -241,6 +241,7 @@ impl Watcher {
         let bounds = Bounds { interval: watched.config.interval, max_interval: watched.config.max_interval };
         let mut next = next_multiple(now, bounds.interval.max(bounds.max_interval));
         let mut ended = Vec::new();
+        let mut collectors = Vec::new();
         for (number, slot, live) in watched.roster.live_mut() {
             let Origin::Local(local) = &mut live.origin else { continue };
             if local.due > now {
@@ -264,6 +265,7 @@ impl Watcher {
                         }
                     }
                     let age = now.since(live.born);
+                    collectors.extend(live.ask_collector(&watched.config, number, slot, now));
                     slot.charged(live.charge(procfs, limits, &watched.config, rss, now));
                     let place = InstanceRef { target: &watched.config, number, slot, live };
                     dispatch.read(place, Sample { at: now, rss }, age, true, now);
@@ -305,6 +307,9 @@ impl Watcher {
             self.changed |= live.log_change(&watched.config.name, slot, now);
         }
         watched.due = next;
+        if !collectors.is_empty() {
+            dispatch.hand_on(Task::Collectors(collectors));
+        }
         for number in ended {
             self.end(i, number, now);
         }
@@ -424,6 +429,11 @@ impl Watcher {
                 // a target may have left the configuration meanwhile
                 if let Some(watched) = self.by_name.get(&checked.target).and_then(|i| self.targets.get_mut(*i)) {
                     watched.checked(checked, now);
+                }
+            }
+            Command::Collector(told) => {
+                if let Some(watched) = self.by_name.get(&*told.target).and_then(|i| self.targets.get_mut(*i)) {
+                    watched.collector_told(told, now);
                 }
             }
             Command::Reload(config) => self.reload(*config, now),

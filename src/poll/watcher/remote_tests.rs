@@ -32,6 +32,7 @@ fn instance(name: &str, mib: u64) -> Remote {
         rss: Ok(mib * MIB),
         limit: Ok(None),
         go: None,
+        collector: None,
     }
 }
 

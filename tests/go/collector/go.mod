@@ -1,0 +1,3 @@
+module memtrap.test/collector
+
+go 1.19
