@@ -3,33 +3,34 @@
 //!
 //! Bounded, whatever is watched: so many instances on a page, the most alarming first, and so many bundles.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Duration;
+mod bundles;
+mod card;
+mod words;
 
-use askama::Template;
-use axum::extract::State;
-use axum::response::{Html, IntoResponse, Response};
-use hyper::StatusCode;
-use hyper::header::{CONTENT_SECURITY_POLICY, HeaderValue};
-use serde::Deserialize;
+use std::collections::BTreeMap;
 
 use super::index::Caught;
-use super::plot::{self, Beside, Plot};
 use super::routes::{Asked, Instance, Misasked, Parameters, Shared, alone};
 use super::view::{Unavailable, View};
-use crate::charge::Charge;
-use crate::clock::{self, Mono, human};
+use crate::clock::{self, Mono};
 use crate::incident::State as Stand;
 use crate::lang::{Lang, say};
 use crate::poll::{History, InstanceStatus};
-use crate::report;
 use crate::text::one_line;
-use crate::units::ByteSize;
+use askama::Template;
+use axum::extract::State;
+use axum::response::{Html, IntoResponse, Response};
+use bundles::{Row, row};
+use card::{Card, card, is_loud, rank};
+use hyper::StatusCode;
+use hyper::header::{CONTENT_SECURITY_POLICY, HeaderValue};
+use serde::Deserialize;
+use std::sync::Arc;
+use words::state_words;
+pub(crate) use words::{word, words_of_eta, words_of_slope};
 
-pub(super) const STYLE: &str = include_str!("../../templates/status.css");
-pub(super) const SCRIPT: &str = include_str!("../../templates/status.js");
-
+pub(super) const STYLE: &str = include_str!("../../../templates/status.css");
+pub(super) const SCRIPT: &str = include_str!("../../../templates/status.js");
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; \
                       frame-ancestors 'none'";
 /// Instances on one page.
@@ -120,6 +121,7 @@ struct Chip {
     link: String,
 }
 
+<<<<<<< HEAD:src/serve/page.rs
 struct Card {
     words: &'static str,
     /// Stays the same while the page lives.
@@ -199,6 +201,8 @@ fn is_over(i: &InstanceStatus) -> bool {
     most(i).zip(i.threshold_bytes.first()).is_some_and(|(most, threshold)| most >= *threshold)
 }
 
+=======
+>>>>>>> 166c734 (The report's page and the status page are rooms of several files):src/serve/page/mod.rs
 /// Sorting and writing are done aside: there may be thousands of instances.
 async fn fill(view: &Arc<View>, wanted: Wanted, write: impl FnOnce(Live) -> Response + Send + 'static) -> Result<Response, Unavailable> {
     let lang = view.lang();
@@ -343,22 +347,6 @@ fn headline(instances: &[InstanceStatus], lang: Lang) -> (String, &'static str) 
     (say!(lang; "{watched}; {wrong}"; "{watched}；{wrong}"), "alarm")
 }
 
-/// The name of the state, and in Chinese what it means before it.
-fn state_words(state: Stand, lang: Lang) -> &'static str {
-    let zh = match state {
-        Stand::Capturing => "采集中 capturing",
-        Stand::Throttled => "限流 throttled",
-        Stand::Pending => "将触发 pending",
-        Stand::Open => "未恢复 open",
-        Stand::Blind => "读不到 blind",
-        Stand::Cooldown => "冷却 cooldown",
-        Stand::Warming => "预热 warming",
-        Stand::Armed => "待命 armed",
-        Stand::Waiting => "等进程 waiting",
-    };
-    lang.pick(state.name(), zh)
-}
-
 fn chips(instances: &[InstanceStatus], wanted: &Wanted, lang: Lang) -> Vec<Chip> {
     const ALL: [Stand; 9] = [
         Stand::Capturing,
@@ -379,135 +367,6 @@ fn chips(instances: &[InstanceStatus], wanted: &Wanted, lang: Lang) -> Vec<Chip>
         Chip { state: state.name(), words: state_words(state, lang), count: count(state), is_chosen, link }
     };
     ALL.into_iter().filter(|s| count(*s) > 0 || wanted.state == Some(*s)).map(chip).collect()
-}
-
-fn card(
-    instance: &Instance,
-    samples: &[crate::series::Sample],
-    bundles: &[Caught],
-    now: (Mono, std::time::SystemTime),
-    lang: Lang,
-) -> Card {
-    let i = &instance.status;
-    let limit = i.limit_bytes.filter(|l| *l > 0);
-    let label = one_line(i.instance.as_deref().unwrap_or_default(), 120);
-    let of_this = |b: &&Caught| b.target == i.target && i.instance.as_ref().is_some_and(|l| *l == b.instance);
-    let taken = |b: &Caught| {
-        let ago = now.1.duration_since(humantime::parse_rfc3339(&b.started).ok()?).ok()?;
-        Some((now.0 - ago, format!("{} {}", b.trigger.name(), b.started), b.report.clone().unwrap_or_else(|| contents(b))))
-    };
-    let marks = bundles.iter().filter(of_this).take(20).filter_map(taken).collect();
-    let plot = plot::draw(samples, &Beside { thresholds: &i.threshold_bytes, limit, lang, bundles: marks }, now.0);
-    let mut facts = Vec::new();
-    if let Some(limit) = limit {
-        let source = i.limit_source.as_deref().map(|s| format!("{}{}", lang.pick(", ", "，"), one_line(s, 120))).unwrap_or_default();
-        facts.push((lang.pick("limit", "上限"), format!("{}{source}", ByteSize(limit))));
-    }
-    if !i.threshold_bytes.is_empty() {
-        facts.push((
-            lang.pick("threshold", "阈值"),
-            i.threshold_bytes.iter().map(|t| ByteSize(*t).to_string()).collect::<Vec<_>>().join(", "),
-        ));
-    }
-    facts.extend(i.charge_bytes.zip(i.charge_cgroup.as_ref()).map(|(charge, cgroup)| {
-        let (charge, cgroup) = (ByteSize(charge), one_line(cgroup, MAX_WORDS));
-        let of = i.charge_limit_bytes.map_or_else(String::new, |limit| say!(lang; " of {}"; "（上限 {}）", ByteSize(limit)));
-        (lang.pick("charge", "不可回收"), format!("{charge}{of}, {cgroup}"))
-    }));
-    facts.extend(i.slope_bytes_per_second.map(|slope| ("slope", words_of_slope(slope, lang))));
-    facts.extend(words_of_eta(i.seconds_to_limit).map(|words| (lang.pick("to the limit", "距上限"), words)));
-    facts.push((lang.pick("next capture", "下次采集"), i.next_capture.clone()));
-    // how far it is from firing, or else from the limit
-    let full = i.threshold_bytes.first().copied().or(limit);
-    let share = full.zip(most(i)).map(|(full, most)| most as f64 / full.max(1) as f64 * 100.0);
-    let of = share.filter(|_| i.threshold_bytes.is_empty()).map(|percent| say!(lang; "{percent:.0}% of the limit"; "上限的 {percent:.0}%"));
-    let last = i.last_bundle.as_ref().map(|id| {
-        let known = bundles.iter().find(|b| b.id == *id);
-        let words = instance.last_verdict.as_ref().map_or_else(
-            || lang.pick("no verdict", "没有结论").to_owned(),
-            |v| match lang {
-                Lang::En => format!("{}, {} confidence", word(&v.cause), word(&v.confidence)),
-                Lang::Zh => report::verdict_words(v.cause, v.confidence, lang),
-            },
-        );
-        let link = known.and_then(|b| b.report.clone()).unwrap_or_else(|| format!("/bundles/{id}/"));
-        Last { link, words }
-    });
-    let query = if label.is_empty() { String::new() } else { format!("?instance={}", encoded(i.instance.as_deref().unwrap_or_default())) };
-    Card {
-        words: state_words(i.state, lang),
-        key: format!("i-{}-{}", i.target, i.slot),
-        target_link: Wanted::default().link(Some(&i.target), None, 1),
-        target: i.target.clone(),
-        instance: label,
-        state: i.state.name(),
-        reason: one_line(&i.reason, MAX_WORDS),
-        lacks: i.lacks_evidence().map(|why| one_line(why, MAX_WORDS)),
-        rss: i.rss_bytes.map_or_else(|| "–".into(), |rss| ByteSize(rss).to_string()),
-        of: of.unwrap_or_default(),
-        fill: share.map(|percent| percent.clamp(0.0, 100.0)),
-        class: if is_over(i) { "over" } else { "" },
-        plot,
-        facts,
-        last,
-        capture: (i.instance.is_some() && i.state != Stand::Capturing).then(|| format!("/api/capture/{}{query}", encoded(&i.target))),
-    }
-}
-
-fn contents(b: &Caught) -> String {
-    format!("/bundles/{}/", b.id)
-}
-
-fn row(b: &Caught, lang: Lang) -> Row {
-    use crate::verdict::Explains;
-    let when = b.started.get(..19).unwrap_or(&b.started).replace('T', " ");
-    let explains = b.verdict.as_ref().map_or("unknown", |v| match v.go_heap_explains {
-        Explains::Yes => "yes",
-        Explains::Partly => "partly",
-        Explains::No => "no",
-        Explains::Unknown => "unknown",
-    });
-    Row {
-        id: b.id.clone(),
-        when,
-        target: b.target.clone(),
-        instance: b.instance.clone(),
-        trigger: b.trigger.name(),
-        rss: ByteSize(b.rss_bytes).to_string(),
-        verdict: b.verdict.as_ref().map_or_else(
-            || say!(lang; "no verdict, {}"; "没有结论，{}", b.outcome.name()),
-            |v| match lang {
-                Lang::En => format!("{} · {}", word(&v.cause), word(&v.confidence)),
-                Lang::Zh => report::verdict_words(v.cause, v.confidence, lang),
-            },
-        ),
-        explains,
-        summary: b.verdict.as_ref().map_or_else(|| b.reason.clone(), |v| v.summary.clone()),
-        report: b.report.clone(),
-        contents: contents(b),
-        archive: format!("/bundles/{}.tar.gz", b.id),
-        size: ByteSize(b.bytes).to_string(),
-    }
-}
-
-/// As in verdict.json, with blanks.
-pub(crate) fn word(value: &impl serde::Serialize) -> String {
-    serde_json::to_value(value).ok().and_then(|v| v.as_str().map(|s| s.replace('_', " "))).unwrap_or_default()
-}
-
-/// Bytes per second as a person thinks of leaks: per minute.
-pub(crate) fn words_of_slope(bytes_per_second: f64, lang: Lang) -> String {
-    let per_minute = bytes_per_second * 60.0;
-    if per_minute.abs() < 16.0 * 1024.0 {
-        return lang.pick("flat", "平稳").into();
-    }
-    let (sign, size) = (if per_minute < 0.0 { '−' } else { '+' }, ByteSize(per_minute.abs() as u64));
-    say!(lang; "{sign}{size}/min"; "{sign}{size}/分")
-}
-
-/// The time to the limit, where it is worth telling.
-pub(crate) fn words_of_eta(seconds: Option<f64>) -> Option<String> {
-    seconds.filter(|s| *s < 7.0 * 86_400.0).and_then(|s| Duration::try_from_secs_f64(s).ok()).map(human)
 }
 
 /// For a query or a path.
