@@ -21,7 +21,7 @@
 //!
 //! | room | one purpose |
 //! | --- | --- |
-//! | [`clock`], [`units`], `digest`, `text`, `disk`, `writable`, `credential`, [`error`], [`lang`], [`layout`] | the words that all rooms share |
+//! | [`clock`], [`units`], `digest`, `text`, `disk`, `writable`, `credential`, `plot`, [`error`], [`lang`], [`layout`] | the words that all rooms share |
 //! | [`charge`] | what of a cgroup's memory its kernel cannot drop |
 //! | [`aside`] | threads for what may never answer, of each kind its own; the table of them |
 //! | [`config`] | TOML to a valid [`config::Config`], every mistake at once; touches nothing but the text |
@@ -70,6 +70,7 @@ pub mod error;
 pub mod lang;
 pub mod identity;
 pub mod layout;
+mod plot;
 mod steps;
 mod text;
 pub mod units;

@@ -3,11 +3,11 @@
 use std::time::SystemTime;
 
 use super::read::Reading;
+use crate::plot::{BARS, column, columns};
 use crate::units::ByteSize;
 
 const WIDTH: usize = 64;
 const HEIGHT: usize = 10;
-const BARS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 /// A level further above the RSS than this would flatten it.
 const FAR: f64 = 2.0;
 
@@ -15,23 +15,9 @@ const FAR: f64 = 2.0;
 pub fn plot(readings: &[Reading], level: Option<u64>, fired: &[SystemTime]) -> String {
     let (Some(first), Some(last)) = (readings.first(), readings.last()) else { return String::new() };
     let span = last.at.duration_since(first.at).unwrap_or_default().as_secs_f64().max(1e-3);
-    let column = |at: SystemTime| {
-        let share = at.duration_since(first.at).unwrap_or_default().as_secs_f64() / span;
-        ((share * WIDTH as f64) as usize).min(WIDTH - 1)
-    };
-    let mut columns: Vec<Option<u64>> = vec![None; WIDTH];
-    for reading in readings {
-        if let Some(highest) = columns.get_mut(column(reading.at)) {
-            *highest = (*highest).max(Some(reading.rss));
-        }
-    }
-    // fewer readings than columns: what was last read still stands
-    let mut before = None;
-    for rss in &mut columns {
-        *rss = rss.or(before);
-        before = *rss;
-    }
-    let highest = columns.iter().flatten().copied().max().unwrap_or(0).max(1);
+    let share = |at: SystemTime| at.duration_since(first.at).unwrap_or_default().as_secs_f64() / span;
+    let columns = columns(WIDTH, readings.iter().map(|reading| (share(reading.at), reading.rss)));
+    let highest = columns.iter().copied().max().unwrap_or(0).max(1);
     let level = level.filter(|level| *level as f64 <= highest as f64 * FAR);
     let top = highest.max(level.unwrap_or(0)) as f64;
     let eighths = |bytes: u64| (bytes as f64 / top * (HEIGHT * 8) as f64).round() as usize;
@@ -45,14 +31,14 @@ pub fn plot(readings: &[Reading], level: Option<u64>, fired: &[SystemTime]) -> S
         };
         text.push_str(&format!("{label:>12} "));
         for rss in &columns {
-            let bar = rss.map_or(0, |rss| eighths(rss).saturating_sub(row * 8).min(8));
+            let bar = eighths(*rss).saturating_sub(row * 8).min(8);
             let bar = BARS.get(bar).copied().unwrap_or(' ');
             text.push(if bar == ' ' && Some(row) == level_row { '─' } else { bar });
         }
         text.truncate(text.trim_end().len());
         text.push('\n');
     }
-    let marked: Vec<usize> = fired.iter().map(|at| column(*at)).collect();
+    let marked: Vec<usize> = fired.iter().map(|at| column(WIDTH, share(*at))).collect();
     let marks: String = (0..WIDTH).map(|c| if marked.contains(&c) { '▲' } else { '·' }).collect();
     let time = crate::clock::rfc3339_seconds;
     let (from, to) = (time(first.at), time(last.at));

@@ -1,11 +1,11 @@
 //! RSS over time as geometry: percentages of a plot's width and height, so that a page scales it and a test reads it.
 
-use std::fmt::Write;
 use std::time::Duration;
 
 use crate::bundle::timeline::TimelineRow;
 use crate::clock::human;
 use crate::lang::{Lang, say};
+use crate::plot::Frame;
 use crate::units::ByteSize;
 
 /// More points than pixels help nobody.
@@ -95,14 +95,9 @@ fn draw(readings: &[TimelineRow], marks: &Marks, from: u64, to: u64) -> Option<P
     let lang = marks.lang;
     let near = |bytes: &u64| *bytes as f64 <= highest as f64 * FAR;
     let top = [Some(highest), marks.level.filter(near), marks.limit.filter(near)].into_iter().flatten().max()? as f64 * 1.08;
-    let x = |ms: u64| (ms.saturating_sub(from) as f64 / (to - from) as f64 * 100.0).clamp(0.0, 100.0);
-    let y = |bytes: u64| ((1.0 - bytes as f64 / top) * 100.0).clamp(0.0, 100.0);
+    let frame = Frame { from, to, top };
+    let (x, y) = (|ms| frame.x(ms), |bytes| frame.y(bytes));
 
-    let mut points = String::new();
-    for r in thinned(readings) {
-        // writing to a String does not fail
-        let _ = write!(points, "{:.1},{:.1} ", x(r.unix_ms) * 10.0, y(r.rss_bytes) * 10.0);
-    }
     let mut notes = Vec::new();
     let mut line = |bytes: Option<u64>, what: &str| {
         let bytes = bytes?;
@@ -124,7 +119,7 @@ fn draw(readings: &[TimelineRow], marks: &Marks, from: u64, to: u64) -> Option<P
     });
     let span = |(label, begin, end): &(String, u64, u64)| Span { left: x(*begin), width: x(*end) - x(*begin), label: label.clone() };
     Some(Plot {
-        points: points.trim_end().to_owned(),
+        points: frame.line(readings, MAX_POINTS, |r| (r.unix_ms, r.rss_bytes)),
         y: sizes(top as u64).map(|bytes| Mark { at: y(bytes), label: ByteSize(bytes).to_string() }).collect(),
         x: times(from, to, zero).map(|(ms, label)| Mark { at: x(ms), label }).collect(),
         threshold,
@@ -134,11 +129,6 @@ fn draw(readings: &[TimelineRow], marks: &Marks, from: u64, to: u64) -> Option<P
         steps: marks.steps.iter().filter(|s| s.2 > from && s.1 < to).map(span).collect(),
         notes,
     })
-}
-
-/// The highest of each stretch, so that no peak is lost.
-fn thinned(readings: &[TimelineRow]) -> impl Iterator<Item = &TimelineRow> {
-    readings.chunks(readings.len().div_ceil(MAX_POINTS).max(1)).filter_map(|part| part.iter().max_by_key(|r| r.rss_bytes))
 }
 
 /// Powers of two, a few of them from 0 to `top`.

@@ -11,6 +11,7 @@ use crate::bundle::{Status, by_cause};
 use crate::clock::human;
 use crate::lang::{Lang, say};
 use crate::layout::{columns, width, wrapped};
+use crate::plot;
 use crate::units::ByteSize;
 use crate::verdict::{Group, TopLine, Verdict};
 
@@ -243,25 +244,18 @@ pub fn groups(groups: &[Group], count: usize, lang: Lang) -> String {
 
 /// RSS over time in one line.
 fn sparkline(timeline: &[TimelineRow], lang: Lang) -> Option<String> {
-    const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-    const CELLS: u64 = 48;
+    const CELLS: usize = 48;
     let (first, last) = (timeline.first()?, timeline.last()?);
     let span = last.unix_ms.checked_sub(first.unix_ms).filter(|span| *span > 0)?;
     let highest = timeline.iter().map(|r| r.rss_bytes).max()?.max(1);
-    let mut cells = [0u64; CELLS as usize];
-    for r in timeline {
-        let at = r.unix_ms.saturating_sub(first.unix_ms).min(span) * (CELLS - 1) / span;
-        if let Some(cell) = cells.get_mut(at as usize) {
-            *cell = r.rss_bytes.max(*cell);
-        }
-    }
-    let mut before = first.rss_bytes;
-    let bar = |rss: u64| BARS.get((u128::from(rss) * 8 / u128::from(highest)).min(7) as usize).copied().unwrap_or(' ');
+    let share = |r: &TimelineRow| r.unix_ms.saturating_sub(first.unix_ms) as f64 / span as f64;
+    let cells = plot::columns(CELLS, timeline.iter().map(|r| (share(r), r.rss_bytes)));
     let line: String = cells
         .iter()
         .map(|rss| {
-            before = if *rss > 0 { *rss } else { before };
-            bar(before)
+            // the least of it is seen
+            let eighths = (u128::from(*rss) * 8 / u128::from(highest)).min(7) as usize + 1;
+            plot::BARS.get(eighths).copied().unwrap_or(' ')
         })
         .collect();
     let took = human(std::time::Duration::from_millis(span));

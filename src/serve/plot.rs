@@ -1,11 +1,11 @@
 //! The line of an instance's last hour as geometry: shares of a width and a height, which SVG takes as attributes, so that the page needs no
 //! inline style. Pure.
 
-use std::fmt::Write;
 use std::time::Duration;
 
 use crate::clock::{Mono, human};
 use crate::lang::Lang;
+use crate::plot::Frame;
 use crate::series::Sample;
 use crate::units::ByteSize;
 
@@ -72,27 +72,19 @@ pub(super) fn draw(samples: &[Sample], beside: &Beside<'_>, now: Mono) -> Option
     let near = |bytes: &u64| *bytes as f64 <= highest as f64 * FAR;
     let levels = || beside.thresholds.iter().map(|t| ("threshold", *t)).chain(beside.limit.map(|l| ("limit", l)));
     let top = levels().map(|l| l.1).filter(near).max().map_or(highest as f64 * ROOM, |level| level.max(highest) as f64 * 1.1);
-    let x = |at: Mono| at.since(from).as_secs_f64() / span.as_secs_f64().max(0.001) * 100.0;
-    let y = |bytes: u64| ((1.0 - bytes as f64 / top) * 100.0).clamp(0.0, 100.0);
-
-    let mut points = String::new();
-    // the highest of each stretch, so that no peak is lost
-    let thinned = samples.chunks(samples.len().div_ceil(MAX_POINTS)).filter_map(|part| part.iter().max_by_key(|s| s.rss));
-    for s in thinned {
-        // writing to a String does not fail
-        let _ = write!(points, "{:.1},{:.1} ", x(s.at).min(100.0) * 10.0, y(s.rss) * 10.0);
-    }
+    let ms = |at: Mono| at.since(from).as_millis() as u64;
+    let frame = Frame { from: 0, to: span.as_millis() as u64, top };
+    let points = frame.line(samples, MAX_POINTS, |s| (ms(s.at), s.rss));
     let words = |class: &'static str| match (beside.lang, class) {
         (Lang::En, class) => class,
         (Lang::Zh, "limit") => "上限",
         (Lang::Zh, _) => "阈值",
     };
-    let points = points.trim_end().to_owned();
     let last = points.rsplit([' ', ',']).nth(1).unwrap_or("1000").to_owned();
     let mut levels: Vec<Level> = levels()
         .filter(|(_, bytes)| near(bytes))
         .map(|(class, bytes)| {
-            let at = y(bytes);
+            let at = frame.y(bytes);
             Level { class, at, is_below: at < NARROW, is_right: false, label: format!("{} {}", words(class), ByteSize(bytes)) }
         })
         .collect();
@@ -103,14 +95,14 @@ pub(super) fn draw(samples: &[Sample], beside: &Beside<'_>, now: Mono) -> Option
         before = Some((level.at, level.is_right));
     }
     Some(Plot {
-        area: format!("{:.1},1000 {points} {last},1000", x(first.at) * 10.0),
+        area: format!("{:.1},1000 {points} {last},1000", frame.x(ms(first.at)) * 10.0),
         points,
         levels,
         marks: beside
             .bundles
             .iter()
             .filter(|(at, ..)| *at >= from && *at <= now)
-            .map(|(at, label, link)| Mark { at: x(*at), label: label.clone(), link: link.clone() })
+            .map(|(at, label, link)| Mark { at: frame.x(ms(*at)), label: label.clone(), link: link.clone() })
             .collect(),
         from: format!("−{}", human(Duration::from_secs(span.as_secs()))),
         top: ByteSize(highest).to_string(),
