@@ -3,10 +3,12 @@
 //! Series are handed over one by one while the JSON is read, so that an answer with thousands costs little more than its bytes.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, Error as _, IgnoredAny, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 
 use crate::text::one_line;
 
@@ -68,57 +70,75 @@ pub enum QueryError {
 }
 
 /// Reads an answer, and hands over each of its at most `max` series. On an error some may have been handed over: none of them counts.
-pub fn read<'b>(body: &'b [u8], max: usize, each: &mut dyn FnMut(Series<'_>)) -> Result<Answer, QueryError> {
-    let mut state = State { each, max, labels: Vec::new(), answer: Answer::default(), kind: None, too_many: false };
-    let mut json = serde_json::Deserializer::from_slice(body);
-    let top = Top { state: &mut state }.deserialize(&mut json).and_then(|top| json.end().map(|()| top));
-    let (kind, too_many, mut answer) = (state.kind, state.too_many, state.answer);
-    if too_many {
-        return Err(QueryError::TooMany(max));
-    }
-    if let Some(kind) = kind.filter(|kind| kind != "vector") {
-        return Err(QueryError::NoVector(kind));
-    }
-    let top = top.map_err(|e| QueryError::NotAnAnswer(one_line(&e.to_string(), 120)))?;
-    match top.status.as_deref() {
-        Some("success") if top.data => {}
+pub fn read(body: &[u8], max: usize, each: &mut dyn FnMut(Series<'_>)) -> Result<Answer, QueryError> {
+    let no_answer = |e: serde_json::Error| QueryError::NotAnAnswer(one_line(&e.to_string(), 120));
+    let top: Top = serde_json::from_slice(body).map_err(no_answer)?;
+    match top.status.as_ref().map(|status| &*status.0) {
+        Some("success") => {}
         Some("error") => {
-            let or = |text: Option<String>, other: &str| text.unwrap_or_else(|| other.into());
+            let or = |text: Option<Text>, other: &str| text.map_or_else(|| other.into(), |text| text.shown());
             return Err(QueryError::Refused { kind: or(top.error_type, "error"), message: or(top.error, "nothing more") });
         }
-        Some("success") => return Err(QueryError::NotAnAnswer("it has no data".into())),
         _ => return Err(QueryError::NotAnAnswer("it has no status".into())),
     }
-    answer.partial = match top.warnings.as_slice() {
-        [] => top.partial.then(|| "the server says that its answer is partial".into()),
+    let data = top.data.ok_or_else(|| QueryError::NotAnAnswer("it has no data".into()))?;
+    if let Some(kind) = data.kind.filter(|kind| kind.0 != "vector") {
+        return Err(QueryError::NoVector(kind.shown()));
+    }
+    let warnings: Vec<String> = top.warnings.iter().flatten().take(MAX_WARNINGS).map(Text::shown).collect();
+    let partial = match warnings.as_slice() {
+        [] => top.partial.unwrap_or(false).then(|| "the server says that its answer is partial".into()),
         warnings => Some(warnings.join("; ")),
     };
-    Ok(answer)
+    let mut list = List { each, max, answer: Answer { partial, ..Answer::default() } };
+    // VictoriaMetrics writes an empty result as null, now and then
+    if data.result.get() != "null" {
+        let read = serde_json::Deserializer::from_str(data.result.get()).deserialize_seq(&mut list);
+        if list.answer.series > max {
+            return Err(QueryError::TooMany(max));
+        }
+        read.map_err(no_answer)?;
+    }
+    Ok(list.answer)
 }
 
-struct State<'b, 's> {
-    each: &'s mut dyn FnMut(Series<'_>),
-    max: usize,
-    /// Of the series being read.
-    labels: Vec<(Cow<'b, str>, Cow<'b, str>)>,
-    answer: Answer,
-    /// `resultType`
-    kind: Option<String>,
-    too_many: bool,
+#[derive(Deserialize)]
+struct Top<'b> {
+    #[serde(borrow)]
+    status: Option<Text<'b>>,
+    #[serde(borrow, rename = "errorType")]
+    error_type: Option<Text<'b>>,
+    #[serde(borrow)]
+    error: Option<Text<'b>>,
+    #[serde(borrow)]
+    warnings: Option<Vec<Text<'b>>>,
+    /// VictoriaMetrics
+    #[serde(rename = "isPartial")]
+    partial: Option<bool>,
+    #[serde(borrow)]
+    data: Option<Data<'b>>,
 }
 
-#[derive(Default)]
-struct TopLevel {
-    status: Option<String>,
-    error_type: Option<String>,
-    error: Option<String>,
-    warnings: Vec<String>,
-    partial: bool,
-    data: bool,
+#[derive(Deserialize)]
+struct Data<'b> {
+    #[serde(borrow, rename = "resultType")]
+    kind: Option<Text<'b>>,
+    /// Read when its kind is known.
+    #[serde(borrow)]
+    result: &'b RawValue,
+}
+
+#[derive(Deserialize)]
+struct One<'b> {
+    #[serde(borrow, default)]
+    metric: BTreeMap<Text<'b>, Text<'b>>,
+    #[serde(borrow)]
+    value: Option<(f64, Text<'b>)>,
+    histogram: Option<IgnoredAny>,
 }
 
 /// A string of the body, without a copy where it has no escapes.
-#[derive(Deserialize)]
+#[derive(PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(transparent)]
 struct Text<'b>(#[serde(borrow)] Cow<'b, str>);
 
@@ -128,225 +148,40 @@ impl Text<'_> {
     }
 }
 
-struct Top<'t, 'b, 's> {
-    state: &'t mut State<'b, 's>,
+/// The list of series, one at a time.
+struct List<'s> {
+    each: &'s mut dyn FnMut(Series<'_>),
+    max: usize,
+    answer: Answer,
 }
 
-impl<'b> DeserializeSeed<'b> for Top<'_, 'b, '_> {
-    type Value = TopLevel;
-
-    fn deserialize<D: Deserializer<'b>>(self, json: D) -> Result<TopLevel, D::Error> {
-        json.deserialize_map(self)
-    }
-}
-
-impl<'b> Visitor<'b> for Top<'_, 'b, '_> {
-    type Value = TopLevel;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object with a status")
-    }
-
-    fn visit_map<A: MapAccess<'b>>(self, mut map: A) -> Result<TopLevel, A::Error> {
-        let mut top = TopLevel::default();
-        while let Some(key) = map.next_key::<Text<'b>>()? {
-            match &*key.0 {
-                "status" => top.status = Some(map.next_value::<Text<'b>>()?.shown()),
-                "errorType" => top.error_type = Some(map.next_value::<Text<'b>>()?.shown()),
-                "error" => top.error = Some(map.next_value::<Text<'b>>()?.shown()),
-                "warnings" => top.warnings = map.next_value_seed(Warnings)?,
-                // VictoriaMetrics
-                "isPartial" => top.partial = map.next_value::<Option<bool>>()?.unwrap_or(false),
-                "data" => top.data = map.next_value_seed(Data { state: self.state })?,
-                _ => drop(map.next_value::<IgnoredAny>()?),
-            }
-        }
-        Ok(top)
-    }
-}
-
-/// A list of strings, of which a few are kept.
-struct Warnings;
-
-impl<'b> DeserializeSeed<'b> for Warnings {
-    type Value = Vec<String>;
-
-    fn deserialize<D: Deserializer<'b>>(self, json: D) -> Result<Vec<String>, D::Error> {
-        json.deserialize_any(self)
-    }
-}
-
-impl<'b> Visitor<'b> for Warnings {
-    type Value = Vec<String>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of warnings")
-    }
-
-    fn visit_unit<E>(self) -> Result<Vec<String>, E> {
-        Ok(Vec::new())
-    }
-
-    fn visit_seq<A: SeqAccess<'b>>(self, mut seq: A) -> Result<Vec<String>, A::Error> {
-        let mut kept = Vec::new();
-        while let Some(warning) = seq.next_element::<Text<'b>>()? {
-            if kept.len() < MAX_WARNINGS {
-                kept.push(warning.shown());
-            }
-        }
-        Ok(kept)
-    }
-}
-
-/// `data`: true unless it is null.
-struct Data<'t, 'b, 's> {
-    state: &'t mut State<'b, 's>,
-}
-
-impl<'b> DeserializeSeed<'b> for Data<'_, 'b, '_> {
-    type Value = bool;
-
-    fn deserialize<D: Deserializer<'b>>(self, json: D) -> Result<bool, D::Error> {
-        json.deserialize_any(self)
-    }
-}
-
-impl<'b> Visitor<'b> for Data<'_, 'b, '_> {
-    type Value = bool;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object with a result")
-    }
-
-    fn visit_unit<E>(self) -> Result<bool, E> {
-        Ok(false)
-    }
-
-    fn visit_map<A: MapAccess<'b>>(self, mut map: A) -> Result<bool, A::Error> {
-        let mut result = false;
-        while let Some(key) = map.next_key::<Text<'b>>()? {
-            match &*key.0 {
-                "resultType" => self.state.kind = Some(map.next_value::<Text<'b>>()?.shown()),
-                "result" => {
-                    result = true;
-                    map.next_value_seed(List { state: self.state })?;
-                }
-                _ => drop(map.next_value::<IgnoredAny>()?),
-            }
-        }
-        Ok(result)
-    }
-}
-
-/// `result`: the list of series.
-struct List<'t, 'b, 's> {
-    state: &'t mut State<'b, 's>,
-}
-
-impl<'b> DeserializeSeed<'b> for List<'_, 'b, '_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'b>>(self, json: D) -> Result<(), D::Error> {
-        json.deserialize_any(self)
-    }
-}
-
-impl<'b> Visitor<'b> for List<'_, 'b, '_> {
+impl<'b> Visitor<'b> for &mut List<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a list of series")
     }
 
-    /// VictoriaMetrics writes an empty result so, now and then.
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
-    }
-
     fn visit_seq<A: SeqAccess<'b>>(self, mut seq: A) -> Result<(), A::Error> {
-        while seq.next_element_seed(One { state: self.state })?.is_some() {
-            if self.state.answer.series >= self.state.max {
-                self.state.too_many = true;
+        while let Some(One { mut metric, value, histogram }) = seq.next_element()? {
+            self.answer.series += 1;
+            if self.answer.series > self.max {
                 return Err(A::Error::custom("too many series"));
             }
-            self.state.answer.series += 1;
-        }
-        Ok(())
-    }
-}
-
-/// One element of `result`.
-struct One<'t, 'b, 's> {
-    state: &'t mut State<'b, 's>,
-}
-
-impl<'b> DeserializeSeed<'b> for One<'_, 'b, '_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'b>>(self, json: D) -> Result<(), D::Error> {
-        json.deserialize_map(self)
-    }
-}
-
-impl<'b> Visitor<'b> for One<'_, 'b, '_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a series with its labels and value")
-    }
-
-    fn visit_map<A: MapAccess<'b>>(self, mut map: A) -> Result<(), A::Error> {
-        let state = self.state;
-        state.labels.clear();
-        let mut value = Err(NoNumber::NotANumber);
-        while let Some(key) = map.next_key::<Text<'b>>()? {
-            match &*key.0 {
-                "metric" => map.next_value_seed(Labels { labels: &mut state.labels })?,
-                "value" => {
-                    let (time, text) = map.next_value::<(f64, Text<'b>)>()?;
-                    state.answer.time = Some(time);
-                    value = text.0.trim().parse().map_err(|_| NoNumber::NotANumber);
-                }
-                "histogram" => {
-                    map.next_value::<IgnoredAny>()?;
-                    value = Err(NoNumber::Histogram);
-                }
-                _ => drop(map.next_value::<IgnoredAny>()?),
-            }
-        }
-        state.labels.sort_unstable();
-        (state.each)(Series { labels: &state.labels, value });
-        Ok(())
-    }
-}
-
-struct Labels<'t, 'b> {
-    labels: &'t mut Vec<(Cow<'b, str>, Cow<'b, str>)>,
-}
-
-impl<'b> DeserializeSeed<'b> for Labels<'_, 'b> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'b>>(self, json: D) -> Result<(), D::Error> {
-        json.deserialize_map(self)
-    }
-}
-
-impl<'b> Visitor<'b> for Labels<'_, 'b> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("labels")
-    }
-
-    fn visit_map<A: MapAccess<'b>>(self, mut map: A) -> Result<(), A::Error> {
-        while let Some((Text(name), Text(value))) = map.next_entry::<Text<'b>, Text<'b>>()? {
-            if self.labels.len() == MAX_LABELS {
+            if metric.len() > MAX_LABELS {
                 return Err(A::Error::custom("a series with hundreds of labels"));
             }
-            if name != "__name__" {
-                self.labels.push((name, value));
-            }
+            metric.remove(&Text("__name__".into()));
+            let value = match (value, histogram) {
+                (_, Some(_)) => Err(NoNumber::Histogram),
+                (Some((time, text)), None) => {
+                    self.answer.time = Some(time);
+                    text.0.trim().parse().map_err(|_| NoNumber::NotANumber)
+                }
+                (None, None) => Err(NoNumber::NotANumber),
+            };
+            let labels: Vec<_> = metric.into_iter().map(|(Text(name), Text(value))| (name, value)).collect();
+            (self.each)(Series { labels: &labels, value });
         }
         Ok(())
     }
