@@ -3,6 +3,8 @@
 //! A bounded reader of the ELF file's `.go.buildinfo` that never holds more than the module text. Executables of Go 1.18 and
 //! later; older ones store pointers and are only recognised.
 
+mod elf;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
@@ -16,12 +18,9 @@ const HEADER: usize = 32;
 const ALIGN: u64 = 16;
 /// How much of a data segment is searched where there are no section headers.
 const MAX_SEARCH: u64 = 4 << 20;
-/// Of them, that are searched.
-const MAX_DATA_SEGMENTS: usize = 3;
 const MAX_VERSION: u64 = 1 << 10;
 /// The text has a line per dependency.
 const MAX_MODINFO: u64 = 4 << 20;
-const MAX_SECTIONS: u64 = 16 << 10;
 /// The linker's frame around the module text.
 const FRAME: usize = 16;
 
@@ -66,28 +65,22 @@ pub type ReadAt<'a> = &'a dyn Fn(&mut [u8], u64) -> io::Result<usize>;
 
 /// The same of what is no file. It asks for a few MiB at most, whatever the bytes say.
 pub fn read_from(file: ReadAt) -> Result<BuildInfo, BuildInfoError> {
-    let elf = Elf::open(file)?;
-    let at = match elf.section(b".go.buildinfo")? {
-        Some((offset, size)) => elf.find_magic(offset, size)?,
-        None => {
-            let mut found = None;
-            for (offset, size) in elf.data_segments()? {
-                found = elf.find_magic(offset, size)?;
-                if found.is_some() {
-                    break;
-                }
-            }
-            found
+    let file = Bytes(file);
+    let mut at = None;
+    for (offset, size) in elf::places(&file)? {
+        at = find_magic(&file, offset, size)?;
+        if at.is_some() {
+            break;
         }
-    };
+    }
     let at = at.ok_or(BuildInfoError::NotGo)?;
-    let header = elf.bytes(at, HEADER)?;
+    let header = file.exact(at, HEADER)?;
     // bit 1: the strings follow the header
     if header.get(15).is_none_or(|flags| flags & 2 == 0) {
         return Err(BuildInfoError::OldFormat);
     }
-    let (version, next) = elf.string(at.saturating_add(HEADER as u64), MAX_VERSION)?;
-    let (modinfo, _) = elf.string(next, MAX_MODINFO)?;
+    let (version, next) = string(&file, at.saturating_add(HEADER as u64), MAX_VERSION)?;
+    let (modinfo, _) = string(&file, next, MAX_MODINFO)?;
     let mut info = BuildInfo { go_version: String::from_utf8_lossy(&version).into_owned(), ..BuildInfo::default() };
     info.read_modinfo(&modinfo);
     Ok(info)
@@ -149,148 +142,50 @@ fn unquote(text: &str) -> String {
     out
 }
 
-/// As much of an ELF header as leads to sections and segments.
-struct Elf<'a> {
-    file: ReadAt<'a>,
-    wide: bool,
-    little: bool,
-    sections: Table,
-    names: u64,
-    segments: Table,
+/// Where in this range of the file the header begins, in steps of its alignment.
+fn find_magic(file: &Bytes, offset: u64, size: u64) -> Result<Option<u64>, BuildInfoError> {
+    let end = offset.saturating_add(size.min(MAX_SEARCH));
+    let mut chunk = vec![0; 64 << 10];
+    let mut at = offset;
+    while at < end {
+        let got = file.fill(&mut chunk, at)?;
+        let found = chunk.get(..got).unwrap_or_default().chunks(ALIGN as usize).position(|head| head.starts_with(MAGIC));
+        if let Some(n) = found {
+            let place = at.saturating_add(n as u64 * ALIGN);
+            return Ok((place < end).then_some(place));
+        }
+        if got < chunk.len() {
+            break;
+        }
+        at = at.saturating_add(got as u64);
+    }
+    Ok(None)
 }
 
-#[derive(Clone, Copy)]
-struct Table {
-    offset: u64,
-    entry: u64,
-    count: u64,
+/// A length as a varint, then that many bytes. Returns them and what follows.
+fn string(file: &Bytes, at: u64, max: u64) -> Result<(Vec<u8>, u64), BuildInfoError> {
+    let mut prefix = [0; 10];
+    let got = file.fill(&mut prefix, at)?;
+    let mut length = 0u64;
+    for (n, byte) in prefix.iter().take(got).enumerate() {
+        length |= u64::from(byte & 0x7f).checked_shl(7 * n as u32).unwrap_or(0);
+        if byte & 0x80 == 0 {
+            if length > max {
+                return Err(Damaged("a build info string is longer than any real one"));
+            }
+            let start = at.saturating_add(n as u64 + 1);
+            return Ok((file.exact(start, length as usize)?, start.saturating_add(length)));
+        }
+    }
+    Err(Damaged("a build info string has no length"))
 }
 
-impl<'a> Elf<'a> {
-    fn open(file: ReadAt<'a>) -> Result<Elf<'a>, BuildInfoError> {
-        let none = Table { offset: 0, entry: 0, count: 0 };
-        let mut elf = Elf { file, wide: true, little: true, sections: none, names: 0, segments: none };
-        let mut ident = [0; 16];
-        if elf.fill(&mut ident, 0)? < ident.len() || !ident.starts_with(b"\x7fELF") {
-            return Err(BuildInfoError::NotElf);
-        }
-        (elf.wide, elf.little) = match (ident[4], ident[5]) {
-            (class @ (1 | 2), order @ (1 | 2)) => (class == 2, order == 1),
-            _ => return Err(BuildInfoError::NotElf),
-        };
-        let (size, phoff, shoff, counts) = if elf.wide { (64, 32, 40, 54) } else { (52, 28, 32, 42) };
-        let header = elf.bytes(0, size)?;
-        let half = |at| elf.number(&header, at, 2);
-        let segments = Table { offset: elf.word(&header, phoff)?, entry: half(counts)?, count: half(counts + 2)? };
-        let sections = Table { offset: elf.word(&header, shoff)?, entry: half(counts + 4)?, count: half(counts + 6)? };
-        let names = half(counts + 8)?;
-        (elf.sections, elf.names, elf.segments) = (sections, names, segments);
-        if sections.count == 0 && sections.offset != 0 {
-            // more than the header's 16 bits can say: the first section has the true numbers
-            let first = elf.entry(sections, 0, elf.section_size())?;
-            let (size_at, link_at) = if elf.wide { (32, 40) } else { (20, 24) };
-            elf.sections.count = elf.word(&first, size_at)?;
-            elf.names = elf.number(&first, link_at, 4)?;
-        }
-        if elf.sections.count > MAX_SECTIONS {
-            return Err(Damaged("too many sections"));
-        }
-        Ok(elf)
-    }
+/// What is read, whatever it is.
+struct Bytes<'a>(ReadAt<'a>);
 
-    fn section_size(&self) -> usize {
-        if self.wide { 64 } else { 40 }
-    }
-
-    /// Offset and size in the file of the section with this name.
-    fn section(&self, name: &[u8]) -> Result<Option<(u64, u64)>, BuildInfoError> {
-        let place = |header: &[u8]| {
-            let at = if self.wide { (24, 32) } else { (16, 20) };
-            Ok::<_, BuildInfoError>((self.word(header, at.0)?, self.word(header, at.1)?))
-        };
-        if self.names >= self.sections.count {
-            return Ok(None);
-        }
-        let (names, names_size) = place(&self.entry(self.sections, self.names, self.section_size())?)?;
-        let mut read = vec![0; name.len() + 1];
-        for n in 0..self.sections.count {
-            let header = self.entry(self.sections, n, self.section_size())?;
-            let at = self.number(&header, 0, 4)?;
-            if at >= names_size {
-                continue;
-            }
-            let got = self.fill(&mut read, names.saturating_add(at))?;
-            if read.get(..got).and_then(|r| r.strip_suffix(b"\0")) == Some(name) {
-                return place(&header).map(Some);
-            }
-        }
-        Ok(None)
-    }
-
-    /// The first segments that are loaded writable: what is written to before the program begins may have one of its own.
-    fn data_segments(&self) -> Result<Vec<(u64, u64)>, BuildInfoError> {
-        const LOAD: u64 = 1;
-        const WRITE_EXEC: u64 = 3;
-        const WRITE: u64 = 2;
-        let (size, flags, offset, length) = if self.wide { (56, 4, 8, 32) } else { (32, 24, 4, 16) };
-        let mut found = Vec::new();
-        for n in 0..self.segments.count {
-            let header = self.entry(self.segments, n, size)?;
-            let is_data = self.number(&header, 0, 4)? == LOAD && self.number(&header, flags, 4)? & WRITE_EXEC == WRITE;
-            if is_data && found.len() < MAX_DATA_SEGMENTS {
-                found.push((self.word(&header, offset)?, self.word(&header, length)?));
-            }
-        }
-        Ok(found)
-    }
-
-    /// Where in this range of the file the header begins, in steps of its alignment.
-    fn find_magic(&self, offset: u64, size: u64) -> Result<Option<u64>, BuildInfoError> {
-        let end = offset.saturating_add(size.min(MAX_SEARCH));
-        let mut chunk = vec![0; 64 << 10];
-        let mut at = offset;
-        while at < end {
-            let got = self.fill(&mut chunk, at)?;
-            let found = chunk.get(..got).unwrap_or_default().chunks(ALIGN as usize).position(|head| head.starts_with(MAGIC));
-            if let Some(n) = found {
-                let place = at.saturating_add(n as u64 * ALIGN);
-                return Ok((place < end).then_some(place));
-            }
-            if got < chunk.len() {
-                break;
-            }
-            at = at.saturating_add(got as u64);
-        }
-        Ok(None)
-    }
-
-    /// A length as a varint, then that many bytes. Returns them and what follows.
-    fn string(&self, at: u64, max: u64) -> Result<(Vec<u8>, u64), BuildInfoError> {
-        let mut prefix = [0; 10];
-        let got = self.fill(&mut prefix, at)?;
-        let mut length = 0u64;
-        for (n, byte) in prefix.iter().take(got).enumerate() {
-            length |= u64::from(byte & 0x7f).checked_shl(7 * n as u32).unwrap_or(0);
-            if byte & 0x80 == 0 {
-                if length > max {
-                    return Err(Damaged("a build info string is longer than any real one"));
-                }
-                let start = at.saturating_add(n as u64 + 1);
-                return Ok((self.bytes(start, length as usize)?, start.saturating_add(length)));
-            }
-        }
-        Err(Damaged("a build info string has no length"))
-    }
-
-    fn entry(&self, table: Table, n: u64, size: usize) -> Result<Vec<u8>, BuildInfoError> {
-        if table.entry < size as u64 {
-            return Err(Damaged("header entries are too small"));
-        }
-        self.bytes(table.offset.saturating_add(n.saturating_mul(table.entry)), size)
-    }
-
+impl Bytes<'_> {
     /// Exactly `len` bytes, which the caller has bounded.
-    fn bytes(&self, at: u64, len: usize) -> Result<Vec<u8>, BuildInfoError> {
+    fn exact(&self, at: u64, len: usize) -> Result<Vec<u8>, BuildInfoError> {
         let mut bytes = vec![0; len];
         if self.fill(&mut bytes, at)? == len { Ok(bytes) } else { Err(Damaged("it ends early")) }
     }
@@ -300,7 +195,7 @@ impl<'a> Elf<'a> {
         while let Some(rest) = buf.get_mut(filled..).filter(|rest| !rest.is_empty()) {
             // an offset beyond what a file can have is beyond its end
             let Some(from) = at.checked_add(filled as u64).filter(|from| *from <= i64::MAX as u64) else { break };
-            match (self.file)(rest, from) {
+            match (self.0)(rest, from) {
                 Ok(0) => break,
                 Ok(n) => filled += n,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -308,17 +203,6 @@ impl<'a> Elf<'a> {
             }
         }
         Ok(filled)
-    }
-
-    /// An address or offset, 4 or 8 bytes by class.
-    fn word(&self, from: &[u8], at: usize) -> Result<u64, BuildInfoError> {
-        self.number(from, at, if self.wide { 8 } else { 4 })
-    }
-
-    fn number(&self, from: &[u8], at: usize, len: usize) -> Result<u64, BuildInfoError> {
-        let bytes = from.get(at..at + len).ok_or(Damaged("a header ends early"))?;
-        let push = |n: u64, byte: &u8| n << 8 | u64::from(*byte);
-        Ok(if self.little { bytes.iter().rev().fold(0, push) } else { bytes.iter().fold(0, push) })
     }
 }
 
