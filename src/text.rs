@@ -5,6 +5,7 @@
 //! looks odd should be seen. Not here: markup, which the pages' templates escape.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -138,9 +139,9 @@ pub(crate) fn prose(text: &str) -> String {
 }
 
 /// One word for a POSIX shell. Hostile characters are shown escaped: a path that has them cannot be pasted, nor do harm.
-pub(crate) fn shell(path: &str) -> String {
+pub(crate) fn shell(path: impl AsRef<Path>) -> String {
     let mut judge = Judge::default();
-    let safe: String = path.chars().fold(String::new(), |mut safe, c| {
+    let safe: String = path.as_ref().to_string_lossy().chars().fold(String::new(), |mut safe, c| {
         if judge.shows(c) {
             safe.push(c)
         } else {

@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use super::metadata::no_holders;
-use super::{Analysis, AnalysisError, of_directory, quoted};
+use super::{Analysis, AnalysisError, of_directory};
 use crate::anatomy::smaps::SHARED_MEMORY;
 use crate::bundle::ProcessFacts;
 use crate::goruntime::corefile::{CoreFile, Part};
@@ -19,7 +19,7 @@ use crate::goruntime::{ARENA, Program, Refused};
 use crate::holders;
 use crate::host::buildinfo::BuildInfo;
 use crate::lang::{Lang, say};
-use crate::text::{json, one_line};
+use crate::text::{json, one_line, shell};
 use crate::verdict::{Cause, line};
 
 /// Beside the files of a bundle: it was a core.
@@ -128,8 +128,8 @@ fn mappings(parts: &[Part], arenas: &[bool]) -> String {
 
 /// What the cause is about comes first.
 fn next_commands(cause: Cause, shown: &Path, exe: Option<&Path>) -> Vec<String> {
-    let core = quoted(shown);
-    let exe = exe.map(|exe| format!(" --exe {}", quoted(exe))).unwrap_or_default();
+    let core = shell(shown);
+    let exe = exe.map(|exe| format!(" --exe {}", shell(exe))).unwrap_or_default();
     let top = |index: &str| format!("memtrap top --sample-index {index} {core}{exe}");
     let holders = format!("memtrap holders {core}{exe}");
     let (live, allocated) = ([top("inuse_space"), top("inuse_objects")], top("alloc_space"));

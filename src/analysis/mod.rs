@@ -31,7 +31,6 @@ use crate::verdict::{self, Ending, Facts, TopLine, Verdict};
 use files::Files;
 use healthy::Healthy;
 use metadata::Metadata;
-pub use next::quoted;
 use told::Told;
 
 /// Why there is nothing to say.

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::files::Files;
 use crate::holders;
+use crate::text::shell;
 use crate::verdict::Cause;
 
 /// How a file is looked at.
@@ -60,23 +61,18 @@ pub(super) fn commands(shown: &Path, files: &Files, cause: Cause, has_go: bool) 
     // the heap before the collection says nothing more than the one after it
     let is_older = |file: &str| file == "heap.pb.gz" && files.has("heap_gc.pb.gz");
     let there = order.into_iter().flatten().filter(|(file, _)| files.has(file) && !is_older(file));
-    let mut commands: Vec<String> = there.map(|(file, look)| look.command(has_go, &quoted(&shown.join(file)))).collect();
+    let mut commands: Vec<String> = there.map(|(file, look)| look.command(has_go, &shell(&shown.join(file)))).collect();
     let heaps = ["heap_gc.pb.gz", "heap.pb.gz"];
     if files.has("baseline/heap.pb.gz")
         && let Some(heap) = heaps.into_iter().find(|heap| files.has(heap))
     {
-        let (now, then) = (quoted(&shown.join(heap)), quoted(&shown.join("baseline/heap.pb.gz")));
+        let (now, then) = (shell(&shown.join(heap)), shell(&shown.join("baseline/heap.pb.gz")));
         commands.push(match has_go {
             true => format!("go tool pprof -top -sample_index=inuse_space -diff_base={then} {now}"),
             false => format!("memtrap top --sample-index inuse_space --base {then} {now}"),
         });
     }
     commands
-}
-
-/// For a shell.
-pub fn quoted(path: &Path) -> String {
-    format!("'{}'", path.to_string_lossy().replace('\'', r"'\''"))
 }
 
 #[cfg(test)]
@@ -97,10 +93,5 @@ mod tests {
             ["go tool pprof -traces '/b/goroutine.pb.gz'", "go tool pprof -top -sample_index=inuse_space '/b/heap_gc.pb.gz'"]
         );
         assert_eq!(next(false)[..2], ["memtrap top '/b/goroutine.pb.gz'", "memtrap top --sample-index inuse_space '/b/heap_gc.pb.gz'"]);
-    }
-
-    #[test]
-    fn a_path_is_quoted_for_a_shell() {
-        assert_eq!(quoted(Path::new("/a b/it's")), r"'/a b/it'\''s'");
     }
 }

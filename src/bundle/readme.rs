@@ -242,5 +242,5 @@ fn reading(out: &mut String, manifest: &Manifest, path: &Path) -> std::fmt::Resu
 }
 
 fn fill(command: &str, needs: &[&str], path: &Path) -> String {
-    needs.iter().fold(command.to_owned(), |c, name| c.replace(&format!("{{{name}}}"), &shell(&path.join(name).to_string_lossy())))
+    needs.iter().fold(command.to_owned(), |c, name| c.replace(&format!("{{{name}}}"), &shell(path.join(name))))
 }

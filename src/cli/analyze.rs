@@ -89,7 +89,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let shown = args.child_of.as_ref().or(unpacked.as_ref().map(|unpacked| &unpacked.name)).unwrap_or(&path);
     let mut analysis = analysis::of_directory(&path, shown, base, manifest, args.lang)?;
     if unpacked.is_some() {
-        analysis.verdict.next.insert(0, format!("tar -xf {}", analysis::quoted(&args.path)));
+        analysis.verdict.next.insert(0, format!("tar -xf {}", crate::text::shell(&args.path)));
     }
     if args.child_of.is_some() {
         return print(&text::json(&report::write(analysis))?);
