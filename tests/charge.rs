@@ -10,7 +10,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use common::numbers::deviations;
-use common::{Build, Cgroup, GoVersion, MIB, Memtrap, Svc, go_program, manifest, wait_until};
+use common::{Build, Cgroup, GoVersion, MIB, Memtrap, Svc, go_program, manifest, vm, wait_until};
 
 fn target(svc: &Svc, keys: &str) -> String {
     format!(
@@ -47,7 +47,7 @@ impl Drop for Helper {
 
 /// So many MiB of a cgroup in tmpfs, which no process has in its RSS.
 fn fill_tmpfs(cgroup: &Cgroup, file: &Scratch, mib: u64) {
-    let status = cgroup.shell(&format!("head -c {mib}M /dev/zero > {}", file.0.display())).wait().unwrap();
+    let status = cgroup.shell(&format!("head -c {} /dev/zero > {}", mib * MIB, file.0.display())).wait().unwrap();
     assert!(status.success(), "{status}");
 }
 
@@ -110,7 +110,7 @@ fn what_a_child_holds_fires_for_its_parent() {
     let svc = cgroup.start(&[]);
     let memtrap = Memtrap::start(&target(&svc, "threshold = \"80%\""));
     // tail keeps its input until that ends
-    let _child = Helper(cgroup.shell("(head -c 220M /dev/zero; exec sleep 600) | exec tail -c 220M > /dev/null"));
+    let _child = Helper(cgroup.shell(&format!("(head -c {0} /dev/zero; exec sleep 600) | exec tail -c {0} > /dev/null", 220 * MIB)));
     let bundle = memtrap.wait_for_bundles(30, 1).remove(0);
     assert_by_charge(&manifest(&bundle), 208 * MIB, 261 * MIB);
     let verdict = assert_verdict(&bundle, "cgroup_neighbours");
@@ -142,8 +142,9 @@ fn a_limit_above_that_is_filled_by_others_fires_by_eta() {
     let svc = container.start(&[]);
     let memtrap = Memtrap::start(&target(&svc, "eta = \"40s\"\nwarmup = \"1s\""));
     let file = Scratch::below("/dev/shm", "sidecar");
-    let fill = format!("while head -c 4M /dev/zero >> {}; do sleep 1; done", file.0.display());
-    let _sidecar = Helper(pod.shell(&fill));
+    let fill = format!("while head -c 4194304 /dev/zero >> {}; do sleep 1; done", file.0.display());
+    let beside = pod.below("sidecar", 263 * MIB);
+    let _sidecar = Helper(beside.shell(&fill));
     let bundle = memtrap.wait_for_bundles(60, 1).remove(0);
     let m = manifest(&bundle);
     assert_eq!((&m["trigger"]["trigger"], &m["trigger"]["measure"]), (&"eta".into(), &"charge".into()), "{m:#}");
@@ -151,7 +152,7 @@ fn a_limit_above_that_is_filled_by_others_fires_by_eta() {
     assert_eq!(m["trigger"]["limit_bytes"].as_u64(), Some(200 * MIB), "{m:#}");
     let verdict = assert_verdict(&bundle, "cgroup_shmem");
     assert_eq!(verdict["cgroup"]["limit_bytes"].as_u64(), Some(263 * MIB), "{verdict:#}");
-    pod.kill_all();
+    beside.kill_all();
     drop(svc);
 }
 
@@ -173,9 +174,13 @@ fn an_oom_kill_that_nothing_announced_leaves_a_bundle_that_says_whose_limit_it_w
     );
     let end: serde_json::Value = serde_json::from_slice(&fs::read(bundle.join("end.json")).unwrap()).unwrap();
     assert_eq!((&end["gone"], &end["oom_killed"], &end["oom_limit_bytes"]), (&true.into(), &true.into(), &(267 * MIB).into()), "{end:#}");
-    assert_eq!((&end["oom_limit_counter"], &end["exit_signal"]), (&"memory.failcnt".into(), &9.into()), "{end:#}");
+    let (counter, kills) = match Cgroup::is_v2() {
+        true => ("memory.events.local", "memory.events: oom_kill 1"),
+        false => ("memory.failcnt", "memory.oom_control: oom_kill 1"),
+    };
+    assert_eq!((&end["oom_limit_counter"], &end["exit_signal"]), (&counter.into(), &9.into()), "{end:#}");
     assert!(fs::read_to_string(bundle.join("timeline.csv")).unwrap().lines().count() > 5);
-    assert!(fs::read_to_string(bundle.join("cgroup_end.txt")).unwrap().contains("memory.oom_control: oom_kill 1"));
+    assert!(fs::read_to_string(bundle.join("cgroup_end.txt")).unwrap().contains(kills));
     assert!(memtrap.log().contains("the kernel killed the process for memory"), "{}", memtrap.log());
     let page = common::http::get(&memtrap.address(), "/metrics").text();
     assert!(page.contains("memtrap_oom_kills_total{target=\"svc\"} 1"), "{page}");
@@ -205,7 +210,7 @@ fn page_cache_that_fills_the_cgroup_fires_nothing_and_nor_does_a_charge_that_is_
     let (file, shm) = (Scratch::below("/tmp", "pagecache"), Scratch::below("/dev/shm", "off"));
     fill_tmpfs(&off, &shm, 200);
     let write =
-        format!("for i in 1 2 3 4 5 6 7 8; do head -c 64M /dev/urandom >> {0}; sync {0}; done; cat {0} {0} > /dev/null", file.0.display());
+        format!("for i in 1 2 3 4 5 6 7 8; do head -c 67108864 /dev/urandom >> {0}; sync {0}; done; cat {0} {0} > /dev/null", file.0.display());
     let mut writer = Helper(cached.shell(&write));
     wait_until(Duration::from_secs(60), "it is written", || writer.0.try_wait().unwrap().is_some());
     assert!(cached.usage() > 200 * MIB, "{}", cached.read("memory.stat"));
@@ -238,4 +243,23 @@ fn the_kill_of_a_cgroups_other_process_is_heard_and_not_waited_for() {
     let _child = Helper(cgroup.shell("exec tail -n 1 < /dev/zero"));
     memtrap.wait_until(20, "the kill is told of", |m| m.log().contains("the kernel killed another process of its cgroup"));
     cgroup.kill_all();
+}
+
+#[test]
+fn all_of_this_is_so_with_version_2_of_cgroups() {
+    if vm::is_inside() {
+        return;
+    }
+    let tests = [
+        "a_tmpfs_that_fills_the_cgroup_fires_and_is_over_when_it_is_emptied",
+        "what_a_child_holds_fires_for_its_parent",
+        "page_tables_and_pipes_fire_and_are_the_kernels_own",
+        "a_limit_above_that_is_filled_by_others_fires_by_eta",
+        "an_oom_kill_that_nothing_announced_leaves_a_bundle_that_says_whose_limit_it_was",
+        "the_kill_of_another_process_of_the_cgroup_is_told_and_captured_while_the_watched_one_lives",
+        "page_cache_that_fills_the_cgroup_fires_nothing_and_nor_does_a_charge_that_is_off",
+        "the_kill_of_a_cgroups_other_process_is_heard_and_not_waited_for",
+    ];
+    let programs = ["svc", "charge"].map(|name| go_program(GoVersion::Newest, name, Build::Plain));
+    vm::run_inside("charges under version 2 of cgroups", &tests, &programs);
 }

@@ -10,16 +10,38 @@ use super::{GoVersion, Svc, not_checked};
 /// Of version 1 or 2, removed when dropped.
 pub struct Cgroup(PathBuf);
 
+/// The memory controller of this machine: where its groups are, and the names of its files.
+struct Controller {
+    root: &'static str,
+    limit: &'static str,
+    usage: &'static str,
+}
+
+impl Controller {
+    fn of_this_machine() -> Controller {
+        match Path::new("/sys/fs/cgroup/memory").is_dir() {
+            true => Controller { root: "/sys/fs/cgroup/memory", limit: "memory.limit_in_bytes", usage: "memory.usage_in_bytes" },
+            false => Controller { root: "/sys/fs/cgroup", limit: "memory.max", usage: "memory.current" },
+        }
+    }
+}
+
 impl Cgroup {
-    /// A v1 memory cgroup with a limit.
+    /// A memory cgroup with a limit.
     pub fn new(limit: u64) -> Option<Cgroup> {
-        let path = Path::new("/sys/fs/cgroup/memory").join(format!("memtrap-test-{}-{limit}", std::process::id()));
-        let made = fs::create_dir(&path).and_then(|()| fs::write(path.join("memory.limit_in_bytes"), limit.to_string()));
+        let controller = Controller::of_this_machine();
+        let path = Path::new(controller.root).join(format!("memtrap-test-{}-{limit}", std::process::id()));
+        let made = fs::create_dir(&path).and_then(|()| fs::write(path.join(controller.limit), limit.to_string()));
         if let Err(e) = made {
             not_checked(&format!("a process in a memory cgroup near its limit: {}: {e}", path.display()));
             return None;
         }
         Some(Cgroup(path))
+    }
+
+    /// Whether memory is charged by version 2 of cgroups here.
+    pub fn is_v2() -> bool {
+        Controller::of_this_machine().usage == "memory.current"
     }
 
     /// One in which processes can be frozen, of either version.
@@ -46,7 +68,7 @@ impl Cgroup {
     }
 
     pub fn set_limit(&self, limit: u64) {
-        fs::write(self.0.join("memory.limit_in_bytes"), limit.to_string()).unwrap();
+        fs::write(self.0.join(Controller::of_this_machine().limit), limit.to_string()).unwrap();
     }
 
     /// Runs a shell inside.
@@ -55,11 +77,14 @@ impl Cgroup {
         Command::new("sh").args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
     }
 
-    /// One below it.
+    /// One below it, which has then no processes of its own (version 2 allows no others).
     pub fn below(&self, name: &str, limit: u64) -> Cgroup {
+        if Cgroup::is_v2() {
+            self.write("cgroup.subtree_control", "+memory");
+        }
         let path = self.0.join(name);
         fs::create_dir(&path).unwrap();
-        fs::write(path.join("memory.limit_in_bytes"), limit.to_string()).unwrap();
+        fs::write(path.join(Controller::of_this_machine().limit), limit.to_string()).unwrap();
         Cgroup(path)
     }
 
@@ -72,7 +97,7 @@ impl Cgroup {
 
     /// Bytes that it is charged with.
     pub fn usage(&self) -> u64 {
-        self.read("memory.usage_in_bytes").trim().parse().unwrap()
+        self.read(Controller::of_this_machine().usage).trim().parse().unwrap()
     }
 
     /// Starts the service inside.

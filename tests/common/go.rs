@@ -92,7 +92,6 @@ impl Build {
 
 /// The program of `tests/go/NAME`, built by this version in this way; built once per source.
 pub fn go_program(version: GoVersion, name: &str, build: Build) -> PathBuf {
-    let go = go_binary(version);
     let source = repo().join("tests/go").join(name);
     let mut files: Vec<PathBuf> = fs::read_dir(&source).unwrap().map(|e| e.unwrap().path()).collect();
     files.sort();
@@ -102,7 +101,7 @@ pub fn go_program(version: GoVersion, name: &str, build: Build) -> PathBuf {
     let binary = repo().join(format!("target/go/bin/{name}{kind}-{}-{sum:016x}", version.number()));
     let _one = lock("build.lock");
     if !binary.exists() {
-        let output = Command::new(go)
+        let output = Command::new(go_binary(version))
             .args(["build", "-o"])
             .arg(&binary)
             .args(build.flags())

@@ -18,6 +18,7 @@ pub mod pages;
 #[cfg(feature = "s3")]
 pub mod s3;
 pub mod scenarios;
+pub mod vm;
 pub mod witness;
 
 use std::fs::File;
@@ -43,11 +44,14 @@ pub fn repo() -> &'static Path {
 /// The bounds of tests are for a machine with nothing else to do; they exist to end a test that hangs, not to measure.
 const BUSY_MACHINE: u32 = 4;
 
+/// The same where each instruction is emulated.
+const EMULATED_MACHINE: u32 = 20;
+
 /// Waits until `is_so`, at most `patience` on an idle machine; `what` is what never came true.
 #[expect(clippy::disallowed_methods, reason = "a test's patience is real time")]
 pub fn wait_until(patience: Duration, what: &str, mut is_so: impl FnMut() -> bool) {
     let start = Instant::now();
-    let patience = patience * BUSY_MACHINE;
+    let patience = patience * if vm::is_inside() { EMULATED_MACHINE } else { BUSY_MACHINE };
     while !is_so() {
         assert!(start.elapsed() < patience, "after {patience:?} still not so: {what}");
         sleep(Duration::from_millis(20));
