@@ -22,7 +22,8 @@ const MODULES: [&str; 6] = [
     "virtio/virtio_pci.ko",
     "block/virtio_blk.ko",
 ];
-const DISK: u64 = 1 << 30;
+/// More than memtrap leaves free by default. A hole until it is written to.
+const DISK: u64 = 4 << 30;
 
 /// Set for what runs inside.
 const INSIDE: &str = "MEMTRAP_TEST_IN_VM";
