@@ -99,7 +99,8 @@ fn a_tmpfs_that_fills_the_cgroup_fires_and_is_over_when_it_is_emptied() {
     assert_by_charge(&manifest(&bundle), 208 * MIB, 260 * MIB);
     assert!(memtrap.log().contains("the charge of cgroup /"), "{}", memtrap.log());
     let verdict = assert_verdict(&bundle, "cgroup_shmem");
-    assert!(part(&verdict, "shmem") >= 210 * MIB, "{verdict:#}");
+    // it fires while the file is written
+    assert!(part(&verdict, "shmem") >= 200 * MIB, "{verdict:#}");
     drop(file);
     memtrap.wait_until(10, "the incident is over", |m| m.log().contains("state=\"cooldown\""));
 }

@@ -657,7 +657,7 @@ const EVIDENCE: &[(&str, Rule)] = &[
         within(m, "charge", c.cgroup("usage_bytes").unwrap_or(0.0) - dropped, c.cgroup("usage_bytes").unwrap_or(0.0) - dropped)
     }),
     (
-        "That usage is {s:this} of this process, {s:others} of {n:count} others, {s:shmem} of tmpfs and shared memory, {s:cache} of page cache that can be dropped and {s:busy} that cannot, and {s:kernel} of the kernel's own\\.",
+        "That usage is {s:this} of this process, {s:others} of {n:count} others?, {s:shmem} of tmpfs and shared memory, {s:cache} of page cache that can be dropped and {s:busy} that cannot, and {s:kernel} of the kernel's own\\.",
         |c, m| {
             let members = c.now.text("proc/cgroup_members.txt").ok_or("there is no cgroup_members.txt")?;
             let own = members

@@ -37,8 +37,9 @@ pub(super) fn sentences(said: &mut Vec<String>, cgroup: &Cgroup, lang: Lang) {
     let of = |part| size(cgroup.get(part));
     let (this, others, count, shmem) = (of(Charged::ThisProcess), of(Charged::OtherProcesses), cgroup.others, of(Charged::Shmem));
     let (cache, busy, kernel) = (of(Charged::PageCache), of(Charged::BusyCache), of(Charged::Kernel));
+    let other = if count == 1 { "other" } else { "others" };
     said.push(say!(lang;
-        "That usage is {this} of this process, {others} of {count} others, {shmem} of tmpfs and shared memory, {cache} of page cache that can be dropped and {busy} that cannot, and {kernel} of the kernel's own.";
+        "That usage is {this} of this process, {others} of {count} {other}, {shmem} of tmpfs and shared memory, {cache} of page cache that can be dropped and {busy} that cannot, and {kernel} of the kernel's own.";
         "这些用量包括：本进程 {this}，其他 {count} 个进程 {others}，tmpfs 与共享内存 {shmem}，可回收的 page cache {cache}、不可回收的 {busy}，内核自身 {kernel}。"
     ));
     let large = cgroup.processes.iter().take(TOLD).filter(|member| member.bytes >= WORTH);
