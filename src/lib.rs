@@ -15,7 +15,7 @@
 //!                      analysis: pprof, anatomy ──> verdict ──> report   (pure, in a process of its own)
 //! ```
 //!
-//! The core decides, the shell does. `charge`, `metrics`, `series`, `trigger`, `incident`, `roster`, `budget`, `pprof`, `anatomy`, `verdict`, `egress::claim` and `retention::plan` are pure: no tokio, no filesystem, no
+//! The core decides, the shell does. `charge`, `metrics`, `series`, `floors`, `trigger`, `incident`, `roster`, `budget`, `pprof`, `anatomy`, `verdict`, `egress::claim` and `retention::plan` are pure: no tokio, no filesystem, no
 //! reading of a clock; `now` is an argument. The `mod` lines below stand in the order of the flow. No room knows a room that knows it:
 //! `tests/rooms.rs` checks it and prints who knows whom.
 //!
@@ -32,7 +32,7 @@
 //! | [`metrics`] | what services say of themselves: expositions, answers of the Prometheus query API, label sets |
 //! | [`source`] | one task per target elsewhere: asks, and tells the watcher |
 //! | [`poll`] | who is meant, and the one loop: selectors become processes; it reads RSS when it is due or is told of it, asks the rules, orders captures; a thread of its own that never waits for a disk |
-//! | [`series`], [`trigger`] | readings to "did a rule fire, and why not" |
+//! | [`series`], [`floors`], [`trigger`] | readings to "did a rule fire, and why not"; floors are those of a month |
 //! | [`meters`] | what memtrap counts about itself |
 //! | [`incident`], [`roster`], [`budget`] | one incident, one bundle; who inherits whose cooldown; what all captures share |
 //! | [`state`] | what of that outlives memtrap |
@@ -85,6 +85,7 @@ pub mod source;
 pub mod meters;
 pub mod poll;
 pub mod series;
+pub mod floors;
 pub mod trigger;
 pub mod incident;
 pub mod roster;

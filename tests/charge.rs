@@ -210,8 +210,10 @@ fn page_cache_that_fills_the_cgroup_fires_nothing_and_nor_does_a_charge_that_is_
     let memtrap = Memtrap::start(&(config + &target(&other, "threshold = \"60%\"\ncharge = \"off\"").replace("\"svc\"", "\"off\"")));
     let (file, shm) = (Scratch::below("/tmp", "pagecache"), Scratch::below("/dev/shm", "off"));
     fill_tmpfs(&off, &shm, 200);
-    let write =
-        format!("for i in 1 2 3 4 5 6 7 8; do head -c 67108864 /dev/urandom >> {0}; sync {0}; done; cat {0} {0} > /dev/null", file.0.display());
+    let write = format!(
+        "for i in 1 2 3 4 5 6 7 8; do head -c 67108864 /dev/urandom >> {0}; sync {0}; done; cat {0} {0} > /dev/null",
+        file.0.display()
+    );
     let mut writer = Helper(cached.shell(&write));
     wait_until(Duration::from_secs(60), "it is written", || writer.0.try_wait().unwrap().is_some());
     assert!(cached.usage() > 200 * MIB, "{}", cached.read("memory.stat"));

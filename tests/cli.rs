@@ -620,7 +620,7 @@ fn a_recorded_series_is_replayed_with_the_rules_of_a_file_or_of_flags() {
     let json: serde_json::Value = serde_json::from_str(&by_file).unwrap();
     assert_eq!((&json["schema"], &json["series"][0]["bundles"]), (&1.into(), &1.into()), "{json:#}");
     for (args, why) in [
-        (&[][..], "give --threshold, --slope, --eta or --gc"),
+        (&[][..], "give --threshold, --slope, --eta, --gc or --leak"),
         (&["-c", &path("m.toml"), "--target", "x"], "has no target `x`; there are: svc"),
         (&["-c", &path("m.toml"), "--target", "svc", "--eta", "1m"], "the rules come either from"),
     ] {

@@ -191,6 +191,8 @@ pub struct RulesInForce {
     /// As it was written: `40%/30s`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub gc: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub leak: Option<RateInForce>,
     #[serde(rename = "for")]
     pub hold: f64,
     pub warmup: f64,
@@ -215,11 +217,13 @@ impl RulesInForce {
             SizeOrPercent::Size(size) => format!("{}B", size.0),
             SizeOrPercent::Percent(share) => share.to_string(),
         };
+        let rate = |rate: Rate| RateInForce { rise: exact(&rate.rise), window: rate.window.as_secs_f64() };
         RulesInForce {
             threshold: rules.threshold.iter().map(exact).collect(),
-            slope: rules.slope.map(|rate| RateInForce { rise: exact(&rate.rise), window: rate.window.as_secs_f64() }),
+            slope: rules.slope.map(rate),
             eta: rules.eta.map(|eta| eta.as_secs_f64()),
             gc: rules.gc.map(|gc| gc.to_string()),
+            leak: rules.leak.map(rate),
             hold: rules.hold.as_secs_f64(),
             warmup: rules.warmup.as_secs_f64(),
             cooldown: rules.cooldown.as_secs_f64(),
@@ -234,22 +238,24 @@ impl RulesInForce {
     pub fn rules(&self) -> Option<(Rules, Duration)> {
         let time = |seconds: f64| Duration::try_from_secs_f64(seconds).ok();
         let level = |text: &String| text.parse::<SizeOrPercent>().ok();
-        let slope = match &self.slope {
-            Some(rate) => Some(Rate { rise: level(&rate.rise)?, window: time(rate.window).filter(|w| !w.is_zero())? }),
-            None => None,
-        };
+        let rate = |of: &RateInForce| Some(Rate { rise: level(&of.rise)?, window: time(of.window).filter(|w| !w.is_zero())? });
+        let (slope, leak) = (self.slope.as_ref().map(rate), self.leak.as_ref().map(rate));
+        if [&slope, &leak].iter().any(|rule| matches!(rule, Some(None))) {
+            return None;
+        }
         let eta = match self.eta {
             Some(eta) => Some(time(eta)?),
             None => None,
         };
         let rules = Rules {
             threshold: self.threshold.iter().map(level).collect::<Option<_>>()?,
-            slope,
+            slope: slope.flatten(),
             eta,
             gc: match &self.gc {
                 Some(gc) => Some(gc.parse().ok()?),
                 None => None,
             },
+            leak: leak.flatten(),
             hold: time(self.hold)?,
             warmup: time(self.warmup)?,
             cooldown: time(self.cooldown)?,

@@ -109,7 +109,7 @@ fn setup(args: &Args, manifest: Option<&Manifest>) -> Result<Setup, Failure> {
         return Ok(Setup { rules, capture: Capture::default(), interval, limit, age, ended });
     };
     if !args.rules.is_none() {
-        return Err(Failure::usage("the rules come either from -c FILE, or from --threshold, --slope, --eta and --gc"));
+        return Err(Failure::usage("the rules come either from -c FILE, or from --threshold, --slope, --eta, --gc and --leak"));
     }
     let (config, _) = config::load(file).map_err(|e| Failure::config(e, 2))?;
     let Some(target) = config.targets.iter().find(|t| t.name == *name) else {

@@ -23,6 +23,9 @@ pub struct RuleArgs {
     /// Capture when the garbage collector takes this share of the process's CPU over this window, for want of room
     #[arg(long, value_name = "PERCENT/TIME", help_heading = "When", value_parser = checked(config::check_gc))]
     pub gc: Option<Share>,
+    /// Capture when the floor of RSS rises this much over days
+    #[arg(long, value_name = "SIZE/TIME", help_heading = "When", value_parser = checked(config::check_leak))]
+    pub leak: Option<Rate>,
     /// How long a rule must hold
     #[arg(long = "for", help_heading = "When", value_name = "TIME", value_parser = within(config::HOLDS), default_value = "3s")]
     pub hold: Duration,
@@ -39,13 +42,13 @@ pub struct RuleArgs {
 
 impl RuleArgs {
     pub fn is_none(&self) -> bool {
-        self.threshold.is_empty() && self.slope.is_none() && self.eta.is_none() && self.gc.is_none()
+        self.threshold.is_empty() && self.slope.is_none() && self.eta.is_none() && self.gc.is_none() && self.leak.is_none()
     }
 
     /// The rules, if they fit together.
     pub fn rules(&self) -> Result<Rules, &'static str> {
         if self.is_none() {
-            return Err("nothing to watch for: give --threshold, --slope, --eta or --gc");
+            return Err("nothing to watch for: give --threshold, --slope, --eta, --gc or --leak");
         }
         if self.slope.is_some_and(|rate| rate.window < self.interval * config::MIN_READINGS) {
             return Err("--slope: the window must be at least five --interval long");
@@ -55,6 +58,7 @@ impl RuleArgs {
             slope: self.slope,
             eta: self.eta,
             gc: self.gc,
+            leak: self.leak,
             hold: self.hold,
             warmup: self.warmup,
             cooldown: self.cooldown,

@@ -25,6 +25,8 @@ const MIN_GC_SHARE: f64 = 5.0;
 const GC_WINDOWS: RangeInclusive<Duration> = Duration::from_secs(5)..=HOUR;
 /// RSS counters lag by a few pages per CPU: a smaller rise cannot be told from that.
 const MIN_RISE: ByteSize = ByteSize::kib(64);
+/// Floors are kept in units of 64 KiB.
+const MIN_LEAK: ByteSize = ByteSize::mib(1);
 
 pub fn check_threshold(level: &SizeOrPercent) -> Result<(), String> {
     match level {
@@ -44,6 +46,20 @@ pub fn check_gc(gc: &Share) -> Result<(), String> {
             let (window, from, to) = (human(gc.window), human(*GC_WINDOWS.start()), human(*GC_WINDOWS.end()));
             Err(format!("its window, {window}, must be from {from} to {to}"))
         }
+        _ => Ok(()),
+    }
+}
+
+/// The window of `leak`: floors are kept for a month, and a day is what repeats itself.
+pub fn check_leak(rate: &Rate) -> Result<(), String> {
+    match rate.rise {
+        SizeOrPercent::Size(rise) if rise < MIN_LEAK => {
+            Err(format!("a rise of {rise} over days is noise: at least {MIN_LEAK}, with its unit"))
+        }
+        _ if rate.window < DAY => {
+            Err(format!("its window, {}, is too short: at least {}; for less there is slope", human(rate.window), human(DAY)))
+        }
+        _ if rate.window > MONTH => Err(format!("its window, {}, is too long: at most {}", human(rate.window), human(MONTH))),
         _ => Ok(()),
     }
 }

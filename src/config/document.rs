@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
-use super::bounds::{COOLDOWNS, ETAS, HOLDS, INTERVALS, MIN_READINGS, WARMUPS, check_gc, check_rate, check_threshold};
+use super::bounds::{COOLDOWNS, ETAS, HOLDS, INTERVALS, MIN_READINGS, WARMUPS, check_gc, check_leak, check_rate, check_threshold};
 use super::problem::{Errors, Report, Warning};
 use super::reader::{Read, Table, Value, boolean, checked, duration, fault, integer, list, or_off, parsed, path, secret_file, text};
 use super::{
@@ -205,6 +205,7 @@ impl Settings {
         t.set("slope", &mut rules.slope, or_off(checked(parsed::<Rate>("a rise per window such as \"200MiB/10m\""), check_rate)));
         t.set("eta", &mut rules.eta, or_off(duration(ETAS)));
         t.set("gc", &mut rules.gc, or_off(checked(parsed::<Share>("a share of the CPU per window such as \"40%/30s\""), check_gc)));
+        t.set("leak", &mut rules.leak, or_off(checked(parsed::<Rate>("a rise over days such as \"1GiB/7d\""), check_leak)));
         t.set("for", &mut rules.hold, duration(HOLDS));
         t.set("warmup", &mut rules.warmup, duration(WARMUPS));
         t.set("cooldown", &mut rules.cooldown, duration(COOLDOWNS));
@@ -268,9 +269,9 @@ fn read_target(mut t: Table<'_, '_>, mut settings: Settings) -> Option<Target> {
         t.missing("name: missing; write for example name = \"checkout\"");
     }
     let Settings { interval, max_interval, baseline, rules, capture, failed } = settings;
-    let no_rule = rules.threshold.is_empty() && rules.slope.is_none() && rules.eta.is_none() && rules.gc.is_none();
-    if no_rule && !["threshold", "slope", "eta", "gc"].iter().any(|key| failed.contains(key)) {
-        t.missing("it has no rule and could never fire: set threshold, slope, eta or gc, here or in [defaults]");
+    let no_rule = rules.threshold.is_empty() && rules.slope.is_none() && rules.eta.is_none() && rules.gc.is_none() && rules.leak.is_none();
+    if no_rule && !["threshold", "slope", "eta", "gc", "leak"].iter().any(|key| failed.contains(key)) {
+        t.missing("it has no rule and could never fire: set threshold, slope, eta, gc or leak, here or in [defaults]");
     }
     source::check_rules(&mut t, source.as_ref(), &rules);
     match rules.threshold.len() {

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use bounds::{COOLDOWNS, ETAS, HOLDS, INTERVALS, MIN_READINGS, WARMUPS, check_gc, check_rate, check_threshold};
+pub use bounds::{COOLDOWNS, ETAS, HOLDS, INTERVALS, MIN_READINGS, WARMUPS, check_gc, check_leak, check_rate, check_threshold};
 pub use document::parse;
 pub use endpoint::{Invalid, PprofSetting, parse_listen, parse_name, parse_regex};
 pub use listen::Listen;
@@ -264,6 +264,8 @@ pub struct Rules {
     pub eta: Option<Duration>,
     /// What the collector may take of the process's CPU.
     pub gc: Option<Share>,
+    /// A rise of the floor of RSS over days.
+    pub leak: Option<Rate>,
     pub hold: Duration,
     pub warmup: Duration,
     pub cooldown: Duration,
@@ -282,6 +284,7 @@ impl Default for Rules {
             slope: None,
             eta: None,
             gc: None,
+            leak: None,
             hold: Duration::from_secs(3),
             warmup: Duration::from_secs(60),
             cooldown: Duration::from_secs(15 * 60),
@@ -295,13 +298,17 @@ impl Default for Rules {
 impl Rules {
     /// How many kinds of them there are.
     pub fn kinds(&self) -> usize {
-        [!self.threshold.is_empty(), self.slope.is_some(), self.eta.is_some(), self.gc.is_some()].into_iter().filter(|is| *is).count()
+        [!self.threshold.is_empty(), self.slope.is_some(), self.eta.is_some(), self.gc.is_some(), self.leak.is_some()]
+            .into_iter()
+            .filter(|is| *is)
+            .count()
     }
 
     /// Whether any of them says nothing without a limit.
     pub fn need_limit(&self) -> bool {
         let share = |level: &SizeOrPercent| matches!(level, SizeOrPercent::Percent(_));
-        self.eta.is_some() || self.threshold.iter().any(share) || self.slope.is_some_and(|rate| share(&rate.rise))
+        let rises = || self.slope.iter().chain(&self.leak);
+        self.eta.is_some() || self.threshold.iter().any(share) || rises().any(|rate| share(&rate.rise))
     }
 }
 

@@ -151,7 +151,7 @@ pub(super) fn check_rules(t: &mut Table<'_, '_>, source: Option<&Source>, rules:
     }
     let why = "nothing says what the limit is, which a rule of it needs (a percentage, or eta): set limit";
     let size = |level: &SizeOrPercent| matches!(level, SizeOrPercent::Size(_));
-    if rules.threshold.iter().any(size) || rules.slope.is_some_and(|rate| size(&rate.rise)) || rules.gc.is_some() {
+    if rules.threshold.iter().any(size) || rules.slope.iter().chain(&rules.leak).any(|rate| size(&rate.rise)) || rules.gc.is_some() {
         t.warning_here(why);
     } else {
         t.missing(format_args!("it could never fire: {why}"));

@@ -101,6 +101,7 @@ fn every_key_reaches_its_field() {
         slope = "10%/10m"
         eta = "4m"
         gc = "45%/20s"
+        leak = "10%/14d"
         for = "1s"
         warmup = "2m"
         cooldown = "1h"
@@ -203,6 +204,7 @@ fn every_key_reaches_its_field() {
                     slope: Some("10%/10m".parse().unwrap()),
                     eta: Some(secs(240)),
                     gc: Some("45%/20s".parse().unwrap()),
+                    leak: Some("10%/14d".parse().unwrap()),
                     hold: secs(1),
                     warmup: secs(120),
                     cooldown: secs(3_600),
@@ -348,13 +350,13 @@ kind = "teams"
     memtrap.toml:4:27: daemon.max_concurrent_captures: expected a whole number from 1 to 64, found a string
     memtrap.toml:5:13: daemon.state_dir: the path must be absolute: begin it with `/`
     memtrap.toml:7:11: retention.max_age: `5 lightyears` is not a duration from 1m to 10years such as "500ms", "5s" or "10m"
-    memtrap.toml:9:1: defaults.process: unknown key; it belongs in [[target]] (allowed here: interval, max_interval, threshold, slope, eta, gc, for, warmup, cooldown, rearm, escalate, charge, baseline, cpu_seconds, connect_timeout, step_timeout, retries, retry_delay, max_goroutines_debug2, read_memory, holders, max_file_size, extra_profiles, skip)
+    memtrap.toml:9:1: defaults.process: unknown key; it belongs in [[target]] (allowed here: interval, max_interval, threshold, slope, eta, gc, leak, for, warmup, cooldown, rearm, escalate, charge, baseline, cpu_seconds, connect_timeout, step_timeout, retries, retry_delay, max_goroutines_debug2, read_memory, holders, max_file_size, extra_profiles, skip)
     memtrap.toml:10:9: defaults.rearm: `120%` is not a percentage above 0% and up to 100%
     memtrap.toml:13:11: target "checkout": process: 2 keys; exactly one of unit, pid, pid_file, name, exe, cmdline, listen says which process is meant
     memtrap.toml:14:21: target "checkout": threshold: expected a size such as "1.5GiB", or a percentage of the limit such as "80%", found an integer
     memtrap.toml:15:9: target "checkout": skip: no such step; steps are heap, memstats, goroutine, threadcreate, allocs, heap_gc, goroutine_text, holders, goroutineleak, mutex, block, profile, heap_gc_after
     memtrap.toml:15:17: target "checkout": skip: expected the name of a step, found an integer
-    memtrap.toml:16:1: target "checkout": it has no rule and could never fire: set threshold, slope, eta or gc, here or in [defaults]
+    memtrap.toml:16:1: target "checkout": it has no rule and could never fire: set threshold, slope, eta, gc or leak, here or in [defaults]
     memtrap.toml:17:8: target "checkout": name: taken by the target of line 12; names must differ
     memtrap.toml:18:11: target "checkout": process: expected a table such as { unit = "checkout.service" }, found a string
     memtrap.toml:19:15: target "checkout": cpu_seconds: out of range: expected a whole number from 0 to 300
@@ -383,7 +385,7 @@ max_age = "1x"
     memtrap.toml:4:25: daemon.max_captures_per_hour: out of range: expected a whole number from 1 to 3600
     memtrap.toml:7:1: duplicate key
     memtrap.toml:8:12: string values must be quoted
-    memtrap.toml:10:1: target \"a\": thresold: unknown key; did you mean `threshold`? (allowed here: name, process, metrics, prometheus, pprof, limit, auth, interval, max_interval, threshold, slope, eta, gc, for, warmup, cooldown, rearm, escalate, charge, baseline, cpu_seconds, connect_timeout, step_timeout, retries, retry_delay, max_goroutines_debug2, read_memory, holders, max_file_size, extra_profiles, skip)
+    memtrap.toml:10:1: target \"a\": thresold: unknown key; did you mean `threshold`? (allowed here: name, process, metrics, prometheus, pprof, limit, auth, interval, max_interval, threshold, slope, eta, gc, leak, for, warmup, cooldown, rearm, escalate, charge, baseline, cpu_seconds, connect_timeout, step_timeout, retries, retry_delay, max_goroutines_debug2, read_memory, holders, max_file_size, extra_profiles, skip)
     memtrap.toml:11:11: unclosed table, expected `]`
     ");
 }
@@ -450,6 +452,9 @@ fn values_that_may_be_inherited_have_kinds_and_ranges() {
         (r#"gc = "3%/30s""#, "6: gc: 3% of the CPU is what collections cost a healthy process: at least 5%"),
         (r#"gc = "40%/2h""#, "6: gc: its window, 2h, must be from 5s to 1h"),
         (r#"gc = 40"#, "6: gc: expected a share of the CPU per window such as \"40%/30s\", found an integer"),
+        (r#"leak = "1GiB/12h""#, "8: leak: its window, 12h, is too short: at least 1day; for less there is slope"),
+        (r#"leak = "1GiB/90d""#, "8: leak: its window, 2months 29days, is too long: at most 30days"),
+        (r#"leak = "64KiB/7d""#, "8: leak: a rise of 64.0KiB over days is noise: at least 1.00MiB, with its unit"),
         (r#"eta = "500ms""#, "7: eta: `500ms` is out of range: 1s to 30days"),
         (r#"rearm = "0%""#, "9: rearm: `0%` is not a percentage above 0% and up to 100%"),
         (r#"rearm = "1GiB""#, "9: rearm: `1GiB` is not a percentage above 0% and up to 100%"),
@@ -568,7 +573,7 @@ fn what_a_target_needs_is_asked_for_at_its_header() {
     assert_eq!(
         mistakes("\n  [[target]]\n"),
         [
-            "f:2:3: target #1: it has no rule and could never fire: set threshold, slope, eta or gc, here or in [defaults]",
+            "f:2:3: target #1: it has no rule and could never fire: set threshold, slope, eta, gc or leak, here or in [defaults]",
             "f:2:3: target #1: name: missing; write for example name = \"checkout\"",
             "f:2:3: target #1: process: missing; write for example process = { unit = \"checkout.service\" }, or watch by metrics or prometheus",
         ]

@@ -4,7 +4,7 @@
 //!   watcher thread ──Job──> Engine::next ──spawn──> capture task ──┐
 //!         ^                     │  Event                           │
 //!         └──────Command::Done──┴──────────────────────────────────┘
-//!   watcher thread ──Saved──> saver task ──> state.json
+//!   watcher thread ──Saved──> saver task ──> state.json, floors.json
 //! ```
 //!
 //! [`run`] is the daemon: an [`Engine`], signals and the service manager. `watch` and `demo` drive the same engine in the
@@ -45,7 +45,7 @@ use crate::poll::{Check, Checked, Command, Handles, InstanceStatus, Job, JobDone
 use crate::retention;
 use crate::serve::{self, ServeError};
 use crate::source::Sources;
-use crate::state::{Saved, StateError, Store};
+use crate::state::{KeptFloors, Saved, StateError, Store};
 use crate::systemd;
 
 /// Within this, a running capture ends by itself or is finalized as interrupted; the unit's TimeoutStopSec is longer.
@@ -198,7 +198,7 @@ impl Engine {
         });
         let (past, store, scratch, kept_in, calendar) = looked.await??;
         let prunes = store.is_some();
-        let (watcher, handles) = Watcher::new(config, procfs, boot_id, past, pulse(meters.clone()), Mono::now());
+        let (watcher, mut handles) = Watcher::new(config, procfs, boot_id, past, pulse(meters.clone()), Mono::now());
         let (ends, watcher_ended) = oneshot::channel();
         std::thread::Builder::new().name("watcher".into()).spawn(move || {
             let _ends: oneshot::Sender<()> = ends;
@@ -218,8 +218,10 @@ impl Engine {
             egress.configure(config);
             egress
         });
+        // taken in any case: where nobody stores them, the watcher need not gather them
+        let floors = handles.floors.take();
         let saver = match store {
-            Some(store) => Some(tokio::spawn(keep_saved(store, Lane::start("state")?, handles.state.clone()))),
+            Some(store) => Some(tokio::spawn(keep_saved(store, Lane::start("state")?, handles.state.clone(), floors))),
             None => None,
         };
         let sources = Sources::start(config, env.clients.clone(), handles.commands.clone());
@@ -518,15 +520,34 @@ impl Engine {
     }
 }
 
-/// Stores every newest state until the watcher has ended.
-async fn keep_saved(store: Store, lane: Lane, mut states: watch::Receiver<Option<crate::state::Saved>>) {
+/// Stores every newest state, and the floors of each hour, until the watcher has ended.
+async fn keep_saved(
+    store: Store,
+    lane: Lane,
+    mut states: watch::Receiver<Option<Saved>>,
+    floors: Option<mpsc::UnboundedReceiver<KeptFloors>>,
+) {
     let store = Arc::new(store);
-    while states.changed().await.is_ok() {
-        let Some(saved) = states.borrow_and_update().clone() else { continue };
-        let store = store.clone();
-        let result = lane.run(move || store.save(&saved)).await;
-        if let Ok(Err(error)) = result {
-            tracing::error!(error = chain(&error), "state not stored; a restart now would forget incidents and cooldowns");
+    let mut floors = floors.unwrap_or_else(|| mpsc::unbounded_channel().1);
+    loop {
+        tokio::select! {
+            biased;
+            Some(kept) = floors.recv() => {
+                let store = store.clone();
+                if let Ok(Err(error)) = lane.run(move || store.save_floors(&kept)).await {
+                    tracing::error!(error = chain(&error), "floors not stored; after a restart now `leak` would know less");
+                }
+            }
+            changed = states.changed() => {
+                if changed.is_err() {
+                    break;
+                }
+                let Some(saved) = states.borrow_and_update().clone() else { continue };
+                let store = store.clone();
+                if let Ok(Err(error)) = lane.run(move || store.save(&saved)).await {
+                    tracing::error!(error = chain(&error), "state not stored; a restart now would forget incidents and cooldowns");
+                }
+            }
         }
     }
 }

@@ -31,12 +31,13 @@ pub(super) fn look(bundle_dir: &Path, targets: &[String], store: Option<&Store>,
         }
     }
     let saved = store.and_then(Store::load);
+    let floors = store.and_then(Store::load_floors);
     let partials = finish_partials(bundle_dir);
     let mut interrupted: Vec<_> = partials.into_iter().filter_map(|manifest| slot_of(manifest, boot_id)).collect();
     if store.is_some() {
         published_unseen(bundle_dir, saved.as_ref(), |manifest| interrupted.extend(slot_of(manifest, boot_id)));
     }
-    Ok(Recovered { saved, interrupted })
+    Ok(Recovered { saved, floors, interrupted })
 }
 
 /// Finishes what a killed run left.

@@ -19,6 +19,8 @@
 //! that holds nothing but readings, of a process that is gone, ends its incident and spends none. `blind` (RSS unreadable, or a series not there, for
 //! [`STALE_AFTER`] readings in a row) can overlay any state but capturing.
 //!
+//! The incident of a leak stands for days, and keeps no other rule from firing: what fires meanwhile is its next part.
+//!
 //! What is asked for ([`Slot::ask`]) and no rule of the configuration goes the same way. An alert is a trigger like any other: it opens an
 //! incident, and neither an open incident nor a cooldown lets a second one through. A capture that a person asks for is taken aside: afterwards all
 //! is as it was before, so that looking at a healthy process does not keep its rules from firing. One slot has one capture at a time.
@@ -42,6 +44,7 @@ use crate::config::Rules;
 use crate::identity::Identity;
 use crate::lang::Lang;
 use crate::series::{Kept, Rise, Sample, Series};
+use crate::trigger::leak::Leak;
 use crate::trigger::{Collections, Detector, Fired, Levels, STALE_AFTER, Trigger};
 
 /// Where a slot stands, by SPEC's names.
@@ -99,6 +102,12 @@ pub struct Incident {
     #[serde(default)]
     pub counts_charge: bool,
     pub fired: Fired,
+}
+
+impl Incident {
+    fn is_leak(&self) -> bool {
+        self.fired.trigger == Trigger::Leak
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -351,6 +360,11 @@ impl Slot {
                 self.close();
                 None
             }
+            // a leak stands for days: what comes suddenly meanwhile is its next part
+            Phase::Open if captured.is_some_and(Incident::is_leak) => {
+                let fired = life.detector.fired(levels).filter(|fired| self.held_back(fired.measured_bytes(), sample.at).is_none());
+                self.order(fired, 1, sample.at)
+            }
             Phase::Open => {
                 let fired = life.detector.fired_stage(levels).filter(|_| rules.escalate);
                 self.order(fired, 1, sample.at)
@@ -426,6 +440,9 @@ impl Slot {
             level => level,
         };
         self.throttled = None;
+        if let Some(life) = self.life.as_mut().filter(|_| order.fired.trigger == Trigger::Leak) {
+            life.detector.leak_told(rules.rearm.of(level));
+        }
         self.phase = Phase::Capturing { fired_at: now, of: self.instance().cloned(), attempts: self.attempts(), aside: None };
         self.incident = Some(Incident {
             id,
@@ -500,7 +517,7 @@ impl Slot {
     pub fn gone(&mut self, levels: &Levels, now: Mono) -> Option<Order> {
         let life = self.life.as_ref()?;
         match &self.phase {
-            Phase::Watching if self.hollow.is_none_or(|h| h.dead_until <= now) => {
+            _ if self.is_on_guard() && self.hollow.is_none_or(|h| h.dead_until <= now) => {
                 let fired = life.detector.unfinished(levels).filter(|fired| self.held_back(fired.measured_bytes(), now).is_none());
                 self.order(fired, 1, now)
             }
@@ -515,7 +532,7 @@ impl Slot {
     /// The kernel killed in the cgroup of the process, which may be gone; `why` in words. A bundle, if nothing stands that had announced it and no
     /// cooldown holds it back.
     pub fn killed(&mut self, why: &str, levels: &Levels, now: Mono) -> Option<Order> {
-        let life = self.life.as_ref().filter(|_| self.phase == Phase::Watching && self.hollow.is_none_or(|h| h.dead_until <= now))?;
+        let life = self.life.as_ref().filter(|_| self.is_on_guard() && self.hollow.is_none_or(|h| h.dead_until <= now))?;
         let fired = Some(life.detector.killed(why, levels)).filter(|fired| self.held_back(fired.measured_bytes(), now).is_none());
         self.order(fired, 1, now)
     }
@@ -535,6 +552,27 @@ impl Slot {
         if !self.is_capturing() {
             self.close();
         }
+    }
+
+    /// Whether rules may fire as if nothing stood: at most a leak does, which says nothing about what comes suddenly.
+    pub fn is_on_guard(&self) -> bool {
+        match self.phase {
+            Phase::Watching => true,
+            Phase::Open => self.incident.as_ref().is_some_and(Incident::is_leak),
+            _ => false,
+        }
+    }
+
+    /// Floors of an earlier memtrap, of the process that sits here.
+    pub fn take_up(&mut self, known: Leak) {
+        if let Some(life) = &mut self.life {
+            life.detector.take_up(known);
+        }
+    }
+
+    /// What `leak` knows of the process.
+    pub fn leak(&self) -> Option<&Leak> {
+        self.life.as_ref()?.detector.leak()
     }
 
     fn close(&mut self) {

@@ -60,9 +60,17 @@ impl Slot {
             State::Open => {
                 let rearm = ByteSize(self.incident.as_ref().map_or(0, |i| i.rearm_below));
                 let also = cooldown.map(|left| say!(lang; ", and for another {left}"; "（至少再过 {left}）")).unwrap_or_default();
-                say!(lang;
+                let captured = say!(lang;
                     "captured; over once RSS falls below {rearm}, armed again after that{also}";
                     "已采集；RSS 降到 {rearm} 以下即结束，此后{also}重新待命"
+                );
+                if !self.is_on_guard() {
+                    return captured;
+                }
+                let (rearm, standing) = (ByteSize(self.incident.as_ref().map_or(0, |i| i.rearm_below)), standing());
+                say!(lang;
+                    "captured as a leak, which is over once RSS falls below {rearm}; meanwhile {standing}";
+                    "已作为泄漏采集，RSS 降到 {rearm} 以下即结束；其间 {standing}"
                 )
             }
             State::Cooldown if self.muted != Muted::No => {

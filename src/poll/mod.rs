@@ -8,6 +8,7 @@ mod collector;
 pub mod descriptors;
 mod dispatch;
 mod evidence;
+mod floors;
 mod instance;
 mod kills;
 mod kin;

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, HashSet};
 
 use crate::incident::SavedSlot;
-use crate::state::Saved;
+use crate::state::{KeptFloors, Saved};
 
 /// What earlier runs left.
 #[derive(Debug, Default)]
 pub struct Recovered {
     pub saved: Option<Saved>,
+    pub floors: Option<KeptFloors>,
     /// Targets and incidents whose bundles were found, and of which the stored state may not know how they ended.
     pub interrupted: Vec<(String, SavedSlot)>,
 }

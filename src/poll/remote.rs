@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::collector::of_page;
 use super::dispatch::{Caveat, Dispatch, InstanceRef};
 use super::evidence::EvidenceCheck;
+use super::floors::Past;
 use super::instance::{LiveInstance, Origin};
 use super::target::{Feed, WatchedTarget};
 use super::task::{Found, Readings, Remote, Who};
@@ -87,13 +88,14 @@ pub(super) struct RemoteTarget<'w> {
     due: &'w mut Mono,
     problem: &'w mut Option<String>,
     remotes: &'w mut Remotes,
+    past: &'w mut Past,
 }
 
 impl WatchedTarget {
     /// Where a source tells of it.
     pub fn remote(&mut self) -> Option<RemoteTarget<'_>> {
-        let WatchedTarget { config, roster, due, problem, feed: Feed::Remote(remotes), .. } = self else { return None };
-        Some(RemoteTarget { config, roster, due, problem, remotes })
+        let WatchedTarget { config, roster, due, problem, past, feed: Feed::Remote(remotes), .. } = self else { return None };
+        Some(RemoteTarget { config, roster, due, problem, remotes, past })
     }
 }
 
@@ -106,6 +108,7 @@ impl RemoteTarget<'_> {
                     let who = Arc::new(Who { series: id.series.clone(), label: Identity::Series(id.clone()).to_string(), pprof: None });
                     self.remotes.places.insert(id.series.clone(), number);
                     *live = Some(Box::new(LiveInstance::remote(id.clone(), who, self.config, now)));
+                    self.past.hand_to(slot);
                 }
                 Some(Identity::Process(_)) => slot.vacate(),
                 None => {}
@@ -212,6 +215,7 @@ impl RemoteTarget<'_> {
             if let Some(Entry { slot, live }) = self.roster.get_mut(number) {
                 slot.arrive(Identity::Series(id.clone()), &self.config.rules, self.config.interval);
                 *live = Some(Box::new(LiveInstance::remote(id, reading.who.clone(), self.config, heard.now)));
+                self.past.hand_to(slot);
             }
             self.read(number, reading, heard, dispatch);
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::descriptors::Room;
+use super::floors::Past;
 use super::instance::{LiveInstance, Origin};
 use super::kills::Kills;
 use super::kin::Kinships;
@@ -30,6 +31,8 @@ pub(super) struct WatchedTarget {
     /// OOM kills in the cgroups of its processes.
     pub kills: Kills,
     pub feed: Feed,
+    /// Floors of instances that have not come yet.
+    pub past: Past,
     /// Rules without a limit, for slots that nobody sits in.
     pub empty: Levels,
 }
@@ -64,6 +67,7 @@ impl WatchedTarget {
             due: Mono::default(),
             problem: None,
             kills: Kills::default(),
+            past: Past::default(),
             empty,
         }
     }
@@ -132,6 +136,7 @@ impl WatchedTarget {
             let Some(id) = slot.instance().and_then(Identity::process) else { continue };
             match room.take().and_then(|()| LiveInstance::new(procfs, mounts, limits, id, &self.config, now)) {
                 Ok(mut fresh) => {
+                    self.past.hand_to(slot);
                     fresh.local().and_then(|local| local.oom.as_ref()).into_iter().for_each(|oom| self.kills.catch_up(oom));
                     if let Some((_, at)) = execs.iter().find(|(of, _)| *of == id) {
                         fresh.born = *at;

@@ -18,7 +18,7 @@ use crate::identity::{Identity, SlotNumber};
 use crate::incident::Captured;
 use crate::metrics::CollectorSaid;
 use crate::series::Kept;
-use crate::state::Saved;
+use crate::state::{KeptFloors, Saved};
 use crate::trigger::Fired;
 
 /// Samples before and during a capture; the watcher appends while the capture runs.
@@ -205,4 +205,6 @@ pub struct Handles {
     pub state: watch::Receiver<Option<Saved>>,
     /// What the watcher wants to be told of with [`Command::Rang`], by a thread that listens. `None`: nobody can.
     pub bells: Option<Arc<Bells>>,
+    /// Floors to be stored, once an hour; dropped where nobody stores them.
+    pub floors: Option<mpsc::UnboundedReceiver<KeptFloors>>,
 }

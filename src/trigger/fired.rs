@@ -15,6 +15,7 @@ pub enum Trigger {
     Slope,
     Eta,
     Gc,
+    Leak,
     Manual,
     Alert,
     /// The kernel killed in its cgroup, and no rule had announced it.
@@ -29,6 +30,7 @@ impl Trigger {
             Trigger::Slope => "slope",
             Trigger::Eta => "eta",
             Trigger::Gc => "gc",
+            Trigger::Leak => "leak",
             Trigger::Manual => "manual",
             Trigger::Alert => "alert",
             Trigger::OomKill => "oom_kill",

@@ -8,6 +8,7 @@
 //!  held     for how long a condition has been met
 //!  rise     a line over a window, and whether it goes on   ── slope, eta
 //!  gc       what the collector takes
+//!  leak     floors over days
 //!  fired    which rule, with the numbers                    words  why nothing fires
 //! ```
 
@@ -15,6 +16,7 @@ mod eta;
 mod fired;
 pub mod gc;
 mod held;
+pub mod leak;
 mod levels;
 mod rise;
 mod slope;
@@ -28,6 +30,7 @@ pub use fired::{Fired, Measure, Trigger};
 pub use gc::{Collections, GcNumbers};
 pub use held::STALE_AFTER;
 use held::{Held, passed};
+use leak::Leak;
 pub use levels::{Levels, Reading, Stage};
 pub use rise::time_to;
 use rise::{At, Standing, Tracked};
@@ -56,6 +59,8 @@ pub struct Detector {
     /// `eta` over a short window, where its own is long.
     eta_short: Option<Box<Tracked>>,
     gc: Option<Box<gc::Watched>>,
+    /// Boxed: most targets have no such rule.
+    leak: Option<Box<Leak>>,
 }
 
 impl Detector {
@@ -71,12 +76,18 @@ impl Detector {
             eta: eta.map(|(longest, _)| Tracked::new(longest, interval)),
             eta_short: eta.and_then(|(_, short)| Some(Box::new(Tracked::new(short?, interval)))),
             gc: rules.gc.map(|gc| Box::new(gc::Watched::new(gc))),
+            leak: rules.leak.map(|_| Box::default()),
         }
     }
 
     /// The same process under changed rules: what was seen stays, what it meant is measured anew.
     pub fn with_rules(self, rules: &config::Rules, interval: Duration) -> Detector {
-        Detector { series: self.series, measured: self.measured, charge: self.charge, ..Detector::new(rules, interval) }
+        let fresh = Detector::new(rules, interval);
+        let leak = match (self.leak, fresh.leak) {
+            (Some(known), Some(_)) => Some(Box::new(known.under_other_rules())),
+            (_, fresh) => fresh,
+        };
+        Detector { series: self.series, measured: self.measured, charge: self.charge, leak, ..Detector::new(rules, interval) }
     }
 
     /// Of RSS.
@@ -153,6 +164,9 @@ impl Detector {
         if let Some(gc) = &mut self.gc {
             gc.observe(sample.at, age >= levels.warmup, passed, levels.hold);
         }
+        if let Some(leak) = &mut self.leak {
+            leak.observe(sample, age, levels);
+        }
         let is_undecided = |held: &Held| held.is_pending() && held.time < levels.hold;
         let is_undecided = is_undecided(&self.above) || self.tracked().any(|t| is_undecided(&t.held));
         self.series.keep_more(is_undecided);
@@ -224,7 +238,8 @@ impl Detector {
         let last = self.last()?;
         let how_long = || format!("for {}", clock::human(levels.hold));
         let held = self.pick(last, levels, |held| held.for_long(levels), how_long);
-        held.or_else(|| self.at_the_limit(last, levels)).or_else(|| self.cut_short(last, levels))
+        let sudden = held.or_else(|| self.at_the_limit(last, levels)).or_else(|| self.cut_short(last, levels));
+        sudden.or_else(|| self.leaked(last, levels))
     }
 
     /// The next stage of the threshold, once it has held long enough. Slopes do not escalate.
@@ -235,7 +250,28 @@ impl Detector {
     /// What was pending when the process went away, with its numbers.
     pub fn unfinished(&self, levels: &Levels) -> Option<Fired> {
         let last = self.last()?;
-        self.pick(last, levels, Held::is_pending, || "when the process ended".into())
+        self.pick(last, levels, Held::is_pending, || "when the process ended".into()).or_else(|| self.leaked(last, levels))
+    }
+
+    /// Holds since days, if it holds: `for` adds nothing.
+    fn leaked(&self, last: Reading, levels: &Levels) -> Option<Fired> {
+        self.leak.as_ref()?.fired(last, levels).map(|fired| self.with_measure(fired, last.rss))
+    }
+
+    pub fn leak(&self) -> Option<&Leak> {
+        self.leak.as_deref()
+    }
+
+    /// Floors of an earlier memtrap, of the same life; nothing without the rule.
+    pub fn take_up(&mut self, known: Leak) {
+        if let Some(leak) = &mut self.leak {
+            **leak = known.under_other_rules();
+        }
+    }
+
+    /// The leak is being captured; over once the floor is below so many bytes.
+    pub fn leak_told(&mut self, below: u64) {
+        self.leak.iter_mut().for_each(|leak| leak.told(below));
     }
 
     /// The kernel killed in the cgroup, `why` in words.

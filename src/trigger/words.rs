@@ -44,6 +44,7 @@ impl Detector {
             words.push(say!(lang; "eta: {stands} (fires within {eta})"; "eta：{stands}（{eta} 以内触发）"));
         }
         words.extend(self.gc.as_ref().map(|gc| gc.words(lang)));
+        words.extend(self.leak().and_then(|leak| leak.words(levels, lang)));
         if words.is_empty() {
             let (en, zh) = ("no rule can hold: the limit that its percentages are of is unknown", "没有规则能成立：百分比所依据的上限未知");
             words.push(lang.pick(en, zh).into());

@@ -70,6 +70,7 @@ pub(super) fn target() -> Target {
             slope: None,
             eta: None,
             gc: None,
+            leak: None,
             hold: Duration::ZERO,
             warmup: Duration::ZERO,
             cooldown: Duration::ZERO,

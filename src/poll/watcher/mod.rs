@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::descriptors::{self, Room};
 use super::dispatch::{Caveat, Dispatch, InstanceRef};
+use super::floors::Past;
 use super::instance::{LIMIT_REFRESH, Origin};
 use super::kin::Kinships;
 use super::recovery::{self, Recovered};
@@ -20,18 +21,19 @@ use super::{Ask, Granted, History, InstanceStatus, NotGranted, Reading};
 use crate::budget::{self, Budget};
 use crate::clock::{self, Mono};
 use crate::config::Config;
+use crate::floors::HOUR;
 use crate::host::ProcFs;
 use crate::host::bell::{BellId, Bells, Rang};
 use crate::host::cgroup::Mounts;
 use crate::host::limit::{FRESH, Limits};
 use crate::identity::Identity;
 use crate::identity::SlotNumber;
-use crate::incident::{Captured, SavedSlot, Slot};
+use crate::incident::{Captured, SavedSlot, Slot, State};
 use crate::lang::Lang;
 use crate::meters::Meters;
 use crate::roster::{Entry, Roster};
 use crate::series::Sample;
-use crate::state::Saved;
+use crate::state::{KeptFloors, Saved};
 
 /// A pass over some hundred processes takes a millisecond.
 const LOOK_PATIENCE: Duration = Duration::from_millis(5);
@@ -78,6 +80,9 @@ pub struct Watcher {
     dispatch: Dispatch,
     commands: Receiver<Command>,
     save: watch::Sender<Option<Saved>>,
+    floors: mpsc::UnboundedSender<KeptFloors>,
+    /// When they are stored next.
+    floors_at: Mono,
     pulse: Pulse,
     rescan_at: Mono,
     scanned_at: Mono,
@@ -104,6 +109,7 @@ impl Watcher {
         let (command_tx, commands) = channel();
         let (tasks, tasks_rx) = mpsc::unbounded_channel();
         let (save, state) = watch::channel(None);
+        let (floors, kept_floors) = mpsc::unbounded_channel();
         let mut budget = Budget::new(bounds(config));
         let mut slots = BTreeMap::new();
         let mut elapsed = Duration::ZERO;
@@ -114,6 +120,7 @@ impl Watcher {
             slots = saved.targets;
         }
         recovery::merge(&mut slots, past.interrupted);
+        let mut past_floors = past.floors;
         let targets: Vec<WatchedTarget> = config
             .targets
             .iter()
@@ -121,6 +128,10 @@ impl Watcher {
                 let restored = slots.remove(&target.name).unwrap_or_default();
                 let restored = restored.into_iter().map(|s| Slot::restore(s, elapsed, &target.rules, target.interval, now));
                 let mut watched = WatchedTarget::new(target.clone(), Roster::new(restored.collect()));
+                if let Some(stored) = past_floors.as_mut().filter(|_| target.rules.leak.is_some()) {
+                    let (same_boot, elapsed) = (stored.boot_id == boot_id, stored.elapsed(&boot_id, now, clock::wall_now()));
+                    watched.past = Past::new(stored.targets.remove(&target.name).unwrap_or_default(), same_boot, elapsed, now);
+                }
                 if let Some(mut remote) = watched.remote() {
                     remote.expect(now);
                 }
@@ -146,6 +157,8 @@ impl Watcher {
             },
             commands,
             save,
+            floors,
+            floors_at: now + HOUR,
             pulse,
             rescan_at: now,
             scanned_at: Mono::default(),
@@ -159,7 +172,7 @@ impl Watcher {
             lang: config.daemon.lang,
             changed: false,
         };
-        (watcher, Handles { commands: command_tx, tasks: tasks_rx, state, bells })
+        (watcher, Handles { commands: command_tx, tasks: tasks_rx, state, bells, floors: Some(kept_floors) })
     }
 
     /// Loops until told to stop, or until nobody is left to tell it anything.
@@ -183,6 +196,7 @@ impl Watcher {
         }
         self.changed = true;
         self.publish_state(Mono::now());
+        self.publish_floors(Mono::now());
     }
 
     /// Does all that is due at `now`.
@@ -207,6 +221,9 @@ impl Watcher {
             self.pulse.meters.polled(Mono::now().since(now));
         }
         self.publish_state(now);
+        if now >= self.floors_at {
+            self.publish_floors(now);
+        }
     }
 
     /// Limits that were changed while processes run.
@@ -295,7 +312,8 @@ impl Watcher {
                 }
                 Reading::Blind(why) => slot.blind(why, bounds.interval, now),
             }
-            let state = slot.state(now);
+            // a leak that stands for days is no reason to look away
+            let state = if slot.is_on_guard() && slot.state(now) == State::Open { State::Armed } else { slot.state(now) };
             // a level in bytes is RSS's alone
             let wait = [slot.series(), slot.measured()].into_iter().flatten().filter_map(|series| {
                 Some(schedule::pause(state, series.last().filter(|_| !slot.is_unread())?, series.rise(), &live.levels, bounds))
@@ -537,6 +555,26 @@ impl Watcher {
             }
         }
         self.save.send_replace(Some(saved));
+    }
+
+    /// Once an hour, and at the end.
+    fn publish_floors(&mut self, now: Mono) {
+        self.floors_at = now + HOUR;
+        let with_rule = || self.targets.iter().filter(|watched| watched.config.rules.leak.is_some());
+        if self.floors.is_closed() || with_rule().next().is_none() {
+            return;
+        }
+        let instances = with_rule().map(|watched| watched.roster.live().count()).sum();
+        let most = KeptFloors::hours_each(instances);
+        let mut kept = KeptFloors::new(&self.boot_id, now, clock::wall_now());
+        for WatchedTarget { config, roster, past, .. } in self.targets.iter_mut().filter(|watched| watched.config.rules.leak.is_some()) {
+            let floors = past.save(roster, most, now);
+            if !floors.is_empty() {
+                kept.targets.insert(config.name.clone(), floors);
+            }
+        }
+        // nobody may store anything
+        let _ = self.floors.send(kept);
     }
 }
 

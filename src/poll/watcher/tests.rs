@@ -60,7 +60,7 @@ impl World {
         self.watcher.changed = true;
         self.watcher.publish_state(self.now);
         let saved = self.handles.state.borrow().clone();
-        (self.watcher, self.handles) = World::start(&self.host, &config(targets), Recovered { saved, interrupted: Vec::new() });
+        (self.watcher, self.handles) = World::start(&self.host, &config(targets), Recovered { saved, ..Recovered::default() });
     }
 
     fn process(&self, pid: u32, name: &str, rss_mib: u64) -> &World {

@@ -1,7 +1,9 @@
-//! What outlives memtrap: incidents, cooldowns and the hourly budget, in `state_dir/state.json`.
+//! What outlives memtrap: incidents, cooldowns and the hourly budget, in `state_dir/state.json`; the floors of RSS, in `floors.json` (see [`floors`]).
 //!
 //! Written whole, atomically, off the polling thread. A file that cannot be understood is set aside, never trusted: the cost is
 //! a forgotten cooldown, not a daemon that does not start.
+
+mod floors;
 
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
@@ -9,6 +11,8 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+pub use floors::{FloorsOf, KeptFloors};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::aside::may_block;
@@ -47,10 +51,8 @@ impl Saved {
 
     /// Time passed since it was stored. Across a boot only the wall clock can tell; one that was set back tells nothing.
     pub fn elapsed(&self, boot_id: &str, mono: Mono, wall: SystemTime) -> Duration {
-        if self.boot_id == boot_id {
-            return mono.since(self.mono);
-        }
-        wall.duration_since(self.stored()).unwrap_or(Duration::ZERO)
+        let within = (self.boot_id == boot_id).then(|| mono.since(self.mono));
+        within.unwrap_or_else(|| wall.duration_since(self.stored()).unwrap_or(Duration::ZERO))
     }
 
     /// When it was stored, by the wall clock of then.
@@ -124,13 +126,17 @@ impl Store {
 
     /// What was stored last; `None` if nothing, or nothing that can be used (which is logged and set aside).
     pub fn load(&self) -> Option<Saved> {
-        match self.read() {
+        self.load_or_set_aside(STATE, MAX_BYTES, |saved: &Saved| saved.schema)
+    }
+
+    fn load_or_set_aside<T: DeserializeOwned>(&self, name: &str, most: u64, schema: fn(&T) -> u32) -> Option<T> {
+        match self.read(name, most, schema) {
             Ok(saved) => saved,
             Err(why) => {
-                let aside = format!("{STATE}.unreadable");
+                let aside = format!("{name}.unreadable");
                 let kept = self.path.join(&aside);
-                tracing::warn!(path = %self.path.join(STATE).display(), why, kept = %kept.display(), "stored state is unusable; starting without it");
-                if let Err(error) = self.dir.rename(STATE.as_ref(), aside.as_ref()) {
+                tracing::warn!(path = %self.path.join(name).display(), why, kept = %kept.display(), "stored state is unusable; starting without it");
+                if let Err(error) = self.dir.rename(name.as_ref(), aside.as_ref()) {
                     tracing::warn!(%error, "it could not be set aside");
                 }
                 None
@@ -138,28 +144,33 @@ impl Store {
         }
     }
 
-    fn read(&self) -> Result<Option<Saved>, String> {
-        let file = match self.dir.own_file(STATE) {
+    fn read<T: DeserializeOwned>(&self, name: &str, most: u64, schema: fn(&T) -> u32) -> Result<Option<T>, String> {
+        let file = match self.dir.own_file(name) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             opened => opened.map_err(|e| e.to_string())?,
         };
         let bytes = file.metadata().map_err(|e| e.to_string())?.len();
-        if bytes > MAX_BYTES {
-            return Err(format!("it has {}, more than any state that memtrap stores ({})", ByteSize(bytes), ByteSize(MAX_BYTES)));
+        if bytes > most {
+            return Err(format!("it has {}, more than any state that memtrap stores ({})", ByteSize(bytes), ByteSize(most)));
         }
         // parsed as it is read: never whole in memory as a text
-        let saved: Saved = serde_json::from_reader(BufReader::new(file.take(MAX_BYTES))).map_err(|e| e.to_string())?;
-        if saved.schema == SCHEMA { Ok(Some(saved)) } else { Err(format!("schema {} is not {SCHEMA}", saved.schema)) }
+        let saved: T = serde_json::from_reader(BufReader::new(file.take(most))).map_err(|e| e.to_string())?;
+        let schema = schema(&saved);
+        if schema == SCHEMA { Ok(Some(saved)) } else { Err(format!("schema {schema} is not {SCHEMA}")) }
     }
 
     /// Replaces the stored state. Blocks on the disk. After a crash at any moment the old or the new one is there, whole.
     pub fn save(&self, saved: &Saved) -> Result<(), StateError> {
+        self.replace(STATE, MAX_BYTES, saved)
+    }
+
+    fn replace(&self, name: &str, most: u64, saved: &impl Serialize) -> Result<(), StateError> {
         let write = |file: &mut File| {
-            let mut out = BufWriter::new(Bounded { out: file, left: MAX_BYTES });
+            let mut out = BufWriter::new(Bounded { out: file, most, left: most });
             serde_json::to_writer(&mut out, saved)?;
             out.flush()
         };
-        self.dir.replace(STATE, write).map_err(|source| StateError::Write { path: self.path.join(STATE), source })
+        self.dir.replace(name, write).map_err(|source| StateError::Write { path: self.path.join(name), source })
     }
 }
 
@@ -171,13 +182,14 @@ fn judged(path: &Path, judged: io::Result<Result<Vec<String>, String>>) -> Resul
 /// Takes so many bytes: what would not be read again must not be stored.
 struct Bounded<'f> {
     out: &'f mut File,
+    most: u64,
     left: u64,
 }
 
 impl Write for Bounded<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if bytes.len() as u64 > self.left {
-            return Err(io::Error::other(format!("it would be larger than {}", ByteSize(MAX_BYTES))));
+            return Err(io::Error::other(format!("it would be larger than {}", ByteSize(self.most))));
         }
         let written = self.out.write(bytes)?;
         self.left = self.left.saturating_sub(written as u64);
