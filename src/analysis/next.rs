@@ -61,12 +61,12 @@ pub(super) fn commands(shown: &Path, files: &Files, cause: Cause, has_go: bool) 
     // the heap before the collection says nothing more than the one after it
     let is_older = |file: &str| file == "heap.pb.gz" && files.has("heap_gc.pb.gz");
     let there = order.into_iter().flatten().filter(|(file, _)| files.has(file) && !is_older(file));
-    let mut commands: Vec<String> = there.map(|(file, look)| look.command(has_go, &shell(&shown.join(file)))).collect();
+    let mut commands: Vec<String> = there.map(|(file, look)| look.command(has_go, &shell(shown.join(file)))).collect();
     let heaps = ["heap_gc.pb.gz", "heap.pb.gz"];
     if files.has("baseline/heap.pb.gz")
         && let Some(heap) = heaps.into_iter().find(|heap| files.has(heap))
     {
-        let (now, then) = (shell(&shown.join(heap)), shell(&shown.join("baseline/heap.pb.gz")));
+        let (now, then) = (shell(shown.join(heap)), shell(shown.join("baseline/heap.pb.gz")));
         commands.push(match has_go {
             true => format!("go tool pprof -top -sample_index=inuse_space -diff_base={then} {now}"),
             false => format!("memtrap top --sample-index inuse_space --base {then} {now}"),
