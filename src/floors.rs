@@ -103,6 +103,16 @@ impl Floors {
         self.closed.iter().copied()
     }
 
+    /// The lowest RSS of each hour that is known, in bytes, oldest first, with how long ago it began; the hour in progress is the last.
+    pub fn readings(&self, now: Mono) -> Vec<(Duration, u64)> {
+        let Some(until) = self.until else { return Vec::new() };
+        let into = self.hour.saturating_sub(until.since(now)) + now.since(until);
+        let newest = (0..self.closed.len() as u32).rev();
+        let closed = self.closed.iter().zip(newest).map(|(floor, after)| (into + self.hour * (after + 1), *floor));
+        let known = closed.chain([(into, self.open)]).filter(|(_, floor)| *floor > 0);
+        known.map(|(ago, floor)| (ago, u64::from(floor) * UNIT)).collect()
+    }
+
     /// How many of them are known.
     pub fn len(&self) -> usize {
         self.closed.len()
@@ -234,6 +244,15 @@ mod tests {
             assert_eq!(mib(&restored), mib(&went_on), "{away}");
             assert_eq!((restored.until, restored.open), (went_on.until, went_on.open), "{away}");
         }
+    }
+
+    #[test]
+    fn readings_are_as_long_ago_as_their_hour() {
+        let floors = of([(0, 100), (3_600, 90), (3_600 * 4, 80)]);
+        let readings = floors.readings(at(3_600 * 4 + 600));
+        let hours: Vec<(u64, u64)> = readings.iter().map(|(ago, bytes)| (ago.as_secs(), bytes / MIB)).collect();
+        assert_eq!(hours, [(600 + 4 * 3_600, 100), (600 + 3 * 3_600, 90), (600, 80)]);
+        assert!(Floors::new(HOUR).readings(at(0)).is_empty());
     }
 
     #[test]

@@ -286,7 +286,7 @@ impl Manifest {
 
     /// Whether it tells something about the process beyond its RSS series.
     pub fn has_evidence(&self) -> bool {
-        const OWN: [&str; 8] = ["timeline", "end", "cgroup_end", "readme", "verdict", "report", "report_text", "metrics"];
+        const OWN: [&str; 9] = ["timeline", "floors", "end", "cgroup_end", "readme", "verdict", "report", "report_text", "metrics"];
         self.files.iter().any(|e| e.has_file() && !OWN.contains(&e.step.as_str()) && !e.name.ends_with(".rejected"))
     }
 

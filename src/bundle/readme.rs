@@ -17,6 +17,7 @@ fn describe(name: &str) -> &'static str {
         "end.json" => "how the process ended, if it did, and its last RSS",
         "cgroup_end.txt" => "memory limits, usage and events of its cgroups, read after its end",
         "timeline.csv" => "RSS before and during the capture",
+        "floors.csv" => "the lowest RSS of each hour of the last month, which `leak` judges by",
         "README.md" => "this page",
         "metrics.json" => "what the instance's metrics said last: RSS, limit, start time, `go_memstats_*`",
         "verdict.json" => "the named cause with its evidence, for machines",

@@ -1,13 +1,14 @@
-//! `timeline.csv`: RSS before and during a capture.
+//! `timeline.csv`: RSS before and during a capture. `floors.csv`: the lowest of each hour of the weeks before.
 
 use std::fmt::Write;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::clock::{self, Mono};
 use crate::series::Kept;
 
 /// Its name in a bundle.
 pub const FILE: &str = "timeline.csv";
+pub const FLOORS: &str = "floors.csv";
 
 /// One of its lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,17 @@ pub fn write(kept: &[Kept], started: SystemTime, anchor: (Mono, SystemTime)) -> 
             limit.map_or(String::new(), |l| l.to_string()),
             charge.map_or(String::new(), |c| c.to_string()),
         );
+    }
+    csv
+}
+
+/// Each floor in bytes with how long before `started` its hour began.
+pub fn write_floors(floors: &[(Duration, u64)], started: SystemTime) -> String {
+    let mut csv = String::from("time,rss_bytes\n");
+    for (ago, bytes) in floors {
+        let at = started.checked_sub(*ago).unwrap_or(SystemTime::UNIX_EPOCH);
+        // writing to a String does not fail
+        let _ = writeln!(csv, "{},{bytes}", clock::rfc3339_seconds(at));
     }
     csv
 }

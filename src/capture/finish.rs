@@ -26,9 +26,13 @@ pub(super) async fn own_files(
     let anchor = (Mono::now(), clock::wall_now());
     let remote = request.remote.clone();
     let (procfs, instance) = (env.procfs.clone(), request.instance);
+    let floors = request.floors.clone();
     let gathered = lane.run(move || {
         if full {
             partial.add("timeline", timeline::FILE, timeline::write(&samples, started, anchor).as_bytes());
+        }
+        if full && !floors.is_empty() {
+            partial.add("floors", timeline::FLOORS, timeline::write_floors(&floors, started).as_bytes());
         }
         if let Some(remote) = remote {
             partial.add("metrics", "metrics.json", text::json_pretty(&remote).unwrap_or_default().as_bytes());

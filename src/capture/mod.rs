@@ -37,7 +37,7 @@ mod tests;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::Semaphore;
 use tokio::sync::watch::Receiver;
@@ -85,6 +85,8 @@ pub struct Request {
     /// What the bundle is named after.
     pub started: SystemTime,
     pub timeline: TimelineHandle,
+    /// The lowest RSS of each hour, with how long before `started` it began; empty where `leak` does not watch.
+    pub floors: Vec<(Duration, u64)>,
     /// The cgroup's kill counter from when the instance was known to live. `None`: it is read when the capture begins,
     /// which is too late for a process that is gone by then.
     pub oom: Option<OomCounter>,

@@ -55,6 +55,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         fired: Fired::manual(rss, limit.map(|l| l.bytes), format!("asked for at the command line, at RSS {}", ByteSize(rss))),
         started: clock::wall_now(),
         timeline: Arc::new(Mutex::new(vec![Kept::reading(Sample { at: Mono::now(), rss })])),
+        floors: Vec::new(),
         oom: None,
         answers_early: true,
         min_free: ByteSize(0),

@@ -13,7 +13,7 @@ use crate::bundle::End;
 use crate::bundle::archive;
 use crate::bundle::{MANIFEST, Manifest, open_named};
 use crate::clock::{human, rfc3339_millis, rfc3339_seconds};
-use crate::config::{self, Capture};
+use crate::config::{self, Capture, Rules};
 use crate::replay::read::{self, Recorded};
 use crate::replay::{self, Outcome, Setup, What};
 use crate::text::{self, one_line};
@@ -24,6 +24,7 @@ use crate::units::ByteSize;
 const MAX_FILE: u64 = 64 << 20;
 const MAX_JSON: u64 = 8 << 20;
 const TIMELINE: &str = "timeline.csv";
+const FLOORS: &str = "floors.csv";
 
 /// A process may have run for years.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
@@ -35,6 +36,7 @@ const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
   memtrap replay rss.csv -c /etc/memtrap/memtrap.toml --target checkout --limit 2GiB
   curl -s 'http://prometheus:9090/api/v1/query_range?query=process_resident_memory_bytes&start=…&end=…&step=15s' > rss.json
   memtrap replay rss.json --threshold 80% --eta 10m --limit 4GiB
+  memtrap replay month.json --leak 5%/7d --limit 4GiB
 
 A CSV has lines of TIME,RSS: RFC 3339 or seconds since 1970, and bytes or sizes; a first line may name the columns.")]
 pub struct Args {
@@ -77,8 +79,10 @@ pub fn run(args: Args) -> Result<(), Failure> {
         let all = json!({ "schema": 1, "series": all, "bundle_trigger": own.map(|fired| fired.trigger.name()) });
         return super::print(&(text::json_pretty(&all)? + "\n"));
     }
+    let own_leak = own.as_ref().filter(|fired| fired.trigger == Trigger::Leak).map(|fired| own_leak(fired, beside.as_deref(), &setup));
     outcomes.iter().try_for_each(|(recorded, outcome)| {
-        super::print_exactly(&(as_text(recorded, outcome, &setup) + &text::lines(&own_trigger(own.as_ref(), outcome))))
+        let told = own_leak.clone().unwrap_or_else(|| own_trigger(own.as_ref(), outcome));
+        super::print_exactly(&(as_text(recorded, outcome, &setup) + &text::lines(&told)))
     })
 }
 
@@ -129,6 +133,25 @@ fn own_trigger(own: Option<&Fired>, outcome: &Outcome) -> String {
     match outcome.fired().find(|(_, fired)| fired.trigger == own.trigger) {
         Some((event, _)) => format!("The bundle's own trigger, {name}, fires here at {}.\n", time(event.at)),
         None => format!("The bundle's own trigger, {name}, does not fire under these rules.\n"),
+    }
+}
+
+/// The same of a leak, which took longer than a timeline is: its floors are beside that.
+fn own_leak(own: &Fired, bundle: Option<&Path>, setup: &Setup) -> String {
+    let floors = bundle.and_then(|dir| read_file(&dir.join(FLOORS), MAX_JSON).ok()).and_then(|text| read::read(&text).ok());
+    let Some(floors) = floors.and_then(|all| all.into_iter().next()) else {
+        return "The bundle's own trigger, leak, cannot be tried again: its floors.csv is not there.\n".into();
+    };
+    let rules = Rules { leak: setup.rules.leak, rearm: setup.rules.rearm, ..Rules::default() };
+    let setup = Setup { rules, limit: setup.limit.or(own.limit_bytes), ended: false, ..setup.clone() };
+    let outcome = replay::replay(&floors.readings, &setup);
+    match outcome.fired().find(|(_, fired)| fired.trigger == Trigger::Leak) {
+        Some((event, fired)) => {
+            format!("The bundle's own trigger, leak, fires in its floors.csv at {}: {}.\n", time(event.at), fired.reason)
+        }
+        None => {
+            format!("The bundle's own trigger, leak, does not fire in its floors.csv under these rules. {}.\n", outcome.nearest.join("; "))
+        }
     }
 }
 

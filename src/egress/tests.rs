@@ -556,6 +556,7 @@ fn request(trigger: Trigger) -> Request {
         fired: Fired { trigger, ..Fired::manual(1, None, "x".into()) },
         started: at(100),
         timeline: Arc::default(),
+        floors: Vec::new(),
         oom: None,
         answers_early: false,
         min_free: crate::units::ByteSize(0),

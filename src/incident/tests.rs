@@ -123,6 +123,46 @@ impl Story {
     }
 }
 
+/// A week in which it leaks 48 MiB a day, one reading an hour.
+fn leaking() -> Story {
+    let leak = Some("100MiB/7d".parse().unwrap());
+    let mut story = Story::new(config::Rules { leak, threshold: vec![size(800)], hold: Duration::ZERO, ..Default::default() });
+    for hour in 0..24 * 7 {
+        (story.now, story.age) = (story.now + crate::floors::HOUR, story.age + crate::floors::HOUR);
+        story.rss(300 + hour * 2);
+    }
+    story
+}
+
+#[test]
+fn a_leak_is_one_incident_that_keeps_no_other_rule_from_firing() {
+    let mut story = leaking();
+    assert_eq!(story.orders.iter().map(|o| (o.fired.trigger, o.part)).collect::<Vec<_>>(), [(Trigger::Leak, 1)]);
+    assert_eq!(story.state(), State::Open);
+    let said = story.slot.reason(&story.levels, story.now, Lang::En);
+    assert!(
+        said.starts_with("captured as a leak, which is over once RSS falls below ") && said.contains("; meanwhile RSS is 79%"),
+        "{said}"
+    );
+    story.rss(850);
+    let part = story.orders.last().unwrap();
+    assert_eq!((part.fired.trigger, part.part, part.incident.as_deref()), (Trigger::Threshold, 2, Some("incident-1")));
+    story.for_seconds(10, 850);
+    assert_eq!(story.bundles(), 2, "now it is an incident like any other");
+    story.for_seconds(10, 200);
+    assert!(story.slot.incident().is_none());
+}
+
+#[test]
+fn a_leak_that_was_captured_has_not_announced_the_kill_that_ends_it() {
+    let mut story = leaking();
+    story.is_killed();
+    assert_eq!(story.orders.iter().map(|o| o.fired.trigger).collect::<Vec<_>>(), [Trigger::Leak, Trigger::OomKill]);
+    let mut fallen = leaking();
+    fallen.for_seconds(3, 200);
+    assert!(fallen.slot.incident().is_none(), "it came back");
+}
+
 #[test]
 fn an_oom_kill_is_an_incident_unless_one_stands_or_a_cooldown_runs() {
     let mut story = Story::at_once();

@@ -162,6 +162,7 @@ impl Dispatch {
             fired,
             oom,
             timeline,
+            floors: slot.leak().map(|leak| leak.floors().readings(now)).unwrap_or_default(),
             hurry,
             warning: None,
             is_gone: false,

@@ -109,6 +109,8 @@ pub struct Job {
     /// Kills by the kernel in the process's cgroup, as counted when it was first seen.
     pub oom: Option<OomCounter>,
     pub timeline: Timeline,
+    /// The lowest RSS of each hour, with how long ago it began, where `leak` watches.
+    pub floors: Vec<(Duration, u64)>,
     /// The process may reach its limit while it is captured.
     pub hurry: bool,
     /// What the reader of the bundle should know.

@@ -173,6 +173,8 @@ struct Nearest {
     slope: Option<(Window, Option<Steepest>)>,
     eta: Vec<Window>,
     soonest: Option<(SystemTime, Duration)>,
+    /// The fastest rise of floors, bytes in the rule's window, and where `leak` stood then; as of the end, where none rose.
+    leak: Option<(SystemTime, u64, String)>,
     /// A line towards the limit was seen, rising or not.
     eta_seen: bool,
     /// Somewhere the charge was more than RSS.
@@ -187,6 +189,7 @@ impl Nearest {
             slope: rules.slope.map(|rate| (Window::new(rate.window, interval), None)),
             eta: levels.eta_windows().map(|span| Window::new(span, interval)).collect(),
             soonest: None,
+            leak: None,
             eta_seen: false,
             charged: false,
             rules: rules.clone(),
@@ -197,6 +200,12 @@ impl Nearest {
     fn observe(&mut self, at: SystemTime, sample: Sample, age: Duration, slot: &Slot, levels: &Levels) {
         if self.highest.is_none_or(|(_, rss)| sample.rss > rss) {
             self.highest = Some((at, sample.rss));
+        }
+        if let Some(leak) = slot.leak()
+            && let Some(pace) = leak.pace(levels).or(self.leak.is_none().then_some(0))
+            && self.leak.as_ref().is_none_or(|(_, most, _)| pace > *most)
+        {
+            self.leak = leak.words(levels, Lang::En).map(|words| (at, pace, words));
         }
         let warm = age >= self.rules.warmup;
         if let Some((window, steepest)) = &mut self.slope {
@@ -240,6 +249,16 @@ impl Nearest {
                 }
                 Some(_) => format!("slope {rate}: it never rose"),
                 None => format!("slope {rate}: too few readings in {} after the warmup of {}", human(window), human(self.rules.warmup)),
+            });
+        }
+        if let Some(rate) = self.rules.leak {
+            said.push(match &self.leak {
+                Some((at, 0, words)) => format!("leak {rate}: its floor never rose; at {}: {words}", time(*at)),
+                Some((at, pace, words)) => {
+                    let (pace, window) = (ByteSize(*pace), human(rate.window));
+                    format!("leak {rate}: the fastest rise of its floor was {pace} in {window}, at {}: {words}", time(*at))
+                }
+                None => format!("leak {rate} needs a limit, which is unknown: give one"),
             });
         }
         if let Some(eta) = self.rules.eta {

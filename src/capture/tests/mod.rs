@@ -150,6 +150,7 @@ impl Trial {
             fired: fired(),
             started: SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_421_616),
             timeline: Arc::new(Mutex::new(vec![Kept::reading(Sample { at: Mono::from_secs(1), rss: 1 << 30 })])),
+            floors: Vec::new(),
             oom: self.oom.clone(),
             answers_early: false,
             min_free: self.min_free,

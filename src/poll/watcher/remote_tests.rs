@@ -376,3 +376,24 @@ fn processes_that_take_turns_behind_one_address_are_said_once_and_are_no_restart
     }
     assert_eq!(w.of("a:1").rss_bytes, Some(70 * MIB));
 }
+
+#[test]
+fn floors_of_an_instance_elsewhere_wait_for_it_and_end_with_its_life() {
+    let mut target = fleet("shop");
+    target.rules.leak = Some("1GiB/7d".parse().unwrap());
+    let mut w = World::new(vec![target.clone()]);
+    let hour = |w: &mut World, started: u64| {
+        w.now = w.now + Duration::from_secs(3_599);
+        let two = ["a:1", "b:1"].map(|name| Remote { started_unix_ms: Some(started), ..instance(name, 50) });
+        w.told(found(two.into())).now
+    };
+    (0..6).for_each(|_| _ = hour(&mut w, 1_000));
+    assert!(w.of("a:1").reason.contains("leak: 5h of 2days 4h seen"), "{}", w.of("a:1").reason);
+    // restarted twice before the source answers again
+    w.restart(vec![target.clone()]);
+    w.restart(vec![target]);
+    hour(&mut w, 1_000);
+    assert!(w.of("a:1").reason.contains("leak: 6h of 2days 4h seen"), "{}", w.of("a:1").reason);
+    hour(&mut w, 900_000_000);
+    assert!(!w.of("a:1").reason.contains("h of 2days"), "another process: {}", w.of("a:1").reason);
+}

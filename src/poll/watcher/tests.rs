@@ -41,13 +41,13 @@ impl World {
         let host = FakeHost::new();
         host.file("proc/uptime", "1000.00 1.00\n");
         host.file("proc/meminfo", "MemTotal:        1048576 kB\n");
-        let (watcher, handles) = World::start(&host, &config(targets), Recovered::default());
+        let (watcher, handles) = World::start(&host, &config(targets), Recovered::default(), Mono::from_secs(1_000));
         World { host, watcher, handles, now: Mono::from_secs(1_000) }
     }
 
-    fn start(host: &FakeHost, config: &Config, past: Recovered) -> (Watcher, Handles) {
+    fn start(host: &FakeHost, config: &Config, past: Recovered, now: Mono) -> (Watcher, Handles) {
         let pulse = Pulse { beat: Box::new(|_| {}), at_least_every: Duration::from_secs(10), meters: Meters::default() };
-        let (mut watcher, handles) = Watcher::new(config, host.procfs(), "boot".into(), past, pulse, Mono::from_secs(1_000));
+        let (mut watcher, handles) = Watcher::new(config, host.procfs(), "boot".into(), past, pulse, now);
         // time is made up here, and passes are not
         watcher.look_patience = Duration::from_secs(60);
         // what this test may open is its own affair
@@ -59,8 +59,11 @@ impl World {
     fn restart(&mut self, targets: Vec<Target>) {
         self.watcher.changed = true;
         self.watcher.publish_state(self.now);
+        self.watcher.publish_floors(self.now);
         let saved = self.handles.state.borrow().clone();
-        (self.watcher, self.handles) = World::start(&self.host, &config(targets), Recovered { saved, ..Recovered::default() });
+        let floors = self.handles.floors.as_mut().and_then(|floors| std::iter::from_fn(|| floors.try_recv().ok()).last());
+        (self.watcher, self.handles) =
+            World::start(&self.host, &config(targets), Recovered { saved, floors, interrupted: Vec::new() }, self.now);
     }
 
     fn process(&self, pid: u32, name: &str, rss_mib: u64) -> &World {
@@ -78,6 +81,15 @@ impl World {
         for _ in 0..n {
             self.now = self.now + Duration::from_secs(1);
             self.watcher.turn(self.now);
+        }
+        self
+    }
+
+    /// With one reading each.
+    fn hours(&mut self, n: u64) -> &mut World {
+        for _ in 0..n {
+            self.now = self.now + Duration::from_secs(3_599);
+            self.seconds(1);
         }
         self
     }
@@ -137,6 +149,32 @@ fn processes_beyond_the_open_files_are_blind_and_take_the_place_of_one_that_ends
     w.host.remove("proc/12");
     w.seconds(15);
     assert_eq!(blind(&w).len(), 1, "{:?}", blind(&w));
+}
+
+#[test]
+fn floors_outlive_memtrap_with_their_process_and_with_no_other() {
+    let mut target = by_name("shop");
+    target.rules.leak = Some("1GiB/7d".parse().unwrap());
+    let mut w = World::new(vec![target.clone()]);
+    w.process(11, "shop", 50).process(12, "shop", 60);
+    w.seconds(3).hours(6);
+    let stored = w.handles.floors.as_mut().and_then(|floors| floors.try_recv().ok()).expect("once an hour");
+    assert_eq!(stored.targets["shop"].len(), 2, "{stored:?}");
+    w.host.remove("proc/12");
+    w.process(13, "shop", 60);
+    w.restart(vec![target.clone()]);
+    w.seconds(3);
+    let said = |w: &World, pid| w.status().into_iter().find(|s| s.pid == Some(pid)).unwrap().reason;
+    assert!(said(&w, 11).contains("leak: 5h of 2days 4h seen"), "{}", said(&w, 11));
+    assert!(said(&w, 13).contains("leak: no hour seen yet") || said(&w, 13).contains("leak: 0s of"), "{}", said(&w, 13));
+    // a reload keeps them, and a rule that is off has none
+    let reloaded = Target { max_interval: Duration::from_secs(7), ..target };
+    w.watcher.obey(Command::Reload(Box::new(config(vec![reloaded]))), w.now);
+    w.seconds(3);
+    assert!(said(&w, 11).contains("leak: 5h of 2days 4h seen"), "{}", said(&w, 11));
+    w.watcher.obey(Command::Reload(Box::new(config(vec![by_name("shop")]))), w.now);
+    w.seconds(3);
+    assert!(!said(&w, 11).contains("leak"), "{}", said(&w, 11));
 }
 
 #[test]
