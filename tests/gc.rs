@@ -8,8 +8,11 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, SystemTime};
 
-use common::{Build, GoVersion, Memtrap, Svc, go_program, manifest, run};
+use common::numbers::deviations;
+use common::{Build, GoVersion, Memtrap, Svc, go_program, manifest, run, wait_until};
 use memtrap::clock::wall_now;
+use memtrap::goruntime::{Program, memory_of};
+use memtrap::host::ProcFs;
 
 const LIVE: u64 = 100_000_000;
 const LIMIT: u64 = 115_000_000;
@@ -99,6 +102,11 @@ fn a_spiral_is_seen(version: GoVersion, build: Build, more: &str) {
     assert!(live >= LIVE * 9 / 10 && heap["goal_bytes"].as_u64().unwrap() < live * 3 / 2, "{heap:#}");
     let reason = fired["reason"].as_str().unwrap();
     assert!(reason.contains("; the collector takes ") && reason.contains("the memory limit of 110MiB lets the heap grow to"), "{reason}");
+    memtrap.wait_until(60, "a verdict", |_| bundle.join("verdict.json").exists());
+    let verdict: serde_json::Value = serde_json::from_slice(&fs::read(bundle.join("verdict.json")).unwrap()).unwrap();
+    assert_eq!((verdict["cause"].as_str(), verdict["confidence"].as_str()), (Some("gc_thrash"), Some("high")), "{verdict:#}");
+    assert!(verdict["summary"].as_str().unwrap().contains("under a memory limit of 110MiB; RSS "), "{verdict:#}");
+    assert_eq!(deviations(&bundle, &verdict), Vec::<String>::new());
     let replayed = run(&["replay", bundle.to_str().unwrap()]);
     let replayed = String::from_utf8_lossy(&replayed.stdout).into_owned();
     assert!(replayed.contains("The bundle's own trigger, gc, cannot be tried again"), "{replayed}");
@@ -112,6 +120,55 @@ fn a_spiral_under_a_memory_limit_is_seen_on_the_newest_go() {
 #[test]
 fn a_spiral_under_a_memory_limit_is_seen_on_the_oldest_go() {
     a_spiral_is_seen(GoVersion::Oldest, Build::Stripped, "");
+}
+
+#[test]
+fn what_is_read_of_the_collector_is_what_the_runtime_tells_of_it() {
+    for (version, build) in [(GoVersion::Oldest, Build::Stripped), (GoVersion::Middle, Build::Pie), (GoVersion::Newest, Build::Cgo)] {
+        // at rest after some collections: the goal is the memory limit's
+        let svc = program(version, build, "-mode idle -live 60000000 -limit 80000000");
+        let process = ProcFs::host().dir(svc.pid()).unwrap();
+        wait_until(Duration::from_secs(20), "it has what it keeps", || Truth::of(&svc).counts["/gc/heap/live:bytes"] > 2e7);
+        sleep(Duration::from_secs(1));
+        let places = Program::of_process(&process).unwrap().collector().unwrap();
+        let read = places.read(&memory_of(&process).unwrap()).unwrap();
+        let truth = Truth::of(&svc);
+        let near = |what: &str, read: f64, told: f64, slack: f64| {
+            assert!((read - told).abs() <= slack, "{version:?} {build:?} {what}: read {read}, told {told}");
+        };
+        near(
+            "assists and dedicated workers",
+            read.collecting.as_secs_f64(),
+            truth.class("gc/mark/assist") + truth.class("gc/mark/dedicated"),
+            1e-6,
+        );
+        near("idle workers", read.idle_workers.as_secs_f64(), truth.class("gc/mark/idle"), 1e-6);
+        let busy = truth.class("total") - truth.class("idle") - truth.class("gc/mark/idle");
+        near("busy", read.busy.as_secs_f64(), busy, 1e-6);
+        near("collections", read.num_gc as f64, truth.counts["NumGC"], 0.0);
+        near("live", read.live_bytes as f64, truth.counts["/gc/heap/live:bytes"], 0.0);
+        near("goal", read.goal_bytes as f64, truth.counts["NextGC"], 1e6);
+        assert_eq!((read.gogc, read.limit_bytes), (Some(100), Some(80_000_000)), "{version:?}");
+        assert!(read.by_limit, "{read:?}");
+        let stats = Program::of_process(&process).unwrap().memstats(wall_now()).unwrap();
+        near("NextGC of MemStats", stats.next_gc as f64, truth.counts["NextGC"], 1e6);
+        let time = cost_of(|| _ = places.read(&memory_of(&process).unwrap()).unwrap());
+        println!("{version:?} {build:?}: a reading takes {time:?}");
+    }
+}
+
+/// The median of some hundred.
+#[expect(clippy::disallowed_methods, reason = "what it costs is real time")]
+fn cost_of(what: impl Fn()) -> Duration {
+    let mut times: Vec<Duration> = (0..201)
+        .map(|_| {
+            let start = std::time::Instant::now();
+            what();
+            start.elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    times[times.len() / 2]
 }
 
 /// Runs all of them for so long, and returns what `memtrap status` says of each; none may fire.

@@ -50,6 +50,8 @@ fn a_collection_that_was_not_counted_as_forced_is_one_and_its_goal_is_not_the_en
     assert!(said.contains("A collection between the two MemStats separates"), "{said}");
     assert!(said.contains("not GOGC=100 as the environment has it") && said.contains("GCCPUFraction"), "{said}");
     assert!(verdict.missing.iter().all(|m| !m.contains("collection")), "{:?}", verdict.missing);
+    assert_eq!((verdict.cause, verdict.confidence), (Cause::GcThrash, Confidence::Medium), "{verdict:#?}");
+    assert!(said.contains("Between the two MemStats 7 collections, one of them memtrap's, took 42% of all CPU"), "{said}");
 }
 
 #[test]

@@ -1,17 +1,19 @@
 //! What a bundle says of its process and of its capture, beside the evidence itself.
 
+use std::time::SystemTime;
+
 use super::core::{self, CoreFacts};
 use super::files::Files;
 use super::identity::{self, Identity};
-use super::profiles;
 use super::told::{self, InUse, Standing, Told};
-use crate::anatomy::{Cgroup, Evidence};
+use super::{profiles, thrash};
+use crate::anatomy::{Anatomy, Cgroup, Evidence, GoMemory};
 use crate::bundle::{FileEntry, Manifest, ProcessFacts, RemoteInstance};
 use crate::host::buildinfo::BuildInfo;
 use crate::lang::{Lang, say};
-use crate::trigger::{Fired, Measure};
+use crate::trigger::{Fired, Measure, Trigger, gc};
 use crate::units::ByteSize;
-use crate::verdict::{self, Cause, Facts, Gogc};
+use crate::verdict::{self, Cause, Facts, Gogc, Thrash};
 
 pub(super) struct Metadata {
     pub manifest: Option<Manifest>,
@@ -108,7 +110,9 @@ impl Metadata {
     /// With what pprof's answers come to.
     pub fn facts(&self, whose: Provenance, standing: Standing, in_use: InUse) -> Facts {
         let env = self.process.as_ref().and_then(|p| p.env.as_ref());
-        let by_rss = |fired: &Fired| fired.measure == Measure::Rss && fired.trigger.by_rule() && !fired.trigger.is_asked();
+        let by_rss = |fired: &Fired| {
+            fired.measure == Measure::Rss && fired.trigger.by_rule() && fired.trigger != Trigger::Gc && !fired.trigger.is_asked()
+        };
         Facts {
             is_core: self.core.is_some(),
             by_rss: self.manifest.as_ref().is_some_and(|m| by_rss(&m.trigger)),
@@ -131,6 +135,38 @@ impl Metadata {
             memstats_gap_seconds: self.gap(),
             ..Facts::default()
         }
+    }
+
+    /// Whether collections took the CPU for want of room.
+    pub fn thrash(&self, evidence: &Evidence, anatomy: &Anatomy, memstats_after: Option<GoMemory>) -> Option<Thrash> {
+        let by_rule = self.manifest.as_ref().and_then(|m| thrash::of_rule(&m.trigger));
+        let of_two = || {
+            let started = humantime::parse_rfc3339(self.process.as_ref()?.started_at.as_deref()?).ok()?;
+            let started = started.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs_f64();
+            let before = evidence.memstats?;
+            match (evidence.memstats_gc.zip(anatomy.effective_gogc), memstats_after) {
+                (Some((after, room)), _) => thrash::of_pprof(&before, &after, started, &room),
+                (None, Some(after)) => thrash::of_memory(&before, &after, started),
+                (None, None) => None,
+            }
+        };
+        by_rule.or_else(of_two)
+    }
+
+    /// What the runtime works towards, as the rule read it.
+    fn told_of_heap(&self) -> Option<gc::Heap> {
+        self.manifest.as_ref()?.trigger.gc?.heap
+    }
+
+    /// The GOGC in force.
+    pub fn gogc_in_force(&self, evidence: &Evidence) -> Option<Gogc> {
+        let percent = self.told_of_heap().and_then(|heap| heap.gogc).or(evidence.memstats.and_then(|go| go.gc_percent))?;
+        Some(u32::try_from(percent).map_or(Gogc::Off, Gogc::Percent))
+    }
+
+    /// The memory limit in force.
+    pub fn memory_limit(&self, evidence: &Evidence) -> Option<u64> {
+        self.told_of_heap().and_then(|heap| heap.memory_limit_bytes).or(evidence.memstats.and_then(|go| go.memory_limit))
     }
 
     /// Why the answers may be of another process.

@@ -14,6 +14,7 @@ mod next;
 mod profiles;
 pub mod single;
 mod sites;
+mod thrash;
 mod told;
 #[cfg(test)]
 mod cases;
@@ -110,6 +111,9 @@ pub fn of_directory(
         holders,
         cgroup,
         by_charge,
+        thrash: metadata.thrash(&evidence, &anatomy, told.memstats_after),
+        gogc_in_force: metadata.gogc_in_force(&evidence),
+        memory_limit: metadata.memory_limit(&evidence),
         ..metadata.facts(whose, standing, in_use)
     };
     if told.is_nothing() && facts.foreign.is_empty() && evidence.memstats.is_none() && evidence.status.is_none() {

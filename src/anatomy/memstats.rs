@@ -41,6 +41,11 @@ pub struct GoMemory {
     /// What the last collection found to be reachable; only memtrap's own reading of the process's memory has it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub heap_marked: Option<u64>,
+    /// The GOGC in force, -1 where it is off, and the memory limit, if there is one; also only of memory.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub gc_percent: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub memory_limit: Option<u64>,
     /// When it was read, in nanoseconds since 1970; also only of memory.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub read_unix_ns: Option<u64>,
@@ -133,6 +138,8 @@ fn take(stats: &mut GoMemory, key: &str, value: &str) {
         "LastGC" => stats.last_gc_unix_ns = number(),
         "ReadAt" => stats.read_unix_ns = number().filter(|at| *at > 0),
         "HeapMarked" => stats.heap_marked = number().filter(|marked| *marked > 0),
+        "GCPercent" => stats.gc_percent = value.parse().ok(),
+        "MemoryLimit" => stats.memory_limit = number(),
         "MaxRSS" => stats.max_rss = number(),
         "GCCPUFraction" => stats.gc_cpu_fraction = value.parse().ok().filter(|f: &f64| f.is_finite()),
         _ => {}

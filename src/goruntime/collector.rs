@@ -39,8 +39,8 @@ const FIELDS: [&str; 11] = [
 ];
 /// They may be read while they are written.
 const TRIES: u32 = 8;
-/// Two ways to know the same, one of which is a moment older.
-const SAME: f64 = 0.02;
+/// What the runtime has computed of the same numbers.
+const SAME: f64 = 1e-9;
 /// `memoryLimitHeapGoalHeadroomPercent` and `memoryLimitMinHeapGoalHeadroom` (`runtime/mgcpacer.go`).
 const HEADROOM: u64 = 3;
 const MIN_HEADROOM: u64 = 1 << 20;
@@ -220,26 +220,29 @@ impl Counters {
         let [assist, dedicated, idle_workers, pause, collecting, scavenge_assist, scavenge_background, scavenge, idle, user, total] = words;
         let sum = |parts: &[i64]| parts.iter().try_fold(0i64, |sum, part| sum.checked_add(*part));
         let beyond = sum(&[collecting, scavenge, idle, user]).and_then(|all| all.checked_sub(total));
-        let told = collecting.saturating_sub(idle_workers) as f64 / total.max(1) as f64;
+        let as_of_then = collecting.saturating_sub(beyond.unwrap_or(0));
+        let told = as_of_then.saturating_sub(idle_workers) as f64 / total.max(1) as f64;
         total > 0
             && [assist, dedicated, idle_workers, pause, scavenge, idle].iter().all(|part| *part >= 0)
             && sum(&[assist, dedicated, idle_workers, pause]) == Some(collecting)
             && sum(&[scavenge_assist, scavenge_background]) == Some(scavenge)
             && beyond.is_some_and(|beyond| (0..=pause).contains(&beyond))
-            && (told - fraction).abs() <= fraction * SAME + 1e-4
+            && (told - fraction).abs() <= SAME
     }
 }
 
-struct LimitGoal {
-    limit: u64,
-    marked: u64,
-    free: u64,
-    allocated: u64,
-    mapped: u64,
+/// What the goal by the memory limit depends on, in bytes.
+pub(super) struct LimitGoal {
+    pub limit: u64,
+    pub marked: u64,
+    pub free: u64,
+    pub allocated: u64,
+    /// Mapped and not returned.
+    pub mapped: u64,
 }
 
 /// The heap goal by the memory limit (`gcControllerState.memoryLimitHeapGoal` in `runtime/mgcpacer.go`).
-fn limit_goal(of: &LimitGoal) -> u64 {
+pub(super) fn limit_goal(of: &LimitGoal) -> u64 {
     let beside_heap = of.mapped.saturating_sub(of.free).saturating_sub(of.allocated);
     let taken = beside_heap.saturating_add(of.mapped.saturating_sub(of.limit));
     if taken >= of.limit {
@@ -273,6 +276,8 @@ mod tests {
     fn counters_that_do_not_add_up_are_of_another_place() {
         let right = Counters([10, 20, 5, 1, 36, 2, 3, 5, 100, 859, 1_000]);
         assert!(right.fit(0.031));
+        // the collection that runs has paused everything for half a tenth of the time
+        assert!(Counters([10, 20, 5, 51, 86, 2, 3, 5, 100, 859, 1_000]).fit(0.031));
         assert!(!right.fit(0.2) && !Counters([0; 11]).fit(0.0));
         for field in [0, 4, 5, 7, 10] {
             let mut words = right.0;

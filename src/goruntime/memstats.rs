@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use super::collector::{LimitGoal, limit_goal};
 use super::layout::{Field, Layout};
 use super::memory::Record;
 use super::{Refused, Runtime};
@@ -48,7 +49,7 @@ pub struct MemStats {
     pub gc_sys: u64,
     pub other_sys: u64,
     pub sys: u64,
-    /// Without the goal of a memory limit, which is not a counter.
+    /// By GOGC and by the memory limit.
     pub next_gc: u64,
     pub num_gc: u64,
     pub num_forced_gc: u64,
@@ -129,7 +130,13 @@ impl MemStats {
             gc_sys: other("gcMiscSys")?.wrapping_add(delta.sum("inWorkBufs")?),
             other_sys: other("other_sys")?,
             sys: 0,
-            next_gc: goal(gc("gcPercentHeapGoal.value")?, gc("sweepDistMinTrigger.value")?, gc("triggered")?),
+            next_gc: goal(gc("gcPercentHeapGoal.value")?, gc("sweepDistMinTrigger.value")?, gc("triggered")?).min(limit_goal(&LimitGoal {
+                limit: gc("memoryLimit.value")?,
+                marked: gc("heapMarked")?,
+                free,
+                allocated: gc("totalAlloc.value")?.wrapping_sub(gc("totalFree.value")?),
+                mapped: gc("mappedReady.value")?,
+            })),
             num_gc: other("numgc")?,
             num_forced_gc: other("numforcedgc")?,
             last_gc: other("last_gc_unix")?,
@@ -306,6 +313,10 @@ impl fmt::Display for MemStats {
         writeln!(f, "# GCCPUFraction = {}", s.gc_cpu_fraction)?;
         // memtrap's own: Go tells it nobody
         writeln!(f, "# HeapMarked = {}", s.heap_marked)?;
+        writeln!(f, "# GCPercent = {}", s.gc_percent)?;
+        if s.memory_limit < i64::MAX {
+            writeln!(f, "# MemoryLimit = {}", s.memory_limit)?;
+        }
         if s.read_unix_ns > 0 {
             writeln!(f, "# ReadAt = {}", s.read_unix_ns)?;
         }

@@ -15,6 +15,8 @@ use crate::trigger::{Collections, gc};
 const AGAIN: Duration = Duration::from_secs(60);
 /// Of a process that has collected nothing yet.
 const NOT_YET: Duration = Duration::from_secs(3);
+/// Readings in a row that may fail.
+const MISSES: u32 = 3;
 /// An answer that does not come is waited for no longer. To find the places takes a process of its own, and its turn.
 const LOST: Duration = Duration::from_secs(20);
 const LOST_PLACES: Duration = Duration::from_secs(600);
@@ -59,6 +61,8 @@ pub(super) fn of_page(said: &CollectorSaid, at: Mono) -> Collections {
 pub(super) struct CollectorWatch {
     due: Mono,
     asked: bool,
+    /// Readings in a row that failed.
+    missed: u32,
     places: Option<Arc<Places>>,
 }
 
@@ -85,6 +89,8 @@ impl CollectorWatch {
     /// Takes the answer; what the rule is to know of it.
     pub fn told(&mut self, told: CollectorTold, every: Duration, now: Mono) -> Option<Result<Collections, String>> {
         self.asked = false;
+        let missed = if told.found.is_err() { self.missed + 1 } else { 0 };
+        self.missed = missed;
         match told.found {
             Ok(CollectorAnswer::Places(places)) => {
                 (self.places, self.due) = (Some(places), now);
@@ -98,8 +104,13 @@ impl CollectorWatch {
                 self.due = counts.at + every;
                 Some(Ok(counts))
             }
+            // what was read while it was written says nothing
+            Err(_) if self.places.is_some() && missed < MISSES => {
+                self.due = now + every;
+                None
+            }
             Err(why) => {
-                (self.places, self.due) = (None, now + AGAIN);
+                (self.missed, self.places, self.due) = (0, None, now + AGAIN);
                 Some(Err(why))
             }
         }
@@ -142,7 +153,11 @@ mod tests {
         assert!(ask(&mut watch, 307).is_none() && ask(&mut watch, 308).is_some());
         assert!(ask(&mut watch, 327).is_none());
         assert!(ask(&mut watch, 328).unwrap().is_lost, "one that hangs is asked alone");
-        assert_eq!(watch.told(told(Err("gone".into())), every, t(330)), Some(Err("gone".into())));
-        assert!(ask(&mut watch, 389).is_none() && ask(&mut watch, 390).unwrap().places.is_none());
+        for at in [330, 333] {
+            assert_eq!(watch.told(told(Err("torn".into())), every, t(at)), None, "one that fails now and then");
+            assert!(ask(&mut watch, at + 2).is_none() && ask(&mut watch, at + 3).unwrap().places.is_some());
+        }
+        assert_eq!(watch.told(told(Err("gone".into())), every, t(336)), Some(Err("gone".into())));
+        assert!(ask(&mut watch, 395).is_none() && ask(&mut watch, 396).unwrap().places.is_none());
     }
 }

@@ -144,6 +144,7 @@ fn every_cause_has_its_guide_in_both_languages() {
         Cause::Shmem,
         Cause::ThreadPileup,
         Cause::RuntimeMetadata,
+        Cause::GcThrash,
         Cause::CgroupShmem,
         Cause::CgroupNeighbours,
         Cause::CgroupKernel,

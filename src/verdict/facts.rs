@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Confidence;
 use crate::anatomy::{Anatomy, Cgroup};
 use crate::holders::Holders;
 use crate::pprof::own::{self, Whose};
@@ -40,6 +41,11 @@ pub struct Facts {
     pub gogc: Option<Gogc>,
     /// Bytes; `None` where there is no limit.
     pub gomemlimit: Option<u64>,
+    /// What the runtime itself says of both, where it was asked: SetGCPercent and SetMemoryLimit are in it.
+    pub gogc_in_force: Option<Gogc>,
+    pub memory_limit: Option<u64>,
+    /// Collections that take the CPU for want of room.
+    pub thrash: Option<Thrash>,
     pub age_seconds: Option<f64>,
     /// Between the two MemStats.
     pub memstats_gap_seconds: Option<f64>,
@@ -126,6 +132,46 @@ impl Gogc {
             Err(_) => Gogc::Percent(100),
         }
     }
+}
+
+/// Collections that take the CPU because the heap has no room. Sizes in bytes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Thrash {
+    pub seen: Seen,
+    /// Collections that ended meanwhile.
+    pub collections: u64,
+    pub share: f64,
+}
+
+impl Thrash {
+    pub(super) fn confidence(&self) -> Confidence {
+        match self.seen {
+            Seen::ByRule { .. } => Confidence::High,
+            Seen::Between { .. } | Seen::SinceStart { .. } => Confidence::Medium,
+        }
+    }
+}
+
+/// By what it was seen.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Seen {
+    /// The rule `gc` fired: a share of the process's CPU over a window.
+    ByRule {
+        window_seconds: f64,
+        live_bytes: u64,
+        goal_bytes: u64,
+        /// The memory limit sets the goal.
+        limit_bytes: Option<u64>,
+    },
+    /// A share of all CPU that the process may use, between two MemStats. Where pprof told them, the collection that memtrap asked for is one of
+    /// those that ended meanwhile.
+    Between {
+        by_memory: bool,
+        /// How far the heap may grow beyond what is live, in percent.
+        room_at_most: u64,
+    },
+    /// A share of all CPU that the process could use since it started.
+    SinceStart { room_at_most: u64 },
 }
 
 /// What a process allocated within a time.

@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use facts::MORE_GOROUTINES;
 pub use facts::{
-    Allocated, Allocs, Deepest, Ending, Facts, Gogc, GoroutineGrowth, Goroutines, Group, HeapProfile, Held, Holder, SMALL_OBJECT, Sizes,
-    TopFunction,
+    Allocated, Allocs, Deepest, Ending, Facts, Gogc, GoroutineGrowth, Goroutines, Group, HeapProfile, Held, Holder, SMALL_OBJECT, Seen,
+    Sizes, Thrash, TopFunction,
 };
 
 use crate::anatomy::{Anatomy, Bucket, Cgroup, Charged, Missing};
@@ -144,6 +144,8 @@ pub enum Cause {
     Shmem,
     ThreadPileup,
     RuntimeMetadata,
+    /// Collections take the CPU: what is live leaves the heap no room under its memory limit, or GOGC is too low.
+    GcThrash,
     /// The cgroup's limit is filled by tmpfs and shared memory, not by this process.
     CgroupShmem,
     /// By other processes.
@@ -159,7 +161,7 @@ pub enum Cause {
 impl Cause {
     /// Objects of the Go heap, live or garbage.
     pub const fn is_of_heap(self) -> bool {
-        matches!(self, Cause::LiveHeap | Cause::SmallObjects | Cause::AllocationChurn)
+        matches!(self, Cause::LiveHeap | Cause::SmallObjects | Cause::AllocationChurn | Cause::GcThrash)
     }
 
     /// As in `verdict.json`.
@@ -176,6 +178,7 @@ impl Cause {
             Cause::Shmem => "shmem",
             Cause::ThreadPileup => "thread_pileup",
             Cause::RuntimeMetadata => "runtime_metadata",
+            Cause::GcThrash => "gc_thrash",
             Cause::CgroupShmem => "cgroup_shmem",
             Cause::CgroupNeighbours => "cgroup_neighbours",
             Cause::CgroupKernel => "cgroup_kernel",
@@ -229,6 +232,9 @@ pub fn decide(anatomy: &Anatomy, facts: &Facts, lang: Lang) -> Verdict {
     let (missing, confidence) = doubts::of(anatomy, facts, &weighed, cause, lang);
     // why RSS is what it is does not matter where something else fills the limit
     let elsewhere = facts.cgroup.as_ref().filter(|_| !facts.by_rss).and_then(|cgroup| elsewhere(cgroup, facts.by_charge));
+    // nor where the collector is what was asked about, or nothing was
+    let elsewhere =
+        facts.thrash.filter(|_| !facts.by_rss && !facts.by_charge).map(|thrash| (Cause::GcThrash, thrash.confidence())).or(elsewhere);
     let go_heap_explains = explains(anatomy, &weighed);
     let growth = facts.baseline.as_ref().map(|base| anatomy.growth(base));
     let line = |bucket| BucketLine {

@@ -579,3 +579,36 @@ fn what_else_fills_the_limit_is_the_cause_unless_a_rule_about_rss_fired() {
     let (cause, is_said) = said(false, true);
     assert!(cause != Cause::CgroupShmem && !is_said, "{cause:?}");
 }
+
+#[test]
+fn collections_without_room_are_the_cause_where_they_were_asked_about_or_nothing_was() {
+    let live = row([157, 7, 0, 150, 152, 4, 2, 0, 4]);
+    let seen = Seen::ByRule { window_seconds: 30.0, live_bytes: 145 * MIB, goal_bytes: 148 * MIB, limit_bytes: Some(160 * MIB) };
+    let thrash = Some(Thrash { seen, collections: 400, share: 0.52 });
+    let fired = Facts { thrash, memory_limit: Some(160 * MIB), gogc: Some(Gogc::Percent(100)), ..quiet() };
+    let verdict = assert_cause(&live, &fired, Cause::GcThrash, Explains::Yes);
+    assert_eq!(verdict.confidence, Confidence::High);
+    assert!(
+        verdict.summary.starts_with(
+            "The garbage collector takes 52% of the process's CPU, for the heap has next to no room beside 145MiB that are live, under a memory limit of 160MiB; RSS is 164MiB and the Go heap explains it: "
+        ),
+        "{}",
+        verdict.summary
+    );
+    let said = verdict.evidence.join("\n");
+    assert!(
+        said.contains(
+            "400 collections took 52% of the process's CPU: 145MiB were live, and the memory limit of 160MiB let the heap grow to 148MiB."
+        ),
+        "{said}"
+    );
+    assert!(said.contains("A memory limit of 160MiB is in force, which is not the environment's"), "{said}");
+    // a rule about RSS asks why RSS is what it is
+    let between = Some(Thrash { seen: Seen::Between { by_memory: false, room_at_most: 3 }, collections: 9, share: 0.4 });
+    let by_rss = decide(&build(&live), &Facts { thrash: between, by_rss: true, ..quiet() }, Lang::En);
+    assert!(
+        by_rss.cause != Cause::GcThrash && by_rss.evidence.iter().any(|e| e.contains("9 collections, one of them memtrap's, took 40%")),
+        "{by_rss:#?}"
+    );
+    assert_cause(&live, &Facts { thrash: between, ..quiet() }, Cause::GcThrash, Explains::Yes);
+}

@@ -254,6 +254,7 @@ impl Case<'_> {
     fn summary(&self, said: &str) -> Checked {
         let frame = whole(
             "(?P<charged>Of the limit of cgroup [^,]+, {s:limit}, {s:charge} are taken by what the kernel cannot drop, and {s:most} \\({p:most_share}\\) of that are (?P<filled>[^;]+); )?\
+             (?P<thrash>The garbage collector (?:takes {p:gc_share} of the process's CPU, for the heap has next to no room beside {s:gc_live} that are live(?:, under a memory limit of {s:gc_limit})?|took {p:gc_between} of all CPU that the process may use while it was captured, for the heap has next to no room|has taken {p:gc_since} of all CPU that the process could use since it started, and the heap has next to no room); )?\
              RSS (?:is {s:now}|grew by {s:grown} to {s:reached}) and (?:the Go heap (?:explains it|explains it in part|does not explain it)|whether the Go heap explains it is unknown): (?P<why>.+?)\
              (?P<held>; {f:holder} holds {s:held_bytes} in {n:held_objects} objects, (?:{s:held_grown} more than at the baseline|{p:held_share} of all that is reachable))?\
              (?:; besides, (?P<second>[^;]+) takes {s:besides} \\({p:besides_share}\\))?\
@@ -276,6 +277,15 @@ impl Case<'_> {
             is(&m, "most", Some(self.charged(part)))?;
             share_is(&m, "most_share", self.charged(part), charge)?;
         }
+        if m.name("gc_share").is_some() {
+            self.fired_gc(&m, "gc_share", "gc_live", "gc_limit", "")?;
+        }
+        if m.name("gc_since").is_some() {
+            share_is(&m, "gc_since", self.now.memstats("memstats.txt", "GCCPUFraction").ok_or("no GCCPUFraction")?, 1.0)?;
+        }
+        if m.name("gc_between").is_some() {
+            share_is(&m, "gc_between", self.collected_between().ok_or("no two MemStats")?, 1.0)?;
+        }
         if m.name("held").is_some() {
             self.holder(&m, &m["holder"], "held_bytes", "held_objects", "held_share", "held_grown")?;
         }
@@ -288,6 +298,38 @@ impl Case<'_> {
         let mut rules: Vec<(Regex, Rule)> = BECAUSE.iter().map(|(pattern, rule)| (whole(pattern), *rule)).collect();
         rules.push((whole(&live), live_heap));
         self.by_rule(&rules, &m["why"])
+    }
+
+    /// What the rule `gc` fired at.
+    fn fired_gc(&self, m: &Captures<'_>, share: &str, live: &str, limit: &str, goal: &str) -> Checked {
+        let manifest = self.now.json("manifest.json").ok_or("there is no manifest")?;
+        let gc = &manifest["trigger"]["gc"];
+        share_is(m, share, gc["share"].as_f64().ok_or("gc did not fire")?, 1.0)?;
+        is(m, live, gc["heap"]["live_bytes"].as_f64())?;
+        is(m, goal, gc["heap"]["goal_bytes"].as_f64())?;
+        is(m, "collections", gc["collections"].as_f64())?;
+        is(m, "window", manifest["trigger"]["window_seconds"].as_f64())?;
+        is(m, limit, gc["heap"]["memory_limit_bytes"].as_f64())
+    }
+
+    /// How far the heap may grow at most beyond what is live, in percent: no less than by what is allocated.
+    fn room(&self, m: &Captures<'_>) -> Checked {
+        let goal = self.now.memstats("memstats_gc.txt", "NextGC").ok_or("no NextGC")?;
+        let allocated = self.now.memstats("memstats_gc.txt", "HeapAlloc").ok_or("no HeapAlloc")?;
+        within(m, "room", ((goal / allocated - 1.0) * 100.0).max(0.0).floor(), f64::MAX)
+    }
+
+    /// What collections took of all CPU between the ends of the last ones of the two MemStats.
+    fn collected_between(&self) -> Option<f64> {
+        let process = self.now.json("proc/process.json")?;
+        let started = humantime::parse_rfc3339(process["started_at"].as_str()?).ok()?;
+        let started = started.duration_since(std::time::SystemTime::UNIX_EPOCH).ok()?.as_secs_f64();
+        let taken = |file| {
+            let at = self.now.memstats(file, "LastGC")? / 1e9 - started;
+            Some((at, at * self.now.memstats(file, "GCCPUFraction")?))
+        };
+        let ((from, before), (to, after)) = (taken("memstats.txt")?, taken("memstats_gc.txt").or_else(|| taken("memstats_after.txt"))?);
+        Some((after - before) / (to - from))
     }
 
     /// What `holders.json` says of a holder, and the baseline's.
@@ -774,6 +816,50 @@ const EVIDENCE: &[(&str, Rule)] = &[
     ("Collections have taken {p:share} of the CPU that the process may use since it started \\(GCCPUFraction\\)\\.", |c, m| {
         let share = c.now.runtime("GCCPUFraction").ok_or("no GCCPUFraction")?;
         share_is(m, "share", share, 1.0)
+    }),
+    (
+        "In the {n:window} s before it fired, {n:collections} collections took {p:share} of the process's CPU: {s:live} were live, and (?:the memory limit of {s:limit}|GOGC) let the heap grow to {s:goal}\\.",
+        |c, m| c.fired_gc(m, "share", "live", "limit", "goal"),
+    ),
+    (
+        "Between the two MemStats {n:collections} collections, one of them memtrap's, took {p:share} of all CPU that the process may use: the heap may grow by {n:room}% of what is live at most\\.",
+        |c, m| {
+            let count = |file| c.now.memstats(file, "NumGC");
+            is(m, "collections", count("memstats_gc.txt").zip(count("memstats.txt")).map(|(after, before)| after - before))?;
+            share_is(m, "share", c.collected_between().ok_or("no two MemStats")?, 1.0)?;
+            c.room(m)
+        },
+    ),
+    (
+        "Before memtrap asked for one, {n:collections} collections had taken {p:share} of all CPU that the process could use: the heap may grow by {n:room}% of what is live at most\\.",
+        |c, m| {
+            is(m, "collections", c.now.memstats("memstats.txt", "NumGC"))?;
+            share_is(m, "share", c.now.memstats("memstats.txt", "GCCPUFraction").ok_or("no GCCPUFraction")?, 1.0)?;
+            c.room(m)
+        },
+    ),
+    (
+        "Between two looks at its memory {n:collections} collections took {p:share} of all CPU that the process may use: the heap may grow by {n:room}% of what is live\\.",
+        |c, m| {
+            let of = |key| c.now.memstats("memstats_after.txt", key);
+            is(m, "collections", of("NumGC").zip(c.now.memstats("memstats.txt", "NumGC")).map(|(after, before)| after - before))?;
+            share_is(m, "share", c.collected_between().ok_or("no two MemStats")?, 1.0)?;
+            is(m, "room", of("NextGC").zip(of("HeapMarked")).map(|(goal, live)| ((goal - live).max(0.0) * 100.0 / live).floor()))
+        },
+    ),
+    ("In force is GOGC={n:is}, not GOGC=(?:off|{n:was}) as the environment has it: debug\\.SetGCPercent sets it\\.", |c, m| {
+        let manifest = c.now.json("manifest.json").unwrap_or_default();
+        let told = manifest["trigger"]["gc"]["heap"]["gogc"].as_f64();
+        is(m, "is", told.or_else(|| c.now.runtime("GCPercent")))?;
+        is(m, "was", Some(c.now.env("GOGC").and_then(|v| v.parse().ok()).unwrap_or(100.0)))
+    }),
+    ("In force is GOGC=off, not GOGC={n:was} as the environment has it: debug\\.SetGCPercent sets it\\.", |c, m| {
+        is(m, "was", Some(c.now.env("GOGC").and_then(|v| v.parse().ok()).unwrap_or(100.0)))
+    }),
+    ("A memory limit of {s:limit} is in force, which is not the environment's: debug\\.SetMemoryLimit sets it\\.", |c, m| {
+        let manifest = c.now.json("manifest.json").unwrap_or_default();
+        let told = manifest["trigger"]["gc"]["heap"]["memory_limit_bytes"].as_f64();
+        is(m, "limit", told.or_else(|| c.now.runtime("MemoryLimit")))
     }),
     ("GOGC={n:percent}: the heap may grow by {n:again}% of what is live before it is collected\\.", |c, m| {
         let set = c.now.env("GOGC").and_then(|v| v.parse().ok());

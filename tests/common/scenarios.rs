@@ -168,7 +168,7 @@ pub const SCENARIOS: &[Scenario] = &[
     scenario("gc_percent_set", &["allocation_churn"], YES_OR_PARTLY).alone().daily(),
     scenario("memory_limit_set", &["allocation_churn"], YES_OR_PARTLY).alone(),
     // nine tenths of it are live; a collector that never rests is how it shows
-    scenario("memory_limit_tight", &["small_objects"], YES).alone(),
+    scenario("memory_limit_tight", &["gc_thrash"], YES).doubtful(&["small_objects"]).grown(&["small_objects"], YES).alone(),
     scenario("churn_fast", &["allocation_churn"], YES_OR_PARTLY).alone(),
     // live until the second collection after its last use: garbage that waits, in a pool
     scenario("pool_left", &["allocation_churn"], YES_OR_PARTLY).doubtful(&["live_heap", "mixed"]),

@@ -16,6 +16,7 @@ pub fn of(cause: Cause) -> &'static Guide {
         Cause::Shmem => &SHMEM,
         Cause::ThreadPileup => &THREADS,
         Cause::RuntimeMetadata => &METADATA,
+        Cause::GcThrash => &GC_THRASH,
         Cause::CgroupShmem => &CGROUP_SHMEM,
         Cause::CgroupNeighbours => &CGROUP_NEIGHBOURS,
         Cause::CgroupKernel => &CGROUP_KERNEL,
@@ -109,6 +110,18 @@ const DEEP: Guide = Guide {
         "Look for large values on the stack: arrays by value, deep call chains of generated code.",
     ],
     usual: &["unbounded recursion over user data (trees, JSON, regular expressions)", "large arrays passed by value"],
+};
+
+const GC_THRASH: Guide = Guide {
+    title: "collections without room: the GC takes the CPU",
+    means: "What is live has come so near the memory limit (GOMEMLIMIT), or GOGC is so low, that collections follow each other at once. RSS stands still; the service is slow until something gives.",
+    steps: &[
+        "Compare what is live with the limit. If all of it is needed, raise GOMEMLIMIT, and the container's limit with it: room of half of what is live, at least.",
+        "If it is not needed, find the leak that fills it: read inuse_space and who holds it (holders.json), and the growth since the baseline. A higher limit only puts the day off.",
+        "If a restart is better than a service that crawls, turn GOMEMLIMIT off: the kernel then ends the process at the container's limit, and that is seen.",
+        "Look at what else counts for the limit: goroutine stacks, the runtime's own, freed memory. cgo and mmap do not, and GOMEMLIMIT has to leave room for them in the container.",
+    ],
+    usual: &["a leak, or a cache that grew, under GOMEMLIMIT", "GOMEMLIMIT below what the service needs under load", "GOGC far below 100"],
 };
 
 pub fn of_detail(detail: Detail) -> &'static Guide {

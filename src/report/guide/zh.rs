@@ -16,6 +16,7 @@ pub fn of(cause: Cause) -> &'static Guide {
         Cause::Shmem => &SHMEM,
         Cause::ThreadPileup => &THREADS,
         Cause::RuntimeMetadata => &METADATA,
+        Cause::GcThrash => &GC_THRASH,
         Cause::CgroupShmem => &CGROUP_SHMEM,
         Cause::CgroupNeighbours => &CGROUP_NEIGHBOURS,
         Cause::CgroupKernel => &CGROUP_KERNEL,
@@ -98,6 +99,18 @@ const DEEP: Guide = Guide {
     means: "goroutine 不多，但每个的栈都很大。栈按倍数增长，只在 GC 时收缩。",
     steps: &["看 goroutine.txt 里的栈：递归表现为重复的栈帧。", "找栈上的大值：按值传递的数组、生成代码的深调用链。"],
     usual: &["对用户数据（树、JSON、正则）的无界递归", "按值传递的大数组"],
+};
+
+const GC_THRASH: Guide = Guide {
+    title: "空间不足的 GC：回收器占满 CPU",
+    means: "存活对象已逼近内存上限（GOMEMLIMIT），或 GOGC 过低，GC 一次接一次。RSS 不再变化，服务却会一直缓慢，直到情况改变。",
+    steps: &[
+        "比较存活量与上限。如果存活的都是必需的，就调高 GOMEMLIMIT，并同时调高容器上限：至少留出存活量一半的空间。",
+        "如果并非必需，就找占满它的泄漏：看 inuse_space、谁持有它（holders.json），以及与 baseline 相比的增长。只调高上限，不过是推迟。",
+        "如果重启好过缓慢，就关掉 GOMEMLIMIT：到容器上限时内核会结束进程，而这是看得见的。",
+        "再看还有什么计入上限：goroutine 栈、runtime 自身、已释放的内存。cgo 与 mmap 不计入，GOMEMLIMIT 要在容器里为它们留出空间。",
+    ],
+    usual: &["GOMEMLIMIT 之下的泄漏，或变大的缓存", "GOMEMLIMIT 低于服务在负载下所需", "GOGC 远低于 100"],
 };
 
 pub fn of_detail(detail: Detail) -> &'static Guide {

@@ -37,7 +37,9 @@ pub(super) fn because(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause
             "{amount}（{share}）在 Go runtime 所知之外：native 内存、文件映射或共享内存，只有内核能区分"
         ),
         // of RSS they are no part
-        Cause::Mixed | Cause::Unknown | Cause::CgroupShmem | Cause::CgroupNeighbours | Cause::CgroupKernel => parts(weighed, cause, lang),
+        Cause::Mixed | Cause::Unknown | Cause::GcThrash | Cause::CgroupShmem | Cause::CgroupNeighbours | Cause::CgroupKernel => {
+            parts(weighed, cause, lang)
+        }
     }
 }
 

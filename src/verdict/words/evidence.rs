@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::facts::{Facts, Gogc};
 use super::super::weigh::{Basis, Weighed};
 use super::super::{Cause, Holder, PASSING};
-use super::{bytes, holding, name, part, percent, size, with_leaf};
+use super::{bytes, holding, name, part, percent, size, thrash, with_leaf};
 use crate::anatomy::{Anatomy, Bucket, Collected, Found};
 use crate::lang::{Lang, say};
 
@@ -43,6 +43,7 @@ pub(in crate::verdict) fn evidence(anatomy: &Anatomy, facts: &Facts, weighed: &W
             "RSS 从 baseline 时的 {then} 变为 {now}（{grown}）：{basis}。"
         ));
     }
+    said.extend(facts.thrash.as_ref().map(|thrash| thrash::sentence(thrash, lang)));
     let ranked = weighed.ranked();
     let ranked = ranked.iter().take(4).map(|(c, b)| {
         let (what, amount, share) = (part(*c, lang), size(*b), percent(weighed.share(*c)));
@@ -118,7 +119,24 @@ fn settings(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, lang: Lang
         )),
         _ => {}
     }
-    if let Some(limit) = facts.gomemlimit {
+    let is_set = |gogc| match gogc {
+        Gogc::Off => "off".to_owned(),
+        Gogc::Percent(percent) => percent.to_string(),
+    };
+    if let Some((is, was)) = facts.gogc_in_force.zip(facts.gogc).filter(|(is, was)| is != was) {
+        let (is, was) = (is_set(is), is_set(was));
+        said.push(say!(lang;
+            "In force is GOGC={is}, not GOGC={was} as the environment has it: debug.SetGCPercent sets it.";
+            "实际生效的是 GOGC={is}，而非环境中的 GOGC={was}：由 debug.SetGCPercent 设定。"
+        ));
+    }
+    if let Some(limit) = facts.memory_limit.filter(|limit| facts.gomemlimit != Some(*limit)) {
+        let limit = bytes(limit);
+        said.push(say!(lang;
+            "A memory limit of {limit} is in force, which is not the environment's: debug.SetMemoryLimit sets it.";
+            "实际生效的内存上限为 {limit}，与环境不符：由 debug.SetMemoryLimit 设定。"
+        ));
+    } else if let Some(limit) = facts.gomemlimit {
         let is_near = anatomy.rss_bytes > limit / 10 * 9;
         let near = if is_near { lang.pick(": RSS is near it or above", "，RSS 已接近或超过它") } else { "" };
         let limit = bytes(limit);
@@ -231,7 +249,7 @@ fn collected(said: &mut Vec<String>, anatomy: &Anatomy, cause: Cause, lang: Lang
 fn goal(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, lang: Lang) {
     let Some(go) = anatomy.go else { return };
     let by_environment = match facts.gogc {
-        Some(Gogc::Percent(percent)) if facts.gomemlimit.is_none() => Some(percent),
+        Some(Gogc::Percent(percent)) if facts.gomemlimit.is_none() && facts.memory_limit.is_none() => Some(percent),
         _ => None,
     };
     if let Some((said_percent, is)) = by_environment.zip(anatomy.effective_gogc) {

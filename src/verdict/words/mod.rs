@@ -4,6 +4,7 @@ mod because;
 mod cgroup;
 mod evidence;
 mod holding;
+mod thrash;
 #[cfg(test)]
 mod tests;
 
@@ -84,7 +85,11 @@ pub(super) fn summary(
     let because = because::because(anatomy, facts, weighed, cause, lang);
     let besides = besides(weighed, cause, lang).unwrap_or_default();
     let held = holding::clause(facts, weighed, cause, lang);
-    let limit = facts.cgroup.as_ref().zip(elsewhere).map_or_else(String::new, |(cgroup, by)| cgroup::clause(cgroup, by, lang));
+    let limit = match (elsewhere, &facts.thrash, &facts.cgroup) {
+        (Some(Cause::GcThrash), Some(thrash), _) => thrash::clause(thrash, lang),
+        (Some(by), _, Some(cgroup)) => cgroup::clause(cgroup, by, lang),
+        _ => String::new(),
+    };
     say!(lang; "{limit}{rss} and {heap}: {because}{held}{besides}{ending}{whose}."; "{limit}{rss}，{heap}：{because}{held}{besides}{ending}{whose}。")
 }
 
@@ -181,6 +186,7 @@ fn part(cause: Cause, lang: Lang) -> &'static str {
         Cause::Shmem => ("shared memory", "共享内存"),
         Cause::ThreadPileup => ("OS threads", "OS 线程"),
         Cause::RuntimeMetadata => ("runtime metadata", "runtime 元数据"),
+        Cause::GcThrash => ("collections without room", "空间不足的 GC"),
         Cause::CgroupShmem => ("tmpfs and shared memory of the cgroup", "cgroup 的 tmpfs 与共享内存"),
         Cause::CgroupNeighbours => ("other processes of the cgroup", "cgroup 的其他进程"),
         Cause::CgroupKernel => ("the kernel's own for the cgroup", "内核为 cgroup 占用的部分"),
