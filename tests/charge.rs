@@ -10,7 +10,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use common::numbers::deviations;
-use common::{Build, Cgroup, GoVersion, MIB, Memtrap, Svc, go_program, manifest, vm, wait_until};
+use common::{Build, Cgroup, GoVersion, MIB, Memtrap, Svc, entry, go_program, manifest, vm, wait_until};
 
 fn target(svc: &Svc, keys: &str) -> String {
     format!(
@@ -249,6 +249,31 @@ fn the_kill_of_a_cgroups_other_process_is_heard_and_not_waited_for() {
 }
 
 #[test]
+fn a_leak_that_memory_high_slows_down_leaves_its_core_evidence_before_the_kill() {
+    if !Cgroup::is_v2() {
+        // only version 2 can slow a process down; there it runs, see below
+        return;
+    }
+    let cgroup = Cgroup::new(300 * MIB).unwrap();
+    cgroup.write("memory.high", &(285 * MIB).to_string());
+    let svc = cgroup.start(&[]);
+    // the level is met only when it is too late, and no poll is due
+    let rules = target(&svc, "threshold = \"100%\"\ninterval = \"1h\"\nmax_interval = \"1h\"");
+    let memtrap = Memtrap::start(&rules.replace("for = \"0s\"", "for = \"1h\""));
+    sleep(Duration::from_secs(2));
+    svc.tell(&format!("leak?rate={}&max={}", 200 * MIB, 1024 * MIB));
+    let bundle = memtrap.wait_for_bundles(30, 1).remove(0);
+    let m = manifest(&bundle);
+    assert_eq!(m["slowed"]["high_bytes"], 285 * MIB, "{m:#}");
+    for file in ["heap.pb.gz", "memstats.txt", "goroutine.pb.gz"] {
+        assert_eq!(entry(&bundle, file)["status"], "ok", "{m:#}");
+    }
+    let end: serde_json::Value = serde_json::from_slice(&fs::read(bundle.join("end.json")).unwrap()).unwrap();
+    assert!(end["oom_killed"] == true || end["gone"] == false, "{end:#}");
+    cgroup.kill_all();
+}
+
+#[test]
 fn all_of_this_is_so_with_version_2_of_cgroups() {
     if vm::is_inside() {
         return;
@@ -262,6 +287,7 @@ fn all_of_this_is_so_with_version_2_of_cgroups() {
         "the_kill_of_another_process_of_the_cgroup_is_told_and_captured_while_the_watched_one_lives",
         "page_cache_that_fills_the_cgroup_fires_nothing_and_nor_does_a_charge_that_is_off",
         "the_kill_of_a_cgroups_other_process_is_heard_and_not_waited_for",
+        "a_leak_that_memory_high_slows_down_leaves_its_core_evidence_before_the_kill",
     ];
     let programs = ["svc", "charge"].map(|name| go_program(GoVersion::Newest, name, Build::Plain));
     vm::run_inside("charges under version 2 of cgroups", &tests, &programs);

@@ -15,8 +15,8 @@ use super::{not_checked, repo, wait_until};
 
 /// Of a disk: what is written to memory is no page cache.
 const MODULES: [&str; 6] = [
-    "virtio/virtio.ko",
     "virtio/virtio_ring.ko",
+    "virtio/virtio.ko",
     "virtio/virtio_pci_modern_dev.ko",
     "virtio/virtio_pci_legacy_dev.ko",
     "virtio/virtio_pci.ko",
@@ -127,7 +127,7 @@ fn write_init(root: &Path, command: &str) {
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
 mkdir -p /dev/shm; mount -t tmpfs shm /dev/shm
 for module in /modules/*; do insmod $module; done
-mke2fs /dev/vda > /dev/null && mount /dev/vda /tmp && chmod 1777 /tmp
+mke2fs /dev/vda > /dev/null && mount /dev/vda /tmp && chmod 1777 /tmp || reboot -f
 mount -t cgroup2 -o nsdelegate,memory_recursiveprot none /sys/fs/cgroup
 echo +memory > /sys/fs/cgroup/cgroup.subtree_control
 ip link set lo up
