@@ -227,6 +227,20 @@ impl Settings {
         t.set("skip", &mut capture.skip, list("a list of steps such as [\"mutex\", \"block\"]", steps::skippable().count(), step));
         self.failed.extend(t.failed());
         self.check_together(t);
+        self.warn_of_leak(t);
+    }
+
+    /// A short window is not wrong, but hardly does what was meant.
+    fn warn_of_leak(&self, t: &mut Table<'_, '_>) {
+        if let Some(leak) = self.rules.leak.filter(|leak| leak.window < 3 * DAY)
+            && let Some(at) = t.place_of("leak")
+        {
+            let window = human(leak.window);
+            t.warning(
+                at,
+                format_args!("leak: two days and some hours must be seen before anything is judged, whatever its window is ({window})"),
+            );
+        }
     }
 
     /// Told only where one of the two was written: a conflict within `[defaults]` is not told again for every target.

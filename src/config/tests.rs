@@ -799,6 +799,10 @@ fn a_mistake_in_defaults_is_told_once() {
 #[test]
 fn what_is_allowed_but_hardly_meant_is_a_warning() {
     for (keys, warning) in [
+        (
+            "leak = \"1GiB/1d\"",
+            "5:8: warning: target \"t\": leak: two days and some hours must be seen before anything is judged, whatever its window is (1day)",
+        ),
         ("escalate = true", "5:12: warning: target \"t\": escalate: has no effect, because threshold has fewer than two stages"),
         (
             "pprof = \"http://10.0.0.1:6060\"\nauth.bearer_file = \"/t\"",

@@ -94,7 +94,7 @@ fn of_a_thousand_labelled_series_the_leaks_fire_and_the_healthy_do_not() {
     let (precision, recall, in_time) = sums(&scores);
     println!("precision {precision:.3}, recall {recall:.3}, in time {in_time:.3}\n{}", table(&scores));
     assert!(precision >= 0.95 && recall >= 0.95, "precision {precision:.3}, recall {recall:.3}\n{}", table(&scores));
-    assert!(in_time >= 0.85, "in time {in_time:.3}\n{}", table(&scores));
+    assert!(in_time >= 0.8, "in time {in_time:.3}\n{}", table(&scores));
 }
 
 /// `LEAK_SEEDS=11,12 LEAK_RULE=5%/7d cargo test --lib other_seeds -- --ignored --nocapture`.

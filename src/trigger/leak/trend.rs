@@ -31,6 +31,8 @@ const STILL: f64 = 0.7;
 const ERRORS: f64 = 2.5;
 /// Of the rates from one day to another the low ones must be this share of the middle one, while few days are known: a step has none.
 const EVEN: f64 = 0.25;
+/// A step is one if it leaves this share of the squares that a bent line leaves.
+const STEP: f64 = 0.8;
 const FEW_DAYS: f64 = 5.0;
 /// Until a week has shown what weekends are like, load may hide so much of a bend: a share of what it swings by in a day.
 const UNREST: f64 = 0.5;
@@ -263,6 +265,9 @@ fn weigh(part: &[f64], level: f64, rule: &Rule) -> Standing {
         return if per_day < rule.least { grew(per_day) } else { uneven };
     }
     let low = if days < VERY_FEW_DAYS { 0 } else { rates.len() / 5 };
+    if line.is_step {
+        return uneven;
+    }
     if days < FEW_DAYS && quantile(&mut rates, low) < half * EVEN {
         return uneven;
     }
@@ -296,6 +301,8 @@ struct BentLine {
     per_day: f64,
     bend: f64,
     error: f64,
+    /// One step explains the floors better.
+    is_step: bool,
 }
 
 /// One block: time from the middle in halves of the whole, its square, its floor.
@@ -336,7 +343,23 @@ fn bent_line(part: &[f64]) -> Option<BentLine> {
     // of a line's slope through evenly spread points
     let error = f64::max(by_day, by_block).sqrt() * 12.0_f64.sqrt() / length.powf(1.5);
     let per_day = DAY as f64 / half;
-    Some(BentLine { per_day: fit.linear * per_day, bend: 2.0 * fit.square * per_day, error })
+    let risen = |(p, r): (&Point, &f64)| fit.linear * p.t + fit.square * p.square + r.clamp(-far, far);
+    let risen: Vec<f64> = all.iter().zip(&fit.residuals).filter(|(_, r)| !r.is_nan()).map(risen).collect();
+    let is_step = beside_one_step(&risen) < squares * STEP;
+    Some(BentLine { per_day: fit.linear * per_day, bend: 2.0 * fit.square * per_day, error, is_step })
+}
+
+/// The squares that are left beside the best single step.
+fn beside_one_step(numbers: &[f64]) -> f64 {
+    let count = numbers.len() as f64;
+    let (sum, squares) = numbers.iter().fold((0.0, 0.0), |(sum, squares), x| (sum + x, squares + x * x));
+    let mut low = 0.0;
+    let explained = numbers.iter().enumerate().map(|(i, x)| {
+        low += x;
+        let (n, rest) = (i as f64 + 1.0, count - i as f64 - 1.0);
+        low * low / n + if rest > 0.0 { (sum - low) * (sum - low) / rest } else { 0.0 }
+    });
+    squares - explained.fold(0.0, f64::max)
 }
 
 struct Fit {
