@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::LazyLock;
 
-use memtrap::pprof::{Limits, Profile, TimeZone, goroutine, quick, top};
+use memtrap::pprof::{Limits, Profile, TimeZone, goroutine, top, validate};
 use proptest::prelude::*;
 
 fn corpus(name: &str) -> Vec<u8> {
@@ -16,7 +16,7 @@ const RELEASES: [&str; 2] = ["go1.21", "go1.27"];
 #[test]
 fn goroutines_are_counted_alike_in_every_form() {
     for release in RELEASES {
-        let count = quick::total(&corpus(&format!("{release}/goroutine.pb.gz"))[..], &Limits::default()).unwrap() as u64;
+        let count = validate::total(&corpus(&format!("{release}/goroutine.pb.gz"))[..], &Limits::default()).unwrap() as u64;
         for form in ["debug1", "debug2"] {
             let text = corpus(&format!("{release}/goroutine_{form}.txt"));
             let dump = goroutine::parse(&text[..], &goroutine::Limits::default()).unwrap();
@@ -62,7 +62,7 @@ fn the_quick_check_agrees_with_the_decoder() {
 /// What decodes also passes the check, with the same sum; and nothing that decodes makes the table fail.
 fn agree(body: &[u8]) {
     let limits = Limits { inflated_bytes: 8 << 20, ..Limits::default() };
-    let checked = quick::check(body, &limits);
+    let checked = validate::check(body, &limits);
     if let Ok(profile) = Profile::parse(body, &limits) {
         let total = profile.samples().fold(0i64, |sum, sample| sum.wrapping_add(sample.values[0]));
         let checked = checked.expect("what decodes is a complete profile");
@@ -131,7 +131,7 @@ proptest! {
     #[test]
     fn a_profile_is_not_accepted_when_its_end_is_missing(i in any::<prop::sample::Index>(), cut in any::<prop::sample::Index>()) {
         let body = &PROFILES[i.index(PROFILES.len())];
-        prop_assert!(quick::check(&body[..cut.index(body.len())], &Limits::default()).is_err());
+        prop_assert!(validate::check(&body[..cut.index(body.len())], &Limits::default()).is_err());
     }
 
     #[test]

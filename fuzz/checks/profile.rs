@@ -1,5 +1,5 @@
 use memtrap::pprof::top::{self, Options, Table};
-use memtrap::pprof::{DecodeError, Limits, Profile, TimeZone, quick as check};
+use memtrap::pprof::{DecodeError, Limits, Profile, TimeZone, validate as check};
 
 use super::{Dripping, somewhere};
 

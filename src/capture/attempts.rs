@@ -6,11 +6,11 @@ use super::fetch::{self, Bounds, Endpoint, Failure};
 use super::reach::{Contact, RetryBudget};
 use super::run::Runner;
 use super::sink::{Body, Inflatable, Judged, Sink, judge};
-use super::taken::Taken;
+use super::step_result::StepResult;
 use super::watch::Ended;
 use crate::bundle::Sum;
 use crate::client::Credentials;
-use crate::pprof::quick::Summary;
+use crate::pprof::validate::Summary;
 
 /// What is asked for.
 #[derive(Clone, Copy)]
@@ -25,7 +25,7 @@ pub(super) struct Want<'a> {
 
 /// What came of it.
 pub(super) struct Got {
-    pub taken: Taken,
+    pub taken: StepResult,
     pub failure: Option<Failure>,
     /// What a complete profile holds.
     pub summary: Option<Summary>,
@@ -48,7 +48,7 @@ enum Closed {
 impl Runner<'_> {
     pub(super) async fn fetch(&mut self, endpoint: &Endpoint, want: Want<'_>) -> Got {
         let config = &self.request.target.capture;
-        let mut taken = Taken { source: Some(endpoint.shown(want.rest)), ..Taken::default() };
+        let mut taken = StepResult { source: Some(endpoint.shown(want.rest)), ..StepResult::default() };
         let brief = self.reach.why_brief();
         loop {
             let budget = self.reach.budget(config);
@@ -126,7 +126,7 @@ impl Runner<'_> {
     }
 
     /// Takes the file of this attempt in the place of an earlier attempt's.
-    async fn keep(&self, taken: &mut Taken, file: (String, Sum)) {
+    async fn keep(&self, taken: &mut StepResult, file: (String, Sum)) {
         let (files, new) = (self.partial.files(), file.0.clone());
         if let Some((old, _)) = taken.file.replace(file)
             && old != new

@@ -29,7 +29,7 @@ mod plan;
 mod reach;
 mod run;
 mod sink;
-mod taken;
+mod step_result;
 mod watch;
 
 #[cfg(test)]

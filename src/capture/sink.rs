@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 
 use crate::bundle::{BundleFile, Files, MAX_REJECTED, Sum};
 use crate::pprof::DecodeError;
-use crate::pprof::quick::{self, Summary};
+use crate::pprof::validate::{self, Summary};
 use crate::units::ByteSize;
 
 const MEMSTATS: &[u8] = b"# runtime.MemStats";
@@ -145,7 +145,7 @@ pub(super) fn judge(files: &Files, name: &str, body: Body, inflatable: &mut Infl
         Body::Profile => {
             let (share, left) = (inflatable.one.min(inflatable.left), inflatable.left);
             let mut rest = share;
-            let checked = quick::check_within(files.read(name).map_err(unreadable)?, &mut rest);
+            let checked = validate::check_within(files.read(name).map_err(unreadable)?, &mut rest);
             inflatable.left -= share - rest;
             match checked {
                 Ok(summary) => Ok(Judged { summary: Some(summary) }),

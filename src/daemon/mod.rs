@@ -96,7 +96,7 @@ pub enum Event {
 
 /// How a capture that was begun went on.
 #[derive(Debug)]
-enum Ended {
+enum JobEnd {
     Saved(capture::Captured),
     /// Another memtrap captures the incident, or has done so.
     Elsewhere(Theirs),
@@ -111,7 +111,7 @@ pub struct Engine {
     /// Ends with the watcher's thread.
     watcher: Option<oneshot::Receiver<()>>,
     _listening: Listening,
-    captures: JoinSet<Result<Ended, String>>,
+    captures: JoinSet<Result<JobEnd, String>>,
     running: HashMap<Id, Job>,
     /// The bundle of an incident of which nothing could be saved yet: the next attempt's takes its place.
     hollow: HashMap<String, String>,
@@ -329,7 +329,7 @@ impl Engine {
             if let Some(claim) = claim
                 && let Some(theirs) = claim.await
             {
-                return Ok(Ended::Elsewhere(theirs));
+                return Ok(JobEnd::Elsewhere(theirs));
             }
             tracing::info!(
                 target_name = target,
@@ -343,12 +343,12 @@ impl Engine {
                 // the engine outlives its captures, except while it is dropped
                 let _ = events.send(Event::Progress { target: target.clone(), progress });
             };
-            capture::run(request, &env, stop, &mut progress).await.map(Ended::Saved).map_err(|e| chain(&e))
+            capture::run(request, &env, stop, &mut progress).await.map(JobEnd::Saved).map_err(|e| chain(&e))
         });
         self.running.insert(task.id(), job);
     }
 
-    fn ended(&mut self, ended: Result<(Id, Result<Ended, String>), JoinError>) -> Option<Event> {
+    fn ended(&mut self, ended: Result<(Id, Result<JobEnd, String>), JoinError>) -> Option<Event> {
         let (id, result) = match ended {
             Ok((id, result)) => (id, result),
             Err(error) => (error.id(), Err(format!("the capture crashed, which is a bug in memtrap: {error}"))),
@@ -356,9 +356,9 @@ impl Engine {
         let job = self.running.remove(&id)?;
         let target = job.subject.target.name.clone();
         let result = match result {
-            Ok(Ended::Saved(captured)) => Ok(captured),
+            Ok(JobEnd::Saved(captured)) => Ok(captured),
             Err(why) => Err(why),
-            Ok(Ended::Elsewhere(theirs)) => {
+            Ok(JobEnd::Elsewhere(theirs)) => {
                 self.meters.skipped("elsewhere");
                 self.leave_to(theirs, job);
                 return None;

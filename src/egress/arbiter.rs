@@ -49,9 +49,9 @@ pub async fn claim(store: &Store, seen: &Sighting, me: &Claimant, now: SystemTim
     let mut held = Held::default();
     for epoch in seen.epochs() {
         match take(store, seen, epoch, me, now).await {
-            Ok(Taken::Ours(name, claim)) => held.0.push((name, claim)),
-            Ok(Taken::Free) => {}
-            Ok(Taken::Theirs(theirs)) => {
+            Ok(ClaimResult::Ours(name, claim)) => held.0.push((name, claim)),
+            Ok(ClaimResult::Free) => {}
+            Ok(ClaimResult::Theirs(theirs)) => {
                 release(store, &held).await;
                 return Ok(Claimed::Theirs(theirs));
             }
@@ -89,36 +89,36 @@ pub async fn probe(store: &Store, claims: bool, me: &str) -> Result<(), StoreErr
     }
 }
 
-enum Taken {
+enum ClaimResult {
     Ours(String, Claim),
     Theirs(Theirs),
     /// So many have failed at it that nobody waits for anybody any more.
     Free,
 }
 
-async fn take(store: &Store, seen: &Sighting, epoch: u64, me: &Claimant, now: SystemTime) -> Result<Taken, StoreError> {
+async fn take(store: &Store, seen: &Sighting, epoch: u64, me: &Claimant, now: SystemTime) -> Result<ClaimResult, StoreError> {
     let ours = seen.claim(&me.holder, &me.host, now);
     let mut generation = 1;
     while generation <= GENERATIONS {
         let name = seen.key(epoch, generation);
         match put(store, &name, &ours, PutMode::Create).await {
-            Ok(()) => return Ok(Taken::Ours(name, ours)),
+            Ok(()) => return Ok(ClaimResult::Ours(name, ours)),
             Err(object_store::Error::AlreadyExists { .. }) => {}
             Err(error) => return Err(said(error)),
         }
         let found = get(store, &name).await?;
         let found = found.as_ref();
         match (seen.judge(found, &me.holder, now), found) {
-            (Standing::Held | Standing::Fulfilled, Some(claim)) => return Ok(Taken::Theirs(theirs(claim))),
+            (Standing::Held | Standing::Fulfilled, Some(claim)) => return Ok(ClaimResult::Theirs(theirs(claim))),
             // one's own counts unless somebody has taken over meanwhile
             (Standing::Mine, _) if get(store, &seen.key(epoch, generation + 1)).await?.is_none() => {
                 put(store, &name, &ours, PutMode::Overwrite).await.map_err(said)?;
-                return Ok(Taken::Ours(name, ours));
+                return Ok(ClaimResult::Ours(name, ours));
             }
             _ => generation += 1,
         }
     }
-    Ok(Taken::Free)
+    Ok(ClaimResult::Free)
 }
 
 /// Whoever holds an epoch that is only looked at.

@@ -28,7 +28,7 @@ pub struct HeapProfile {
 
 /// Objects of one size that were allocated by one stack; sampled counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Bucket {
+struct SizeBucket {
     stack: Vec<u64>,
     object_size: u64,
     counts: Counts,
@@ -166,15 +166,15 @@ impl Both {
 }
 
 /// The buckets that count anything, and whether that is before any collection (`clear` in `memProfileInternal`).
-fn read(runtime: &Runtime) -> Result<(Vec<Bucket>, bool), Refused> {
+fn read(runtime: &Runtime) -> Result<(Vec<SizeBucket>, bool), Refused> {
     let read = read_both(runtime)?;
     let is_before_collection = read.iter().all(|(_, both)| both.collected == Counts::default());
     let shown = |both: &Both| if is_before_collection { both.all } else { both.collected };
-    let buckets = read.into_iter().map(|(bucket, both)| Bucket { counts: shown(&both), ..bucket });
+    let buckets = read.into_iter().map(|(bucket, both)| SizeBucket { counts: shown(&both), ..bucket });
     Ok((buckets.filter(|bucket| bucket.counts.allocs > 0).collect(), is_before_collection))
 }
 
-fn read_both(runtime: &Runtime) -> Result<Vec<(Bucket, Both)>, Refused> {
+fn read_both(runtime: &Runtime) -> Result<Vec<(SizeBucket, Both)>, Refused> {
     let memory = runtime.memory;
     let at = At::of(runtime)?;
     let found = |at: Option<u64>, name| at.ok_or_else(|| Refused::new(format!("runtime.{name} was not found in its code")));
@@ -218,7 +218,7 @@ fn read_both(runtime: &Runtime) -> Result<Vec<(Bucket, Both)>, Refused> {
             return Err(Refused::new("a bucket has more frees than allocations: the layout does not fit"));
         }
         if both.all.allocs > 0 {
-            buckets.push((Bucket { stack, object_size: size, counts: both.all }, both));
+            buckets.push((SizeBucket { stack, object_size: size, counts: both.all }, both));
         }
         next = head.get(at.next)?;
     }

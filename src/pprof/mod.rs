@@ -2,7 +2,7 @@
 //!
 //! | | reads | gives |
 //! | --- | --- | --- |
-//! | [`quick`] | a profile, streamed | is it whole, and the sum of its first value; constant memory |
+//! | [`validate`] | a profile, streamed | is it whole, and the sum of its first value; constant memory |
 //! | [`Profile::parse`] | a profile in memory | samples, locations, functions, labels |
 //! | [`top`] | a `Profile`, perhaps a base | the table that `go tool pprof -top` prints; growth since the base |
 //! | [`flame`] | a `Profile` | its call tree, cut to what a picture can show |
@@ -28,7 +28,7 @@ mod merge;
 mod named;
 pub mod own;
 mod profile;
-pub mod quick;
+pub mod validate;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod top;

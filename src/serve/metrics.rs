@@ -17,7 +17,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::index::Caught;
-use super::own::Own;
+use super::process_metrics::Own;
 use super::view::Reloads;
 use crate::meters::Meters;
 use crate::poll::{EVIDENCE_OK, InstanceStatus};

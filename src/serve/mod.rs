@@ -15,7 +15,7 @@ mod guard;
 mod hook;
 mod index;
 mod metrics;
-mod own;
+mod process_metrics;
 mod page;
 mod plot;
 mod routes;

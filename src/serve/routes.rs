@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::index::{Answer, Caught};
-use super::own::Own;
+use super::process_metrics::Own;
 use super::view::{NotReloaded, Unavailable, View};
 use super::{files, hook, metrics, page};
 use crate::clock::{self, Mono, human};

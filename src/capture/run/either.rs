@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::super::fetch::Failure;
 use super::super::memory::{self, Reading};
 use super::super::plan::{Step, Work};
-use super::super::taken::{Ending, Taken};
+use super::super::step_result::{StepOutcome, StepResult};
 use super::super::{Env, Request};
 use super::{Pprof, Runner, endpoint};
 use crate::bundle::{ANOTHERS, Warning};
@@ -53,9 +53,9 @@ impl Runner<'_> {
     }
 
     /// What only pprof tells.
-    pub(super) async fn take_told(&mut self, step: &Step, is_late: bool) -> Taken {
+    pub(super) async fn take_told(&mut self, step: &Step, is_late: bool) -> StepResult {
         if let Some(why) = &self.anothers {
-            return Taken::skipped(format!("{why}: its answers are left aside"), false);
+            return StepResult::skipped(format!("{why}: its answers are left aside"), false);
         }
         if is_late || !self.may_read() {
             return self.asked(step).await;
@@ -72,7 +72,7 @@ impl Runner<'_> {
     }
 
     /// pprof's answer. `None`: none came soon, and by now memory has been read.
-    async fn asked_beside(&mut self, step: &Step) -> Option<Taken> {
+    async fn asked_beside(&mut self, step: &Step) -> Option<StepResult> {
         let (known, soon) = (self.reading.clone(), self.soon());
         let (env, request) = (self.env, self.request);
         let (answer, reading) = {
@@ -101,7 +101,7 @@ impl Runner<'_> {
         self.reading = self.reading.take().or(reading);
         match answer {
             Some((taken, is_soon)) => {
-                if is_soon || taken.ending == Ending::Ok {
+                if is_soon || taken.ending == StepOutcome::Ok {
                     self.silence.steps = 0;
                 }
                 Some(taken)
@@ -132,7 +132,7 @@ impl Runner<'_> {
     }
 
     /// pprof's answer, or what the process's memory has in its place.
-    pub(super) async fn take_either(&mut self, step: &Step, part: Part, is_late: bool) -> Taken {
+    pub(super) async fn take_either(&mut self, step: &Step, part: Part, is_late: bool) -> StepResult {
         let target = &self.request.target;
         let is_asked = target.pprof.is_some() && self.request.no_pprof.is_none() && self.anothers.is_none();
         // the full text has more than memory gives
@@ -140,7 +140,7 @@ impl Runner<'_> {
         let first = preferred || self.silence.is_doubted || self.silence.steps >= PATIENCE;
         if first || !is_asked {
             let mut read = self.read(part, &step.file).await;
-            if read.ending == Ending::Ok {
+            if read.ending == StepOutcome::Ok {
                 let instead = match () {
                     () if preferred || !is_asked && self.anothers.is_none() => None,
                     () if self.silence.steps >= PATIENCE => Some(UNANSWERED.to_owned()),
@@ -163,22 +163,22 @@ impl Runner<'_> {
             read.notes.insert(0, no_pprof.to_owned());
             // who wants no pprof has not asked for more than there is
             let wanted = self.request.no_pprof.is_none() && self.anothers.is_none();
-            return Taken { ending: Ending::Skipped { wanted }, ..read };
+            return StepResult { ending: StepOutcome::Skipped { wanted }, ..read };
         }
         let Some(mut asked) = self.asked_beside(step).await else {
             let mut read = self.read(part, &step.file).await;
-            if read.ending != Ending::Ok {
+            if read.ending != StepOutcome::Ok {
                 return unanswered();
             }
             read.notes.insert(0, format!("instead of pprof: no answer within {}", human(self.soon())));
             return read;
         };
-        self.told |= asked.ending == Ending::Ok;
-        if !matches!(asked.ending, Ending::Failed | Ending::Skipped { wanted: false }) || self.watch.check().is_some() {
+        self.told |= asked.ending == StepOutcome::Ok;
+        if !matches!(asked.ending, StepOutcome::Failed | StepOutcome::Skipped { wanted: false }) || self.watch.check().is_some() {
             return asked;
         }
         let mut read = self.read(part, &step.file).await;
-        if read.ending != Ending::Ok {
+        if read.ending != StepOutcome::Ok {
             // what ended it comes last: steps that pprof failed for one cause are told together
             asked.notes.splice(0..0, read.notes);
             return asked;
@@ -194,8 +194,8 @@ impl Runner<'_> {
     }
 
     /// Who holds what is live. A bundle is complete without it: not every process is one whose objects can be walked.
-    pub(super) async fn holders(&mut self, file: &str) -> Taken {
-        let taken = Taken { source: Some("memory".into()), attempts: 1, ..Taken::default() };
+    pub(super) async fn holders(&mut self, file: &str) -> StepResult {
+        let taken = StepResult { source: Some("memory".into()), attempts: 1, ..StepResult::default() };
         let (Some(id), Some(program)) = (self.request.instance, &self.env.reader) else {
             return taken.skip("its memory is not read", true);
         };
@@ -206,14 +206,14 @@ impl Runner<'_> {
     }
 
     /// How fast it allocates is seen over a second at least; only where pprof does not tell it.
-    pub(super) async fn memstats_after(&mut self, file: &str) -> Taken {
-        let taken = Taken { source: Some("memory".into()), attempts: 1, ..Taken::default() };
+    pub(super) async fn memstats_after(&mut self, file: &str) -> StepResult {
+        let taken = StepResult { source: Some("memory".into()), attempts: 1, ..StepResult::default() };
         let (Some(id), Some(program), Some(before)) = (self.request.instance, &self.env.reader, self.memstats_read) else {
-            return Taken::skipped("memstats.txt is not of its memory: what pprof said tells how fast it allocates", true);
+            return StepResult::skipped("memstats.txt is not of its memory: what pprof said tells how fast it allocates", true);
         };
         let wait = APART.saturating_sub(Mono::now().since(before));
         if let Some(why) = self.watch.pause(wait).await {
-            return Taken::skipped(why.to_string(), true);
+            return StepResult::skipped(why.to_string(), true);
         }
         match memory::ask_memstats(program, &self.env.threads, id).await {
             Ok(bytes) => self.write(taken, file, bytes).await,
@@ -230,8 +230,8 @@ impl Runner<'_> {
         self.reading.insert(reading).clone()
     }
 
-    async fn read(&mut self, part: Part, file: &str) -> Taken {
-        let taken = Taken { source: Some("memory".into()), attempts: 1, ..Taken::default() };
+    async fn read(&mut self, part: Part, file: &str) -> StepResult {
+        let taken = StepResult { source: Some("memory".into()), attempts: 1, ..StepResult::default() };
         let reading = self.reading().await;
         let reading = match reading.as_ref() {
             Ok(reading) => reading,
@@ -245,10 +245,10 @@ impl Runner<'_> {
         if part == Part::MemStats {
             self.memstats_read = Some(Mono::now());
         }
-        self.write(Taken { notes, ..taken }, file, bytes).await
+        self.write(StepResult { notes, ..taken }, file, bytes).await
     }
 
-    async fn write(&self, taken: Taken, file: &str, bytes: Vec<u8>) -> Taken {
+    async fn write(&self, taken: StepResult, file: &str, bytes: Vec<u8>) -> StepResult {
         if bytes.len() as u64 > self.max_file_size().0 {
             return taken.failed(format!("its memory gives {}, which is above the limit of a file", ByteSize(bytes.len() as u64)));
         }
@@ -259,7 +259,7 @@ impl Runner<'_> {
             Ok::<_, std::io::Error>((name, out.finish()))
         });
         match written.await.map_err(std::io::Error::other).and_then(|written| written) {
-            Ok(written) => Taken { file: Some(written), ..taken },
+            Ok(written) => StepResult { file: Some(written), ..taken },
             Err(e) => taken.failed(Failure::Disk(e).to_string()),
         }
     }
@@ -272,6 +272,6 @@ async fn memory_of(env: &Env, request: &Request) -> Result<Reading, String> {
     }
 }
 
-fn unanswered() -> Taken {
-    Taken { ending: Ending::Late(UNANSWERED), notes: vec![UNANSWERED.into()], ..Taken::default() }
+fn unanswered() -> StepResult {
+    StepResult { ending: StepOutcome::Late(UNANSWERED), notes: vec![UNANSWERED.into()], ..StepResult::default() }
 }

@@ -15,7 +15,7 @@ use super::memory::Reading;
 use super::plan::{Step, Work, from_memory, is_heavy};
 use super::reach::Reach;
 use super::sink::{Body, Inflatable};
-use super::taken::{Ending, Taken};
+use super::step_result::{StepOutcome, StepResult};
 use super::watch::{Ended, Watch};
 use super::{Env, Progress, Request, collected, discover, endpoint};
 use crate::aside::Lane;
@@ -175,10 +175,10 @@ impl<'a> Runner<'a> {
             taken.notes.insert(0, format!("taken at the end of the plan, as {why}"));
         }
         let again = match taken.ending {
-            Ending::Late(why) if late.is_none() => Some(why),
+            StepOutcome::Late(why) if late.is_none() => Some(why),
             _ => None,
         };
-        self.lacking |= again.is_none() && !matches!(taken.ending, Ending::Ok | Ending::Skipped { wanted: true });
+        self.lacking |= again.is_none() && !matches!(taken.ending, StepOutcome::Ok | StepOutcome::Skipped { wanted: true });
         let milliseconds = Mono::now().since(began).as_millis() as u64;
         let entry = taken.entry(&step, milliseconds);
         self.tell.say(Progress::Done(entry.clone()));
@@ -192,12 +192,12 @@ impl<'a> Runner<'a> {
         Walked { gone: self.watch.gone(), partial: self.partial, stopped, lacking: self.lacking }
     }
 
-    async fn take(&mut self, step: &Step, is_late: bool) -> Taken {
+    async fn take(&mut self, step: &Step, is_late: bool) -> StepResult {
         if let Some(out) = &step.left_out {
-            return Taken::skipped(&out.reason, out.wanted);
+            return StepResult::skipped(&out.reason, out.wanted);
         }
         if let Some(why) = self.watch.check() {
-            return Taken::skipped(why.to_string(), false);
+            return StepResult::skipped(why.to_string(), false);
         }
         if is_heavy(step)
             && let Some(slowed) = self.is_slowed().await
@@ -218,18 +218,18 @@ impl<'a> Runner<'a> {
         }
     }
 
-    async fn asked(&mut self, step: &Step) -> Taken {
+    async fn asked(&mut self, step: &Step) -> StepResult {
         let endpoint = match self.endpoint().await {
             Ok(endpoint) => endpoint,
-            Err(reason) => return Taken::default().failed(reason),
+            Err(reason) => return StepResult::default().failed(reason),
         };
         match &step.work {
-            Work::Get { body: Body::MemStats, .. } if self.sites > MAX_SITES => Taken::skipped(
+            Work::Get { body: Body::MemStats, .. } if self.sites > MAX_SITES => StepResult::skipped(
                 format!("{} allocation sites: `heap?debug=1`, which has MemStats, would keep the service busy naming them all", self.sites),
                 false,
             ),
             Work::Get { body: Body::MemStats, .. } if self.no_memstats => {
-                Taken::skipped("it took too long before, and the service may still be busy with it", false)
+                StepResult::skipped("it took too long before, and the service may still be busy with it", false)
             }
             Work::Get { rest, body, optional, seconds } => {
                 let got = self.fetch(&endpoint, Want { file: &step.file, rest, body: *body, seconds: *seconds }).await;
@@ -237,12 +237,12 @@ impl<'a> Runner<'a> {
                 self.no_memstats |= *body == Body::MemStats && matches!(got.failure, Some(Failure::TimedOut { .. }));
                 match got.failure {
                     Some(Failure::Status { code, .. }) if *optional && code.as_u16() == 404 => {
-                        Taken { ending: Ending::Skipped { wanted: true }, ..got.taken }
+                        StepResult { ending: StepOutcome::Skipped { wanted: true }, ..got.taken }
                     }
                     _ => got.taken,
                 }
             }
-            Work::Kernel(_) | Work::Holders | Work::MemStatsAfter => Taken::default(),
+            Work::Kernel(_) | Work::Holders | Work::MemStatsAfter => StepResult::default(),
             Work::GoroutineText => self.goroutine_text(&endpoint, &step.file).await,
             Work::GoroutineLeak => self.goroutine_leak(&endpoint, &step.file).await,
             Work::Cpu { seconds } => self.cpu(&endpoint, &step.file, *seconds).await,
@@ -259,14 +259,14 @@ impl<'a> Runner<'a> {
         if self.low_disk { max.min(MAX_ON_LOW_DISK) } else { max }
     }
 
-    async fn kernel(&mut self, step: KernelStep, name: &str) -> Taken {
-        let Some(id) = self.request.instance else { return Taken::skipped("no process", false) };
+    async fn kernel(&mut self, step: KernelStep, name: &str) -> StepResult {
+        let Some(id) = self.request.instance else { return StepResult::skipped("no process", false) };
         let (files, procfs, file) = (self.partial.files(), self.env.procfs.clone(), name.to_owned());
         let options = KernelOptions { max_file_size: self.max_file_size(), ..KernelOptions::default() };
         let patience = collected::patience(&self.request.target.capture);
         let unanswered = self.env.unanswered.clone();
         if unanswered.is_stuck(id) {
-            return Taken::default().failed("the kernel has not answered an earlier question about this process");
+            return StepResult::default().failed("the kernel has not answered an earlier question about this process");
         }
         let collect = move |out: &mut BundleFile| unanswered.ask(id, || step.collect(&procfs, id, &options, out));
         let done = collected::within(patience, &self.lane, files, &file, collect).await;
@@ -275,7 +275,7 @@ impl<'a> Runner<'a> {
             KernelStep::Process => "",
             _ => &format!("/{}", step.file_name()),
         };
-        let mut taken = Taken { source: Some(format!("/proc/{}{source}", id.pid)), attempts: 1, ..Taken::default() };
+        let mut taken = StepResult { source: Some(format!("/proc/{}{source}", id.pid)), attempts: 1, ..StepResult::default() };
         let Some(done) = done else { return taken.failed(format!("the kernel has not answered within {}", clock::human(patience))) };
         let (result, sum) = match done {
             Ok(done) => done,
@@ -338,7 +338,7 @@ impl<'a> Runner<'a> {
 
     /// What later steps want to know of this one's file.
     async fn learn(&mut self, step: &Step, got: &Got) {
-        if got.taken.ending != Ending::Ok {
+        if got.taken.ending != StepOutcome::Ok {
             return;
         }
         if step.name == "goroutine" {
@@ -367,7 +367,7 @@ impl<'a> Runner<'a> {
         }
     }
 
-    async fn goroutine_text(&mut self, endpoint: &Endpoint, file: &str) -> Taken {
+    async fn goroutine_text(&mut self, endpoint: &Endpoint, file: &str) -> StepResult {
         let max = self.request.target.capture.max_goroutines_debug2;
         let (rest, note) = match self.goroutines {
             Some(n) if n <= max => ("goroutine?debug=2", None),
@@ -381,7 +381,7 @@ impl<'a> Runner<'a> {
         taken
     }
 
-    async fn goroutine_leak(&mut self, endpoint: &Endpoint, file: &str) -> Taken {
+    async fn goroutine_leak(&mut self, endpoint: &Endpoint, file: &str) -> StepResult {
         let known = match &self.pprof {
             Pprof::Ready { index: Some(index), .. } => Some(discover::lists(index, "goroutineleak")),
             _ => None,
@@ -396,13 +396,13 @@ impl<'a> Runner<'a> {
         };
         match listed {
             Ok(true) => self.fetch(endpoint, Want { file, rest: "goroutineleak", body: Body::Profile, seconds: 0 }).await.taken,
-            Ok(false) => Taken::skipped("the index of this service does not list it: Go has it from 1.27 on", true),
-            Err(Failure::Ended(why)) => Taken::skipped(why.to_string(), false),
-            Err(e) => Taken::skipped(format!("the index, which would list it, cannot be read: {e}"), true),
+            Ok(false) => StepResult::skipped("the index of this service does not list it: Go has it from 1.27 on", true),
+            Err(Failure::Ended(why)) => StepResult::skipped(why.to_string(), false),
+            Err(e) => StepResult::skipped(format!("the index, which would list it, cannot be read: {e}"), true),
         }
     }
 
-    async fn cpu(&mut self, endpoint: &Endpoint, file: &str, wanted: u64) -> Taken {
+    async fn cpu(&mut self, endpoint: &Endpoint, file: &str, wanted: u64) -> StepResult {
         let mut seconds = wanted;
         let mut attempts = 0;
         let mut notes = Vec::new();
@@ -418,7 +418,7 @@ impl<'a> Runner<'a> {
                     continue;
                 }
                 Some(Failure::Status { code, line, .. }) if code.as_u16() == 500 && line.contains("already in use") => {
-                    got.taken.ending = Ending::Late("CPU profiling was in use before");
+                    got.taken.ending = StepOutcome::Late("CPU profiling was in use before");
                 }
                 _ if seconds != wanted => notes.push(format!("{seconds} s instead of {wanted} s")),
                 _ => {}

@@ -1,6 +1,6 @@
 //! A capture of a process that the kernel slows down, as its cgroup stands above `memory.high`: what makes the service work waits until that is over.
 
-use super::super::taken::{Ending, Taken};
+use super::super::step_result::{StepOutcome, StepResult};
 use super::Runner;
 use crate::bundle::Partial;
 use crate::host::cgroup::CgroupRef;
@@ -38,10 +38,10 @@ impl Runner<'_> {
 }
 
 /// What is not asked of it now.
-pub(super) fn put_off(slowed: &Slowed, is_late: bool) -> Taken {
+pub(super) fn put_off(slowed: &Slowed, is_late: bool) -> StepResult {
     let why = format!("{}: this would make the service work, and wait with it", slowed.words());
     if is_late {
-        return Taken::skipped(why, false);
+        return StepResult::skipped(why, false);
     }
-    Taken { ending: Ending::Late("its cgroup stood above its memory.high before"), notes: vec![why], ..Taken::default() }
+    StepResult { ending: StepOutcome::Late("its cgroup stood above its memory.high before"), notes: vec![why], ..StepResult::default() }
 }

@@ -5,16 +5,16 @@ use crate::bundle::{FileEntry, Status, Sum};
 
 /// How a step ended, before it is an entry.
 #[derive(Default)]
-pub(super) struct Taken {
+pub(super) struct StepResult {
     pub source: Option<String>,
     pub file: Option<(String, Sum)>,
     pub attempts: u32,
     pub notes: Vec<String>,
-    pub ending: Ending,
+    pub ending: StepOutcome,
 }
 
 #[derive(Default, PartialEq)]
-pub(super) enum Ending {
+pub(super) enum StepOutcome {
     #[default]
     Ok,
     /// Not taken; `wanted` if the bundle is complete without it.
@@ -26,20 +26,20 @@ pub(super) enum Ending {
     Late(&'static str),
 }
 
-impl Taken {
-    pub fn skipped(reason: impl Into<String>, wanted: bool) -> Taken {
-        Taken::default().skip(reason, wanted)
+impl StepResult {
+    pub fn skipped(reason: impl Into<String>, wanted: bool) -> StepResult {
+        StepResult::default().skip(reason, wanted)
     }
 
-    pub fn skip(mut self, reason: impl Into<String>, wanted: bool) -> Taken {
+    pub fn skip(mut self, reason: impl Into<String>, wanted: bool) -> StepResult {
         self.notes.push(reason.into());
-        self.ending = Ending::Skipped { wanted };
+        self.ending = StepOutcome::Skipped { wanted };
         self
     }
 
-    pub fn failed(mut self, reason: impl Into<String>) -> Taken {
+    pub fn failed(mut self, reason: impl Into<String>) -> StepResult {
         self.notes.push(reason.into());
-        self.ending = Ending::Failed;
+        self.ending = StepOutcome::Failed;
         self
     }
 
@@ -54,9 +54,9 @@ impl Taken {
             milliseconds,
             attempts: self.attempts,
             status: match self.ending {
-                Ending::Ok => Status::Ok,
-                Ending::Skipped { .. } => Status::Skipped,
-                Ending::Failed | Ending::Late(_) => Status::Failed,
+                StepOutcome::Ok => Status::Ok,
+                StepOutcome::Skipped { .. } => Status::Skipped,
+                StepOutcome::Failed | StepOutcome::Late(_) => Status::Failed,
             },
             reason: (!self.notes.is_empty()).then(|| self.notes.join("; ")),
         }
