@@ -565,8 +565,11 @@ impl Slot {
 
     /// Floors of an earlier memtrap, of the process that sits here.
     pub fn take_up(&mut self, known: Leak) {
-        if let Some(life) = &mut self.life {
-            life.detector.take_up(known);
+        let Some(life) = &mut self.life else { return };
+        life.detector.take_up(known);
+        // floors are stored once an hour: a memtrap that was killed after it fired has not told them
+        if let Some(incident) = self.incident.as_ref().filter(|incident| incident.is_leak()) {
+            life.detector.leak_told(incident.rearm_below);
         }
     }
 

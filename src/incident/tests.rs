@@ -154,6 +154,21 @@ fn a_leak_is_one_incident_that_keeps_no_other_rule_from_firing() {
 }
 
 #[test]
+fn a_leak_that_was_captured_is_not_captured_again_though_its_floors_were_stored_before() {
+    let mut story = leaking();
+    let stored = story.slot.save(story.now).unwrap();
+    let mut floors = story.slot.leak().unwrap().save(crate::floors::KEPT, story.now).unwrap();
+    assert!(floors.told.take().is_some());
+    story.slot = Slot::restore(stored, Duration::ZERO, &story.rules, SECOND, story.now);
+    story.slot.take_up(Leak::restore(floors, Duration::ZERO, story.now));
+    for hour in 0..24 {
+        (story.now, story.age) = (story.now + crate::floors::HOUR, story.age + crate::floors::HOUR);
+        story.rss(640 + hour);
+    }
+    assert_eq!((story.bundles(), story.state()), (1, State::Open));
+}
+
+#[test]
 fn a_leak_that_was_captured_has_not_announced_the_kill_that_ends_it() {
     let mut story = leaking();
     story.is_killed();
