@@ -171,6 +171,25 @@ fn cost_of(what: impl Fn()) -> Duration {
     times[times.len() / 2]
 }
 
+#[test]
+fn a_spiral_is_seen_on_a_page_of_metrics() {
+    for (version, page) in [(GoVersion::Newest, "metrics"), (GoVersion::Oldest, "metrics?old")] {
+        let svc = program(version, Build::Plain, &format!("-mode garbage -live {LIVE} -limit {LIMIT} -after 1s"));
+        let (address, pprof) = (svc.address(), svc.pprof());
+        let memtrap = Memtrap::start(&format!(
+            "[[target]]\nname = \"svc\"\nmetrics = {{ url = \"http://{address}/{page}\" }}\npprof = \"{pprof}\"\ngc = \"30%/10s\"\nwarmup = \"0s\"\n\
+             for = \"1s\"\ncpu_seconds = 0\nbaseline = \"off\"\n"
+        ));
+        let bundle = memtrap.wait_for_bundles(60, 1).remove(0);
+        let fired = &manifest(&bundle)["trigger"];
+        let heap = &fired["gc"]["heap"];
+        assert_eq!(fired["trigger"], "gc", "{fired:#}");
+        assert!(heap["live_bytes"].as_u64().unwrap() >= LIVE * 9 / 10, "{fired:#}");
+        let limit = (page == "metrics").then_some(LIMIT);
+        assert_eq!(heap["memory_limit_bytes"].as_u64(), limit, "{fired:#}");
+    }
+}
+
 /// Runs all of them for so long, and returns what `memtrap status` says of each; none may fire.
 fn of_healthy(programs: &[(GoVersion, &str)], gc: &str, lasts: Duration) -> Vec<String> {
     let running: Vec<Svc> = programs.iter().map(|(version, args)| program(*version, Build::Plain, args)).collect();

@@ -8,7 +8,7 @@ use super::{Failure, print, status, tell, terminal_width};
 use crate::bundle;
 use crate::capture;
 use crate::clock;
-use crate::config::{self, Config};
+use crate::config::{self, Config, ReadMemory};
 use crate::egress;
 use crate::egress::notice::Notice;
 use crate::error::chain;
@@ -225,6 +225,21 @@ async fn probe_instance(
         (Err(why), Some(Err(neither))) => complain("pprof", format!("{why}; nor is its memory read: {neither}")),
         (Err(why), None) => complain("pprof", why),
     };
+    let gc = match target.rules.gc {
+        None => None,
+        Some(_) if target.capture.read_memory == ReadMemory::Off => {
+            complain("gc", "what collections take stands in its memory, and read_memory is off".into());
+            None
+        }
+        Some(gc) => match capture::collector_places(id, env).await {
+            Ok(Some(_)) => Some(format!("gc: what collections take is known; fires at {gc}")),
+            Ok(None) => Some(format!("gc: nothing was collected yet; fires at {gc}")),
+            Err(why) => {
+                complain("gc", why);
+                None
+            }
+        },
+    };
     let memory = match memory {
         None => "off".into(),
         Some(Ok(gives)) => format!("can be read: {gives}"),
@@ -232,8 +247,13 @@ async fn probe_instance(
     };
     let cgroup = CgroupRef::of(procfs, id.pid).ok().flatten();
     let last = cgroup.and_then(|cgroup| LastSeconds::of(&cgroup).words()).map(|words| format!("last seconds: {words}"));
-    let notes =
-        limit_source.map(|source| format!("limit: {source}")).into_iter().chain([format!("memory: {memory}")]).chain(last).collect();
+    let notes = limit_source
+        .map(|source| format!("limit: {source}"))
+        .into_iter()
+        .chain([format!("memory: {memory}")])
+        .chain(gc)
+        .chain(last)
+        .collect();
     Row { cells: vec![target.name.clone(), format!("pid {}", id.pid), rss, limit, pprof], notes }
 }
 
@@ -313,6 +333,9 @@ async fn probe_remote(
         Ok(None) => "none".into(),
         Err(why) => complain("limit", why),
     };
+    if target.rules.gc.is_some() && reading.collector.is_none() {
+        complain("gc", "what collections take is not told: see docs/configuration.md");
+    }
     let mut target = target.clone();
     let pprof = match &reading.who.pprof {
         Some(Err(why)) => complain("pprof", why),

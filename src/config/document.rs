@@ -288,6 +288,11 @@ fn read_target(mut t: Table<'_, '_>, mut settings: Settings) -> Option<Target> {
         t.missing("it has no rule and could never fire: set threshold, slope, eta, gc or leak, here or in [defaults]");
     }
     source::check_rules(&mut t, source.as_ref(), &rules);
+    if let (true, true, ReadMemory::Off, Some(at)) =
+        (is_local, rules.gc.is_some(), capture.read_memory, t.place_of("gc").or_else(|| t.place_of("read_memory")))
+    {
+        t.warning(at, "gc: has no effect with read_memory = \"off\": what collections take stands in the process's memory");
+    }
     match rules.threshold.len() {
         0 | 1 if t.has("escalate") && rules.escalate && !failed.contains(&"threshold") => {
             let at = t.place_of("escalate").unwrap_or_else(|| t.place());

@@ -803,6 +803,10 @@ fn what_is_allowed_but_hardly_meant_is_a_warning() {
             "leak = \"1GiB/1d\"",
             "5:8: warning: target \"t\": leak: two days and some hours must be seen before anything is judged, whatever its window is (1day)",
         ),
+        (
+            "gc = \"40%/30s\"\nread_memory = \"off\"",
+            "5:6: warning: target \"t\": gc: has no effect with read_memory = \"off\": what collections take stands in the process's memory",
+        ),
         ("escalate = true", "5:12: warning: target \"t\": escalate: has no effect, because threshold has fewer than two stages"),
         (
             "pprof = \"http://10.0.0.1:6060\"\nauth.bearer_file = \"/t\"",

@@ -15,7 +15,9 @@ import (
 	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
+	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -184,6 +186,44 @@ func truth(w http.ResponseWriter, _ *http.Request) {
 	}
 }
 
+// exposition is what the official client library makes of the runtime's metrics: all of them, or with ?old those that it always has.
+func exposition(w http.ResponseWriter, r *http.Request) {
+	_, old := r.URL.Query()["old"]
+	for _, d := range metrics.All() {
+		sample := []metrics.Sample{{Name: d.Name}}
+		metrics.Read(sample)
+		name, unit, _ := strings.Cut(strings.TrimPrefix(d.Name, "/"), ":")
+		name = "go_" + strings.NewReplacer("/", "_", "-", "_").Replace(name+"_"+unit)
+		if d.Cumulative {
+			name += "_total"
+		}
+		if old && name != "go_sched_gomaxprocs_threads" {
+			continue
+		}
+		switch sample[0].Value.Kind() {
+		case metrics.KindFloat64:
+			fmt.Fprintf(w, "%s %v\n", name, sample[0].Value.Float64())
+		case metrics.KindUint64:
+			fmt.Fprintf(w, "%s %v\n", name, float64(sample[0].Value.Uint64()))
+		}
+	}
+	var stats runtime.MemStats
+	runtime.ReadMemStats(&stats)
+	fmt.Fprintf(w, "go_gc_duration_seconds_count %d\n", stats.NumGC)
+	fmt.Fprintf(w, "go_memstats_gc_cpu_fraction %v\n", stats.GCCPUFraction)
+	fmt.Fprintf(w, "go_memstats_last_gc_time_seconds %v\n", float64(stats.LastGC)/1e9)
+	fmt.Fprintf(w, "go_memstats_next_gc_bytes %d\ngo_memstats_heap_alloc_bytes %d\n", stats.NextGC, stats.HeapAlloc)
+	var usage syscall.Rusage
+	syscall.Getrusage(syscall.RUSAGE_SELF, &usage)
+	fmt.Fprintf(w, "process_cpu_seconds_total %v\n", time.Duration(usage.Utime.Nano()+usage.Stime.Nano()).Seconds())
+	text, _ := os.ReadFile("/proc/self/statm")
+	var size, resident int64
+	fmt.Sscan(string(text), &size, &resident)
+	fmt.Fprintf(w, "process_resident_memory_bytes %d\nprocess_start_time_seconds %v\n", resident*int64(os.Getpagesize()), started)
+}
+
+var started = float64(time.Now().UnixNano()) / 1e9
+
 func main() {
 	flag.Parse()
 	if *procs > 0 {
@@ -196,6 +236,7 @@ func main() {
 		debug.SetMemoryLimit(*limit)
 	}
 	http.HandleFunc("/truth", truth)
+	http.HandleFunc("/metrics", exposition)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "collector:", err)
