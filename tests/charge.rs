@@ -185,6 +185,9 @@ fn an_oom_kill_that_nothing_announced_leaves_a_bundle_that_says_whose_limit_it_w
     assert!(memtrap.log().contains("the kernel killed the process for memory"), "{}", memtrap.log());
     let page = common::http::get(&memtrap.address(), "/metrics").text();
     assert!(page.contains("memtrap_oom_kills_total{target=\"svc\"} 1"), "{page}");
+    let targets: serde_json::Value = serde_json::from_str(&common::http::get(&memtrap.address(), "/api/targets").text()).unwrap();
+    let last = targets["instances"][0]["last_end"].as_str().unwrap();
+    assert!(last.starts_with("OOM-killed at ") && last.contains(" by the limit of /memtrap-test-") && last.ends_with("(267MiB)"), "{last}");
     svc.kill();
 }
 

@@ -123,6 +123,7 @@ mod tests {
             incident: None,
             evidence: None,
             last_bundle: None,
+            last_end: None,
         };
         assert_eq!(
             instance_line(&status),

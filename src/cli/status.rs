@@ -331,6 +331,9 @@ fn details(i: &Instance) -> Vec<String> {
         let cgroup = one_line(cgroup, 200);
         said.push(format!("charge: {} of {}, which the kernel cannot drop of cgroup {cgroup}", ByteSize(bytes), ByteSize(limit)));
     }
+    if let Some(end) = &s.last_end {
+        said.push(format!("last end: {}", one_line(end, 400)));
+    }
     if let Some(id) = &s.last_bundle {
         let verdict = i
             .last_verdict
@@ -371,6 +374,7 @@ mod tests {
             incident: None,
             evidence: None,
             last_bundle: Some("checkout/20261123T081336Z-threshold-1.52GiB".into()),
+            last_end: None,
         };
         let verdict =
             Answer { go_heap_explains: Explains::Yes, cause: Cause::SmallObjects, confidence: Confidence::High, summary: "it is".into() };

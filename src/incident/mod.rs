@@ -27,6 +27,7 @@
 
 mod ask;
 mod cooldown;
+mod last_end;
 mod saved;
 mod words;
 
@@ -34,6 +35,7 @@ use std::time::Duration;
 
 pub use ask::Denied;
 use cooldown::{Cooldown, Hollow};
+pub use last_end::{How, LastEnd};
 pub use saved::SavedSlot;
 use serde::{Deserialize, Serialize};
 
@@ -167,6 +169,8 @@ pub struct Slot {
     throttled: Option<Refusal>,
     unread: Option<Unread>,
     muted: Muted,
+    /// Of the process before, or of the one that is gone.
+    last_end: Option<Box<LastEnd>>,
 }
 
 /// RSS could not be read the last time.
@@ -206,6 +210,7 @@ impl Default for Slot {
             throttled: None,
             unread: None,
             muted: Muted::No,
+            last_end: None,
         }
     }
 }
@@ -265,6 +270,15 @@ impl Slot {
     /// How RSS rises at the last reading, or the charge where that is more.
     pub fn rise(&self) -> Option<Rise> {
         self.measured()?.rise()
+    }
+
+    /// How the last process of this place ended.
+    pub fn last_end(&self) -> Option<&LastEnd> {
+        self.last_end.as_deref()
+    }
+
+    pub fn ended(&mut self, end: LastEnd) {
+        self.last_end = Some(Box::new(end));
     }
 
     pub fn incident(&self) -> Option<&Incident> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::cooldown::{Cooldown, Hollow, SavedCooldown};
-use super::{Incident, Life, Muted, Phase, Slot};
+use super::{Incident, LastEnd, Life, Muted, Phase, Slot};
 use crate::clock::Mono;
 use crate::config::{COOLDOWNS, Rules};
 use crate::identity::Identity;
@@ -30,6 +30,8 @@ pub struct SavedSlot {
     /// What its process runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<Box<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_end: Option<Box<LastEnd>>,
 }
 
 impl Slot {
@@ -47,6 +49,7 @@ impl Slot {
             cooldown,
             hollow_left,
             program: self.program.clone(),
+            last_end: self.last_end.clone(),
         })
     }
 
@@ -95,6 +98,7 @@ impl Slot {
             throttled: None,
             unread: None,
             muted: Muted::No,
+            last_end: saved.last_end,
         }
     }
 }

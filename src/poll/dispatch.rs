@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::instance::LiveInstance;
+use super::kills::Kills;
 use super::kin::Kinships;
 use super::task::{Baseline, Check, Job, Task, Timeline};
 use crate::budget::{Budget, Refusal, Urgency, Wish};
@@ -13,9 +14,11 @@ use crate::bundle::Warning;
 use crate::clock::{self, Mono};
 use crate::config;
 use crate::digest;
+use crate::host::ProcFs;
 use crate::host::limit::OomKills;
 use crate::identity::{Identity, SlotNumber};
 use crate::incident::{Order, Slot, State};
+use crate::lang::Lang;
 use crate::meters::Meters;
 use crate::series::{Kept, Sample};
 use crate::trigger::time_to;
@@ -102,6 +105,24 @@ impl Dispatch {
         match lives {
             true => tracing::warn!(target_name = %target.name, pid, why, "the kernel killed another process of its cgroup for memory"),
             false => tracing::warn!(target_name = %target.name, pid, why, "the kernel killed the process for memory"),
+        }
+    }
+
+    /// The process of this place is gone: how it ended is told, and what it leaves is captured if a rule was met or the kernel has killed it.
+    pub fn gone(&mut self, mut place: InstanceRef<'_>, kills: &mut Kills, procfs: &ProcFs, now: Mono) {
+        let InstanceRef { target, slot, live, .. } = &mut place;
+        let found = live.local().and_then(|local| local.oom.as_ref()?.since()).and_then(|found| kills.claim(found));
+        if let Some(found) = &found {
+            self.tell_of_kills(target, live, found, false);
+        }
+        let end = live.end(procfs, found.as_ref());
+        tracing::info!(target_name = %target.name, pid = live.id.pid(), how = end.words(Lang::En), "process ended");
+        let killed = found.map(|found| format!("the kernel killed it for memory: {}", found.words()));
+        slot.ended(end);
+        let order = slot.gone(&live.levels, now);
+        let order = order.or_else(|| slot.killed(&killed?, &live.levels, now));
+        if let Some(order) = order {
+            self.carry_out(place, order, Some(Caveat::Gone), now);
         }
     }
 

@@ -10,15 +10,15 @@ use super::kin::Birth;
 use super::remote::HeardInstance;
 use super::task::{RemoteFacts, Subject, Timeline};
 use crate::charge::Charge;
-use crate::clock::Mono;
+use crate::clock::{self, Mono};
 use crate::config::{self, Pprof, ReadMemory};
 use crate::error::chain;
 use crate::host::cgroup::{CgroupRef, Mounts};
 use crate::host::charge::{Question, Watch};
-use crate::host::limit::{Changed, Limits, OomCounter, OomKills};
+use crate::host::limit::{Changed, Limits, OomCounter, OomKills, RanOut};
 use crate::host::{Limit, ProcFs};
 use crate::identity::{Identity, InstanceId, SlotNumber};
-use crate::incident::{Slot, State};
+use crate::incident::{How, LastEnd, Slot, State};
 use crate::lang::Lang;
 use crate::series::Kept;
 use crate::trigger::Levels;
@@ -234,6 +234,18 @@ impl LiveInstance {
             Origin::Local(local) => local.oom.as_mut()?.look(),
             Origin::Remote(_) => None,
         }
+    }
+
+    /// It is gone: how, as far as the kernel still tells; `killed` is what its cgroup has counted.
+    pub fn end(&self, procfs: &ProcFs, killed: Option<&OomKills>) -> LastEnd {
+        // of an ancestor's count, a neighbour may have been the victim
+        let killed = killed.filter(|killed| killed.own).map(|killed| match &killed.ran_out {
+            Some(RanOut::Cgroup { path, limit, .. }) => How::OomKilled { of: Some(path.clone()), limit: *limit },
+            Some(RanOut::Host) => How::OomKilledByHost,
+            None => How::OomKilled { of: None, limit: None },
+        });
+        let status = self.id.process().and_then(|id| procfs.exit_status(id));
+        LastEnd { at: clock::wall_now(), how: How::of(status, killed) }
     }
 
     pub fn local(&self) -> Option<&LocalInstance> {

@@ -41,6 +41,9 @@ pub struct InstanceStatus {
     /// nothing is to be asked.
     pub evidence: Option<String>,
     pub last_bundle: Option<String>,
+    /// How the last process of this place ended, in words.
+    #[serde(default)]
+    pub last_end: Option<String>,
 }
 
 impl InstanceStatus {

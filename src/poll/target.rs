@@ -261,6 +261,7 @@ impl WatchedTarget {
             incident: slot.incident().map(|i: &Incident| i.id.clone()),
             evidence: live.and_then(|s| s.evidence.words(lang)),
             last_bundle: live.and_then(|s| s.last_bundle.clone()),
+            last_end: slot.last_end().map(|end| end.words(lang)),
         }
     }
 }

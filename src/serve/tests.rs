@@ -37,6 +37,7 @@ pub(super) fn status(target: &str, state: State) -> InstanceStatus {
         incident: None,
         evidence: None,
         last_bundle: None,
+        last_end: None,
     }
 }
 

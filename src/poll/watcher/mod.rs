@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use super::descriptors::{self, Room};
-use super::dispatch::{Caveat, Dispatch, InstanceRef};
+use super::dispatch::{Dispatch, InstanceRef};
 use super::floors::Past;
 use super::instance::{LIMIT_REFRESH, Origin};
 use super::kin::Kinships;
@@ -288,17 +288,8 @@ impl Watcher {
                     dispatch.read(place, Sample { at: now, rss }, age, true, now);
                 }
                 Reading::Gone => {
-                    let found = live.local().and_then(|local| local.oom.as_ref()?.since()).and_then(|found| watched.kills.claim(found));
-                    if let Some(found) = &found {
-                        dispatch.tell_of_kills(&watched.config, live, found, false);
-                    }
-                    let killed = found.map(|found| format!("the kernel killed it for memory: {}", found.words()));
-                    let order = slot.gone(&live.levels, now);
-                    let order = order.or_else(|| slot.killed(&killed?, &live.levels, now));
-                    if let Some(order) = order {
-                        let place = InstanceRef { target: &watched.config, number, slot, live };
-                        dispatch.carry_out(place, order, Some(Caveat::Gone), now);
-                    }
+                    let place = InstanceRef { target: &watched.config, number, slot, live };
+                    dispatch.gone(place, &mut watched.kills, procfs, now);
                     ended.push(number);
                 }
                 Reading::Another => {
@@ -339,7 +330,6 @@ impl Watcher {
         let Some(watched) = targets.get_mut(i) else { return };
         if let Some(live) = watched.roster.get_mut(number).and_then(Entry::vacate) {
             dispatch.kin.forget(&watched.config, number);
-            tracing::info!(target_name = %watched.config.name, pid = live.id.pid(), "process ended");
             live.id.pid().into_iter().for_each(|pid| self.scanner.forget(pid));
         }
         self.changed = true;
@@ -433,9 +423,8 @@ impl Watcher {
         let Some(watched) = targets.get_mut(i) else { return };
         if let Some((slot, live)) = watched.roster.get_mut(number).and_then(Entry::seated_mut)
             && !live.id.process().is_some_and(|id| procfs.is_alive(id))
-            && let Some(order) = slot.gone(&live.levels, now)
         {
-            dispatch.carry_out(InstanceRef { target: &watched.config, number, slot, live }, order, Some(Caveat::Gone), now);
+            dispatch.gone(InstanceRef { target: &watched.config, number, slot, live }, &mut watched.kills, procfs, now);
         }
         self.end(i, number, now);
     }

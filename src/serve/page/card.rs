@@ -113,6 +113,7 @@ pub(super) fn card(
     facts.extend(i.slope_bytes_per_second.map(|slope| ("slope", words_of_slope(slope, lang))));
     facts.extend(words_of_eta(i.seconds_to_limit).map(|words| (lang.pick("to the limit", "距上限"), words)));
     facts.push((lang.pick("next capture", "下次采集"), i.next_capture.clone()));
+    facts.extend(i.last_end.as_ref().map(|end| (lang.pick("last end", "上次结束"), one_line(end, MAX_WORDS))));
     // how far it is from firing, or else from the limit
     let full = i.threshold_bytes.first().copied().or(limit);
     let share = full.zip(most(i)).map(|(full, most)| most as f64 / full.max(1) as f64 * 100.0);
