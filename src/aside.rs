@@ -12,6 +12,7 @@
 //! | the state, the bundles that retention deletes, the baselines that are swept | one [`Lane`] each |
 //! | what the server lists, reads, and renders | [`Threads`] each |
 //! | what the kernel tells of cgroups by itself | one thread |
+//! | a cgroup that is held: the journal, the guard | one thread for each |
 //! | the configuration that is read again | a thread |
 //! | uploads, notifications | a runtime each, with threads of its own |
 //! | log lines, words for the service manager | one thread each, with a bounded queue |

@@ -28,7 +28,7 @@
 //! | `steps` | the steps of a capture: names, files, what is in them; one table for the plan, `skip`, the README of a bundle and the documentation |
 //! | [`identity`] | names of what is watched: processes, instances elsewhere, their places within a target |
 //! | [`client`] | HTTP clients, credentials and names of hosts, for captures, sources, uploads and notifications |
-//! | [`host`] | readers of /proc: processes, limits, sockets, cgroups, users, Go builds; below a root that tests replace |
+//! | [`host`] | readers of /proc: processes, limits, sockets, cgroups, users, Go builds; below a root that tests replace; the bells that cgroups ring |
 //! | [`metrics`] | what services say of themselves: expositions, answers of the Prometheus query API, label sets |
 //! | [`source`] | one task per target elsewhere: asks, and tells the watcher |
 //! | [`poll`] | who is meant, and the one loop: selectors become processes; it reads RSS when it is due or is told of it, asks the rules, orders captures; a thread of its own that never waits for a disk |
@@ -36,6 +36,7 @@
 //! | [`meters`] | what memtrap counts about itself |
 //! | [`incident`], [`roster`], [`budget`] | one incident, one bundle; who inherits whose cooldown; what all captures share |
 //! | [`state`] | what of that outlives memtrap |
+//! | [`brake`] | a cgroup held at its `memory.high` for the first evidence, and let go: the only writer of a cgroup's file |
 //! | [`capture`] | the plan as a list of steps with recorded outcomes; HTTP; kernel evidence |
 //! | [`bundle`] | the only writer of bundle paths: partial, manifest, rename; the formats of its files, and the archive of one |
 //! | [`calendar`] | whether the wall clock can be believed |
@@ -91,6 +92,7 @@ pub mod incident;
 pub mod roster;
 pub mod budget;
 pub mod state;
+pub mod brake;
 pub mod capture;
 pub mod bundle;
 pub mod calendar;

@@ -20,16 +20,16 @@ pub(super) async fn is_disk_low(request: &Request, env: &Env, lane: &Lane) -> Re
     lane.run(move || bundle::free_disk(&dir).is_some_and(|free| free < min_free.0)).await
 }
 
-/// Where the process's memory is charged, and whether the kernel slows it down there now.
-pub(super) async fn cgroup(request: &Request, env: &Env, lane: &Lane) -> Result<(Option<CgroupRef>, Option<Slowed>), NoAnswer> {
+/// Where the process's memory is charged.
+pub(super) async fn cgroup(request: &Request, env: &Env, lane: &Lane) -> Result<Option<CgroupRef>, NoAnswer> {
     let known = request.oom.as_ref().map(|oom| oom.cgroup().clone());
     let (procfs, id) = (env.procfs.clone(), request.instance);
-    lane.run(move || {
-        let cgroup = known.or_else(|| CgroupRef::of(&procfs, id?.pid).ok()?);
-        let slowed = cgroup.as_ref().and_then(Slowed::now);
-        (cgroup, slowed)
-    })
-    .await
+    lane.run(move || known.or_else(|| CgroupRef::of(&procfs, id?.pid).ok()?)).await
+}
+
+/// Whether the kernel slows the process down there now.
+pub(super) async fn slowed(cgroup: Option<CgroupRef>, lane: &Lane) -> Result<Option<Slowed>, NoAnswer> {
+    lane.run(move || cgroup.as_ref().and_then(Slowed::now)).await
 }
 
 pub(super) fn conditions(request: &Request, low_disk: bool, slowed: bool) -> Conditions<'_> {

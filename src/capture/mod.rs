@@ -23,6 +23,7 @@ mod end;
 mod endpoint;
 mod fetch;
 mod finish;
+mod hold;
 pub mod kernel;
 pub(crate) mod memory;
 mod plan;
@@ -130,6 +131,8 @@ pub struct Env {
     pub analyser: Option<PathBuf>,
     /// The program whose `read-memory` command reads the memory of Go processes; `None`: it is not read.
     pub reader: Option<PathBuf>,
+    /// Where what is held is noted; `None`: nothing is held.
+    pub brakes: Option<PathBuf>,
 }
 
 impl Env {
@@ -149,6 +152,7 @@ impl Env {
             inflatable: INFLATABLE,
             analyser: Some(THIS_PROGRAM.into()),
             reader: Some(THIS_PROGRAM.into()),
+            brakes: None,
         }
     }
 }
@@ -258,16 +262,21 @@ pub async fn run(
     progress: &mut (dyn FnMut(Progress) + Send + Sync),
 ) -> Result<Captured, CaptureError> {
     let lane = Lane::start("capture").map_err(CaptureError::NoThread)?;
+    let cgroup = begin::cgroup(&request, env, &lane).await?;
+    let hold = hold::begin(&request, env, cgroup.clone()).await;
     let low_disk = begin::is_disk_low(&request, env, &lane).await?;
-    let (cgroup, slowed) = begin::cgroup(&request, env, &lane).await?;
-    let plan = plan::of(&request.target, begin::conditions(&request, low_disk, slowed.is_some()));
+    let slowed = begin::slowed(cgroup.clone(), &lane).await?;
+    let plan = plan::of(&request.target, begin::conditions(&request, low_disk, slowed.is_some() || hold.is_held()));
     let (partial, oom) = begin::partial(&request, env, &plan, slowed, &lane).await?;
 
     let tell = run::Tell::new(progress);
     let mut runner = Runner::new(&request, env, partial, lane.clone(), low_disk, stop, &tell);
     runner.slowing.stands_in(cgroup);
     let (core, rest) = plan::at_the_answer(plan);
-    runner.walk(core).await;
+    let (light, heavy) = plan::before_it_works(core);
+    runner.walk(light).await;
+    hold.end(&mut runner).await;
+    runner.walk(heavy).await;
     if let Some((dir, id)) = begin::baseline(&request) {
         runner.partial = baseline::copy_into(runner.partial, &lane, env, dir, request.target.clone(), id).await?;
     }

@@ -123,6 +123,13 @@ pub(super) fn is_heavy(step: &Step) -> bool {
     asks_for_work || steps::named(&step.name).is_some_and(|step| step.heavy)
 }
 
+/// The plan in two: the steps before the first that makes the service work, and the others.
+pub(super) fn before_it_works(mut plan: Vec<Step>) -> (Vec<Step>, Vec<Step>) {
+    let at = plan.iter().position(|step| step.left_out.is_none() && is_heavy(step)).unwrap_or(plan.len());
+    let rest = plan.split_off(at);
+    (plan, rest)
+}
+
 /// What a step of the table asks for.
 fn work_of(name: &str, cpu_seconds: u64) -> Option<Work> {
     Some(match name {

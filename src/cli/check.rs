@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{Failure, print, status, tell, terminal_width};
+use crate::brake;
 use crate::bundle;
 use crate::capture;
 use crate::clock;
@@ -246,13 +247,18 @@ async fn probe_instance(
         Some(Err(why)) => format!("cannot be read: {why}"),
     };
     let cgroup = CgroupRef::of(procfs, id.pid).ok().flatten();
-    let last = cgroup.and_then(|cgroup| LastSeconds::of(&cgroup).words()).map(|words| format!("last seconds: {words}"));
+    let last = cgroup.as_ref().and_then(|cgroup| LastSeconds::of(cgroup).words()).map(|words| format!("last seconds: {words}"));
+    let held = cgroup.filter(|_| target.capture.brake).map(|cgroup| match brake::could_hold(&cgroup) {
+        Ok(()) => "brake: its memory.high can be set".to_owned(),
+        Err(why) => format!("brake: {}", complain("brake", why.to_string())),
+    });
     let notes = limit_source
         .map(|source| format!("limit: {source}"))
         .into_iter()
         .chain([format!("memory: {memory}")])
         .chain(gc)
         .chain(last)
+        .chain(held)
         .collect();
     Row { cells: vec![target.name.clone(), format!("pid {}", id.pid), rss, limit, pprof], notes }
 }

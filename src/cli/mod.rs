@@ -4,6 +4,7 @@
 //! systemd does not restart a typo in a loop), 128 + N signal N ended it before it was done.
 
 mod analyze;
+mod brakes;
 mod bundles;
 mod capture;
 mod check;
@@ -32,6 +33,7 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use crate::brake::guard;
 use crate::text;
 use clap::{CommandFactory, Parser, Subcommand};
 use tokio::signal::unix::SignalKind;
@@ -80,6 +82,10 @@ enum Command {
     Replay(replay::Args),
     #[command(hide = true)]
     ReadMemory(read_memory::Args),
+    #[command(hide = true)]
+    GuardBrake(guard::Args),
+    #[command(hide = true)]
+    ReleaseBrakes(brakes::Args),
     /// See the main job end to end on a real leaking Go service
     Demo(demo::Args),
 }
@@ -145,6 +151,8 @@ pub fn main() -> ExitCode {
         Command::Holders(args) => holders::run(args),
         Command::Replay(args) => replay::run(args),
         Command::ReadMemory(args) => read_memory::run(args),
+        Command::GuardBrake(args) => brakes::guard(&args),
+        Command::ReleaseBrakes(args) => brakes::run(&args),
         Command::Demo(args) => on_runtime(demo::run(args)),
     };
     let code = match result {

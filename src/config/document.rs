@@ -222,6 +222,7 @@ impl Settings {
         t.set("max_goroutines_debug2", &mut capture.max_goroutines_debug2, integer(0..=1_000_000_000));
         t.set("read_memory", &mut capture.read_memory, read_memory);
         t.set("holders", &mut capture.holders, holders);
+        t.set("brake", &mut capture.brake, brake);
         t.set("max_file_size", &mut capture.max_file_size, at_least(ByteSize::mib(1)));
         t.set("extra_profiles", &mut capture.extra_profiles, extra_profiles);
         t.set("skip", &mut capture.skip, list("a list of steps such as [\"mutex\", \"block\"]", steps::skippable().count(), step));
@@ -413,6 +414,14 @@ fn holders(value: &Value<'_>) -> Read<bool> {
         "auto" => Ok(true),
         "off" => Ok(false),
         _ => fault(value, "write auto (where the process's memory may be read), or off"),
+    }
+}
+
+fn brake(value: &Value<'_>) -> Read<bool> {
+    match text(value, "\"on\" or \"off\"")? {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => fault(value, "write on (memtrap sets memory.high while it takes the first evidence), or off"),
     }
 }
 

@@ -337,6 +337,8 @@ pub struct Capture {
     pub read_memory: ReadMemory,
     /// Whether the heap's object graph is walked, where the process's memory may be read.
     pub holders: bool,
+    /// Whether a cgroup that crosses its level is held at `memory.high` for the first evidence.
+    pub brake: bool,
     /// Per file.
     pub max_file_size: ByteSize,
     /// `NAME?QUERY` below the pprof path.
@@ -356,6 +358,7 @@ impl Default for Capture {
             max_goroutines_debug2: 10_000,
             read_memory: ReadMemory::Auto,
             holders: true,
+            brake: false,
             max_file_size: ByteSize::gib(1),
             extra_profiles: Vec::new(),
             skip: Vec::new(),

@@ -116,6 +116,7 @@ fn every_key_reaches_its_field() {
         read_memory = "always"
         charge = "off"
         holders = "off"
+        brake = "on"
         max_file_size = "64MiB"
         extra_profiles = ["trace?seconds=5", "fgprof"]
         skip = ["mutex", "heap_gc"]
@@ -221,6 +222,7 @@ fn every_key_reaches_its_field() {
                     max_goroutines_debug2: 99,
                     read_memory: ReadMemory::Always,
                     holders: false,
+                    brake: true,
                     max_file_size: ByteSize::mib(64),
                     extra_profiles: vec!["trace?seconds=5".into(), "fgprof".into()],
                     skip: vec!["mutex".into(), "heap_gc".into()],
@@ -350,7 +352,7 @@ kind = "teams"
     memtrap.toml:4:27: daemon.max_concurrent_captures: expected a whole number from 1 to 64, found a string
     memtrap.toml:5:13: daemon.state_dir: the path must be absolute: begin it with `/`
     memtrap.toml:7:11: retention.max_age: `5 lightyears` is not a duration from 1m to 10years such as "500ms", "5s" or "10m"
-    memtrap.toml:9:1: defaults.process: unknown key; it belongs in [[target]] (allowed here: interval, max_interval, threshold, slope, eta, gc, leak, for, warmup, cooldown, rearm, escalate, charge, baseline, cpu_seconds, connect_timeout, step_timeout, retries, retry_delay, max_goroutines_debug2, read_memory, holders, max_file_size, extra_profiles, skip)
+    memtrap.toml:9:1: defaults.process: unknown key; it belongs in [[target]] (allowed here: interval, max_interval, threshold, slope, eta, gc, leak, for, warmup, cooldown, rearm, escalate, charge, baseline, cpu_seconds, connect_timeout, step_timeout, retries, retry_delay, max_goroutines_debug2, read_memory, holders, brake, max_file_size, extra_profiles, skip)
     memtrap.toml:10:9: defaults.rearm: `120%` is not a percentage above 0% and up to 100%
     memtrap.toml:13:11: target "checkout": process: 2 keys; exactly one of unit, pid, pid_file, name, exe, cmdline, listen says which process is meant
     memtrap.toml:14:21: target "checkout": threshold: expected a size such as "1.5GiB", or a percentage of the limit such as "80%", found an integer
@@ -385,7 +387,7 @@ max_age = "1x"
     memtrap.toml:4:25: daemon.max_captures_per_hour: out of range: expected a whole number from 1 to 3600
     memtrap.toml:7:1: duplicate key
     memtrap.toml:8:12: string values must be quoted
-    memtrap.toml:10:1: target \"a\": thresold: unknown key; did you mean `threshold`? (allowed here: name, process, metrics, prometheus, pprof, limit, auth, interval, max_interval, threshold, slope, eta, gc, leak, for, warmup, cooldown, rearm, escalate, charge, baseline, cpu_seconds, connect_timeout, step_timeout, retries, retry_delay, max_goroutines_debug2, read_memory, holders, max_file_size, extra_profiles, skip)
+    memtrap.toml:10:1: target \"a\": thresold: unknown key; did you mean `threshold`? (allowed here: name, process, metrics, prometheus, pprof, limit, auth, interval, max_interval, threshold, slope, eta, gc, leak, for, warmup, cooldown, rearm, escalate, charge, baseline, cpu_seconds, connect_timeout, step_timeout, retries, retry_delay, max_goroutines_debug2, read_memory, holders, brake, max_file_size, extra_profiles, skip)
     memtrap.toml:11:11: unclosed table, expected `]`
     ");
 }

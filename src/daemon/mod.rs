@@ -28,6 +28,7 @@ use self::baselines::Baselines;
 use self::collector::Collectors;
 pub use self::service::run;
 use crate::aside::{self, Lane, NoAnswer};
+use crate::brake;
 use crate::bundle;
 use crate::calendar::Calendar;
 use crate::capture;
@@ -139,6 +140,13 @@ pub struct Engine {
     progress: (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>),
 }
 
+/// Of what an earlier memtrap has held.
+fn let_go(brakes: &std::path::Path, boot_id: &str) {
+    if let Err(error) = brake::journal::settle(brakes, boot_id) {
+        tracing::error!(error = chain(&error), "what an earlier memtrap has held cannot be looked through");
+    }
+}
+
 /// A thread that tells the watcher what the kernel tells of cgroups. It ends with this.
 #[derive(Debug)]
 struct Listening(Option<Arc<Bells>>);
@@ -182,12 +190,15 @@ impl Engine {
         descriptors::raise();
         let env = capture::Env::new(procfs.clone(), config.daemon.bundle_dir.clone(), boot_id.clone());
         let env = capture::Env { seats: Arc::new(Semaphore::new(config.daemon.max_concurrent_captures)), ..env };
+        let brakes = brake::journal::dir(&config.daemon.state_dir);
+        let env = capture::Env { brakes: store.as_ref().map(|_| brakes.clone()), ..env };
         let housekeeping = Lane::start("housekeeping")?;
         let (bundle_dir, this_boot) = (config.daemon.bundle_dir.clone(), boot_id.clone());
         let (meters, state_dir) = (Meters::default(), config.daemon.state_dir.clone());
         let counted = meters.clone();
         let names: Vec<String> = config.targets.iter().map(|target| target.name.clone()).collect();
         let looked = housekeeping.run(move || {
+            store.iter().for_each(|_| let_go(&brakes, &this_boot));
             let past = recovery::look(&bundle_dir, &names, store.as_ref(), &this_boot)?;
             let stored = past.saved.as_ref().map(Saved::stored);
             // in the foreground baselines are kept for this run

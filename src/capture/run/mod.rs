@@ -249,6 +249,12 @@ impl<'a> Runner<'a> {
         }
     }
 
+    /// For the reader of the bundle.
+    pub(super) async fn say(&mut self, what: String) {
+        let note = self.partial.warn(what);
+        self.written(note).await;
+    }
+
     async fn written(&self, note: Note) {
         // a journal that cannot be written costs the capture nothing
         let _ = self.lane.run(move || note.write()).await;

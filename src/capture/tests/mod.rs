@@ -50,6 +50,7 @@ pub(super) fn settings() -> Capture {
         max_goroutines_debug2: 10_000,
         read_memory: ReadMemory::Auto,
         holders: true,
+        brake: false,
         max_file_size: ByteSize::mib(4),
         extra_profiles: Vec::new(),
         skip: Vec::new(),
@@ -131,6 +132,7 @@ impl Trial {
             inflatable: self.inflatable,
             analyser: self.analyser.clone(),
             reader: None,
+            brakes: None,
         }
     }
 
