@@ -26,7 +26,7 @@ fn every_scenario_of_the_programs_has_its_line_in_the_table() {
 
 #[test]
 fn every_expected_cause_is_one_that_a_verdict_can_name() {
-    const CAUSES: [&str; 13] = [
+    const CAUSES: [&str; 14] = [
         "live_heap",
         "small_objects",
         "allocation_churn",
@@ -38,6 +38,7 @@ fn every_expected_cause_is_one_that_a_verdict_can_name() {
         "shmem",
         "thread_pileup",
         "runtime_metadata",
+        "gc_thrash",
         "mixed",
         "unknown",
     ];

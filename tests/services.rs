@@ -183,6 +183,12 @@ fn prometheus_prints_as_in_pprof_and_is_read_as_it_tells() {
         service.ask("GET", "/metrics", "").unwrap();
         service.ask("GET", &format!("/api/v1/query?query=sum(up)by(job)%2B{n}"), "").unwrap();
     });
+    // what lives for a moment each second is in one of two readings and not in the other
+    fs::write(Path::new(&at).join("config.yml"), "scrape_configs: []\n").unwrap();
+    kill_process(Pid::from_raw(service.pid() as i32).unwrap(), Signal::HUP).unwrap();
+    wait_until(Duration::from_secs(20), "it scrapes nothing any more", || {
+        !String::from_utf8_lossy(&service.pprof("goroutine?debug=1")).contains("scrape.(*scrapeLoop).run")
+    });
     service.is_read_as_it_tells();
 }
 
