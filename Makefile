@@ -6,13 +6,14 @@ export RUST_TEST_THREADS ?= 8
 # The same as in tests/common/go.rs.
 TEST_GO = 1.21.13 1.27.3
 
-.PHONY: help demo test corpus outside lint bench soak package nspawn deny
+.PHONY: help demo test corpus outside vm lint bench soak package nspawn deny
 
 help:
 	@echo "make demo    catch a real leak, in under a minute"
 	@echo "make test    all tests, on real services built with Go $(TEST_GO)"
 	@echo "make corpus  verdicts on all programs that grow for a known reason, as a table: an hour; ONLY, MIB, AT_ONCE, AGAIN: see Makefile"
 	@echo "make outside what is read of the memory of all these programs, against what their pprof says; a quarter of an hour"
+	@echo "make vm      version 2 of cgroups, in a virtual machine: what make test leaves out of it; some minutes"
 	@echo "make bench   what memtrap costs, against references and budgets, as a table"
 	@echo "make soak    half an hour of random incidents in two hundred services"
 	@echo "make package builds the Debian package"
@@ -39,6 +40,9 @@ corpus:
 # What memtrap reads of the memory of each program of the corpus, against what its pprof says. ONLY=NAME: programs whose name has it.
 outside:
 	$(CARGO) test --locked --test verdicts -- --ignored --nocapture what_is_read_of_the_whole_corpus
+
+vm:
+	$(CARGO) test --locked --test charge --test brake -- --ignored virtual_machine
 
 lint:
 	$(CARGO) fmt --check

@@ -252,11 +252,8 @@ fn the_kill_of_a_cgroups_other_process_is_heard_and_not_waited_for() {
 }
 
 #[test]
+#[ignore = "only version 2 of cgroups can slow a process down: it is run in the virtual machine, below"]
 fn a_leak_that_memory_high_slows_down_leaves_its_core_evidence_before_the_kill() {
-    if !Cgroup::is_v2() {
-        // only version 2 can slow a process down; there it runs, see below
-        return;
-    }
     let cgroup = Cgroup::new(300 * MIB).unwrap();
     cgroup.write("memory.high", &(285 * MIB).to_string());
     let svc = cgroup.start(&[]);
@@ -276,22 +273,30 @@ fn a_leak_that_memory_high_slows_down_leaves_its_core_evidence_before_the_kill()
     cgroup.kill_all();
 }
 
+/// Of these, in the virtual machine.
+fn inside(tests: &[&str]) {
+    let programs = ["svc", "charge"].map(|name| go_program(GoVersion::Newest, name, Build::Plain));
+    vm::run_inside("charges under version 2 of cgroups", tests, &programs);
+}
+
 #[test]
-fn all_of_this_is_so_with_version_2_of_cgroups() {
-    if vm::is_inside() {
-        return;
-    }
-    let tests = [
+fn what_kills_and_what_slows_is_so_with_version_2_of_cgroups() {
+    inside(&[
         "a_tmpfs_that_fills_the_cgroup_fires_and_is_over_when_it_is_emptied",
+        "an_oom_kill_that_nothing_announced_leaves_a_bundle_that_says_whose_limit_it_was",
+        "a_leak_that_memory_high_slows_down_leaves_its_core_evidence_before_the_kill",
+    ]);
+}
+
+#[test]
+#[ignore = "minutes: make vm"]
+fn the_rest_is_so_in_the_virtual_machine() {
+    inside(&[
         "what_a_child_holds_fires_for_its_parent",
         "page_tables_and_pipes_fire_and_are_the_kernels_own",
         "a_limit_above_that_is_filled_by_others_fires_by_eta",
-        "an_oom_kill_that_nothing_announced_leaves_a_bundle_that_says_whose_limit_it_was",
         "the_kill_of_another_process_of_the_cgroup_is_told_and_captured_while_the_watched_one_lives",
         "page_cache_that_fills_the_cgroup_fires_nothing_and_nor_does_a_charge_that_is_off",
         "the_kill_of_a_cgroups_other_process_is_heard_and_not_waited_for",
-        "a_leak_that_memory_high_slows_down_leaves_its_core_evidence_before_the_kill",
-    ];
-    let programs = ["svc", "charge"].map(|name| go_program(GoVersion::Newest, name, Build::Plain));
-    vm::run_inside("charges under version 2 of cgroups", &tests, &programs);
+    ]);
 }

@@ -18,7 +18,7 @@ use crate::clock::Mono;
 pub const COMMAND: &str = "guard-brake";
 const READY: &[u8] = b"ready\n";
 /// A program that was started before starts in some milliseconds.
-const START: Duration = Duration::from_millis(400);
+const START: Duration = Duration::from_millis(1_500);
 /// For it to see that there is nothing left to do.
 const END: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(10);

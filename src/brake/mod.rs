@@ -8,8 +8,8 @@
 //!                                                   └───────> captured, 10 s, or memtrap is gone (the guard)
 //! ```
 //!
-//! A witness leaves the scene as it is: nothing but `memory.high` of cgroup v2 is ever written, only to a lower value than stands there, never below what is used at the
-//! moment, and what is put back is the very text that stood there, unless somebody else has set another meanwhile. Three things put it back, each without the others: the thread that
+//! A witness leaves the scene as it is: nothing but `memory.high` of cgroup v2 is ever written, only to a lower value than stands there, never below what was used when
+//! it was decided, and what is put back is the very text that stood there, unless somebody else has set another meanwhile. Three things put it back, each without the others: the thread that
 //! has set it, a guard process that outlives memtrap, and the journal. What goes wrong before the write leaves the cgroup alone.
 //!
 //! Here: the decisions, which are pure, and the thread. [`high`] is the one place that writes a file of a cgroup; [`journal`] and [`guard`] are what their names say.
@@ -38,10 +38,13 @@ pub const LONGEST: Duration = Duration::from_secs(10);
 /// After this the guard lets go, whatever memtrap does.
 pub const HARD: Duration = Duration::from_secs(30);
 /// How long a capture waits for its brake.
-const PATIENCE: Duration = Duration::from_millis(500);
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Above the usage of the moment: what may be allocated until it is written.
 const HEADROOM: u64 = 128;
 const LEAST_HEADROOM: u64 = 1 << 20;
+/// What grows while the guard starts and the journal reaches the disk may be above the value by this share of it: there the kernel makes
+/// whoever allocates wait a quarter of a second for 256 KiB (64 s times the square of the share, mm/memcontrol.c).
+const OVERTAKEN: u64 = 16;
 /// A `memory.high` that is no further above the usage than this share of it does what the brake would.
 const AS_GOOD: (u64, u64) = (203, 200);
 /// `memory.high` is counted in these; larger pages than any kernel's of today.
@@ -108,6 +111,12 @@ impl Standing {
             _ => Ok(new),
         }
     }
+
+    /// Whether it has grown too far above the value for that to be written still: far below what is used, each step of whoever allocates would
+    /// take seconds.
+    fn has_left_behind(self, new: u64) -> bool {
+        self.usage > new.saturating_add(new / OVERTAKEN)
+    }
 }
 
 /// Whether this is what a cgroup is held for: a level on the way to its limit, and not a person's wish or a slope far below.
@@ -156,7 +165,7 @@ pub struct Holding {
 }
 
 impl Holding {
-    /// Holds what is wished, or says why not: within half a second, whatever a disk does. If the future is dropped, it is let go.
+    /// Holds what is wished, or says why not: within two seconds, whatever a disk does. If the future is dropped, it is let go.
     pub async fn begin(wish: Wish) -> Result<Holding, NoBrake> {
         let ((release, told), (engaged, answer), (done, released)) = (channel(), oneshot::channel(), oneshot::channel());
         let work = move || hold(&wish, &told, engaged, done);
@@ -279,10 +288,7 @@ fn engage(wish: &Wish, told: &Receiver<()>) -> Result<(Held, Braked, guard::Guar
         _ if !is_wanted => Err(NoBrake::Late),
         Err(why) => Err(why),
         Ok((text, _)) if text != held.before => Err(NoBrake::Contended(cgroup.clone())),
-        // never below what is used
-        Ok((_, now)) if now.usage >= new => {
-            now.decide(&cgroup).and(Err(NoBrake::TooLate { cgroup: cgroup.clone(), usage: now.usage, max: now.max }))
-        }
+        Ok((_, now)) if now.has_left_behind(new) => Err(NoBrake::TooLate { cgroup: cgroup.clone(), usage: now.usage, max: now.max }),
         Ok(_) => held.file.lower_to(new).map_err(failed("memory.high")).and_then(|is_ours| match is_ours {
             true => Ok(()),
             false => Err(NoBrake::Contended(cgroup.clone())),

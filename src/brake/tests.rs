@@ -37,6 +37,14 @@ fn it_is_held_a_little_above_what_it_uses_and_only_ever_lower_than_what_stands_t
     }
 }
 
+#[test]
+fn what_grows_a_little_while_the_brake_is_prepared_is_held_and_what_grows_far_is_not() {
+    let now = |usage: u64| Standing { high: None, usage: usage * MIB, max: 300 * MIB };
+    let new = now(240).decide("/a").unwrap();
+    assert!(!now(240).has_left_behind(new) && !now(255).has_left_behind(new));
+    assert!(now(260).has_left_behind(new));
+}
+
 /// A cgroup of ordinary files that uses 256 of 300 MiB, and a state directory.
 struct Place {
     host: FakeHost,

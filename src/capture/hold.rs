@@ -15,7 +15,7 @@ pub(super) enum Hold {
     Not(NoBrake),
 }
 
-/// Holds the process's cgroup, if the target wants that and a rule near the limit has fired. Takes half a second at most.
+/// Holds the process's cgroup, if the target wants that and a rule near the limit has fired. Takes two seconds at most, and some milliseconds where the disk answers.
 pub(super) async fn begin(request: &Request, env: &Env, cgroup: Option<CgroupRef>) -> Hold {
     let wants = request.target.capture.brake && request.scope == Scope::Full && brake::is_wanted(&request.fired);
     let (Some(journal), Some(cgroup)) = (env.brakes.clone().filter(|_| wants), cgroup) else { return Hold::No };

@@ -57,7 +57,7 @@ pub fn run_inside(what: &str, tests: &[&str], programs: &[PathBuf]) {
         place(&root, program);
     }
     copy_tree(&repo().join("tests/go"), &root);
-    let command = format!("{} --exact --test-threads=1 {}", itself.display(), tests.join(" "));
+    let command = format!("{} --include-ignored --exact --nocapture --test-threads=1 {}", itself.display(), tests.join(" "));
     write_init(&root, &command);
     let image = dir.path().join("initramfs");
     let pack = format!("find . | {} cpio -o -H newc > '{}'", vm.join("busybox").display(), image.display());
