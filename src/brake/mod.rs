@@ -12,7 +12,7 @@
 //! it was decided, and what is put back is the very text that stood there, unless somebody else has set another meanwhile. Three things put it back, each without the others: the thread that
 //! has set it, a guard process that outlives memtrap, and the journal. What goes wrong before the write leaves the cgroup alone.
 //!
-//! Here: the decisions, which are pure, and the thread. [`high`] is the one place that writes a file of a cgroup; [`journal`] and [`guard`] are what their names say.
+//! Here: the decisions, which are pure, and the thread. `high` is the one place that writes a file of a cgroup; [`journal`] and [`guard`] are what their names say.
 
 pub mod guard;
 mod high;

@@ -1,4 +1,4 @@
-//! What outlives memtrap: incidents, cooldowns and the hourly budget, in `state_dir/state.json`; the floors of RSS, in `floors.json` (see [`floors`]).
+//! What outlives memtrap: incidents, cooldowns and the hourly budget, in `state_dir/state.json`; the floors of RSS, in `floors.json` (see `floors`).
 //!
 //! Written whole, atomically, off the polling thread. A file that cannot be understood is set aside, never trusted: the cost is
 //! a forgotten cooldown, not a daemon that does not start.
