@@ -107,11 +107,7 @@ impl Places {
     /// Looks for the counters of a program that has collected at least once.
     pub fn find(runtime: &Runtime) -> Result<Places, NoPlaces> {
         let (memory, layout) = (runtime.memory, &runtime.layout);
-        let at = |found: Option<u64>, name: &str| found.ok_or_else(|| Refused::new(format!("runtime.{name} was not found in its code")));
-        let gc_at = at(runtime.globals.gc_controller, "gcController")?;
-        let stats_at = at(runtime.globals.memstats, "memstats")?;
-        let gc = |field| layout.field("runtime.gcControllerState", field).map(|f| gc_at.wrapping_add(f.offset.into()));
-        let stats = |field| layout.field("runtime.mstats", field).map(|f| stats_at.wrapping_add(f.offset.into()));
+        let (gc, stats) = (|field| runtime.of_collector(field), |field| runtime.of_memstats(field));
         let fields = fields(layout)?;
         let (num_gc, fraction) = (stats("numgc")?, stats("gc_cpu_fraction")?);
         if memory.record(num_gc, 4)?.at(0, 4)? == 0 {

@@ -49,6 +49,11 @@ pub struct Globals {
     pub has_mem_profile: bool,
 }
 
+/// The address of `runtime.NAME`, where nothing goes on without it.
+pub(super) fn found(at: Option<u64>, name: &str) -> Result<u64, Refused> {
+    at.ok_or_else(|| Refused::new(format!("runtime.{name} was not found in its code")))
+}
+
 /// Receivers whose one instance is a global.
 const RECEIVERS: [&str; 3] = ["runtime.(*mheap).", "runtime.(*gcControllerState).", "runtime.(*consistentHeapStats)."];
 /// Functions whose references to globals tell more.

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::functions::Functions;
+use super::globals::found;
 use super::layout::{Field, Layout};
 use super::memory::Record;
 use super::names::is_of_runtime;
@@ -193,7 +194,7 @@ impl Goroutines {
 
 /// Addresses of all goroutines that ever were at once: they are used again.
 pub(super) fn all(runtime: &Runtime) -> Result<Vec<u64>, Refused> {
-    let at = runtime.globals.allgs.ok_or_else(|| Refused::new("runtime.allgs was not found in its code"))?;
+    let at = found(runtime.globals.allgs, "allgs")?;
     runtime.memory.list(at, MAX_GOROUTINES, "goroutines")
 }
 

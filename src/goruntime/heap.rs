@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::functions::Frame;
+use super::globals::found;
 use super::layout::Field;
 use super::memory::Record;
 use super::names::{Names, is_of_runtime, is_shown, line};
@@ -76,7 +77,7 @@ fn sampling_rate(runtime: &Runtime) -> Result<u64, Refused> {
             "this program keeps no heap profile: nothing linked into it uses runtime.MemProfile, as net/http/pprof does",
         ));
     }
-    let at = runtime.globals.mem_profile_rate.ok_or_else(|| Refused::new("runtime.MemProfileRate was not found in its code"))?;
+    let at = found(runtime.globals.mem_profile_rate, "MemProfileRate")?;
     match runtime.memory.u64(at)? {
         0 => Err(Refused::new("this program keeps no heap profile: its runtime.MemProfileRate is 0")),
         rate if rate < 1 << 40 => Ok(rate),
@@ -177,7 +178,6 @@ fn read(runtime: &Runtime) -> Result<(Vec<SizeBucket>, bool), Refused> {
 fn read_both(runtime: &Runtime) -> Result<Vec<(SizeBucket, Both)>, Refused> {
     let memory = runtime.memory;
     let at = At::of(runtime)?;
-    let found = |at: Option<u64>, name| at.ok_or_else(|| Refused::new(format!("runtime.{name} was not found in its code")));
     let cycle = memory.u64(found(runtime.globals.mprof_cycle, "mProfCycle")?)? & 0xffff_ffff;
     // the low bit says that the cycle's counts have gone into `active` already
     let unflushed = (cycle & 1 == 0).then_some((cycle >> 1) % CYCLES);

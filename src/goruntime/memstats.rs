@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::collector::{LimitGoal, limit_goal};
+use super::globals::found;
 use super::layout::{Field, Layout};
 use super::memory::Record;
 use super::{Refused, Runtime};
@@ -71,10 +72,8 @@ impl MemStats {
     /// Refused where the counters contradict each other: the layout does not fit.
     pub fn read(runtime: &Runtime) -> Result<MemStats, Refused> {
         let (memory, layout) = (runtime.memory, &runtime.layout);
-        let at = |found: Option<u64>, name: &str| found.ok_or_else(|| Refused::new(format!("runtime.{name} was not found in its code")));
-        let gc_at = at(runtime.globals.gc_controller, "gcController")?;
-        let stats_at = at(runtime.globals.memstats, "memstats")?;
-        let heap_at = at(runtime.globals.mheap, "mheap_")?;
+        let gc_at = found(runtime.globals.gc_controller, "gcController")?;
+        let stats_at = found(runtime.globals.memstats, "memstats")?;
 
         const GC: &str = "runtime.gcControllerState";
         const STATS: &str = "runtime.mstats";
@@ -82,7 +81,7 @@ impl MemStats {
         let stats = memory.record(stats_at, layout.size(STATS)?)?;
         let gc = |field| gc.get(layout.field(GC, field)?);
         let other = |field| stats.get(layout.field(STATS, field)?);
-        let of_heap = |field| memory.u64(heap_at.wrapping_add(layout.field("runtime.mheap", field)?.offset.into()));
+        let of_heap = |field| memory.u64(runtime.of_heap(field)?);
         let delta = Delta::of(&stats, layout)?;
 
         let (in_use, free, released) = (gc("heapInUse")?, gc("heapFree")?, gc("heapReleased")?);
@@ -158,8 +157,7 @@ impl MemStats {
 
 /// Bytes that the last collection found to be reachable.
 pub(super) fn heap_marked(runtime: &Runtime) -> Result<u64, Refused> {
-    let at = runtime.globals.gc_controller.ok_or_else(|| Refused::new("runtime.gcController was not found in its code"))?;
-    runtime.memory.u64(at.wrapping_add(runtime.layout.field("runtime.gcControllerState", "heapMarked")?.offset.into()))
+    runtime.memory.u64(runtime.of_collector("heapMarked")?)
 }
 
 /// Two counts of the same, read one after the other from a program that runs.

@@ -60,7 +60,7 @@ use crate::host::ProcDir;
 use corefile::CoreFile;
 use evidence::Evidence;
 use functions::Functions;
-use globals::Globals;
+use globals::{Globals, found};
 use heap::HeapProfile;
 use image::Image;
 use layout::Layout;
@@ -119,7 +119,7 @@ impl<'m> Runtime<'m> {
 
     /// Addresses of the Ps.
     fn ps(&self) -> Result<Vec<u64>, Refused> {
-        let at = self.globals.allp.ok_or_else(|| Refused::new("runtime.allp was not found in its code"))?;
+        let at = found(self.globals.allp, "allp")?;
         self.memory.words(self.memory.u64(at)?, self.memory.u64(at.wrapping_add(8))?, MAX_PS)
     }
 
@@ -131,8 +131,21 @@ impl<'m> Runtime<'m> {
 
     /// Where a field of `mheap_` is.
     fn of_heap(&self, field: &'static str) -> Result<u64, Refused> {
-        let heap = self.globals.mheap.ok_or_else(|| Refused::new("runtime.mheap_ was not found in its code"))?;
-        Ok(heap.wrapping_add(self.layout.field("runtime.mheap", field)?.offset.into()))
+        self.field(found(self.globals.mheap, "mheap_")?, "runtime.mheap", field)
+    }
+
+    /// Where a field of `gcController` is.
+    fn of_collector(&self, field: &'static str) -> Result<u64, Refused> {
+        self.field(found(self.globals.gc_controller, "gcController")?, "runtime.gcControllerState", field)
+    }
+
+    /// Where a field of `memstats` is.
+    fn of_memstats(&self, field: &'static str) -> Result<u64, Refused> {
+        self.field(found(self.globals.memstats, "memstats")?, "runtime.mstats", field)
+    }
+
+    fn field(&self, at: u64, of: &'static str, field: &'static str) -> Result<u64, Refused> {
+        Ok(at.wrapping_add(self.layout.field(of, field)?.offset.into()))
     }
 
     /// The directory of arenas.
