@@ -1,5 +1,7 @@
 //! Whether the process ended, and whether the kernel did it.
 
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::time::SystemTime;
 
 use crate::bundle::End;
@@ -11,7 +13,7 @@ use crate::series::Sample;
 pub(super) fn look(
     gone: Option<SystemTime>,
     oom: Option<&OomCounter>,
-    status: Option<i32>,
+    status: Option<ExitStatus>,
     last: Option<Sample>,
     anchor: (Mono, SystemTime),
 ) -> End {
@@ -33,9 +35,8 @@ pub(super) fn look(
         oom_limit_of: limit_of,
         oom_limit_bytes: limit_bytes,
         oom_limit_counter: counter,
-        // as wait(2) has it
-        exit_code: status.filter(|status| status & 0x7f == 0).map(|status| status >> 8 & 0xff),
-        exit_signal: status.map(|status| status & 0x7f).filter(|signal| *signal != 0),
+        exit_code: status.and_then(|status| status.code()),
+        exit_signal: status.and_then(|status| status.signal()),
         last_rss_bytes: last.map(|s| s.rss),
         last_rss_at: last.map(|s| clock::rfc3339_millis(s.at.to_wall(anchor))),
     }

@@ -8,7 +8,9 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::{Duration, SystemTime};
 
 use procfs_core::process::Stat;
@@ -222,9 +224,9 @@ impl ProcFs {
     }
 
     /// How a process ended, as `wait` would tell its parent: only until the parent has asked, and to who may read it.
-    pub fn exit_status(&self, id: InstanceId) -> Option<i32> {
+    pub fn exit_status(&self, id: InstanceId) -> Option<ExitStatus> {
         let stat = parse_stat(&read_path(&self.path(&format!("{}/stat", id.pid)), SMALL).ok()?)?;
-        (is_dead(&stat) && stat.starttime == id.start_ticks).then_some(stat.exit_code).flatten()
+        (is_dead(&stat) && stat.starttime == id.start_ticks).then_some(stat.exit_code?).map(ExitStatus::from_raw)
     }
 
     /// The path of the executable, without the ` (deleted)` of one that was replaced while it runs.

@@ -1,5 +1,7 @@
 //! How the last process of a place ended, for people.
 
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -34,13 +36,13 @@ pub enum How {
 
 impl How {
     /// Of a status as `wait` tells it. A kill by the kernel has none of its own: what is known of that goes first, unless the status contradicts it.
-    pub fn of(status: Option<i32>, oom_kill: Option<How>) -> How {
-        let signal = status.map(|status| status & 0x7f);
-        match (signal, oom_kill) {
-            (None | Some(KILL), Some(killed)) => killed,
-            (Some(0), _) => How::Exited(status.unwrap_or_default() >> 8 & 0xff),
-            (Some(signal), _) => How::Signalled(signal),
-            (None, None) => How::Unknown,
+    pub fn of(status: Option<ExitStatus>, oom_kill: Option<How>) -> How {
+        let (code, signal) = (status.and_then(|status| status.code()), status.and_then(|status| status.signal()));
+        match (code, signal, oom_kill) {
+            (None, None | Some(KILL), Some(killed)) => killed,
+            (Some(code), ..) => How::Exited(code),
+            (None, Some(signal), _) => How::Signalled(signal),
+            (None, None, None) => How::Unknown,
         }
     }
 }
@@ -72,12 +74,13 @@ mod tests {
 
     #[test]
     fn a_kill_that_the_kernel_counted_goes_before_the_status_unless_that_says_otherwise() {
+        let of = |status: Option<i32>, oom_kill| How::of(status.map(ExitStatus::from_raw), oom_kill);
         let killed = || Some(How::OomKilled { of: Some("/a".into()), limit: Some(256 << 20) });
-        assert_eq!(How::of(Some(9), killed()), killed().unwrap());
-        assert_eq!(How::of(None, killed()), killed().unwrap());
-        assert_eq!(How::of(Some(2 << 8), killed()), How::Exited(2), "another process of the cgroup was killed");
-        assert_eq!((How::of(Some(139), None), How::of(Some(15), None)), (How::Signalled(11), How::Signalled(15)));
-        assert_eq!(How::of(None, None), How::Unknown);
+        assert_eq!(of(Some(9), killed()), killed().unwrap());
+        assert_eq!(of(None, killed()), killed().unwrap());
+        assert_eq!(of(Some(2 << 8), killed()), How::Exited(2), "another process of the cgroup was killed");
+        assert_eq!((of(Some(139), None), of(Some(15), None)), (How::Signalled(11), How::Signalled(15)));
+        assert_eq!(of(None, None), How::Unknown);
     }
 
     #[test]
