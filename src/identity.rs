@@ -36,6 +36,14 @@ pub struct SeriesId {
     pub started_unix_ms: Option<u64>,
 }
 
+/// Start times that differ by no more are the same: they come as floating point numbers, and through clocks that are adjusted.
+const SAME_START_MS: u64 = 100;
+
+/// Whether two start times that were told of one series, in milliseconds since 1970, are of one life.
+pub fn is_same_start(one: u64, other: u64) -> bool {
+    one.abs_diff(other) <= SAME_START_MS
+}
+
 impl Identity {
     /// The process, if it is one of this host.
     pub fn process(&self) -> Option<InstanceId> {

@@ -1,14 +1,11 @@
 //! Floors that an earlier memtrap left, until their instances come; and what is stored of all floors.
 
 use crate::clock::Mono;
-use crate::identity::{Identity, SeriesId};
+use crate::identity::{Identity, SeriesId, is_same_start};
 use crate::incident::Slot;
 use crate::roster::Roster;
 use crate::state::FloorsOf;
 use crate::trigger::leak::Leak;
-
-/// Start times that differ by no more are the same: they come as floating point numbers.
-const SAME_START_MS: u64 = 100;
 
 /// Floors of a target's instances that have not come yet.
 #[derive(Default)]
@@ -54,7 +51,7 @@ fn is_same(one: &Identity, other: &Identity) -> bool {
         ) => {
             one == other
                 && match (a, b) {
-                    (Some(a), Some(b)) => a.abs_diff(*b) <= SAME_START_MS,
+                    (Some(a), Some(b)) => is_same_start(*a, *b),
                     (a, b) => a == b,
                 }
         }

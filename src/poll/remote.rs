@@ -21,8 +21,7 @@ use crate::bundle::Warning;
 use crate::clock::{self, Mono, human};
 use crate::config::{self, Source};
 use crate::host::Limit;
-use crate::identity::SlotNumber;
-use crate::identity::{Identity, SeriesId};
+use crate::identity::{Identity, SeriesId, SlotNumber, is_same_start};
 use crate::incident::Slot;
 use crate::roster::{Entry, Roster};
 use crate::series::Sample;
@@ -33,8 +32,6 @@ const LOST_AFTER: u32 = 5;
 /// A lost series is that of a process that is gone after this time: the usual scrape interval of a server, one minute, in which one
 /// failed scrape hides a healthy process.
 const GONE_AFTER: Duration = Duration::from_secs(60);
-/// Start times that differ by no more are the same: they come as floating point numbers, and through clocks that are adjusted.
-const SAME_START_MS: u64 = 100;
 /// Without a word from a source for three times the announced time and this, something is wrong with memtrap's own task.
 const SILENCE: Duration = Duration::from_secs(30);
 /// Other words within this time are about the same trouble.
@@ -344,7 +341,7 @@ fn follow_start(
         slot.learn(live.id.clone());
         return StartSeen::Same;
     };
-    if known.abs_diff(started) <= SAME_START_MS {
+    if is_same_start(known, started) {
         return StartSeen::Same;
     }
     let Origin::Remote(seen) = &mut live.origin else { return StartSeen::Same };
