@@ -72,13 +72,18 @@ impl Floors {
 
     /// Ends the hour that lasted until then, and those in which nothing was read.
     fn close(&mut self, until: Mono, now: Mono) {
-        let missed = now.since(until).as_nanos() / self.hour.as_nanos().max(1);
+        let missed = self.end_hour(now.since(until));
+        self.until = Some(until + self.hour.saturating_mul(missed.saturating_add(1)));
+    }
+
+    /// The hour in progress ended so long ago: keeps it, and the hours since, in which nothing was read. How many these were.
+    fn end_hour(&mut self, since: Duration) -> u32 {
+        let missed = u32::try_from(since.as_nanos() / self.hour.as_nanos().max(1)).unwrap_or(u32::MAX);
         self.keep(self.open);
-        let missed = u32::try_from(missed).unwrap_or(u32::MAX);
         (0..missed.min(KEPT as u32)).for_each(|_| self.keep(0));
         self.total = self.total.saturating_add(missed.saturating_sub(KEPT as u32));
         self.open = 0;
-        self.until = Some(until + self.hour.saturating_mul(missed.saturating_add(1)));
+        missed
     }
 
     fn keep(&mut self, floor: u32) {
@@ -171,13 +176,9 @@ impl Floors {
             Some(left) if !left.is_zero() => floors.until = Some(now + left),
             // after a boot it may have begun before the clock
             _ => {
-                let over = lasted.saturating_sub(hour).as_nanos();
-                let step = floors.hour.as_nanos().max(1);
-                floors.keep(floors.open);
-                let missed = u32::try_from(over / step).unwrap_or(u32::MAX);
-                (0..missed.min(KEPT as u32)).for_each(|_| floors.keep(0));
-                floors.open = 0;
-                let into = Duration::from_nanos(u64::try_from(over % step).unwrap_or(0));
+                let over = lasted.saturating_sub(hour);
+                floors.end_hour(over);
+                let into = Duration::from_nanos(u64::try_from(over.as_nanos() % floors.hour.as_nanos().max(1)).unwrap_or(0));
                 floors.until = Some(now + floors.hour.saturating_sub(into));
             }
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use super::{SCHEMA, Saved, StateError, Store};
+use super::{Moment, SCHEMA, StateError, Store, unix_ms};
 use crate::clock::Mono;
 use crate::floors::KEPT;
 use crate::identity::Identity;
@@ -40,14 +40,13 @@ pub struct FloorsOf {
 
 impl KeptFloors {
     pub fn new(boot_id: &str, mono: Mono, wall: SystemTime) -> KeptFloors {
-        let Saved { schema, boot_id, mono, unix_ms, .. } = Saved::new(boot_id, mono, wall);
-        KeptFloors { schema, boot_id, mono, unix_ms, targets: BTreeMap::new() }
+        KeptFloors { schema: SCHEMA, boot_id: boot_id.to_owned(), mono, unix_ms: unix_ms(wall), targets: BTreeMap::new() }
     }
 
-    /// Time passed since it was stored, as [`Saved::elapsed`] tells it.
+    /// Time passed since it was stored, as [`super::Saved::elapsed`] tells it.
     pub fn elapsed(&self, boot_id: &str, mono: Mono, wall: SystemTime) -> Duration {
-        let like = Saved { unix_ms: self.unix_ms, ..Saved::new(&self.boot_id, self.mono, wall) };
-        like.elapsed(boot_id, mono, wall)
+        let stored = Moment { boot_id: &self.boot_id, mono: self.mono, unix_ms: self.unix_ms };
+        stored.elapsed(boot_id, mono, wall)
     }
 
     /// How many hours are stored of each of so many instances.

@@ -45,19 +45,18 @@ pub struct Saved {
 
 impl Saved {
     pub fn new(boot_id: &str, mono: Mono, wall: SystemTime) -> Saved {
-        let unix_ms = wall.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
-        Saved { schema: SCHEMA, boot_id: boot_id.to_owned(), mono, unix_ms, budget: Vec::new(), targets: BTreeMap::new() }
+        Saved { schema: SCHEMA, boot_id: boot_id.to_owned(), mono, unix_ms: unix_ms(wall), budget: Vec::new(), targets: BTreeMap::new() }
     }
 
     /// Time passed since it was stored. Across a boot only the wall clock can tell; one that was set back tells nothing.
     pub fn elapsed(&self, boot_id: &str, mono: Mono, wall: SystemTime) -> Duration {
-        let within = (self.boot_id == boot_id).then(|| mono.since(self.mono));
-        within.unwrap_or_else(|| wall.duration_since(self.stored()).unwrap_or(Duration::ZERO))
+        let stored = Moment { boot_id: &self.boot_id, mono: self.mono, unix_ms: self.unix_ms };
+        stored.elapsed(boot_id, mono, wall)
     }
 
     /// When it was stored, by the wall clock of then.
     pub fn stored(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_millis(self.unix_ms)
+        by_unix_ms(self.unix_ms)
     }
 
     /// After a boot no stored process of this host can still be there.
@@ -67,6 +66,29 @@ impl Saved {
         }
         self
     }
+}
+
+/// When something was stored.
+struct Moment<'s> {
+    boot_id: &'s str,
+    mono: Mono,
+    unix_ms: u64,
+}
+
+impl Moment<'_> {
+    /// See [`Saved::elapsed`].
+    fn elapsed(&self, boot_id: &str, mono: Mono, wall: SystemTime) -> Duration {
+        let within = (self.boot_id == boot_id).then(|| mono.since(self.mono));
+        within.unwrap_or_else(|| wall.duration_since(by_unix_ms(self.unix_ms)).unwrap_or(Duration::ZERO))
+    }
+}
+
+fn by_unix_ms(ms: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_millis(ms)
+}
+
+fn unix_ms(wall: SystemTime) -> u64 {
+    wall.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }
 
 /// Why the state cannot be kept.
