@@ -12,8 +12,10 @@
 
 mod baselines;
 mod collector;
+mod listening;
 mod recovery;
 mod requests;
+mod saver;
 mod service;
 
 use std::collections::HashMap;
@@ -26,6 +28,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 
 use self::baselines::Baselines;
 use self::collector::Collectors;
+use self::listening::Listening;
 pub use self::service::run;
 use crate::aside::{self, Lane, NoAnswer};
 use crate::brake;
@@ -38,7 +41,6 @@ use crate::egress::Egress;
 use crate::egress::arbiter::Theirs;
 use crate::error::chain;
 use crate::host::ProcFs;
-use crate::host::bell::Bells;
 use crate::incident::Captured;
 use crate::lang::Lang;
 use crate::meters::Meters;
@@ -46,7 +48,7 @@ use crate::poll::{Check, Checked, Command, Handles, InstanceStatus, Job, JobDone
 use crate::retention;
 use crate::serve::{self, ServeError};
 use crate::source::Sources;
-use crate::state::{KeptFloors, Saved, StateError, Store};
+use crate::state::{Saved, StateError, Store};
 use crate::systemd;
 
 /// Within this, a running capture ends by itself or is finalized as interrupted; the unit's TimeoutStopSec is longer.
@@ -140,34 +142,6 @@ pub struct Engine {
     progress: (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>),
 }
 
-/// Of what an earlier memtrap has held.
-fn let_go(brakes: &std::path::Path, boot_id: &str) {
-    if let Err(error) = brake::journal::settle(brakes, boot_id) {
-        tracing::error!(error = chain(&error), "what an earlier memtrap has held cannot be looked through");
-    }
-}
-
-/// A thread that tells the watcher what the kernel tells of cgroups. It ends with this.
-#[derive(Debug)]
-struct Listening(Option<Arc<Bells>>);
-
-impl Listening {
-    fn start(handles: &Handles) -> std::io::Result<Listening> {
-        if let Some(bells) = handles.bells.clone() {
-            let commands = handles.commands.clone();
-            let tell = move |bell, rang| commands.send(Command::Rang(bell, rang)).is_ok();
-            std::thread::Builder::new().name("bells".into()).spawn(move || bells.listen(tell))?;
-        }
-        Ok(Listening(handles.bells.clone()))
-    }
-}
-
-impl Drop for Listening {
-    fn drop(&mut self) {
-        self.0.iter().for_each(|bells| bells.end());
-    }
-}
-
 /// Tells the service manager that the watcher's loop turns, twice as often as it wants to hear it.
 fn pulse(meters: Meters) -> Pulse {
     let watchdog = systemd::watchdog_period();
@@ -198,7 +172,7 @@ impl Engine {
         let counted = meters.clone();
         let names: Vec<String> = config.targets.iter().map(|target| target.name.clone()).collect();
         let looked = housekeeping.run(move || {
-            store.iter().for_each(|_| let_go(&brakes, &this_boot));
+            store.iter().for_each(|_| recovery::let_go(&brakes, &this_boot));
             let past = recovery::look(&bundle_dir, &names, store.as_ref(), &this_boot)?;
             let stored = past.saved.as_ref().map(Saved::stored);
             // in the foreground baselines are kept for this run
@@ -232,7 +206,7 @@ impl Engine {
         // taken in any case: where nobody stores them, the watcher need not gather them
         let floors = handles.floors.take();
         let saver = match store {
-            Some(store) => Some(tokio::spawn(keep_saved(store, Lane::start("state")?, handles.state.clone(), floors))),
+            Some(store) => Some(tokio::spawn(saver::keep_saved(store, Lane::start("state")?, handles.state.clone(), floors))),
             None => None,
         };
         let sources = Sources::start(config, env.clients.clone(), handles.commands.clone());
@@ -528,37 +502,5 @@ impl Engine {
             tracing::warn!("the state could not be stored in time");
         }
         aside::must_not_wait(false);
-    }
-}
-
-/// Stores every newest state, and the floors of each hour, until the watcher has ended.
-async fn keep_saved(
-    store: Store,
-    lane: Lane,
-    mut states: watch::Receiver<Option<Saved>>,
-    floors: Option<mpsc::UnboundedReceiver<KeptFloors>>,
-) {
-    let store = Arc::new(store);
-    let mut floors = floors.unwrap_or_else(|| mpsc::unbounded_channel().1);
-    loop {
-        tokio::select! {
-            biased;
-            Some(kept) = floors.recv() => {
-                let store = store.clone();
-                if let Ok(Err(error)) = lane.run(move || store.save_floors(&kept)).await {
-                    tracing::error!(error = chain(&error), "floors not stored; after a restart now `leak` would know less");
-                }
-            }
-            changed = states.changed() => {
-                if changed.is_err() {
-                    break;
-                }
-                let Some(saved) = states.borrow_and_update().clone() else { continue };
-                let store = store.clone();
-                if let Ok(Err(error)) = lane.run(move || store.save(&saved)).await {
-                    tracing::error!(error = chain(&error), "state not stored; a restart now would forget incidents and cooldowns");
-                }
-            }
-        }
     }
 }

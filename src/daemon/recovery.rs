@@ -1,8 +1,9 @@
-//! What a run that was killed left in the bundle directory, as the next one takes it up.
+//! What a run that was killed left, as the next one takes it up.
 
 use std::path::Path;
 use std::time::Duration;
 
+use crate::brake;
 use crate::bundle::{self, BundleError, Manifest, Outcome};
 use crate::clock;
 use crate::error::chain;
@@ -15,6 +16,13 @@ use crate::trigger::{Measure, Trigger};
 const FILE_TIMES: Duration = Duration::from_secs(1);
 /// Without any stored state, bundles of this long ago count as unseen by it.
 const UNSEEN_WITHOUT_STATE: Duration = Duration::from_secs(3600);
+
+/// Puts back what an earlier memtrap has held.
+pub(super) fn let_go(brakes: &Path, boot_id: &str) {
+    if let Err(error) = brake::journal::settle(brakes, boot_id) {
+        tracing::error!(error = chain(&error), "what an earlier memtrap has held cannot be looked through");
+    }
+}
 
 /// Everything that earlier runs left, finished where it was not. Blocks on the disk.
 pub(super) fn look(bundle_dir: &Path, targets: &[String], store: Option<&Store>, boot_id: &str) -> Result<Recovered, BundleError> {
