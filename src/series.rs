@@ -337,7 +337,7 @@ fn pairwise_in_turn<'a>(points: impl Iterator<Item = &'a Sample> + Clone) -> imp
 }
 
 /// 0 of none.
-fn median(numbers: &mut [f64]) -> f64 {
+pub(crate) fn median(numbers: &mut [f64]) -> f64 {
     if numbers.is_empty() {
         return 0.0;
     }

@@ -347,15 +347,11 @@ mod tests {
         watched
     }
 
-    fn is_met(watched: &Watched) -> bool {
-        watched.is_met()
-    }
-
     #[test]
     fn a_spiral_is_met_once_the_window_is_full_and_says_how_far_it_is_before() {
         assert_eq!(fed(15, 1.0, 2.0, 2.0, 0.02).words(Lang::En), "gc: gathering, 15s of 30s (fires at 40%)");
         let spiral = fed(30, 1.0, 2.0, 2.0, 0.02);
-        assert!(is_met(&spiral));
+        assert!(spiral.is_met());
         let levels = Levels::resolve(&crate::config::Rules::default(), Duration::from_secs(1), None);
         let fired = spiral.fired(Reading { at: Mono::from_secs(1_030), rss: 130 * MIB, most: 130 * MIB }, &levels, "for 3s").unwrap();
         let gc = fired.gc.unwrap();
@@ -365,34 +361,34 @@ mod tests {
             "; the collector takes 50% of its CPU in 30s, at or above 40%, for 3s: 100MiB are live, and the memory limit of 120MiB lets the heap grow to 102MiB"
         );
         let calm = fed(60, 0.06, 2.0, 2.0, 1.0);
-        assert!(!is_met(&calm));
+        assert!(!calm.is_met());
         assert_eq!(calm.words(Lang::En), "gc: 3% of its CPU in 30s (fires at 40%)");
     }
 
     #[test]
     fn what_a_heap_with_room_costs_is_no_spiral() {
         let watched = fed(60, 1.0, 2.0, 2.0, 1.0);
-        assert!(!is_met(&watched));
+        assert!(!watched.is_met());
         assert!(
             watched.words(Lang::En).contains("50% of its CPU in 30s, but its heap grows by 100% between collections"),
             "{}",
             watched.words(Lang::En)
         );
-        assert!(!is_met(&fed(60, 1.0, 2.0, 2.0, 0.5)), "GOGC=50");
-        assert!(is_met(&fed(60, 1.0, 2.0, 2.0, 0.2)), "GOGC=20");
+        assert!(!fed(60, 1.0, 2.0, 2.0, 0.5).is_met(), "GOGC=50");
+        assert!(fed(60, 1.0, 2.0, 2.0, 0.2).is_met(), "GOGC=20");
     }
 
     #[test]
     fn ps_that_wait_for_the_cpu_inflate_nothing() {
         // eight Ps on one CPU: two of them collect for a third of the time
-        assert!(!is_met(&fed(60, 0.67, 8.0, 1.0, 0.02)));
-        assert!(is_met(&fed(60, 4.0, 8.0, 1.0, 0.02)), "half of what they do");
+        assert!(!fed(60, 0.67, 8.0, 1.0, 0.02).is_met());
+        assert!(fed(60, 4.0, 8.0, 1.0, 0.02).is_met(), "half of what they do");
         // one goroutine, and four Ps: what the others mark is free where there are CPUs for it
-        assert!(!is_met(&fed_beside(60, 0.8, 2.2, 1.6, 3.8, 0.02)));
-        assert!(is_met(&fed_beside(60, 0.8, 2.2, 1.6, 1.0, 0.02)), "and taken from it where there are none");
+        assert!(!fed_beside(60, 0.8, 2.2, 1.6, 3.8, 0.02).is_met());
+        assert!(fed_beside(60, 0.8, 2.2, 1.6, 1.0, 0.02).is_met(), "and taken from it where there are none");
         // C code takes three CPUs beside it
-        assert!(!is_met(&fed(60, 0.5, 1.0, 4.0, 0.02)));
-        assert!(!is_met(&fed(60, 0.005, 0.01, 0.01, 0.02)), "next to nothing is done");
+        assert!(!fed(60, 0.5, 1.0, 4.0, 0.02).is_met());
+        assert!(!fed(60, 0.005, 0.01, 0.01, 0.02).is_met(), "next to nothing is done");
     }
 
     #[test]
@@ -408,12 +404,12 @@ mod tests {
     fn a_gap_or_a_reason_begins_anew_and_says_so() {
         let mut watched = fed(60, 1.0, 2.0, 2.0, 0.02);
         watched.observe(Mono::from_secs(1_090), true, None, Duration::ZERO);
-        assert!(!is_met(&watched));
+        assert!(!watched.is_met());
         assert_eq!(watched.words(Lang::En), "gc: not known: it was not told of for 30s (fires at 40%)");
         watched.collected(Err("read_memory is off".into()));
         assert_eq!(watched.words(Lang::En), "gc: not known: read_memory is off (fires at 40%)");
         let mut young = fed(60, 1.0, 2.0, 2.0, 0.02);
         young.observe(Mono::from_secs(1_061), false, None, Duration::ZERO);
-        assert!(!is_met(&young));
+        assert!(!young.is_met());
     }
 }

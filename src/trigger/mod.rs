@@ -82,12 +82,11 @@ impl Detector {
 
     /// The same process under changed rules: what was seen stays, what it meant is measured anew.
     pub fn with_rules(self, rules: &config::Rules, interval: Duration) -> Detector {
-        let fresh = Detector::new(rules, interval);
-        let leak = match (self.leak, fresh.leak) {
-            (Some(known), Some(_)) => Some(Box::new(known.under_other_rules())),
-            (_, fresh) => fresh,
-        };
-        Detector { series: self.series, measured: self.measured, charge: self.charge, leak, ..Detector::new(rules, interval) }
+        let mut fresh = Detector { series: self.series, measured: self.measured, charge: self.charge, ..Detector::new(rules, interval) };
+        if let Some(known) = self.leak {
+            fresh.take_up(*known);
+        }
+        fresh
     }
 
     /// Of RSS.
@@ -262,7 +261,7 @@ impl Detector {
         self.leak.as_deref()
     }
 
-    /// Floors of an earlier memtrap, of the same life; nothing without the rule.
+    /// Floors of the same life, seen by an earlier memtrap or under another rule; nothing without the rule.
     pub fn take_up(&mut self, known: Leak) {
         if let Some(leak) = &mut self.leak {
             **leak = known.under_other_rules();

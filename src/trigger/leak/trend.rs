@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use crate::floors::{Floors, UNIT};
+use crate::series::median;
 
 /// Hours of a block.
 const BLOCK: usize = 4;
@@ -245,9 +246,8 @@ fn weigh(part: &[f64], level: f64, rule: &Rule) -> Standing {
     if rates.len() < DAY.max(part.len().saturating_sub(lag) / 2) {
         return grew(0.0);
     }
-    let middle = rates.len() / 2;
-    let mut late: Vec<f64> = rates.iter().skip(middle).copied().collect();
-    let (half, late) = (quantile(&mut rates, middle), quantile_half(&mut late));
+    let mut late: Vec<f64> = rates.iter().skip(rates.len() / 2).copied().collect();
+    let (half, late) = (median(&mut rates), median(&mut late));
     if half < rule.least {
         return grew(half);
     }
@@ -265,10 +265,7 @@ fn weigh(part: &[f64], level: f64, rule: &Rule) -> Standing {
         return if per_day < rule.least { grew(per_day) } else { uneven };
     }
     let low = if days < VERY_FEW_DAYS { 0 } else { rates.len() / 5 };
-    if line.is_step {
-        return uneven;
-    }
-    if days < FEW_DAYS && quantile(&mut rates, low) < half * EVEN {
+    if line.is_step || (days < FEW_DAYS && quantile(&mut rates, low) < half * EVEN) {
         return uneven;
     }
     let (start, end) = (line.per_day - line.bend, line.per_day + line.bend);
@@ -293,7 +290,7 @@ fn swing(part: &[f64]) -> f64 {
         known.clone().fold(0.0, f64::max) - known.fold(f64::INFINITY, f64::min)
     };
     let mut ranges: Vec<f64> = part.chunks_exact(DAY).map(range).filter(|r| r.is_finite()).collect();
-    quantile_half(&mut ranges)
+    median(&mut ranges)
 }
 
 /// The rate of the middle, what it is more by at the end and less by at the beginning, and the standard error of the first: units a day.
@@ -325,7 +322,7 @@ fn bent_line(part: &[f64]) -> Option<BentLine> {
     let mut kept: Vec<bool> = part.iter().map(|floor| !floor.is_nan()).collect();
     let rough = fit(&all, &kept)?;
     let mut distances: Vec<f64> = rough.residuals.iter().map(|r| r.abs()).filter(|r| !r.is_nan()).collect();
-    let far = quantile_half(&mut distances) * 1.4826 * 4.0 + 1.0;
+    let far = median(&mut distances) * 1.4826 * 4.0 + 1.0;
     kept.iter_mut().zip(&rough.residuals).for_each(|(kept, r)| *kept &= r.abs() <= far);
     let fit = fit(&all, &kept)?;
     // blocks of one day err together: days are what is counted
@@ -404,11 +401,6 @@ fn fit(all: &[Point], kept: &[bool]) -> Option<Fit> {
 fn quantile(numbers: &mut [f64], place: usize) -> f64 {
     let Some(last) = numbers.len().checked_sub(1) else { return 0.0 };
     *numbers.select_nth_unstable_by(place.min(last), f64::total_cmp).1
-}
-
-fn quantile_half(numbers: &mut [f64]) -> f64 {
-    let middle = numbers.len() / 2;
-    quantile(numbers, middle)
 }
 
 fn bytes(units: f64) -> u64 {
