@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::http::{ask, try_ask};
-use super::{not_checked, repo, wait_until};
+use super::{fetched, repo, wait_until};
 
 /// A screen that pages are looked at on.
 #[derive(Clone, Copy, Debug)]
@@ -40,15 +40,8 @@ pub struct Browser {
 
 /// The paths of Chromium and its driver; `None`, said loudly, where they cannot be had.
 fn programs(what: &str) -> Option<(PathBuf, PathBuf)> {
-    let output = Command::new(repo().join("scripts/browser")).stdin(Stdio::null()).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    if output.status.code() == Some(3) {
-        not_checked(&format!("{what}: {}", said.trim()));
-        return None;
-    }
-    assert!(output.status.success(), "{said}");
-    let paths = String::from_utf8(output.stdout).unwrap();
-    let (browser, driver) = paths.trim().split_once('\n').unwrap();
+    let paths = fetched("browser", &[], what)?;
+    let (browser, driver) = paths.split_once('\n').unwrap();
     Some((browser.into(), driver.into()))
 }
 

@@ -61,14 +61,20 @@ pub fn wait_until(patience: Duration, what: &str, mut is_so: impl FnMut() -> boo
 /// The program at this path of a Debian package, or from PATH. `None`, said aloud: this machine has it not and cannot get it; then
 /// `what` is not checked.
 pub fn debian_program(package: &str, path: &str, what: &str) -> Option<PathBuf> {
-    let output = Command::new(repo().join("scripts/debian-program")).args([package, path]).stdin(Stdio::null()).output().unwrap();
+    fetched("debian-program", &[package, path], what).map(PathBuf::from)
+}
+
+/// The paths that a script of `scripts/` prints, a line each. `None`, said aloud: it says that this machine has them not and cannot get them; then
+/// `what` is not checked.
+pub fn fetched(script: &str, args: &[&str], what: &str) -> Option<String> {
+    let output = Command::new(repo().join("scripts").join(script)).args(args).stdin(Stdio::null()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     if output.status.code() == Some(3) {
         not_checked(&format!("{what}: {}", said.trim()));
         return None;
     }
     assert!(output.status.success(), "{said}");
-    Some(PathBuf::from(String::from_utf8(output.stdout).unwrap().trim()))
+    Some(String::from_utf8(output.stdout).unwrap().trim().to_owned())
 }
 
 /// A copy of a program that can be run at once. By a process of its own: what this one has open to write, a child that another test starts at

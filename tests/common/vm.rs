@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::{not_checked, repo, wait_until};
+use super::{fetched, repo, wait_until};
 
 /// Of a disk: what is written to memory is no page cache.
 const MODULES: [&str; 6] = [
@@ -33,21 +33,10 @@ pub fn is_inside() -> bool {
     std::env::var_os(INSIDE).is_some()
 }
 
-/// QEMU, a kernel and what is needed to start it. `None`, said aloud: this machine has them not and cannot get them; then `what` is not checked.
-fn prepared(what: &str) -> Option<PathBuf> {
-    let output = Command::new(repo().join("scripts/vm")).stdin(Stdio::null()).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    if output.status.code() == Some(3) {
-        not_checked(&format!("{what}: {}", said.trim()));
-        return None;
-    }
-    assert!(output.status.success(), "{said}");
-    Some(PathBuf::from(String::from_utf8(output.stdout).unwrap().trim()))
-}
-
 /// Runs tests of the calling binary inside, those named so, one after the other, with these programs beside it, and fails as they fail.
 pub fn run_inside(what: &str, tests: &[&str], programs: &[PathBuf]) {
-    let Some(vm) = prepared(what) else { return };
+    // QEMU, a kernel and what is needed to start it
+    let Some(vm) = fetched("vm", &[], what).map(PathBuf::from) else { return };
     let dir = TempDir::new().unwrap();
     let itself = std::env::current_exe().unwrap();
     let memtrap = PathBuf::from(env!("CARGO_BIN_EXE_memtrap"));
