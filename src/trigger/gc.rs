@@ -70,7 +70,7 @@ pub struct Ps {
 /// What the collector works towards. Sizes in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Heap {
-    /// What the last collection found to be reachable.
+    /// What the last collection left: what it found to be reachable, and what was allocated while it marked.
     pub live_bytes: u64,
     /// How far the heap may grow before the next.
     pub goal_bytes: u64,
@@ -94,13 +94,13 @@ impl Heap {
         let (live, goal) = (ByteSize(self.live_bytes), ByteSize(self.goal_bytes));
         match (self.memory_limit_bytes.map(ByteSize).filter(|_| self.by_limit), self.gogc) {
             (Some(limit), _) => say!(lang;
-                "{live} are live, and the memory limit of {limit} lets the heap grow to {goal}";
-                "存活 {live}，内存上限 {limit} 只让堆长到 {goal}"
+                "{live} are in use, and the memory limit of {limit} lets the heap grow to {goal}";
+                "在用 {live}，内存上限 {limit} 只让堆长到 {goal}"
             ),
             (None, Some(gogc)) => {
-                say!(lang; "{live} are live, and GOGC={gogc} lets the heap grow to {goal}"; "存活 {live}，GOGC={gogc} 让堆长到 {goal}")
+                say!(lang; "{live} are in use, and GOGC={gogc} lets the heap grow to {goal}"; "在用 {live}，GOGC={gogc} 让堆长到 {goal}")
             }
-            (None, None) => say!(lang; "{live} are live, and the heap may grow to {goal}"; "存活 {live}，堆可长到 {goal}"),
+            (None, None) => say!(lang; "{live} are in use, and the heap may grow to {goal}"; "在用 {live}，堆可长到 {goal}"),
         }
     }
 }
@@ -358,7 +358,7 @@ mod tests {
         assert_eq!((fired.trigger, gc.share, gc.level, gc.collections), (Trigger::Gc, 0.5, 0.4, 400));
         assert_eq!(
             fired.reason,
-            "; the collector takes 50% of its CPU in 30s, at or above 40%, for 3s: 100MiB are live, and the memory limit of 120MiB lets the heap grow to 102MiB"
+            "; the collector takes 50% of its CPU in 30s, at or above 40%, for 3s: 100MiB are in use, and the memory limit of 120MiB lets the heap grow to 102MiB"
         );
         let calm = fed(60, 0.06, 2.0, 2.0, 1.0);
         assert!(!calm.is_met());

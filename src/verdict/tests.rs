@@ -590,7 +590,7 @@ fn collections_without_room_are_the_cause_where_they_were_asked_about_or_nothing
     assert_eq!(verdict.confidence, Confidence::High);
     assert!(
         verdict.summary.starts_with(
-            "The garbage collector takes 52% of the process's CPU, for the heap has next to no room beside 145MiB that are live, under a memory limit of 160MiB; RSS is 164MiB and the Go heap explains it: "
+            "The garbage collector takes 52% of the process's CPU, for the heap has next to no room beside 145MiB in use, under a memory limit of 160MiB; RSS is 164MiB and the Go heap explains it: "
         ),
         "{}",
         verdict.summary
@@ -598,7 +598,7 @@ fn collections_without_room_are_the_cause_where_they_were_asked_about_or_nothing
     let said = verdict.evidence.join("\n");
     assert!(
         said.contains(
-            "400 collections took 52% of the process's CPU: 145MiB were live, and the memory limit of 160MiB let the heap grow to 148MiB."
+            "400 collections took 52% of the process's CPU: 145MiB were in use, and the memory limit of 160MiB let the heap grow to 148MiB."
         ),
         "{said}"
     );

@@ -254,7 +254,7 @@ impl Case<'_> {
     fn summary(&self, said: &str) -> Checked {
         let frame = whole(
             "(?P<charged>Of the limit of cgroup [^,]+, {s:limit}, {s:charge} are taken by what the kernel cannot drop, and {s:most} \\({p:most_share}\\) of that are (?P<filled>[^;]+); )?\
-             (?P<thrash>The garbage collector (?:takes {p:gc_share} of the process's CPU, for the heap has next to no room beside {s:gc_live} that are live(?:, under a memory limit of {s:gc_limit})?|took {p:gc_between} of all CPU that the process may use while it was captured, for the heap has next to no room|has taken {p:gc_since} of all CPU that the process could use since it started, and the heap has next to no room); )?\
+             (?P<thrash>The garbage collector (?:takes {p:gc_share} of the process's CPU, for the heap has next to no room beside {s:gc_live} in use(?:, under a memory limit of {s:gc_limit})?|took {p:gc_between} of all CPU that the process may use while it was captured, for the heap has next to no room|has taken {p:gc_since} of all CPU that the process could use since it started, and the heap has next to no room); )?\
              RSS (?:is {s:now}|grew by {s:grown} to {s:reached}) and (?:the Go heap (?:explains it|explains it in part|does not explain it)|whether the Go heap explains it is unknown): (?P<why>.+?)\
              (?P<held>; {f:holder} holds {s:held_bytes} in {n:held_objects} objects, (?:{s:held_grown} more than at the baseline|{p:held_share} of all that is reachable))?\
              (?:; besides, (?P<second>[^;]+) takes {s:besides} \\({p:besides_share}\\))?\
@@ -818,7 +818,7 @@ const EVIDENCE: &[(&str, Rule)] = &[
         share_is(m, "share", share, 1.0)
     }),
     (
-        "In the {n:window} s before it fired, {n:collections} collections took {p:share} of the process's CPU: {s:live} were live, and (?:the memory limit of {s:limit}|GOGC) let the heap grow to {s:goal}\\.",
+        "In the {n:window} s before it fired, {n:collections} collections took {p:share} of the process's CPU: {s:live} were in use, and (?:the memory limit of {s:limit}|GOGC) let the heap grow to {s:goal}\\.",
         |c, m| c.fired_gc(m, "share", "live", "limit", "goal"),
     ),
     (

@@ -12,8 +12,8 @@ pub(super) fn clause(thrash: &Thrash, lang: Lang) -> String {
             let (live, limit) = (bytes(live_bytes), limit_bytes.map(bytes));
             let limit = limit.map(|limit| say!(lang; ", under a memory limit of {limit}"; "，内存上限为 {limit}")).unwrap_or_default();
             say!(lang;
-                "The garbage collector takes {share} of the process's CPU, for the heap has next to no room beside {live} that are live{limit}; ";
-                "GC 占用了进程 {share} 的 CPU，因为堆在存活的 {live} 之外几乎没有空间{limit}；"
+                "The garbage collector takes {share} of the process's CPU, for the heap has next to no room beside {live} in use{limit}; ";
+                "GC 占用了进程 {share} 的 CPU，因为堆在在用的 {live} 之外几乎没有空间{limit}；"
             )
         }
         Seen::SinceStart { .. } => say!(lang;
@@ -37,8 +37,8 @@ pub(super) fn sentence(thrash: &Thrash, lang: Lang) -> String {
                 None => lang.pick("GOGC", "GOGC ").into(),
             };
             say!(lang;
-                "In the {window} s before it fired, {collections} collections took {share} of the process's CPU: {live} were live, and {by} let the heap grow to {goal}.";
-                "触发前 {window} 秒内，{collections} 次 GC 占用了进程 {share} 的 CPU：存活 {live}，{by}只让堆长到 {goal}。"
+                "In the {window} s before it fired, {collections} collections took {share} of the process's CPU: {live} were in use, and {by} let the heap grow to {goal}.";
+                "触发前 {window} 秒内，{collections} 次 GC 占用了进程 {share} 的 CPU：在用 {live}，{by}只让堆长到 {goal}。"
             )
         }
         Seen::SinceStart { room_at_most } => say!(lang;
