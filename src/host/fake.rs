@@ -45,7 +45,7 @@ impl FakeHost {
     }
 
     pub fn process<'a>(&'a self, pid: u32, comm: &'a str) -> FakeProcess<'a> {
-        FakeProcess { host: self, pid, comm, start: u64::from(pid) * 10, state: 'S', parent: 1, flags: 0x0040_0000 }
+        FakeProcess { host: self, pid, comm, start: u64::from(pid) * 10, state: 'S', parent: 1, flags: 0x0040_0000, vsize: 4096, exit_code: 0 }
     }
 }
 
@@ -58,6 +58,8 @@ pub(crate) struct FakeProcess<'a> {
     state: char,
     parent: u32,
     flags: u64,
+    vsize: u64,
+    exit_code: i32,
 }
 
 impl FakeProcess<'_> {
@@ -80,6 +82,11 @@ impl FakeProcess<'_> {
     pub fn forked_from(self, pid: u32) -> Self {
         let flags = self.flags | 0x40;
         FakeProcess { flags, ..self.parent(pid) }
+    }
+
+    /// Its memory is given back; `wait` will tell this of it.
+    pub fn ending(self, exit_code: i32) -> Self {
+        FakeProcess { flags: self.flags | 0x4, vsize: 0, exit_code, ..self }
     }
 
     pub fn kernel_thread(mut self) -> Self {
@@ -111,9 +118,9 @@ impl FakeProcess<'_> {
     }
 
     pub fn write(self) -> InstanceId {
-        let (pid, comm, state, parent, flags, start) = (self.pid, self.comm, self.state, self.parent, self.flags, self.start);
+        let FakeProcess { pid, comm, state, parent, flags, start, vsize, exit_code, .. } = self;
         let stat = format!(
-            "{pid} ({comm}) {state} {parent} {pid} {pid} 0 -1 {flags} 9 0 0 0 1 1 0 0 20 0 3 0 {start} 4096 1 18446744073709551615 1 1 1 0 0 0 0 0 0 0 0 0\n"
+            "{pid} ({comm}) {state} {parent} {pid} {pid} 0 -1 {flags} 9 0 0 0 1 1 0 0 20 0 3 0 {start} {vsize} 1 18446744073709551615 1 1 1 0 0 0 0 0 0 0 0 0 17 0 0 0 0 0 0 0 0 0 0 0 0 0 {exit_code}\n"
         );
         let this = self.file("stat", stat).file("comm", format!("{comm}\n"));
         InstanceId { pid: this.pid, start_ticks: this.start }

@@ -30,6 +30,8 @@ const MAX_CMDLINE: usize = 64 << 10;
 const MAX_KERNEL_STAT: u64 = 4 << 20;
 /// `PF_KTHREAD` of the kernel's `sched.h`, in field 9 of `stat`.
 const KERNEL_THREAD: u32 = 0x0020_0000;
+/// `PF_EXITING`
+const EXITING: u32 = 0x0000_0004;
 
 /// Why something about a process could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -73,9 +75,10 @@ pub fn parse_stat(text: &[u8]) -> Option<Stat> {
     (is_framed && has_state).then(|| Stat::from_read(text).ok()).flatten()
 }
 
-/// Zombies and the dead have a stat file but no memory and nothing to capture.
+/// Zombies and the dead have a stat file but no memory and nothing to capture. So has who is on its way there: the kernel takes the
+/// memory first (`exit_mm`), by when the exit code stands, and the state becomes Z a while later.
 pub fn is_dead(stat: &Stat) -> bool {
-    matches!(stat.state, 'Z' | 'X' | 'x')
+    matches!(stat.state, 'Z' | 'X' | 'x') || (stat.flags & EXITING != 0 && stat.vsize == 0)
 }
 
 pub(crate) fn is_kernel_thread(stat: &Stat) -> bool {
@@ -444,6 +447,15 @@ mod tests {
         host.process(7, "app").start(100).state('Z').write();
         assert!(!procfs.is_alive(id));
         assert_eq!(procfs.identity(7).unwrap(), id);
+    }
+
+    #[test]
+    fn who_has_given_back_its_memory_has_ended_though_it_is_no_zombie_yet() {
+        let host = FakeHost::new();
+        let procfs = host.procfs();
+        let id = host.process(7, "app").state('R').ending(9).write();
+        assert!(!procfs.is_alive(id));
+        assert_eq!(procfs.exit_status(id).and_then(|status| status.signal()), Some(9));
     }
 
     #[test]
