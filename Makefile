@@ -29,7 +29,7 @@ test:
 	@for release in $(TEST_GO); do scripts/go-toolchain $$release >/dev/null || exit 1; done
 	@scripts/debian-program prometheus usr/bin/prometheus >/dev/null || test $$? -eq 3
 	@rm -f target/not-checked
-	$(CARGO) test --locked
+	$(CARGO) test --locked --no-fail-fast
 	@if [ -s target/not-checked ]; then echo "NOT CHECKED on this machine: $$(wc -l < target/not-checked)"; cat target/not-checked; fi
 
 # Bundles and table.txt stay in target/corpus. ONLY="1.27 /baseline/ http": runs whose path (1.27.3/baseline/http_lock/) has all of these;
