@@ -45,7 +45,17 @@ impl FakeHost {
     }
 
     pub fn process<'a>(&'a self, pid: u32, comm: &'a str) -> FakeProcess<'a> {
-        FakeProcess { host: self, pid, comm, start: u64::from(pid) * 10, state: 'S', parent: 1, flags: 0x0040_0000, vsize: 4096, exit_code: 0 }
+        FakeProcess {
+            host: self,
+            pid,
+            comm,
+            start: u64::from(pid) * 10,
+            state: 'S',
+            parent: 1,
+            flags: 0x0040_0000,
+            vsize: 4096,
+            exit_code: 0,
+        }
     }
 }
 
