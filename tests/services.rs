@@ -33,6 +33,8 @@ impl Service {
         let log = fs::File::create(dir.path().join("log")).unwrap();
         let mut command = Command::new("timeout");
         command.args(["--kill-after=5", "600"]).arg(program).args(args).stdin(Stdio::null()).env("HOME", dir.path());
+        // at the usual rate, chance decides whether an idle service has any sites to compare
+        command.env("GODEBUG", "memprofilerate=65536");
         let child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         let service = Service { address, child, _dir: dir };
         wait_until(Duration::from_secs(60), &format!("{} is ready", program.display()), || service.ask("GET", ready, "").is_some());
