@@ -17,12 +17,16 @@ use crate::units::ByteSize;
 
 /// Clocks of hosts that share a directory differ.
 const FUTURE: Duration = Duration::from_secs(3_600);
+/// First, worst and latest.
+const PROTECTED: usize = 3;
 
 /// What the plan needs to know of a bundle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kept {
     pub id: String,
     pub target: String,
+    /// Of a target that means many services; the bounds of a target are those of each.
+    pub workload: Option<String>,
     pub started: SystemTime,
     pub rss: u64,
     pub bytes: u64,
@@ -57,16 +61,19 @@ impl Clock {
 
 /// The deletions that bring `bundles` within `policy`, least valuable first. `free` is the disk's free space in bytes.
 ///
-/// Age and count are bounds of each target, size and free disk of all together; those two spare what is protected.
+/// Age and count are bounds of each target, size and free disk of all together; those two spare what is protected. Of a target that means many
+/// services they are bounds of each, and what a service protects goes before the disk fills: there may be any number of services.
 pub fn plan(bundles: &[Kept], policy: &Retention, free: u64, clock: Clock) -> Vec<Removal> {
-    let mut targets: BTreeMap<&str, Vec<&Kept>> = BTreeMap::new();
+    let mut targets: BTreeMap<(&str, Option<&str>), Vec<&Kept>> = BTreeMap::new();
     for bundle in bundles {
-        targets.entry(&bundle.target).or_default().push(bundle);
+        targets.entry((&bundle.target, bundle.workload.as_deref())).or_default().push(bundle);
     }
     let mut removals = Vec::new();
     let mut rest: Vec<&Kept> = Vec::new();
     let mut protected: HashSet<&str> = HashSet::new();
-    for of_target in targets.values_mut() {
+    let mut of_services: BTreeMap<&str, Vec<&Kept>> = BTreeMap::new();
+    let mut spared: HashSet<&str> = HashSet::new();
+    for ((target, workload), of_target) in &mut targets {
         of_target.sort_by_key(|b| clock.order(b));
         let latest = of_target.last().map(|b| b.id.as_str());
         let too_old = |b: &Kept| clock.age(b) > policy.max_age;
@@ -78,13 +85,24 @@ pub fn plan(bundles: &[Kept], policy: &Retention, free: u64, clock: Clock) -> Ve
         let why = format!("more than max_bundles_per_target {}", policy.max_bundles_per_target);
         removals.extend(young.iter().filter(|b| !keep.contains(b.id.as_str())).map(|b| b.removed(why.clone())));
         young.retain(|b| keep.contains(b.id.as_str()));
-        protected.extend(ranked.iter().take(3).map(|b| b.id.as_str()));
+        let valued = ranked.iter().take(PROTECTED).map(|b| b.id.as_str());
+        match workload {
+            None => protected.extend(valued),
+            Some(_) => {
+                spared.extend(valued);
+                of_services.entry(target).or_default().extend(&young);
+            }
+        }
         rest.extend(young);
+    }
+    for of_target in of_services.values_mut() {
+        of_target.sort_by_key(|b| clock.order(b));
+        protected.extend(by_value(of_target).iter().take(PROTECTED).map(|b| b.id.as_str()));
     }
     let mut total: u64 = rest.iter().fold(0, |sum, b| sum.saturating_add(b.bytes));
     let mut free = removals.iter().fold(free, |sum, r| sum.saturating_add(r.bytes));
     rest.retain(|b| !protected.contains(b.id.as_str()));
-    rest.sort_by_key(|b| clock.order(b));
+    rest.sort_by_key(|b| (spared.contains(b.id.as_str()), clock.order(b)));
     for bundle in rest {
         let why = if total > policy.max_total_size.0 {
             format!("all together above max_total_size {}", policy.max_total_size)
@@ -116,7 +134,14 @@ impl Kept {
     fn of(bundle: &Bundle) -> Kept {
         let started = humantime::parse_rfc3339(&bundle.manifest.started).unwrap_or(SystemTime::UNIX_EPOCH);
         let m = &bundle.manifest;
-        Kept { id: bundle.id.clone(), target: m.target.clone(), started, rss: m.trigger.rss_bytes, bytes: bundle.bytes() }
+        Kept {
+            id: bundle.id.clone(),
+            target: m.target.clone(),
+            workload: m.instance.workload.clone(),
+            started,
+            rss: m.trigger.rss_bytes,
+            bytes: bundle.bytes(),
+        }
     }
 }
 
@@ -173,6 +198,7 @@ mod tests {
         let one = |(i, rss): (usize, &u64)| Kept {
             id: format!("{target}/{i}"),
             target: target.into(),
+            workload: None,
             started: day(i as u64),
             rss: *rss,
             bytes: 10,
@@ -212,6 +238,21 @@ mod tests {
         assert_eq!(removed(&all, &p, 0, 10), ["a/1", "a/2"]);
         let p = Retention { max_total_size: ByteSize(1), ..policy() };
         assert!(!removed(&all, &p, 0, 10).contains(&"b/0".to_owned()), "a quiet target does not pay for a loud one");
+    }
+
+    #[test]
+    fn each_service_of_a_target_has_its_own_bounds_and_together_they_fill_no_disk() {
+        let of = |workload: &str, rss: &[u64]| {
+            let name = |k: Kept| Kept { id: k.id.replace("host/", &format!("host/{workload}-")), workload: Some(workload.into()), ..k };
+            caught("host", rss).into_iter().map(name).collect::<Vec<_>>()
+        };
+        let mut all = of("loud", &[1, 2, 3, 4, 9]);
+        all.extend(of("quiet", &[5]));
+        let p = Retention { max_bundles_per_target: 3, ..policy() };
+        assert_eq!(removed(&all, &p, 0, 10), ["host/loud-1", "host/loud-2"], "the loud one's count is not the quiet one's");
+        let many: Vec<Kept> = (0..50).flat_map(|n| of(&format!("s{n}"), &[1, 2, 3])).collect();
+        let p = Retention { max_total_size: ByteSize(100), ..policy() };
+        assert_eq!(many.len() - removed(&many, &p, 0, 10).len(), 10, "10 bytes each");
     }
 
     #[test]

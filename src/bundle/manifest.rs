@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::warning::Warning;
 use crate::config::{self, Rules};
 use crate::host::slowing::Slowed;
+use crate::host::workload::Container;
 use crate::identity::{Identity, InstanceId, SeriesId};
 use crate::trigger::Fired;
 use crate::units::{Rate, SizeOrPercent};
@@ -47,6 +48,11 @@ pub struct Manifest {
 pub struct Instance {
     /// For people: `pid 4821`.
     pub label: String,
+    /// What it shares with its replicas, where the target means many services: `shop/checkout/app`, `checkout`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub workload: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub container: Option<Container>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub pid: Option<u32>,
     /// Field 22 of `/proc/PID/stat`.

@@ -18,6 +18,7 @@ use crate::aside::may_block;
 use crate::clock;
 use crate::disk::Dir;
 use crate::disk::trust::{self, Owned, User};
+use crate::host::workload::file_safe;
 use crate::text;
 use crate::units::ByteSize;
 
@@ -103,7 +104,8 @@ pub struct Published {
 }
 
 impl Partial {
-    /// Makes `BUNDLE_DIR/TARGET/STAMP-TRIGGER-RSS.partial` with the draft in it; directories on the way are made, 0700.
+    /// Makes `BUNDLE_DIR/TARGET/STAMP-TRIGGER-RSS.partial` with the draft in it, with the workload before the trigger where there is one;
+    /// directories on the way are made, 0700.
     /// Blocks on the disk. The draft's `files` are the plan: entries that stand until [`Partial::record`] replaces them.
     pub fn create(bundle_dir: &Path, started: SystemTime, draft: Manifest) -> Result<Partial, BundleError> {
         let target = draft.target.clone();
@@ -113,9 +115,11 @@ impl Partial {
         let place = Place::make(bundle_dir, &target)?;
         // README and manifest name this place: it must not depend on the working directory
         let parent = bundle_dir.canonicalize().map_err(|e| BundleError::io("resolve", bundle_dir, e))?.join(&target);
+        let workload = draft.instance.workload.as_deref().map(file_safe).filter(|name| !name.is_empty());
         let stem = format!(
-            "{}-{}-{}",
+            "{}-{}{}-{}",
             clock::compact_utc(started),
+            workload.map(|name| format!("{name}-")).unwrap_or_default(),
             draft.trigger.trigger.name(),
             ByteSize(draft.trigger.charge_bytes.unwrap_or(draft.trigger.rss_bytes))
         );

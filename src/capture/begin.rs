@@ -67,6 +67,8 @@ pub(super) async fn partial(
         target: request.target.name.clone(),
         instance: Instance {
             label: request.instance_label.clone(),
+            workload: request.workload.as_ref().map(|workload| workload.name.clone()),
+            container: request.workload.as_ref().and_then(|workload| workload.container.clone()),
             pid: request.instance.map(|i| i.pid),
             start_ticks: request.instance.map(|i| i.start_ticks),
             exe: None,

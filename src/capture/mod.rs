@@ -52,6 +52,7 @@ use crate::config::{self, Daemon};
 use crate::goruntime::collector::Places;
 use crate::host::ProcFs;
 use crate::host::limit::OomCounter;
+use crate::host::workload::Workload;
 use crate::identity::InstanceId;
 use crate::lang::Lang;
 use crate::series::Kept;
@@ -80,6 +81,8 @@ pub struct Request {
     pub warning: Option<Warning>,
     /// For people: `pid 4821`.
     pub instance_label: String,
+    /// What it belongs to, where its target means many services.
+    pub workload: Option<Arc<Workload>>,
     pub fired: Fired,
     /// The process may reach its limit within seconds: what dies with it comes first.
     pub hurry: bool,

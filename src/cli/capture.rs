@@ -52,6 +52,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         no_pprof: None,
         warning: None,
         instance_label: format!("pid {}", instance.pid),
+        workload: None,
         fired: Fired::manual(rss, limit.map(|l| l.bytes), format!("asked for at the command line, at RSS {}", ByteSize(rss))),
         started: clock::wall_now(),
         timeline: Arc::new(Mutex::new(vec![Kept::reading(Sample { at: Mono::now(), rss })])),

@@ -107,6 +107,8 @@ mod tests {
             slot: 0,
             pid: Some(4821),
             instance: Some("pid 4821".into()),
+            workload: None,
+            container: None,
             state: State::Armed,
             reason: "RSS is 61% of the threshold of 512MiB".into(),
             rss_bytes: Some(312 << 20),

@@ -17,6 +17,9 @@ pub struct Args {
 
 pub async fn run(args: Args) -> Result<(), Failure> {
     let (config, warnings) = config::load(&args.config).map_err(|e| Failure::config(e, EX_CONFIG))?;
+    if config::is_unprepared(&args.config) {
+        tracing::info!(config = %args.config.display(), "there is no such file: every Go process of this host is watched, by its memory alone");
+    }
     for warning in warnings {
         tracing::warn!(%warning, "configuration");
     }

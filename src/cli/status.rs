@@ -358,6 +358,8 @@ mod tests {
             slot: 0,
             pid: Some(4821),
             instance: Some(label.into()),
+            workload: None,
+            container: None,
             state: State::Capturing,
             reason: "RSS 1.52GiB at or above the threshold of 1.50GiB (75% of the limit of 2.00GiB), for 3s".into(),
             rss_bytes: Some(1632087572),

@@ -107,7 +107,7 @@ impl TargetArgs {
     pub fn target(&self) -> Result<config::Target, Failure> {
         let (selector, name) = self.which.selector().ok_or_else(|| Failure::usage("no process named; see --help"))?;
         let user = self.user.clone().or_else(|| self.which.user_of_pid());
-        let mut target = config::Target::with_defaults(name, Process { which: selector, user });
+        let mut target = config::Target::with_defaults(name, Process { which: selector, user, exclude: Vec::new() });
         target.pprof.clone_from(&self.pprof.0);
         target.auth.bearer_file.clone_from(&self.bearer_file);
         target.auth.ca_file.clone_from(&self.ca_file);

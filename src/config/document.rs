@@ -29,6 +29,7 @@ const YEAR: Duration = Duration::from_secs(31_557_600);
 
 const PROCESS_EXAMPLE: &str = r#"{ unit = "checkout.service" }"#;
 const MAX_STAGES: usize = 8;
+const MAX_EXCLUDED: usize = 64;
 const MAX_EXTRA_PROFILES: usize = 16;
 /// What a bundle holds besides the files of [`steps`]; an extra profile's name must not meet any of it.
 const RESERVED_NAMES: [&str; 9] = ["cmdline", "memstats_gc", "manifest", "verdict", "report", "timeline", "baseline", "proc", "proc_after"];
@@ -338,6 +339,9 @@ fn read_process(mut t: Table<'_, '_>) -> Option<Process> {
         t.take("exe", path).map(Selector::Exe),
         t.take("cmdline", |v| parse_with(v, "a regular expression", endpoint::parse_regex)).map(Selector::Cmdline),
         t.take("listen", |v| parse_with(v, "an address such as \":6060\"", listening)).map(Selector::Listen),
+        t.take("go", only_true).map(|()| Selector::Go),
+        t.take("container", |v| parse_with(v, "a regular expression", endpoint::parse_regex)).map(Selector::Container),
+        t.take("cgroup", |v| parse_with(v, "a path such as \"/system.slice/shop-*.service\"", cgroup_glob)).map(Selector::Cgroup),
     ];
     match t.given() {
         0 if t.has("user") && t.failed().is_empty() => {
@@ -351,9 +355,29 @@ fn read_process(mut t: Table<'_, '_>) -> Option<Process> {
             t.error_here(format_args!("{n} keys; exactly one of {one_of} says which process is meant"));
         }
     }
+    let which = found.into_iter().flatten().next();
     let user = t.take("user", source::user);
+    let pattern = |v: &Value<'_>| parse_with(v, "a regular expression", endpoint::parse_regex);
+    let exclude = t.take("exclude", list("a list of regular expressions such as [\"^backup\"]", MAX_EXCLUDED, pattern));
+    if let (Some(at), Some(which)) = (t.place_of("exclude"), &which)
+        && !which.means_many()
+    {
+        t.error(at, "exclude: it takes out of what `go`, `container` or `cgroup` find; the others mean one service");
+    }
     t.finish(&[]);
-    found.into_iter().flatten().next().map(|which| Process { which, user })
+    which.map(|which| Process { which, user, exclude: exclude.unwrap_or_default() })
+}
+
+fn only_true(value: &Value<'_>) -> Read<()> {
+    match value.get_ref() {
+        DeValue::Boolean(true) => Ok(()),
+        _ => fault(value, "expected true: `go = true` means every program written in Go"),
+    }
+}
+
+fn cgroup_glob(text: &str) -> Result<String, Invalid> {
+    let plain = !text.trim_end_matches(['/', '*']).is_empty() && text.len() <= 4_096 && !text.contains(char::is_control);
+    if plain { Ok(text.to_owned()) } else { Err(Invalid("a path below the root, such as /system.slice/shop.service".into())) }
 }
 
 fn parse_with<T>(value: &Value<'_>, what: &str, parse: impl Fn(&str) -> Result<T, Invalid>) -> Read<T> {

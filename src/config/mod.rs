@@ -41,11 +41,22 @@ use crate::units::{ByteSize, Percent, Rate, Share, SizeOrPercent};
 /// Where `run` and `check` look without `-c`.
 pub const DEFAULT_PATH: &str = "/etc/memtrap/memtrap.toml";
 
+/// In force where there is no file at [`DEFAULT_PATH`], and the package's own: every Go process of the host, by its memory.
+const UNPREPARED: &str = include_str!("../../config/host.toml");
+
+/// Whether nobody has configured anything, so that [`load`] gives what is built in.
+pub fn is_unprepared(path: &Path) -> bool {
+    path == Path::new(DEFAULT_PATH) && path.symlink_metadata().is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound)
+}
+
 /// Larger is no configuration.
 const MAX_FILE: u64 = 4 << 20;
 
-/// Reads and resolves a file; see [`parse`]. Blocks on the disk, and on the writer if `path` is a pipe.
+/// Reads and resolves a file, or what is built in; see [`parse`]. Blocks on the disk, and on the writer if `path` is a pipe.
 pub fn load(path: &Path) -> Result<(Config, Vec<Warning>), Errors> {
+    if is_unprepared(path) {
+        return parse(UNPREPARED, "built-in");
+    }
     let file_name = path.to_string_lossy();
     let unreadable = |error: std::io::Error| {
         let hint = match error.kind() {
@@ -181,11 +192,13 @@ pub struct Process {
     pub which: Selector,
     /// Only those that run as this user; and credentials go to none but this user's.
     pub user: Option<User>,
+    /// Regular expressions: who is called so, by any of its names, is left out. Only where the selector means many services.
+    pub exclude: Vec<String>,
 }
 
 impl From<Selector> for Process {
     fn from(which: Selector) -> Process {
-        Process { which, user: None }
+        Process { which, user: None, exclude: Vec::new() }
     }
 }
 
@@ -204,6 +217,19 @@ pub enum Selector {
     Unit(String),
     /// The process that listens on this TCP address; an unspecified IP means any local address.
     Listen(SocketAddr),
+    /// Every program written in Go.
+    Go,
+    /// A regular expression over a container's name, its pod, `namespace/pod/container`, and its id.
+    Container(String),
+    /// The path of a cgroup or a glob of it; what lies below is meant too.
+    Cgroup(String),
+}
+
+impl Selector {
+    /// Whether it means many services, whose processes are told apart by what they belong to.
+    pub fn means_many(&self) -> bool {
+        matches!(self, Selector::Go | Selector::Container(_) | Selector::Cgroup(_))
+    }
 }
 
 /// Where a target's pprof handlers are.

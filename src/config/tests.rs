@@ -295,7 +295,7 @@ fn a_store_that_cannot_be_meant_is_refused() {
 #[test]
 fn a_process_may_be_meant_only_as_a_users() {
     let t = target("[[target]]\nname = \"t\"\neta = \"5m\"\nprocess = { name = \"checkout\", user = \"shop\" }");
-    let process = Process { which: Selector::Name("checkout".into()), user: Some(User::Name("shop".into())) };
+    let process = Process { which: Selector::Name("checkout".into()), user: Some(User::Name("shop".into())), exclude: Vec::new() };
     assert_eq!(t.source, Source::Process(process));
 }
 
@@ -907,9 +907,34 @@ fn a_file_that_cannot_be_read_says_what_to_do() {
 
 #[test]
 fn nothing_is_watched_only_where_that_is_written() {
-    let (config, warnings) = good(include_str!("../../packaging/deb/memtrap.toml"));
+    let (config, warnings) = good("target = []");
     assert_eq!(config.targets, []);
-    assert_eq!(warnings, ["f:5:10: warning: target: none, so nothing is watched; add a [[target]] in its place"]);
+    assert_eq!(warnings, ["f:1:10: warning: target: none, so nothing is watched; add a [[target]] in its place"]);
+}
+
+#[test]
+fn an_unprepared_host_is_watched_by_the_memory_of_its_go_processes_and_nothing_is_asked_of_them() {
+    let (config, warnings) = good(UNPREPARED);
+    assert_eq!(warnings, Vec::<String>::new());
+    let [target] = config.targets.as_slice() else { panic!("{:?}", config.targets) };
+    assert_eq!(target.source.process().unwrap().which, Selector::Go);
+    assert_eq!((&target.pprof, target.capture.read_memory), (&None, ReadMemory::Always));
+    assert!(target.rules.eta.is_some() && target.rules.leak.is_some() && !target.rules.threshold.is_empty());
+    assert!(config.daemon.listen.unwrap().is_local());
+}
+
+#[test]
+fn one_target_may_mean_many_services() {
+    let process = |text: &str| target(&TARGET.replace("process = { pid = 1 }", &format!("process = {text}"))).source;
+    let many =
+        |which, exclude: &[&str]| Source::Process(Process { which, user: None, exclude: exclude.iter().map(|s| (*s).into()).collect() });
+    assert_eq!(process("{ go = true }"), many(Selector::Go, &[]));
+    assert_eq!(process(r#"{ go = true, exclude = ["^backup", "kube-system/"] }"#), many(Selector::Go, &["^backup", "kube-system/"]));
+    assert_eq!(process(r#"{ container = "^shop/" }"#), many(Selector::Container("^shop/".into()), &[]));
+    assert_eq!(
+        process(r#"{ cgroup = "/system.slice/shop-*.service" }"#),
+        many(Selector::Cgroup("/system.slice/shop-*.service".into()), &[])
+    );
 }
 
 #[test]

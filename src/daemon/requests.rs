@@ -64,6 +64,7 @@ fn of_subject(subject: &Subject, scope: capture::Scope) -> capture::Request {
         target: subject.target.clone(),
         instance: subject.instance.process(),
         instance_label: subject.label.clone(),
+        workload: subject.workload.clone(),
         remote,
         no_pprof: subject.no_pprof.clone(),
         warning: None,

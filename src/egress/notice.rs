@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::bundle::{Bundle, Outcome};
 use crate::config::Message;
 use crate::digest;
+use crate::host::workload::Container;
 use crate::text::one_line;
 use crate::trigger::Fired;
 use crate::units::ByteSize;
@@ -31,6 +32,11 @@ pub struct Notice {
     pub bytes: u64,
     pub target: String,
     pub instance: String,
+    /// Where the target means many services.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub workload: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub container: Option<Container>,
     pub pid: Option<u32>,
     pub host: String,
     pub incident: String,
@@ -74,6 +80,8 @@ impl Notice {
             bytes: bundle.bytes(),
             target: m.target.clone(),
             instance: one_line(&m.instance.label, 300),
+            workload: m.instance.workload.as_deref().map(|name| one_line(name, 300)),
+            container: m.instance.container.clone(),
             pid: m.instance.pid,
             host: one_line(&m.host, 100),
             incident: one_line(&m.incident_id, 200),
@@ -96,6 +104,8 @@ impl Notice {
             bytes: 0,
             target: "test".into(),
             instance: format!("memtrap check, pid {pid}"),
+            workload: None,
+            container: None,
             pid: Some(pid),
             host: host.into(),
             incident: format!("test-{stamp}"),

@@ -550,6 +550,7 @@ fn request(trigger: Trigger) -> Request {
         target: Arc::new(target),
         instance: Some(InstanceId { pid: 7, start_ticks: 99 }),
         instance_label: "pid 7".into(),
+        workload: None,
         remote: None,
         no_pprof: None,
         warning: None,

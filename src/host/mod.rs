@@ -16,6 +16,7 @@ pub mod slowing;
 pub mod sockets;
 pub mod trust;
 pub mod users;
+pub mod workload;
 
 #[cfg(test)]
 pub(crate) mod fake;

@@ -101,7 +101,14 @@ fn proven(procfs: &ProcFs, which: &Selector, id: InstanceId) -> Vec<u32> {
             _ => Vec::new(),
         },
         Selector::Exe(path) => owner_out_of_reach(path).filter(|owner| *owner != 0).into_iter().collect(),
-        Selector::Unit(_) | Selector::Pid(_) | Selector::Name(_) | Selector::Cmdline(_) | Selector::Listen(_) => Vec::new(),
+        Selector::Unit(_)
+        | Selector::Pid(_)
+        | Selector::Name(_)
+        | Selector::Cmdline(_)
+        | Selector::Listen(_)
+        | Selector::Go
+        | Selector::Container(_)
+        | Selector::Cgroup(_) => Vec::new(),
     }
 }
 

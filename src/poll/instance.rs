@@ -16,6 +16,7 @@ use crate::error::chain;
 use crate::host::cgroup::{CgroupRef, Mounts};
 use crate::host::charge::{Question, Watch};
 use crate::host::limit::{Changed, Limits, OomCounter, OomKills, RanOut};
+use crate::host::workload::Workload;
 use crate::host::{Limit, ProcFs};
 use crate::identity::{Identity, InstanceId, SlotNumber};
 use crate::incident::{How, LastEnd, Slot, State};
@@ -34,6 +35,8 @@ const MAX_LIMITS: usize = 32;
 /// A live instance in a slot.
 pub(super) struct LiveInstance {
     pub id: Identity,
+    /// What it belongs to, where its target means many services.
+    pub workload: Option<Arc<Workload>>,
     pub origin: Origin,
     pub born: Mono,
     pub levels: Levels,
@@ -100,6 +103,7 @@ impl LiveInstance {
         };
         let mut live = LiveInstance {
             id: id.into(),
+            workload: None,
             origin: Origin::Local(local),
             born: now - age,
             levels: Levels::resolve(&config.rules, config.interval, None),
@@ -264,7 +268,11 @@ impl LiveInstance {
 
     /// For people.
     pub fn label(&self) -> String {
-        self.seen().map_or_else(|| self.id.to_string(), |seen| seen.who.label.clone())
+        match (&self.origin, &self.workload) {
+            (Origin::Remote(seen), _) => seen.who.label.clone(),
+            (Origin::Local(_), Some(workload)) => format!("{} ({})", workload.of_instance(), self.id),
+            (Origin::Local(_), None) => self.id.to_string(),
+        }
     }
 
     /// The name of an instance elsewhere, for logs that give a pid to others.
@@ -274,7 +282,14 @@ impl LiveInstance {
 
     /// Whom captures are of; `rss` is the last reading.
     pub fn subject(&self, target: &Arc<config::Target>, rss: u64) -> Subject {
-        let base = Subject { target: target.clone(), instance: self.id.clone(), label: self.label(), remote: None, no_pprof: None };
+        let base = Subject {
+            target: target.clone(),
+            instance: self.id.clone(),
+            label: self.label(),
+            workload: self.workload.clone(),
+            remote: None,
+            no_pprof: None,
+        };
         let Some(seen) = self.seen() else { return base };
         let remote = RemoteFacts {
             rss,

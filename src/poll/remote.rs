@@ -390,6 +390,7 @@ impl LiveInstance {
         LiveInstance {
             evidence: EvidenceCheck::new(born, now),
             id: Identity::Series(id),
+            workload: None,
             origin: Origin::Remote(seen),
             born,
             levels: Levels::resolve(&config.rules, config.interval, None),

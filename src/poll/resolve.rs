@@ -1,12 +1,15 @@
 //! Selectors to instances: one pass over /proc for all of them, which reads of each process only what some selector asks for.
 //!
 //! `listen` searches memtrap's own network namespace only. The same address exists in every container, so a process in another
-//! namespace is better selected by its unit, executable or name.
+//! namespace is better selected by its unit, executable, name or container.
+//!
+//! Selectors that mean many services (`go`, `container`, `cgroup`) tell with each process what it belongs to.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use regex_lite::Regex;
@@ -15,6 +18,7 @@ use crate::clock::Mono;
 use crate::config::{Process, Selector};
 use crate::error::chain;
 use crate::host::proc::{SMALL, is_dead, is_kernel_thread, read_path};
+use crate::host::workload::{Go, Programs, Workload, below_glob};
 use crate::host::{ProcDir, ProcError, ProcFs, cgroup, obstacle, sight, sockets, users};
 use crate::identity::InstanceId;
 
@@ -30,13 +34,15 @@ const SETTLES: Duration = Duration::from_secs(20);
 pub struct Resolution {
     /// Sorted, without zombies and kernel threads.
     pub instances: Vec<InstanceId>,
+    /// What each belongs to, where the selector means many services.
+    pub workloads: BTreeMap<InstanceId, Arc<Workload>>,
     /// Why there is none, or why some may be missing.
     pub problem: Option<String>,
 }
 
 impl Resolution {
     fn none(problem: String) -> Resolution {
-        Resolution { instances: Vec::new(), problem: Some(problem) }
+        Resolution { problem: Some(problem), ..Resolution::default() }
     }
 }
 
@@ -52,6 +58,9 @@ pub struct Known {
     told: Vec<Told>,
     /// The last pass that looked into all.
     whole: Option<Mono>,
+    /// What the processes of that pass belong to, as far as a selector asked.
+    workloads: BTreeMap<InstanceId, Arc<Workload>>,
+    programs: Programs,
 }
 
 #[derive(Debug)]
@@ -80,7 +89,7 @@ pub fn all(procfs: &ProcFs, processes: &[&Process]) -> Vec<Resolution> {
 
 /// The same in a pass that takes what is known as given, unless it is time to look into all processes again.
 pub fn all_since(procfs: &ProcFs, processes: &[&Process], known: &mut Known, whole_every: Duration, now: Mono) -> Vec<Resolution> {
-    let mut searches: Vec<Search> = processes.iter().map(|process| Search::new(procfs, &process.which)).collect();
+    let mut searches: Vec<Search> = processes.iter().map(|process| Search::new(procfs, process)).collect();
     if searches.iter().any(Search::is_open) {
         match procfs.pids() {
             Ok(pids) => scan(procfs, pids, &mut searches, known, whole_every, now),
@@ -91,8 +100,9 @@ pub fn all_since(procfs: &ProcFs, processes: &[&Process], known: &mut Known, who
         }
     }
     let mut hidden = None;
+    let workloads = &known.workloads;
     let finish = |(search, process): (Search, &&Process)| {
-        let found = behind(procfs, of_user(procfs, search.finish(), process), &process.which);
+        let found = behind(procfs, of_user(procfs, search.finish(workloads), process), &process.which);
         why_unseen(procfs, found, &mut hidden)
     };
     searches.into_iter().zip(processes).map(finish).collect()
@@ -161,7 +171,10 @@ fn scan(procfs: &ProcFs, pids: impl Iterator<Item = u32>, searches: &mut [Search
             continue;
         }
         let Ok(dir) = procfs.dir(*pid) else { continue };
-        let mut facts = Facts::new(&dir, own_pid == Some(*pid));
+        // what a young process belongs to may not be written down yet
+        let is_young = now.since(*since) < SETTLES;
+        let mut facts = Facts::new(procfs, &dir, own_pid == Some(*pid), &mut known.programs);
+        facts.workload = facts.instance().filter(|_| !is_young).and_then(|id| known.workloads.get(&id).cloned());
         for search in searches.iter_mut().filter(|search| asks(search)) {
             match search.want.matches(&mut facts) {
                 Match::Yes => search.found.extend(facts.instance()),
@@ -169,7 +182,11 @@ fn scan(procfs: &ProcFs, pids: impl Iterator<Item = u32>, searches: &mut [Search
                 Match::Closed { likely } => search.closed.push((*pid, likely)),
             }
         }
+        if let Some((id, workload)) = facts.instance().zip(facts.workload) {
+            known.workloads.insert(id, workload);
+        }
     }
+    known.workloads.retain(|id, _| pids.binary_search_by_key(&id.pid, |(pid, _)| *pid).is_ok());
     known.since = pids;
     known.told = searches.iter().map(|search| Told { found: search.found.clone(), closed: search.closed.clone() }).collect();
     if is_whole {
@@ -197,6 +214,19 @@ enum Want<'a> {
     Cmdline(Regex),
     Unit(String),
     Sockets(BTreeSet<u64>),
+    Workloads(Pick),
+}
+
+/// Many services at once.
+struct Pick {
+    of: PickOf,
+    exclude: Vec<Regex>,
+}
+
+enum PickOf {
+    Go,
+    Container(Regex),
+    Cgroup(Regex),
 }
 
 enum Match {
@@ -209,7 +239,7 @@ enum Match {
 }
 
 impl<'a> Search<'a> {
-    fn new(procfs: &ProcFs, selector: &'a Selector) -> Search<'a> {
+    fn new(procfs: &ProcFs, Process { which: selector, exclude, .. }: &'a Process) -> Search<'a> {
         let want = match selector {
             Selector::Pid(pid) => Want::Known(by_pid(procfs, *pid, &format!("process {pid}"))),
             Selector::PidFile(path) => Want::Known(by_pid_file(procfs, path)),
@@ -226,6 +256,10 @@ impl<'a> Search<'a> {
                 ))),
                 Ok(inodes) => Want::Sockets(inodes),
                 Err(e) => Want::Known(Resolution::none(chain(&e))),
+            },
+            Selector::Go | Selector::Container(_) | Selector::Cgroup(_) => match Pick::new(selector, exclude) {
+                Ok(pick) => Want::Workloads(pick),
+                Err(e) => Want::Known(Resolution::none(format!("no regular expression: {e}"))),
             },
         };
         Search { selector, want, found: Vec::new(), closed: Vec::new() }
@@ -248,7 +282,7 @@ impl<'a> Search<'a> {
         }
     }
 
-    fn finish(mut self) -> Resolution {
+    fn finish(mut self, known: &BTreeMap<InstanceId, Arc<Workload>>) -> Resolution {
         if let Want::Known(resolution) = self.want {
             return resolution;
         }
@@ -256,8 +290,13 @@ impl<'a> Search<'a> {
         if matches!(self.want, Want::Sockets(_)) {
             drop_socket_activator(&mut self.found);
         }
+        let mut workloads = BTreeMap::new();
+        if let Want::Workloads(pick) = &self.want {
+            workloads = self.found.iter().filter_map(|id| Some((*id, known.get(id)?.clone()))).collect();
+            pick.keep_services(&mut self.found, &mut workloads);
+        }
         let problem = if self.found.is_empty() { Some(self.nobody()) } else { self.incomplete() };
-        Resolution { instances: self.found, problem }
+        Resolution { instances: self.found, workloads, problem }
     }
 
     fn nobody(&self) -> String {
@@ -266,6 +305,9 @@ impl<'a> Search<'a> {
             (_, Selector::Name(name)) => format!("no process is called {name}"),
             (_, Selector::Exe(path)) => format!("no process runs {}", path.display()),
             (_, Selector::Cmdline(pattern)) => format!("no process has arguments that match `{pattern}`"),
+            (_, Selector::Go) => "no process runs a program written in Go".to_owned(),
+            (_, Selector::Container(pattern)) => format!("no process is in a container whose name, pod, path or id matches `{pattern}`"),
+            (_, Selector::Cgroup(path)) => format!("no process is in the cgroup {path} or below it"),
             (_, Selector::Listen(addr)) => format!("someone listens on {addr}, but no process is seen to hold that socket"),
             (_, selector) => format!("no process matches {selector:?}"),
         };
@@ -273,6 +315,11 @@ impl<'a> Search<'a> {
     }
 
     fn incomplete(&self) -> Option<String> {
+        if let Want::Workloads(Pick { of: PickOf::Go, .. }) = self.want
+            && !self.closed.is_empty()
+        {
+            return Some(format!("some may be missing: {}", no_permission(self.closed.len(), &self.want)));
+        }
         let likely = self.closed.iter().filter(|(_, likely)| *likely).count();
         (likely > 0).then(|| format!("some may be missing: {}", no_permission(likely, &self.want)))
     }
@@ -300,6 +347,7 @@ impl Want<'_> {
             },
             Want::Cmdline(regex) => !facts.own && facts.cmdline().is_some_and(|args| regex.is_match(args)),
             Want::Unit(unit) => facts.is_in_unit(unit),
+            Want::Workloads(pick) => return pick.matches(facts),
             Want::Sockets(inodes) => match sockets::holds_any(facts.dir, inodes) {
                 Ok(holds) => holds,
                 Err(sockets::Closed) => return Match::Closed { likely: false },
@@ -309,9 +357,51 @@ impl Want<'_> {
     }
 }
 
+impl Pick {
+    fn new(selector: &Selector, exclude: &[String]) -> Result<Pick, regex_lite::Error> {
+        let of = match selector {
+            Selector::Container(pattern) => PickOf::Container(Regex::new(pattern)?),
+            Selector::Cgroup(path) => PickOf::Cgroup(below_glob(path)?),
+            _ => PickOf::Go,
+        };
+        Ok(Pick { of, exclude: exclude.iter().map(|pattern| Regex::new(pattern)).collect::<Result<_, _>>()? })
+    }
+
+    fn matches(&self, facts: &mut Facts) -> Match {
+        // neither kernel threads nor the dead
+        if facts.own || facts.instance().is_none() {
+            return Match::No;
+        }
+        if matches!(self.of, PickOf::Go) && facts.workload.is_none() {
+            match facts.go() {
+                GoProgram::Yes(_) => {}
+                GoProgram::No => return Match::No,
+                GoProgram::Closed => return Match::Closed { likely: false },
+            }
+        }
+        let workload = facts.workload();
+        let fits = match &self.of {
+            PickOf::Go => workload.is_go,
+            PickOf::Container(pattern) => workload.is_in_container(pattern),
+            PickOf::Cgroup(pattern) => pattern.is_match(&workload.cgroup),
+        };
+        if fits && !self.exclude.iter().any(|pattern| workload.is_called(pattern)) { Match::Yes } else { Match::No }
+    }
+
+    /// Where a container or a cgroup has a Go program, the shells and helpers beside it are not meant.
+    fn keep_services(&self, found: &mut Vec<InstanceId>, workloads: &mut BTreeMap<InstanceId, Arc<Workload>>) {
+        let with_go: BTreeSet<String> = workloads.values().filter(|w| w.is_go).map(|w| w.cgroup.clone()).collect();
+        let is_helper = |w: &Workload| !w.is_go && with_go.contains(&w.cgroup);
+        found.retain(|id| workloads.get(id).is_some_and(|workload| !is_helper(workload)));
+        workloads.retain(|_, workload| !is_helper(workload));
+    }
+}
+
 /// What the pass has read of one process so far.
 struct Facts<'a> {
+    procfs: &'a ProcFs,
     dir: &'a ProcDir,
+    programs: &'a mut Programs,
     /// It is memtrap itself, which has its targets' names among its own arguments.
     own: bool,
     instance: Option<Option<InstanceId>>,
@@ -319,6 +409,15 @@ struct Facts<'a> {
     exe: Option<Exe>,
     cmdline: Option<Option<String>>,
     cgroup: Option<String>,
+    go: Option<GoProgram>,
+    workload: Option<Arc<Workload>>,
+}
+
+#[derive(Clone)]
+enum GoProgram {
+    Yes(Go),
+    No,
+    Closed,
 }
 
 enum Exe {
@@ -329,8 +428,34 @@ enum Exe {
 }
 
 impl<'a> Facts<'a> {
-    fn new(dir: &'a ProcDir, own: bool) -> Facts<'a> {
-        Facts { dir, own, instance: None, comm: None, exe: None, cmdline: None, cgroup: None }
+    fn new(procfs: &'a ProcFs, dir: &'a ProcDir, own: bool, programs: &'a mut Programs) -> Facts<'a> {
+        Facts { procfs, dir, programs, own, instance: None, comm: None, exe: None, cmdline: None, cgroup: None, go: None, workload: None }
+    }
+
+    fn go(&mut self) -> GoProgram {
+        let read = |programs: &mut Programs| match programs.go(self.dir) {
+            Ok(Some(go)) => GoProgram::Yes(go),
+            Err(ProcError::Denied { .. }) => GoProgram::Closed,
+            Ok(None) | Err(_) => GoProgram::No,
+        };
+        self.go.get_or_insert_with(|| read(self.programs)).clone()
+    }
+
+    fn workload(&mut self) -> Arc<Workload> {
+        if let Some(known) = &self.workload {
+            return known.clone();
+        }
+        let go = match self.go() {
+            GoProgram::Yes(go) => Some(go),
+            GoProgram::No | GoProgram::Closed => None,
+        };
+        let exe = match self.exe() {
+            Exe::Path(path) => Some(path.clone()),
+            Exe::None | Exe::Closed => None,
+        };
+        let workload = Arc::new(Workload::of(self.procfs, self.dir, exe.as_deref(), go.as_ref()));
+        self.workload = Some(workload.clone());
+        workload
     }
 
     /// `None` for what is never a target: zombies, kernel threads, and those that went away meanwhile.
@@ -398,7 +523,7 @@ fn by_pid(procfs: &ProcFs, pid: u32, who: &str) -> Resolution {
     match stat {
         Ok(stat) if is_dead(&stat) => Resolution::none(format!("{who} has exited and waits for its parent (a zombie)")),
         Ok(stat) if is_kernel_thread(&stat) => Resolution::none(format!("{who} is a kernel thread")),
-        Ok(stat) => Resolution { instances: vec![InstanceId { pid, start_ticks: stat.starttime }], problem: None },
+        Ok(stat) => Resolution { instances: vec![InstanceId { pid, start_ticks: stat.starttime }], ..Resolution::default() },
         Err(ProcError::Gone { .. }) => Resolution::none(format!("{who} does not exist")),
         Err(e) => Resolution::none(chain(&e)),
     }
@@ -601,13 +726,13 @@ mod tests {
         host.process(20, "checkout").file("status", status([1002; 3])).write();
         // what eve starts is not root's, though it has root's rights
         host.process(30, "checkout").file("status", status([1002, 0, 0])).write();
-        let of = |user: &str| Process { which: Selector::Name("checkout".into()), user: Some(user.parse().unwrap()) };
+        let of = |user: &str| Process { which: Selector::Name("checkout".into()), user: Some(user.parse().unwrap()), exclude: Vec::new() };
         let found = |user: &str| all(&host.procfs(), &[&of(user)]).remove(0);
         assert_eq!(pids(&found("shop")), [10]);
         assert_eq!(pids(&found("1002")), [20]);
         assert_eq!(found("root").problem.unwrap(), "the processes that fit do not run as user root (0)");
         assert_eq!(found("nobody-here").problem.unwrap(), "user: /etc/passwd knows no user nobody-here: write the user's number");
-        let by_pid = Process { which: Selector::Pid(20), user: Some("shop".parse().unwrap()) };
+        let by_pid = Process { which: Selector::Pid(20), user: Some("shop".parse().unwrap()), exclude: Vec::new() };
         assert_eq!(all(&host.procfs(), &[&by_pid])[0].problem.as_deref(), Some("the process that fits does not run as user shop (1001)"));
     }
 

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::host::workload::Container;
 use crate::identity::SlotNumber;
 use crate::incident::State;
 use crate::series::Sample;
@@ -15,6 +16,11 @@ pub struct InstanceStatus {
     pub pid: Option<u32>,
     /// For people: `pid 4821`, or how its metrics call an instance elsewhere.
     pub instance: Option<String>,
+    /// What it shares with its replicas, where the target means many services: `shop/checkout/app`, `checkout`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<Container>,
     pub state: State,
     pub reason: String,
     pub rss_bytes: Option<u64>,

@@ -1,5 +1,6 @@
 //! A target as the watcher holds it: its slots, who sits in them, and why it lacks any.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::descriptors::Room;
@@ -15,12 +16,20 @@ use crate::config::{self, Selector, Source};
 use crate::host::ProcFs;
 use crate::host::cgroup::Mounts;
 use crate::host::limit::Limits;
+use crate::host::workload::Workload;
 use crate::identity::{Identity, InstanceId, SlotNumber};
 use crate::incident::{Incident, State};
 use crate::lang::{Lang, say};
 use crate::roster::{Entry, Roster};
 use crate::trigger::{self, Levels, time_to};
 use crate::units::ByteSize;
+
+/// What a lookup has found for a target.
+pub(super) struct Arrivals<'a> {
+    pub found: &'a [Identity],
+    /// What they belong to, where the selector means many services.
+    pub workloads: BTreeMap<InstanceId, Arc<Workload>>,
+}
 
 pub(super) struct WatchedTarget {
     pub config: Arc<config::Target>,
@@ -118,14 +127,18 @@ impl WatchedTarget {
     }
 
     /// Seats the processes that have no seat yet; true if anything changed.
-    pub fn seat(&mut self, procfs: &ProcFs, mounts: &Mounts, limits: &mut Limits, room: &mut Room, found: &[Identity], now: Mono) -> bool {
+    pub fn seat(&mut self, procfs: &ProcFs, mounts: &Mounts, limits: &mut Limits, room: &mut Room, arrivals: Arrivals, now: Mono) -> bool {
+        let Arrivals { found, mut workloads } = arrivals;
         let mut changed = false;
         let Feed::Local { execs } = &mut self.feed else { return false };
         let execs = std::mem::take(execs);
         let several = self.config.source.process().is_some_and(|process| matches!(process.which, Selector::Cmdline(_) | Selector::Unit(_)));
-        let program = |id: &Identity| procfs.exe(id.pid()?).ok()?.file_name()?.to_str().map(Box::from);
-        let newcomers = self.roster.newcomers(found).into_iter();
-        let newcomers = newcomers.map(|id| (id.clone(), Some(id).filter(|_| several).and_then(|id| program(&id)))).collect();
+        let exe = |id: &Identity| procfs.exe(id.pid()?).ok()?.file_name()?.to_str().map(Box::from);
+        let program = |id: &Identity| match id.process().and_then(|id| workloads.get(&id)) {
+            Some(workload) => Some(workload.key()),
+            None => Some(id).filter(|_| several).and_then(exe),
+        };
+        let newcomers = self.roster.newcomers(found).into_iter().map(|id| (id.clone(), program(&id))).collect();
         for (number, id) in self.roster.seat_by_program(newcomers, now) {
             if let Some(entry) = self.roster.get_mut(number) {
                 entry.slot.arrive(id, &self.config.rules, self.config.interval);
@@ -136,6 +149,7 @@ impl WatchedTarget {
             let Some(id) = slot.instance().and_then(Identity::process) else { continue };
             match room.take().and_then(|()| LiveInstance::new(procfs, mounts, limits, id, &self.config, now)) {
                 Ok(mut fresh) => {
+                    fresh.workload = workloads.remove(&id);
                     self.past.hand_to(slot);
                     fresh.local().and_then(|local| local.oom.as_ref()).into_iter().for_each(|oom| self.kills.catch_up(oom));
                     if let Some((_, at)) = execs.iter().find(|(of, _)| *of == id) {
@@ -143,7 +157,8 @@ impl WatchedTarget {
                         fresh.baseline_due = *at + self.config.rules.warmup;
                     }
                     let limit = fresh.limit.as_ref().map_or("unknown".into(), |l| format!("{} ({})", ByteSize(l.bytes), l.source));
-                    tracing::info!(target_name = %self.config.name, pid = id.pid, limit, "watching process");
+                    let workload = fresh.workload.as_ref().map(|workload| workload.name.as_str());
+                    tracing::info!(target_name = %self.config.name, workload, pid = id.pid, limit, "watching process");
                     *live = Some(Box::new(fresh));
                     self.due = now;
                     changed = true;
@@ -245,6 +260,8 @@ impl WatchedTarget {
             slot: number,
             pid: slot.instance().and_then(Identity::pid),
             instance: slot.instance().map(|id| live.map_or_else(|| id.to_string(), |s| s.label())),
+            workload: live.and_then(|s| s.workload.as_ref()).map(|workload| workload.name.clone()),
+            container: live.and_then(|s| s.workload.as_ref()).and_then(|workload| workload.container.clone()),
             state: slot.state(now),
             reason,
             rss_bytes: rss,

@@ -14,6 +14,7 @@ use crate::config::{self, Config};
 use crate::host::Limit;
 use crate::host::bell::{BellId, Bells, Rang};
 use crate::host::limit::OomCounter;
+use crate::host::workload::Workload;
 use crate::identity::{Identity, SlotNumber};
 use crate::incident::Captured;
 use crate::metrics::CollectorSaid;
@@ -42,6 +43,8 @@ pub struct Subject {
     pub instance: Identity,
     /// For people: `pid 4821`, `10.0.0.1:6060`.
     pub label: String,
+    /// What it belongs to, where its target means many services.
+    pub workload: Option<Arc<Workload>>,
     /// What its series told, where there is no process to look at.
     pub remote: Option<RemoteFacts>,
     /// Why pprof must not be asked, though there is an address.

@@ -8,7 +8,7 @@
 use std::convert::Infallible;
 use std::io::{self, Write};
 use std::net::IpAddr;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -79,6 +79,10 @@ impl Listener {
                 let path = path.clone();
                 let bound = threads.run(PATIENCE, move || {
                     remove_stale(&path)?;
+                    // /run/memtrap, where no service manager has made it
+                    if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {
+                        std::fs::DirBuilder::new().mode(0o750).create(parent)?;
+                    }
                     let listener = std::os::unix::net::UnixListener::bind(&path)?;
                     let file = SocketFile(path.clone());
                     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(SOCKET_MODE))?;

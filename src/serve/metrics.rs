@@ -19,6 +19,7 @@ use prometheus_client::registry::{Registry, Unit};
 use super::index::Caught;
 use super::process_metrics::Own;
 use super::view::Reloads;
+use crate::host::workload::Container;
 use crate::meters::Meters;
 use crate::poll::{EVIDENCE_OK, InstanceStatus};
 
@@ -84,6 +85,26 @@ impl Collector for Scrape {
             self.instances.iter().map(|i| {
                 let [target, instance] = labels(i);
                 ([target, instance, ("state", i.state.name())], 1.0)
+            }),
+        )?;
+        page.gauge(
+            "memtrap_target_info",
+            "1; what it belongs to, where its target means many services",
+            None,
+            self.instances.iter().filter_map(|i| {
+                let [target, instance] = labels(i);
+                let container = i.container.as_ref();
+                let of = |field: fn(&Container) -> Option<&String>| container.and_then(field).map_or("", String::as_str);
+                let labels = [
+                    target,
+                    instance,
+                    ("workload", i.workload.as_deref()?),
+                    ("namespace", of(|c| c.namespace.as_ref())),
+                    ("pod", of(|c| c.pod.as_ref())),
+                    ("container", of(|c| c.name.as_ref())),
+                    ("image", of(|c| c.image.as_ref())),
+                ];
+                Some((labels, 1.0))
             }),
         )?;
         let mut of_target: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
@@ -200,6 +221,18 @@ mod tests {
             assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
         }
         assert!(text.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn what_an_instance_belongs_to_is_a_series_to_join_with() {
+        let container =
+            Container { id: "x".into(), pod: Some("checkout-1".into()), namespace: Some("shop".into()), ..Container::default() };
+        let named = InstanceStatus { workload: Some("shop/checkout".into()), container: Some(container), ..status("host", State::Armed) };
+        let text = page(vec![named, status("other", State::Armed)]);
+        let lines: Vec<&str> = text.lines().filter(|l| l.starts_with("memtrap_target_info{")).collect();
+        let expected = r#"memtrap_target_info{target="host",target_instance="pid 7",workload="shop/checkout",namespace="shop",pod="checkout-1",container="",image=""}"#;
+        assert_eq!(lines.len(), 1, "{text}");
+        assert!(lines[0].starts_with(expected), "{text}");
     }
 
     #[test]

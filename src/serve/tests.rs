@@ -21,6 +21,8 @@ pub(super) fn status(target: &str, state: State) -> InstanceStatus {
         slot: 0,
         pid: Some(7),
         instance: Some("pid 7".into()),
+        workload: None,
+        container: None,
         state,
         reason: "RSS is 50% of the threshold of 200MiB".into(),
         rss_bytes: Some(100 << 20),

@@ -149,6 +149,7 @@ impl Trial {
             no_pprof: None,
             warning: None,
             instance_label: "pid 4821".into(),
+            workload: None,
             fired: fired(),
             started: SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_421_616),
             timeline: Arc::new(Mutex::new(vec![Kept::reading(Sample { at: Mono::from_secs(1), rss: 1 << 30 })])),

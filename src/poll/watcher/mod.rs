@@ -13,9 +13,10 @@ use super::floors::Past;
 use super::instance::{LIMIT_REFRESH, Origin};
 use super::kin::Kinships;
 use super::recovery::{self, Recovered};
+use super::resolve::Resolution;
 use super::scan::{NotScanned, Scanned, Scanner};
 use super::schedule::{self, Bounds};
-use super::target::{Feed, WatchedTarget};
+use super::target::{Arrivals, Feed, WatchedTarget};
 use super::task::{Command, Handles, JobDone, Readings, Task};
 use super::{Ask, Granted, History, InstanceStatus, NotGranted, Reading};
 use crate::budget::{self, Budget};
@@ -386,7 +387,8 @@ impl Watcher {
                 self.is_settled = false;
                 continue;
             };
-            let instances: Vec<Identity> = resolution.instances.into_iter().map(Identity::Process).collect();
+            let Resolution { instances, workloads, problem } = resolution;
+            let instances: Vec<Identity> = instances.into_iter().map(Identity::Process).collect();
             for number in watched.left(&instances, &self.procfs) {
                 self.lost(i, number, now);
             }
@@ -394,8 +396,9 @@ impl Watcher {
             let most = self.most_processes;
             let mut room = Room { left: most.saturating_sub(taken), most };
             let Some(watched) = self.targets.get_mut(i) else { continue };
-            watched.say_problem(resolution.problem);
-            self.changed |= watched.seat(&self.procfs, &self.mounts, &mut self.limits, &mut room, &instances, now);
+            watched.say_problem(problem);
+            self.changed |=
+                watched.seat(&self.procfs, &self.mounts, &mut self.limits, &mut room, Arrivals { found: &instances, workloads }, now);
             if let Some(kills) = watched.kills.take_missed() {
                 tracing::warn!(target_name = %watched.config.name, kills, "the kernel killed for memory between two processes that were watched");
                 self.dispatch.meters.oom_killed(&watched.config.name, kills);
