@@ -354,7 +354,7 @@ kind = "teams"
     memtrap.toml:7:11: retention.max_age: `5 lightyears` is not a duration from 1m to 10years such as "500ms", "5s" or "10m"
     memtrap.toml:9:1: defaults.process: unknown key; it belongs in [[target]] (allowed here: interval, max_interval, threshold, slope, eta, gc, leak, for, warmup, cooldown, rearm, escalate, charge, baseline, cpu_seconds, connect_timeout, step_timeout, retries, retry_delay, max_goroutines_debug2, read_memory, holders, brake, max_file_size, extra_profiles, skip)
     memtrap.toml:10:9: defaults.rearm: `120%` is not a percentage above 0% and up to 100%
-    memtrap.toml:13:11: target "checkout": process: 2 keys; exactly one of unit, pid, pid_file, name, exe, cmdline, listen says which process is meant
+    memtrap.toml:13:11: target "checkout": process: 2 keys; exactly one of unit, pid, pid_file, name, exe, cmdline, listen, go, container, cgroup says which process is meant
     memtrap.toml:14:21: target "checkout": threshold: expected a size such as "1.5GiB", or a percentage of the limit such as "80%", found an integer
     memtrap.toml:15:9: target "checkout": skip: no such step; steps are heap, memstats, goroutine, threadcreate, allocs, heap_gc, goroutine_text, holders, goroutineleak, mutex, block, profile, heap_gc_after
     memtrap.toml:15:17: target "checkout": skip: expected the name of a step, found an integer
@@ -519,7 +519,7 @@ fn a_targets_own_keys_have_kinds_and_ranges() {
         ),
         (
             with("\"t\"", "{ units = \"a\" }", ""),
-            "f:3:13: target \"t\": process.units: unknown key; did you mean `unit`? (allowed here: unit, pid, pid_file, name, exe, cmdline, listen, user)",
+            "f:3:13: target \"t\": process.units: unknown key; did you mean `unit`? (allowed here: unit, pid, pid_file, name, exe, cmdline, listen, go, container, cgroup, user, exclude)",
         ),
         (
             with("\"t\"", "{ pid = 1 }", "pprof = \"http://u:p@h/\""),

@@ -4,6 +4,7 @@
 
 pub mod browser;
 mod cgroup;
+mod container;
 mod debian_server;
 pub mod faulty;
 pub mod corpus;
@@ -29,6 +30,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 pub use cgroup::Cgroup;
+pub use container::Container;
 pub use debian_server::DebianServer;
 pub use go::{Build, GoVersion, Svc, go_binary, go_program, go_svc};
 pub use idle::Idle;

@@ -56,6 +56,7 @@ pub(super) fn is_digest(id: &str) -> bool {
 
 /// `pod2f9e1b6c-77aa-…`, `kubepods-burstable-pod2f9e1b6c_77aa_….slice`; of static pods, 32 digits without dashes.
 fn pod_of(part: &str) -> Option<String> {
+    let part = part.split(':').next().unwrap_or(part);
     let part = part.strip_suffix(".slice").unwrap_or(part);
     let uid = part.get(part.rfind("pod")? + 3..)?.replace('_', "-");
     let is_uid = matches!(uid.len(), 32 | 36) && uid.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');

@@ -1,0 +1,126 @@
+//! One target that means many services: each is told by what it belongs to, and none inherits another's cooldown.
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use common::{Build, Container, GoVersion, Memtrap, copy_program, go_program, manifest, not_checked, wait_until};
+use serde_json::{Value, json};
+
+/// Only the memory of the services is asked, as on a host that nobody prepared.
+fn target(process: &str) -> String {
+    format!(
+        "[[target]]\nname = \"host\"\nprocess = {{ {process} }}\npprof = \"off\"\nread_memory = \"always\"\n\
+         threshold = \"90MiB\"\nfor = \"300ms\"\nwarmup = \"1s\"\ncooldown = \"10m\"\ninterval = \"100ms\"\nbaseline = \"off\"\ncpu_seconds = 0\n"
+    )
+}
+
+/// A process that ends with its owner.
+struct Process(Child);
+
+impl Process {
+    /// A program in its own folder, run by a user whom nothing else runs as.
+    fn start(program: &Path, uid: u32, leaks: bool) -> Process {
+        let most = if leaks { "167772160" } else { "0" };
+        let args = ["-leak", "83886080", "-max", most, "-exit-after", "3m"];
+        let mut command = Command::new(program);
+        command.args(args).uid(uid).gid(uid).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        Process(command.spawn().unwrap())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn verdict(bundle: &Path) -> Value {
+    serde_json::from_slice(&fs::read(bundle.join("verdict.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn a_leak_in_a_pod_is_one_bundle_that_names_pod_and_workload_though_nothing_of_it_was_prepared() {
+    let svc = go_program(GoVersion::Newest, "svc", Build::Stripped);
+    let own = std::process::id();
+    let annotations = json!({
+        "io.kubernetes.cri.container-name": "app",
+        "io.kubernetes.cri.sandbox-name": "checkout-7d9f8b6c5d-x2x9z",
+        "io.kubernetes.cri.sandbox-namespace": format!("shop{own}"),
+    });
+    let (id, quiet) = (format!("memtrap-test-{own}-pod"), format!("memtrap-test-{own}-other"));
+    let args = ["-leak", "83886080", "-max", "167772160", "-exit-after", "3m"];
+    let memtrap = Memtrap::start_with("listen = \"127.0.0.1:0\"", &target(&format!("container = \"^shop{own}/checkout-|^{quiet}$\"")));
+    let Some(container) = Container::start(&id, &svc, &args, annotations) else { return };
+    let Some(_quiet) = Container::start(&quiet, &svc, &["-exit-after", "3m"], json!({})) else { return };
+    let bundle = memtrap.wait_for_bundles(40, 1).remove(0);
+    let name = bundle.file_name().unwrap().to_str().unwrap();
+    assert!(name.contains(&format!("Z-shop{own}.checkout.app-threshold-")), "{name}");
+    let m = manifest(&bundle);
+    let instance = &m["instance"];
+    assert_eq!(instance["workload"], format!("shop{own}/checkout/app"), "{m:#}");
+    assert_eq!(instance["pid"], container.pid, "{m:#}");
+    assert_eq!(instance["label"], format!("shop{own}/checkout-7d9f8b6c5d-x2x9z/app (pid {})", container.pid));
+    let expected = json!({ "id": id, "name": "app", "pod": "checkout-7d9f8b6c5d-x2x9z", "namespace": format!("shop{own}") });
+    assert_eq!(instance["container"], expected, "{m:#}");
+    let verdict = verdict(&bundle);
+    assert_eq!((&verdict["cause"], &verdict["go_heap_explains"]), (&"live_heap".into(), &"yes".into()), "{verdict:#}");
+    let targets: Value = serde_json::from_str(&common::http::get(&memtrap.address(), "/api/targets").text()).unwrap();
+    let workloads: Vec<&str> = targets["instances"].as_array().unwrap().iter().filter_map(|i| i["workload"].as_str()).collect();
+    assert_eq!(workloads.len(), 2, "the container of a plain name too: {targets:#}");
+    assert!(workloads.contains(&quiet.as_str()), "{targets:#}");
+    let page = common::http::get(&memtrap.address(), "/metrics").text();
+    assert!(
+        page.contains(&format!("workload=\"shop{own}/checkout/app\",namespace=\"shop{own}\",pod=\"checkout-7d9f8b6c5d-x2x9z\"")),
+        "{page}"
+    );
+}
+
+#[test]
+fn every_go_program_of_a_user_is_watched_and_a_cooldown_stays_with_the_program_that_earned_it() {
+    const UID: u32 = 54_321;
+    if !rustix::process::geteuid().is_root() {
+        return not_checked("every Go program of a user: it needs root, to run some as a user of their own");
+    }
+    let svc = go_program(GoVersion::Newest, "svc", Build::Stripped);
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let [alpha, beta, gamma] = ["alpha", "beta", "gamma"].map(|name| {
+        let path = dir.path().join(name);
+        copy_program(&svc, &path);
+        path
+    });
+    let process = format!("go = true, user = \"{UID}\", exclude = [\"^gamma$\"]");
+    let memtrap = Memtrap::start_with("listen = \"127.0.0.1:0\"", &target(&process));
+    let sleeper = Process(Command::new("sleep").arg("180").uid(UID).gid(UID).stdin(Stdio::null()).spawn().unwrap());
+    let _excluded = Process::start(&gamma, UID, true);
+    let first = Process::start(&alpha, UID, true);
+    let exe = |bundle: &Path| manifest(bundle)["instance"]["exe"].as_str().unwrap().to_owned();
+    let caught = memtrap.wait_for_bundles(40, 1);
+    assert_eq!(exe(&caught[0]), alpha.to_str().unwrap());
+    assert!(caught[0].file_name().unwrap().to_str().unwrap().contains("Z-svc-threshold-"), "{caught:?}");
+    drop(first);
+    // its successor leaks too, and has the cooldown of the one before; the other program has none
+    let second = Process::start(&alpha, UID, true);
+    let _other = Process::start(&beta, UID, true);
+    let caught = memtrap.wait_for_bundles(40, 2);
+    assert_eq!(exe(&caught[1]), beta.to_str().unwrap());
+    wait_until(Duration::from_secs(20), "the successor is over its threshold", || {
+        let status = fs::read_to_string(format!("/proc/{}/status", second.0.id())).unwrap();
+        let rss = status.lines().find_map(|l| l.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        rss.is_some_and(|kib| kib > 150 << 10)
+    });
+    let targets: Value = serde_json::from_str(&common::http::get(&memtrap.address(), "/api/targets").text()).unwrap();
+    let instances = targets["instances"].as_array().unwrap();
+    let state = |child: &Process| instances.iter().find(|i| i["pid"] == child.0.id()).map(|i| i["state"].clone());
+    assert_eq!(state(&second), Some("cooldown".into()), "{targets:#}");
+    assert_eq!(state(&sleeper), None, "no Go program");
+    assert_eq!(instances.len(), 2, "{targets:#}");
+    assert_eq!(memtrap.bundles().len(), 2);
+}
