@@ -49,9 +49,6 @@ fn is_plain(part: &str) -> bool {
 pub(super) fn gather(procfs: &ProcFs, dir: &ProcDir, found: &Found) -> Container {
     let root = procfs.fs_root();
     let mut container = Container { id: found.id.clone(), ..Container::default() };
-    if found.is_named {
-        container.name = Some(found.id.clone());
-    }
     for spec in specs(root, &found.id) {
         container.read_annotations(&spec);
         if container.is_complete(found) {
@@ -69,6 +66,9 @@ pub(super) fn gather(procfs: &ProcFs, dir: &ProcDir, found: &Found) -> Container
         if container.pod.is_none() {
             container.pod = own_hostname(procfs, dir);
         }
+    }
+    if found.is_named {
+        container.name.get_or_insert_with(|| found.id.clone());
     }
     container
 }

@@ -182,7 +182,7 @@ fn a_container_that_people_named_is_found_by_what_its_runtime_keeps() {
     host.file("run/runc/batch/state.json", r#"{"config":{"labels":["bundle=/b","nerdctl/name=nightly"]}}"#);
     assert_eq!(workload(&host, "/default/web", "/a", None).name, "web");
     assert_eq!(workload(&host, "/batch", "/a", None).container.unwrap().id, "batch");
-    assert_eq!(workload(&host, "/system.slice/runc-batch.scope", "/a", None).name, "batch");
+    assert_eq!(workload(&host, "/system.slice/runc-batch.scope", "/a", None).name, "nightly", "what it is called goes before its id");
     assert_eq!(workload(&host, "/other/web", "/a", None).container, None);
 }
 
