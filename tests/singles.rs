@@ -173,3 +173,50 @@ fn a_crash_is_read_out_of_what_containers_and_loggers_make_of_it() {
         assert_eq!(read(how, &text), plain, "{how}");
     }
 }
+
+#[test]
+fn evidence_that_tells_no_rss_claims_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let svc = Svc::start(GoVersion::Newest, &["-grow", "100000000"]);
+    saved(&svc, dir.path(), "heap?gc=1", "heap_gc.pb.gz");
+    saved(&svc, dir.path(), "heap", "heap.pb.gz");
+    saved(&svc, dir.path(), "goroutine", "goroutine.pb.gz");
+    let without = json(&analyze(dir.path(), &["--format", "json"]));
+    assert_eq!((&without["go_heap_explains"], &without["cause"]), (&"unknown".into(), &"unknown".into()), "{without:#}");
+    assert!(without["summary"].as_str().unwrap().starts_with("The RSS and MemStats are unknown"), "{without:#}");
+    saved(&svc, dir.path(), "heap?debug=1", "memstats.txt");
+    let verdict = json(&analyze(dir.path(), &["--format", "json"]));
+    assert_eq!((&verdict["go_heap_explains"], &verdict["cause"]), (&"unknown".into(), &"live_heap".into()), "{verdict:#}");
+    assert!(verdict["summary"].as_str().unwrap().starts_with("The RSS is unknown"), "{verdict:#}");
+    let sum: i64 = verdict["anatomy"].as_array().unwrap().iter().map(|line| line["bytes"].as_i64().unwrap()).sum();
+    assert_eq!((verdict["mapped_bytes"].as_i64(), verdict["rss_bytes"].as_i64()), (Some(sum), Some(0)), "{verdict:#}");
+    assert_ne!(verdict["confidence"], "high", "{verdict:#}");
+    let report = text(&analyze(dir.path(), &[]));
+    assert!(!report.contains("RSS is 0B") && report.contains("nothing tells the RSS"), "{report}");
+}
+
+#[test]
+fn an_address_is_all_that_a_capture_needs() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().to_str().unwrap();
+    let svc = Svc::start(GoVersion::Newest, &["-grow", "100000000"]);
+    let capture = |host: &str| {
+        let url = format!("http://{}/debug/pprof", svc.address().replace("127.0.0.1", host));
+        text(&run(&["capture", "--pprof", &url, "--cpu-seconds", "0", "-o", out]))
+    };
+    let own = common::manifest(Path::new(capture("127.0.0.1").trim()));
+    assert_eq!(own["instance"]["pid"], svc.pid(), "whoever listens there on this host is the process: {own:#}");
+    assert_eq!(own["outcome"], "complete", "{own:#}");
+    // a name may be any host's
+    let name = rustix::system::uname().nodename().to_str().unwrap().to_owned();
+    let is_here = std::net::ToSocketAddrs::to_socket_addrs(&(name.as_str(), 80)).is_ok_and(|mut found| found.any(|a| a.ip().is_loopback()));
+    if !is_here {
+        return common::not_checked("a capture of an address by a name: this machine's own does not lead to its loopback");
+    }
+    let bundle = PathBuf::from(capture(&name).trim());
+    let far = common::manifest(&bundle);
+    assert_eq!(far["instance"]["pid"], serde_json::Value::Null, "{far:#}");
+    assert!(far["trigger"]["rss_bytes"].as_u64().unwrap() > 90 << 20, "its /metrics tell it: {far:#}");
+    let verdict = json(&analyze(&bundle, &["--format", "json"]));
+    assert_eq!((&verdict["go_heap_explains"], &verdict["cause"]), (&"yes".into(), &"live_heap".into()), "{verdict:#}");
+}

@@ -13,7 +13,7 @@ use crate::host::buildinfo::BuildInfo;
 use crate::lang::{Lang, say};
 use crate::trigger::{Fired, Measure, Trigger, gc};
 use crate::units::ByteSize;
-use crate::verdict::{self, Cause, Facts, Gogc, Thrash};
+use crate::verdict::{self, Cause, Facts, Gogc, Thrash, Whole};
 
 pub(super) struct Metadata {
     pub manifest: Option<Manifest>,
@@ -97,6 +97,18 @@ impl Metadata {
         evidence.sites = told.live().map(|p| p.samples().len() as u64);
     }
 
+    /// What is to be explained. Where nothing tells the RSS, it is what Go itself says that it has.
+    pub fn whole(&self, evidence: &mut Evidence) -> Whole {
+        match (&self.core, evidence.rss_bytes) {
+            (Some(_), _) => Whole::Core,
+            (None, 0) => {
+                evidence.rss_bytes = evidence.memstats.map_or(0, |memstats| memstats.mapped());
+                Whole::Mapped
+            }
+            (None, _) => Whole::Rss,
+        }
+    }
+
     /// What fills the cgroup, and whether that is what fired.
     pub fn cgroup(&self, files: &mut Files, evidence: &Evidence) -> (Option<Cgroup>, bool) {
         let fired = self.manifest.as_ref().map(|m| &m.trigger);
@@ -114,7 +126,6 @@ impl Metadata {
             fired.measure == Measure::Rss && fired.trigger.by_rule() && fired.trigger != Trigger::Gc && !fired.trigger.is_asked()
         };
         Facts {
-            is_core: self.core.is_some(),
             by_rss: self.manifest.as_ref().is_some_and(|m| by_rss(&m.trigger)),
             mistaken: self.mistaken(&whose),
             foreign: whose.foreign,

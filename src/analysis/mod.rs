@@ -28,7 +28,7 @@ use crate::bundle::{Bundle, End, Manifest, ProcessFacts};
 use crate::holders::{self, Holders};
 use crate::lang::Lang;
 use crate::pprof::Profile;
-use crate::verdict::{self, Ending, Facts, TopLine, Verdict};
+use crate::verdict::{self, Ending, Facts, TopLine, Verdict, Whole};
 use files::Files;
 use healthy::Healthy;
 use metadata::Metadata;
@@ -88,6 +88,7 @@ pub fn of_directory(
     let mut evidence = metadata.evidence(&mut files);
     let (told, whose) = metadata.whose(Told::read(&mut files), &evidence, lang);
     metadata.add_told(&mut evidence, &told, &whose);
+    let whole = metadata.whole(&mut evidence);
     let mut holders: Option<Holders> = files.json(holders::FILE);
     evidence.reached = holders.as_ref().and_then(Holders::live_bytes);
     let mut healthy = Healthy::read(&mut files, base, &evidence, &whose)?;
@@ -104,7 +105,9 @@ pub fn of_directory(
 
     let facts = Facts {
         baseline_threads: baseline.as_ref().and_then(|b| b.threads),
-        baseline: baseline.map(|b| b.anatomy),
+        // what its RSS was is no measure for what is mapped now
+        baseline: baseline.map(|b| b.anatomy).filter(|_| whole != Whole::Mapped),
+        whole,
         threads: metadata.threads().or(evidence.status.and_then(|s| s.threads)),
         allocated: told.allocated(),
         end: files.json::<End>("end.json").map(|end| Ending { gone: end.gone, oom_killed: end.oom_killed }),

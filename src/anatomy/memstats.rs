@@ -67,6 +67,11 @@ impl GoMemory {
         self.heap_sys.saturating_add(self.stack_inuse)
     }
 
+    /// What the runtime has from the kernel and has not returned, touched or not: `Sys` less `HeapReleased`.
+    pub fn mapped(&self) -> u64 {
+        self.arena_bytes().saturating_sub(self.heap_released).saturating_add(self.metadata())
+    }
+
     /// Freed, not returned to the kernel.
     pub fn unreleased(&self) -> u64 {
         self.heap_idle.saturating_sub(self.heap_released)

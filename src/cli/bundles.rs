@@ -112,7 +112,7 @@ fn table(bundles: &[Bundle]) -> String {
         vec![
             b.id.clone(),
             format!("{}{part}", m.trigger.trigger.name()),
-            ByteSize(m.trigger.rss_bytes).to_string(),
+            if m.trigger.rss_bytes == 0 { "-".into() } else { ByteSize(m.trigger.rss_bytes).to_string() },
             analysis::verdict_in(b).map_or("-".into(), |v| v.cause.name().into()),
             m.outcome.name().into(),
             ByteSize(b.bytes()).to_string(),

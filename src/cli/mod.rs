@@ -117,6 +117,11 @@ impl Failure {
     fn config(errors: impl fmt::Display, code: u8) -> Failure {
         Failure { code, message: errors.to_string() }
     }
+
+    /// Without the program's name in front.
+    fn why(&self) -> &str {
+        self.message.strip_prefix("memtrap: ").unwrap_or(&self.message)
+    }
 }
 
 /// An error with its causes, printed once, at this edge.

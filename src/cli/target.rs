@@ -1,21 +1,22 @@
 //! One target from the command line: the arguments that `watch` and `capture` share.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use super::Failure;
 use super::rules::whole;
-use crate::config::{self, PprofSetting, Process, Selector, User};
+use crate::config::{self, Pprof, PprofSetting, Process, Selector, Source, User};
 use crate::host::ProcFs;
 use crate::identity::InstanceId;
 use crate::lang::Lang;
+use crate::metrics;
 use crate::poll::resolve;
 
 /// The most that Linux gives (`PID_MAX_LIMIT`).
 pub(super) const MAX_PID: u32 = 1 << 22;
 
 #[derive(Debug, clap::Args)]
-#[group(required = true, multiple = false)]
+#[group(multiple = false)]
 struct Which {
     /// This process
     #[arg(long, allow_negative_numbers = true, value_parser = whole(1..=MAX_PID, "4821"))]
@@ -105,16 +106,46 @@ impl Which {
 impl TargetArgs {
     /// The target, with the defaults of a configuration file.
     pub fn target(&self) -> Result<config::Target, Failure> {
-        let (selector, name) = self.which.selector().ok_or_else(|| Failure::usage("no process named; see --help"))?;
+        let (selector, name) = self.which.selector().ok_or_else(|| {
+            Failure::usage("no process named: write one of --pid, --pid-file, --name, --exe, --cmdline, --unit, --listen")
+        })?;
         let user = self.user.clone().or_else(|| self.which.user_of_pid());
-        let mut target = config::Target::with_defaults(name, Process { which: selector, user, exclude: Vec::new() });
+        Ok(self.with(config::Target::with_defaults(name, Process { which: selector, user, exclude: Vec::new() })))
+    }
+
+    /// The target of an address alone, whoever serves there: where no process is named, and `--pprof` is a URL. Its RSS is what `/metrics` of the
+    /// same server says.
+    pub fn at_address(&self) -> Option<config::Target> {
+        let (None, Some(Pprof::Http(url))) = (self.which.selector(), &self.pprof.0) else { return None };
+        let mut page = reqwest::Url::parse(url).ok()?;
+        page.set_path("/metrics");
+        let name = file_safe(page.authority());
+        let rss = metrics::Pick { metric: metrics::RSS.into(), labels: Vec::new() };
+        let source = config::Metrics { url: page.into(), user: self.user.clone(), rss, limit: None };
+        Some(self.with(config::Target::with_defaults(name, Source::Metrics(source))))
+    }
+
+    /// Who listens there, if that is on this host.
+    pub fn listener(&self) -> Option<Process> {
+        let Some(Pprof::Http(url)) = &self.pprof.0 else { return None };
+        let url = reqwest::Url::parse(url).ok()?;
+        let ip = match url.host_str()? {
+            "localhost" => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            host => host.trim_matches(['[', ']']).parse().ok().filter(IpAddr::is_loopback)?,
+        };
+        let which = Selector::Listen(SocketAddr::new(ip, url.port_or_known_default()?));
+        Some(Process { which, user: self.user.clone(), exclude: Vec::new() })
+    }
+
+    /// The same target with what else was written.
+    fn with(&self, mut target: config::Target) -> config::Target {
         target.pprof.clone_from(&self.pprof.0);
         target.auth.bearer_file.clone_from(&self.bearer_file);
         target.auth.ca_file.clone_from(&self.ca_file);
         target.auth.client_cert_file.clone_from(&self.client_cert_file);
         target.auth.client_key_file.clone_from(&self.client_key_file);
         target.capture.cpu_seconds = self.cpu_seconds;
-        Ok(target)
+        target
     }
 
     /// Where bundles go, absolute: their README names real paths.

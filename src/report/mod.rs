@@ -117,7 +117,10 @@ fn process(analysis: &Analysis) -> Vec<(&'static str, String)> {
 
 fn where_it_is(v: &Verdict, lang: Lang) -> String {
     let rss = ByteSize(v.whole_bytes());
-    say!(lang; "Where the {rss} are"; "这 {rss} 在哪里")
+    match v.mapped_bytes {
+        Some(_) => say!(lang; "What Go has from the kernel: {rss}"; "Go 从内核取得的内存：{rss}"),
+        None => say!(lang; "Where the {rss} are"; "这 {rss} 在哪里"),
+    }
 }
 
 fn where_it_is_charged(cgroup: &Cgroup, lang: Lang) -> String {

@@ -2,7 +2,7 @@
 //!
 //! Each doubt lowers the confidence by one step; most of them are said, in the order of the rooms below.
 
-use super::facts::Facts;
+use super::facts::{Facts, Whole};
 use super::weigh::Weighed;
 use super::{CLEARLY, Cause, Confidence, words};
 use crate::anatomy::{Anatomy, Bucket, Missing};
@@ -209,11 +209,11 @@ impl<'d> Doubts<'d> {
                 "缺少 goroutineleak.pb.gz{version}：不知道这些 goroutine 是否再也无法被唤醒；Go 1.27 起可以知道"
             ),
         );
-        if facts.is_core {
+        if facts.whole != Whole::Rss {
             self.confidence = self.confidence.min(Confidence::Medium);
         }
         self.note(
-            facts.is_core,
+            facts.whole == Whole::Core,
             lang.pick(
                 "a core file does not tell the RSS: what is explained are the pages in it that hold anything but zeros, and pages of files that it \
                  leaves out are not among them",
@@ -221,7 +221,15 @@ impl<'d> Doubts<'d> {
             ),
         );
         self.note(
-            facts.baseline.is_none() && !facts.is_core,
+            facts.whole == Whole::Mapped,
+            lang.pick(
+                "nothing tells the RSS: the parts are of what Go itself has from the kernel (MemStats, HeapReleased left out), touched or not; native memory \
+                 and mapped files are not among them",
+                "没有任何证据给出 RSS：各部分只是 Go 自己从内核取得的内存（MemStats，不含 HeapReleased），不论是否触碰过；native 内存和映射文件不在其中",
+            ),
+        );
+        self.note(
+            facts.baseline.is_none() && facts.whole == Whole::Rss,
             self.lang.pick(
                 "there is no baseline: the verdict is about all of the RSS, not about what it grew by",
                 "没有 baseline：结论针对整个 RSS，而不是它的增长",

@@ -60,12 +60,23 @@ pub struct Facts {
     pub by_rss: bool,
     /// By the object graph, compared with the baseline's.
     pub holders: Option<Holders>,
-    /// It is all out of a core file, which knows no RSS: what is explained is what the core has stored.
-    pub is_core: bool,
+    /// What is explained.
+    pub whole: Whole,
     /// Why the profiles may not be of this process: sentences of the capture.
     pub mistaken: Vec<String>,
     /// Why they are not, and were left aside.
     pub foreign: Vec<String>,
+}
+
+/// What the anatomy adds up to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Whole {
+    #[default]
+    Rss,
+    /// What a core file has stored; it knows no RSS.
+    Core,
+    /// What Go's runtime has from the kernel and has not returned: nothing tells the RSS.
+    Mapped,
 }
 
 /// So many goroutines more than usual are a pile, and so many that stand where the heap was allocated, or hold it, are worth a word.

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use facts::MORE_GOROUTINES;
 pub use facts::{
     Allocated, Allocs, Deepest, Ending, Facts, Gogc, GoroutineGrowth, Goroutines, Group, HeapProfile, Held, Holder, SMALL_OBJECT, Seen,
-    Sizes, Thrash, TopFunction,
+    Sizes, Thrash, TopFunction, Whole,
 };
 
 use crate::anatomy::{Anatomy, Bucket, Cgroup, Charged, Missing};
@@ -51,6 +51,9 @@ pub struct Verdict {
     /// Of a core file, which knows no RSS (`rss_bytes` is 0): what it has in pages that hold anything but zeros. The anatomy adds up to it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub core_bytes: Option<u64>,
+    /// Where nothing tells the RSS (`rss_bytes` is 0): what Go's runtime has from the kernel and has not returned. The anatomy adds up to it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub mapped_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub baseline_rss_bytes: Option<u64>,
     /// In the order of [`Bucket::ALL`]; the bytes add up to `rss_bytes`.
@@ -84,7 +87,7 @@ pub struct BucketLine {
 impl Verdict {
     /// What the anatomy adds up to.
     pub fn whole_bytes(&self) -> u64 {
-        self.core_bytes.unwrap_or(self.rss_bytes)
+        self.core_bytes.or(self.mapped_bytes).unwrap_or(self.rss_bytes)
     }
 }
 
@@ -235,7 +238,8 @@ pub fn decide(anatomy: &Anatomy, facts: &Facts, lang: Lang) -> Verdict {
     // nor where the collector is what was asked about, or nothing was
     let elsewhere =
         facts.thrash.filter(|_| !facts.by_rss && !facts.by_charge).map(|thrash| (Cause::GcThrash, thrash.confidence())).or(elsewhere);
-    let go_heap_explains = explains(anatomy, &weighed);
+    let go_heap_explains = if facts.whole == Whole::Mapped { Explains::Unknown } else { explains(anatomy, &weighed) };
+    let whole = |of| (facts.whole == of).then_some(anatomy.rss_bytes);
     let growth = facts.baseline.as_ref().map(|base| anatomy.growth(base));
     let line = |bucket| BucketLine {
         bucket,
@@ -246,7 +250,11 @@ pub fn decide(anatomy: &Anatomy, facts: &Facts, lang: Lang) -> Verdict {
     };
     Verdict {
         schema: SCHEMA,
-        question: if facts.is_core { lang.pick(QUESTION_OF_CORE, QUESTION_OF_CORE_ZH) } else { lang.pick(QUESTION, QUESTION_ZH) }.into(),
+        question: match facts.whole {
+            Whole::Core => lang.pick(QUESTION_OF_CORE, QUESTION_OF_CORE_ZH),
+            Whole::Rss | Whole::Mapped => lang.pick(QUESTION, QUESTION_ZH),
+        }
+        .into(),
         go_heap_explains,
         cause: elsewhere.map_or(cause, |(cause, _)| cause),
         confidence: elsewhere.map_or(confidence, |(_, confidence)| confidence),
@@ -254,8 +262,9 @@ pub fn decide(anatomy: &Anatomy, facts: &Facts, lang: Lang) -> Verdict {
         summary: words::summary(anatomy, facts, &weighed, cause, go_heap_explains, elsewhere.map(|(cause, _)| cause), lang),
         evidence: words::evidence(anatomy, facts, &weighed, cause, lang),
         missing,
-        rss_bytes: if facts.is_core { 0 } else { anatomy.rss_bytes },
-        core_bytes: facts.is_core.then_some(anatomy.rss_bytes),
+        rss_bytes: whole(Whole::Rss).unwrap_or(0),
+        core_bytes: whole(Whole::Core),
+        mapped_bytes: whole(Whole::Mapped),
         baseline_rss_bytes: facts.baseline.as_ref().map(|b| b.rss_bytes),
         anatomy: Bucket::ALL.map(line).to_vec(),
         cgroup: facts.cgroup.clone(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::facts::{Facts, Gogc};
+use super::super::facts::{Facts, Gogc, Whole};
 use super::super::weigh::{Basis, Weighed};
 use super::super::{Cause, Holder, PASSING};
 use super::{bytes, holding, name, part, percent, size, thrash, with_leaf};
@@ -363,7 +363,7 @@ fn arenas(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, lang: Lang) 
         }
         None => "",
     };
-    if let Some(arenas) = anatomy.arena_rss.map(bytes).filter(|_| facts.is_core) {
+    if let Some(arenas) = anatomy.arena_rss.map(bytes).filter(|_| facts.whole == Whole::Core) {
         said.push(say!(lang;
             "{arenas} of what the core file holds lie in Go's arenas.";
             "core 文件所存的内存中，{arenas} 在 Go 的 arena 里。"
@@ -373,7 +373,7 @@ fn arenas(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, lang: Lang) 
     }
     if anatomy.over_claim > WORTH {
         let more = bytes(anatomy.over_claim);
-        said.push(if facts.is_core {
+        said.push(if facts.whole == Whole::Core {
             say!(lang;
                 "MemStats counts {more} more than the core file holds: never touched, or nothing but zeros. The parts are scaled down.";
                 "MemStats 比 core 文件所存的多算了 {more}：从未触碰的页，或内容全为零。各部分已按比例缩小。"
@@ -434,7 +434,7 @@ fn pages(said: &mut Vec<String>, anatomy: &Anatomy, facts: &Facts, lang: Lang) {
     let released = anatomy.released.saturating_sub(anatomy.lazy_free);
     if released > WORTH {
         let released = bytes(released);
-        said.push(if facts.is_core {
+        said.push(if facts.whole == Whole::Core {
             say!(lang;
                 "{released} of the freed heap were returned by the runtime (HeapReleased), and the core file holds them nevertheless.";
                 "已释放的堆中有 {released} 已由 runtime 归还（HeapReleased），但仍在 core 文件里。"

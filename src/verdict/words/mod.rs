@@ -8,7 +8,7 @@ mod thrash;
 #[cfg(test)]
 mod tests;
 
-use super::facts::{Facts, SMALL_OBJECT, TopFunction};
+use super::facts::{Facts, SMALL_OBJECT, TopFunction, Whole};
 use super::weigh::Weighed;
 use super::{Cause, DOMINATES, Explains, LARGEST_TOLD};
 use crate::anatomy::{Anatomy, Bucket};
@@ -63,10 +63,11 @@ pub(super) fn summary(
             let grown = bytes(anatomy.rss_bytes.saturating_sub(base.rss_bytes));
             say!(lang; "RSS grew by {grown} to {now}"; "RSS 增长了 {grown}，达到 {now}")
         }
-        None if facts.is_core => say!(lang; "The core file holds {now} of memory"; "core 文件存有 {now} 内存"),
+        None if facts.whole == Whole::Core => say!(lang; "The core file holds {now} of memory"; "core 文件存有 {now} 内存"),
         None => say!(lang; "RSS is {now}"; "RSS 为 {now}"),
     };
     let heap = match explains {
+        _ if facts.whole == Whole::Mapped => return of_mapped(anatomy, facts, weighed, cause, lang),
         Explains::Yes => lang.pick("the Go heap explains it", "Go 堆可以解释"),
         Explains::Partly => lang.pick("the Go heap explains it in part", "Go 堆只能解释一部分"),
         Explains::No => lang.pick("the Go heap does not explain it", "Go 堆无法解释"),
@@ -91,6 +92,25 @@ pub(super) fn summary(
         _ => String::new(),
     };
     say!(lang; "{limit}{rss} and {heap}: {because}{held}{besides}{ending}{whose}."; "{limit}{rss}，{heap}：{because}{held}{besides}{ending}{whose}。")
+}
+
+/// The same where nothing tells the RSS.
+fn of_mapped(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause: Cause, lang: Lang) -> String {
+    if anatomy.rss_bytes == 0 {
+        let profile = facts.heap.as_ref().map(|heap| bytes(heap.inuse_space));
+        let profile = profile.map(|all| say!(lang; "; the heap profile counts {all} in use"; "；heap profile 统计在用 {all}")).unwrap_or_default();
+        return say!(lang;
+            "The RSS and MemStats are unknown, and so is whether the Go heap explains the RSS{profile}.";
+            "RSS 和 MemStats 均未知，因此 Go 堆能否解释 RSS 也不清楚{profile}。"
+        );
+    }
+    let because = because::because(anatomy, facts, weighed, cause, lang);
+    let held = holding::clause(facts, weighed, cause, lang);
+    let mapped = bytes(anatomy.rss_bytes);
+    say!(lang;
+        "The RSS is unknown, and so is whether the Go heap explains it; of the {mapped} that Go has from the kernel, {because}{held}.";
+        "RSS 未知，因此 Go 堆能否解释也不清楚；Go 从内核取得的 {mapped} 中，{because}{held}。"
+    )
 }
 
 /// A second part that is nearly as heavy.
