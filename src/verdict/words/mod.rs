@@ -98,7 +98,8 @@ pub(super) fn summary(
 fn of_mapped(anatomy: &Anatomy, facts: &Facts, weighed: &Weighed, cause: Cause, lang: Lang) -> String {
     if anatomy.rss_bytes == 0 {
         let profile = facts.heap.as_ref().map(|heap| bytes(heap.inuse_space));
-        let profile = profile.map(|all| say!(lang; "; the heap profile counts {all} in use"; "；heap profile 统计在用 {all}")).unwrap_or_default();
+        let profile =
+            profile.map(|all| say!(lang; "; the heap profile counts {all} in use"; "；heap profile 统计在用 {all}")).unwrap_or_default();
         return say!(lang;
             "The RSS and MemStats are unknown, and so is whether the Go heap explains the RSS{profile}.";
             "RSS 和 MemStats 均未知，因此 Go 堆能否解释 RSS 也不清楚{profile}。"
