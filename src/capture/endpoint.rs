@@ -8,14 +8,16 @@ use reqwest::Url;
 use tokio::task::JoinHandle;
 
 use super::collected::Unanswered;
+use super::discover::Candidate;
 use super::fetch::Endpoint;
 use super::reach::quick_connect;
 use super::watch::Watch;
 use super::{Env, collected, discover};
 use crate::aside::NoAnswer;
 use crate::bundle::Warning;
-use crate::client::{Clients, Credentials, Use};
+use crate::client::{Asker, Clients, Credentials, Use};
 use crate::config::{self, Pprof, Source};
+use crate::host::netns::{Door, Way};
 use crate::host::peer::Peer;
 use crate::host::sockets::{self, Ownership};
 use crate::host::trust::Trusted;
@@ -67,13 +69,18 @@ pub(super) fn prepare(target: &Arc<config::Target>, id: Option<InstanceId>, env:
             None => Err("no `pprof` address is configured for this target".into()),
             Some(Pprof::Auto) => {
                 let id = id.ok_or("`pprof = \"auto\"` needs a process on this host")?;
-                let addrs = discover::candidates(&procfs, id)?;
                 let mut endpoints = Vec::new();
                 let mut withheld = None;
-                for addr in addrs {
-                    let (endpoint, peer) = make.http(&format!("http://{addr}/debug/pprof"))?;
-                    match look(peer) {
-                        Ok(()) => endpoints.push(endpoint),
+                for candidate in discover::candidates(&procfs, id)? {
+                    let made = match candidate {
+                        Candidate::Here(addr) => {
+                            let (endpoint, peer) = make.http(&format!("http://{addr}/debug/pprof"))?;
+                            look(peer).map(|()| endpoint)
+                        }
+                        Candidate::There(way) => make.there(id, way),
+                    };
+                    match made {
+                        Ok(endpoint) => endpoints.push(endpoint),
                         Err(why) => withheld = withheld.or(Some(why)),
                     }
                 }
@@ -173,11 +180,29 @@ impl Make<'_> {
                 Some(peer) => self.clients.guarded(&base, socket, credentials, connect, Use::Capture, peer),
                 None => self.clients.client(&base, socket, credentials, connect, Use::Capture),
             };
-            made.map_err(|e| e.to_string())
+            made.map(Asker::Pooled).map_err(|e| e.to_string())
         };
         let capture = &self.target.capture;
         let (normal, quick) = (client(capture.connect_timeout)?, client(quick_connect(capture))?);
         Ok((Endpoint { client: normal, quick, base, shown, credentials: self.credentials.clone(), obstacle: None }, peer))
+    }
+
+    /// In the network namespace of the process. The error says why credentials are not sent there.
+    fn there(&self, id: InstanceId, way: Way) -> Result<Endpoint, String> {
+        let addr = way.addr();
+        if self.credentials.are_sent() {
+            return Err(format!(
+                "credentials are not sent to {addr}, which is in another network namespace: between here and there others may listen; write the \
+                 address in `pprof`, if it may be shown them"
+            ));
+        }
+        let shown = format!("http://{addr}/debug/pprof");
+        let base = Url::parse(&shown).map_err(|e| e.to_string())?;
+        let door = Arc::new(Door { procfs: self.procfs.clone(), id, way });
+        let capture = &self.target.capture;
+        let client = |connect| self.clients.direct(door.clone(), connect);
+        let (normal, quick) = (client(capture.connect_timeout), client(quick_connect(capture)));
+        Ok(Endpoint { client: normal, quick, base, shown, credentials: self.credentials.clone(), obstacle: None })
     }
 
     /// Who must answer there, if credentials are sent and it is on this host.

@@ -6,14 +6,14 @@ use std::io;
 use std::time::Duration;
 
 use reqwest::header::LOCATION;
-use reqwest::{Client, Response, StatusCode, Url};
+use reqwest::{Response, StatusCode, Url};
 use tokio::time::Instant;
 
 use super::reach::Contact;
 use super::sink::Sink;
 use super::watch::{Ended, Watch};
 use crate::aside::Lane;
-use crate::client::{Cause, Credentials, USE_HTTPS, root_cause, says_in_the_clear, withheld};
+use crate::client::{Asker, Cause, Credentials, USE_HTTPS, Unsent, root_cause, says_in_the_clear};
 use crate::clock::human;
 use crate::text::one_line;
 use crate::units::ByteSize;
@@ -29,9 +29,9 @@ const GO_PPROF: &str = "x-go-pprof";
 /// A pprof endpoint, with how to get there and what to show of it.
 #[derive(Clone)]
 pub(super) struct Endpoint {
-    pub client: Client,
+    pub client: Asker,
     /// The same with a short connect timeout.
-    pub quick: Client,
+    pub quick: Asker,
     pub base: Url,
     /// `base` for people: no credentials, no query; the socket for a unix one.
     pub shown: String,
@@ -174,7 +174,7 @@ pub(super) struct Bounds {
 /// Dropping the future leaves the sink's file as far as it was written.
 pub(super) async fn get(
     endpoint: &Endpoint,
-    client: &Client,
+    client: &Asker,
     url: Url,
     bounds: Bounds,
     (sink, lane): (Sink, &Lane),
@@ -193,7 +193,7 @@ pub(super) async fn get(
 
 async fn stream(
     endpoint: &Endpoint,
-    client: &Client,
+    client: &Asker,
     url: Url,
     bounds: Bounds,
     body: &mut Pour<'_>,
@@ -234,9 +234,9 @@ pub(super) async fn get_small(endpoint: &Endpoint, url: Url, bounds: Bounds, wat
 }
 
 /// Sends the request; the response's head, if it is a 200.
-async fn answer(endpoint: &Endpoint, client: &Client, url: Url, clock: &mut Clock, watch: &mut Watch) -> Result<Response, Failure> {
-    let request = client.get(url).headers(endpoint.credentials.headers.clone());
-    let mut response = clock.limit(watch, request.send()).await?.map_err(|e| unsent(endpoint, &e, clock))?;
+async fn answer(endpoint: &Endpoint, client: &Asker, url: Url, clock: &mut Clock, watch: &mut Watch) -> Result<Response, Failure> {
+    let request = client.get(url, &endpoint.credentials.headers);
+    let mut response = clock.limit(watch, request).await?.map_err(|e| unsent(endpoint, e, clock))?;
     clock.answered = true;
     let status = response.status();
     if status == StatusCode::OK {
@@ -263,16 +263,12 @@ async fn answer(endpoint: &Endpoint, client: &Client, url: Url, clock: &mut Cloc
     Err(Failure::Status { code: status, go, line, wants_tls: telling.is_some() })
 }
 
-fn unsent(endpoint: &Endpoint, error: &reqwest::Error, clock: &Clock) -> Failure {
-    if let Some(why) = withheld(error) {
-        Failure::Withheld(why)
-    } else if error.is_connect() {
-        let cause = if error.is_timeout() { Cause::passing("connection timed out") } else { Cause::of(error) };
-        Failure::Connect { cause, obstacle: endpoint.obstacle.clone() }
-    } else if error.is_timeout() {
-        Failure::TimedOut { after: clock.timeout, answered: false, bytes: 0 }
-    } else {
-        Failure::Unanswered(Cause::of(error))
+fn unsent(endpoint: &Endpoint, unsent: Unsent, clock: &Clock) -> Failure {
+    match unsent {
+        Unsent::Withheld(why) => Failure::Withheld(why),
+        Unsent::Connect(cause) => Failure::Connect { cause, obstacle: endpoint.obstacle.clone() },
+        Unsent::TimedOut => Failure::TimedOut { after: clock.timeout, answered: false, bytes: 0 },
+        Unsent::Unanswered(cause) => Failure::Unanswered(cause),
     }
 }
 

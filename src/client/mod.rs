@@ -4,6 +4,7 @@
 //! asked, and how long to wait for it.
 
 mod cause;
+mod direct;
 mod gate;
 mod names;
 
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use reqwest::redirect::{Attempt, Policy};
-use reqwest::{Certificate, Client, ClientBuilder, Identity, Url};
+use reqwest::{Certificate, Client, ClientBuilder, Identity, Response, Url};
 #[cfg(feature = "remote-store")]
 use reqwest::{NoProxy, Proxy};
 
@@ -22,8 +23,10 @@ use self::names::Names;
 use crate::aside::{Threads, may_block};
 use crate::config::{self, Auth};
 use crate::credential;
+use crate::host::netns::Door;
 use crate::host::peer::Peer;
 use crate::text::one_line;
+use direct::Direct;
 use gate::Gate;
 
 pub(crate) use self::cause::{Cause, USE_HTTPS, root_cause, says_in_the_clear, withheld};
@@ -33,6 +36,8 @@ const MAX_SECRET: u64 = 64 << 10;
 const MAX_CA: u64 = 4 << 20;
 const MAX_CACHED: usize = 32;
 const MAX_REDIRECTS: usize = 3;
+/// What requests say they come from.
+const AGENT: &str = concat!("memtrap/", env!("CARGO_PKG_VERSION"));
 /// After a capture its connection is of no use to anyone.
 const IDLE: Duration = Duration::from_secs(5);
 
@@ -51,11 +56,60 @@ pub struct Clients {
     for_others: Names,
     /// Who answers is looked up here before credentials are sent.
     looks: Threads,
+    connects: Threads,
+}
+
+/// Who sends requests.
+#[derive(Clone, Debug)]
+pub(crate) enum Asker {
+    Pooled(Client),
+    Direct(Direct),
+}
+
+/// Why a request brought no answer.
+#[derive(Debug)]
+pub(crate) enum Unsent {
+    /// Credentials were held back: a sentence.
+    Withheld(String),
+    Connect(Cause),
+    /// It was sent, or begun, and its time ran out.
+    TimedOut,
+    Unanswered(Cause),
+}
+
+impl Asker {
+    /// Sends a GET; the response's head. If the future is dropped, the request is given up.
+    pub async fn get(&self, url: Url, headers: &HeaderMap) -> Result<Response, Unsent> {
+        match self {
+            Asker::Pooled(client) => client.get(url).headers(headers.clone()).send().await.map_err(|e| Unsent::of(&e)),
+            Asker::Direct(direct) => direct.get(url, headers).await,
+        }
+    }
+}
+
+impl Unsent {
+    fn of(error: &reqwest::Error) -> Unsent {
+        if let Some(why) = withheld(error) {
+            Unsent::Withheld(why)
+        } else if error.is_connect() {
+            Unsent::Connect(if error.is_timeout() { Cause::passing("connection timed out") } else { Cause::of(error) })
+        } else if error.is_timeout() {
+            Unsent::TimedOut
+        } else {
+            Unsent::Unanswered(Cause::of(error))
+        }
+    }
 }
 
 impl Default for Clients {
     fn default() -> Clients {
-        Clients { cached: Arc::default(), for_captures: Names::default(), for_others: Names::default(), looks: gate::threads() }
+        Clients {
+            cached: Arc::default(),
+            for_captures: Names::default(),
+            for_others: Names::default(),
+            looks: gate::threads(),
+            connects: direct::threads(),
+        }
     }
 }
 
@@ -251,6 +305,11 @@ impl Clients {
         over(builder, socket).connector_layer(Gate { peer, threads: self.looks.clone() }).build().map_err(failed)
     }
 
+    /// One for a process in another network namespace.
+    pub(crate) fn direct(&self, door: Arc<Door>, connect: Duration) -> Asker {
+        Asker::Direct(Direct { door, connect, threads: self.connects.clone() })
+    }
+
     fn names(&self, purpose: Use) -> &Names {
         if purpose == Use::Capture { &self.for_captures } else { &self.for_others }
     }
@@ -329,7 +388,7 @@ fn common(patience: Patience, purpose: Use, names: &Names) -> ClientBuilder {
         .dns_resolver(names.within(patience.name))
         .connect_timeout(patience.connect + patience.name)
         .pool_idle_timeout(IDLE)
-        .user_agent(concat!("memtrap/", env!("CARGO_PKG_VERSION")));
+        .user_agent(AGENT);
     match purpose {
         Use::Capture => builder.redirect(Policy::custom(same_origin)),
         // a kept connection costs 35 kB: more than everything else that is kept of an endpoint

@@ -8,6 +8,7 @@ pub mod buildinfo;
 pub mod cgroup;
 pub mod charge;
 pub mod limit;
+pub mod netns;
 pub mod obstacle;
 pub mod peer;
 pub mod proc;

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
 
 use super::{ProcDir, ProcError, ProcFs};
 use crate::identity::InstanceId;
@@ -88,10 +89,42 @@ pub fn owner_check(procfs: &ProcFs, addr: SocketAddr, id: InstanceId) -> Ownersh
     unknown(format!("process {} shares {addr} with {with} (SO_REUSEPORT): the kernel picks who answers", id.pid))
 }
 
-/// Whether the process is in memtrap's network namespace, so that its loopback is memtrap's. `None`: not permitted to know.
+/// Whether the process is in memtrap's network namespace, so that its loopback is memtrap's. `None`: nothing tells.
 pub fn same_netns(procfs: &ProcFs, pid: u32) -> Option<bool> {
-    let own = std::fs::read_link(procfs.path("self/ns/net")).ok()?;
-    Some(procfs.dir(pid).ok()?.link("ns/net").ok()? == own)
+    let dir = procfs.dir(pid).ok()?;
+    if let (Ok(own), Ok(theirs)) = (std::fs::read_link(procfs.path("self/ns/net")), dir.link("ns/net")) {
+        return Some(theirs == own);
+    }
+    // that link takes a right; the tables do not, and each namespace has its own
+    let own = std::fs::metadata(procfs.path("self/net/tcp")).ok()?;
+    let theirs = dir.open("net/tcp").ok()?.metadata().ok()?;
+    Some((own.dev(), own.ino()) == (theirs.dev(), theirs.ino()))
+}
+
+/// Whether the network namespace of a process has a connection from `from` to its own address `to`. Stops at the first; reads at most 128 MiB.
+pub(super) fn has_connection(dir: &ProcDir, to: SocketAddr, from: SocketAddr) -> Result<bool, ProcError> {
+    let (to, from) = (canonical(to), canonical(from));
+    for name in ["net/tcp", "net/tcp6"] {
+        let table = match dir.open(name) {
+            Err(ProcError::Absent { .. }) if name == "net/tcp6" => continue,
+            opened => opened?,
+        };
+        let mut found = false;
+        let is_it = |words: &[&str]| {
+            let at = |n: usize| words.get(n).and_then(|word| parse_address(word));
+            found = at(1) == Some(to) && at(2) == Some(from);
+            !found
+        };
+        each_row(table, is_it).map_err(|e| dir.error(name, e))?;
+        if found {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn canonical(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }
 
 /// The inodes of the sockets to one of which the kernel would hand a connection to `addr`. An unspecified address means any
@@ -174,10 +207,7 @@ fn tables(open: impl Fn(&str) -> Result<File, ProcError>, place: &std::path::Pat
 /// thousands of connections need not be read.
 pub fn read_table(table: impl Read) -> std::io::Result<Vec<Listening>> {
     let mut rows = Vec::new();
-    let mut table = BufReader::with_capacity(64 << 10, table.take(MAX_TABLE));
-    let mut line = Vec::new();
-    while table.read_until(b'\n', &mut line)? > 0 {
-        let words: Vec<&str> = std::str::from_utf8(&line).unwrap_or("").split_ascii_whitespace().take(10).collect();
+    each_row(table, |words| {
         match (words.get(3), words.get(1), words.get(7), words.get(9)) {
             (Some(&"0A"), Some(local), Some(uid), Some(inode)) => {
                 if let (Some(addr), Ok(uid), Ok(inode)) = (parse_address(local), uid.parse(), inode.parse()) {
@@ -186,11 +216,25 @@ pub fn read_table(table: impl Read) -> std::io::Result<Vec<Listening>> {
             }
             // the heading, and requests that older kernels list beside their listener
             (Some(&"rem_address" | &"st" | &"03"), ..) | (None, ..) => {}
-            _ => break,
+            _ => return false,
+        }
+        true
+    })?;
+    Ok(rows)
+}
+
+/// Gives each row's first ten words, until `each` has had enough.
+fn each_row(table: impl Read, mut each: impl FnMut(&[&str]) -> bool) -> std::io::Result<()> {
+    let mut table = BufReader::with_capacity(64 << 10, table.take(MAX_TABLE));
+    let mut line = Vec::new();
+    while table.read_until(b'\n', &mut line)? > 0 {
+        let words: Vec<&str> = std::str::from_utf8(&line).unwrap_or("").split_ascii_whitespace().take(10).collect();
+        if !each(&words) {
+            break;
         }
         line.clear();
     }
-    Ok(rows)
+    Ok(())
 }
 
 /// `0100007F:17AC`: 32-bit words in the byte order of the machine.

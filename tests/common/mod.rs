@@ -19,6 +19,7 @@ pub mod pages;
 #[cfg(feature = "s3")]
 pub mod s3;
 pub mod scenarios;
+mod space;
 pub mod vm;
 pub mod witness;
 
@@ -35,6 +36,7 @@ pub use debian_server::DebianServer;
 pub use go::{Build, GoVersion, Svc, go_binary, go_program, go_svc};
 pub use idle::Idle;
 pub use memtrap::{Memtrap, assert_replays, run};
+pub use space::Space;
 
 pub const MIB: u64 = 1 << 20;
 
