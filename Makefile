@@ -6,7 +6,7 @@ export RUST_TEST_THREADS ?= 8
 # The same as in tests/common/go.rs.
 TEST_GO = 1.21.13 1.27.3
 
-.PHONY: help demo test corpus outside vm lint bench soak package nspawn deny
+.PHONY: help demo test corpus outside vm lint bench soak package release image nspawn deny
 
 help:
 	@echo "make demo    catch a real leak, in under a minute"
@@ -17,6 +17,8 @@ help:
 	@echo "make bench   what memtrap costs, against references and budgets, as a table"
 	@echo "make soak    half an hour of random incidents in two hundred services"
 	@echo "make package builds the Debian package"
+	@echo "make release builds the static binary and what one downloads with it: .tar.gz, SHA-256, SBOM"
+	@echo "make image   builds a container image of the static binary alone, and runs it where runc can be had"
 	@echo "make nspawn  installs it in a booted Debian and sees that it behaves; root, with debootstrap and systemd-nspawn"
 	@echo "make deny    licences, advisories, sources and banned crates; with cargo-deny"
 	@echo "make lint    formatting, clippy and documentation, warnings denied"
@@ -61,6 +63,13 @@ soak:
 
 package:
 	@scripts/package
+
+release:
+	@scripts/release
+
+# SHIPPED: the binary that the tests pack and run; without, they take the debug build.
+image:
+	@binary=$$(scripts/dist --static) && scripts/image --binary "$$binary" && SHIPPED=$$binary $(CARGO) test --quiet --locked --test shipped
 
 # A debug build in a package of its own: what is tried is the package, not the optimizer.
 nspawn:
