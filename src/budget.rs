@@ -15,7 +15,8 @@
 //! costs this host something, the analysis of what was captured, takes turns in `capture`.
 //!
 //! No purse pays for another: neither requests by the dozen nor a loop of crashes keep a rule from capturing, and no target uses up what another
-//! will need. With one target there is nothing to share out but between its triggers.
+//! will need. With one target there is nothing to share out but between its triggers. Of a target that means many services, each service counts as
+//! a target does.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -51,6 +52,8 @@ impl Bounds {
 #[derive(Clone, Copy, Debug)]
 pub struct Wish<'a> {
     pub target: &'a str,
+    /// Which of its services, where it means many.
+    pub workload: Option<&'a str>,
     pub slot: SlotNumber,
     pub trigger: Trigger,
     /// How many kinds of rules the target has.
@@ -81,10 +84,18 @@ struct Start {
     at: Mono,
     purse: Purse,
     target: String,
+    workload: Option<String>,
     slot: SlotNumber,
     /// Of one that was stored by an earlier version nothing is known.
     trigger: Option<Trigger>,
     running: bool,
+}
+
+impl Start {
+    /// Whether it counts among those of who wishes.
+    fn is_of(&self, wish: &Wish<'_>) -> bool {
+        self.target == wish.target && self.workload.as_deref() == wish.workload
+    }
 }
 
 /// A capture of the last hour, on disk.
@@ -95,6 +106,8 @@ pub struct Spending {
     pub ago: Duration,
     #[serde(default)]
     target: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    workload: Option<String>,
     #[serde(default)]
     slot: SlotNumber,
     #[serde(default)]
@@ -167,7 +180,7 @@ impl Refusal {
             }
             Refusal::Target { captures, free } => {
                 let why = lang.pick(", its share of max_captures_per_hour", "，用完了它在 max_captures_per_hour 中的份额");
-                hourly(lang, *captures, (" of this target", "该目标"), why, *free)
+                hourly(lang, *captures, (" of it", ""), why, *free)
             }
             Refusal::Trigger { captures, trigger, free } => {
                 let (en, zh) = (format!(" by {}", trigger.name()), format!("由 {} 触发，", trigger.name()));
@@ -231,8 +244,9 @@ impl Budget {
             }
         }
         self.has_share(purse, wish, now)?;
-        let Wish { target, slot, trigger, .. } = wish;
-        self.started.push_back(Start { at: now, purse, target: target.to_owned(), slot, trigger: Some(trigger), running: true });
+        let Wish { slot, trigger, .. } = wish;
+        let (target, workload) = (wish.target.to_owned(), wish.workload.map(str::to_owned));
+        self.started.push_back(Start { at: now, purse, target, workload, slot, trigger: Some(trigger), running: true });
         Ok(())
     }
 
@@ -244,7 +258,7 @@ impl Budget {
             _ => self.bounds.concurrent,
         };
         let running = || self.started.iter().filter(|s| s.running && of.contains(&s.purse));
-        let (own, all) = (running().filter(|s| s.target == wish.target).count(), running().count());
+        let (own, all) = (running().filter(|s| s.is_of(&wish)).count(), running().count());
         match (own >= most, all >= MOST_AT_ONCE.max(most)) {
             (true, _) => Err(Refusal::Concurrent(own)),
             (_, true) => Err(Refusal::Full(all)),
@@ -264,17 +278,17 @@ impl Budget {
             Some((ages.len(), free))
         };
         let all = ages(&|_| true);
-        let theirs = ages(&|s| s.target == wish.target);
+        let theirs = ages(&|s| s.is_of(&wish));
         if let Some((captures, free)) = over(all.clone(), per_hour) {
             return Err(Refusal::PerHour { captures, free });
         }
-        let shared = targets > 1;
+        let shared = targets > 1 || wish.workload.is_some();
         let share = if shared { (per_hour / 2).max(1) } else { per_hour };
         if let Some((captures, free)) = over(theirs.clone(), share) {
             return Err(Refusal::Target { captures, free });
         }
         if purse == Purse::Rules && wish.rules > 1 {
-            let same = ages(&|s| s.target == wish.target && s.trigger == Some(wish.trigger));
+            let same = ages(&|s| s.is_of(&wish) && s.trigger == Some(wish.trigger));
             if let Some((captures, free)) = over(same, (share * 2 / 3).max(1)) {
                 return Err(Refusal::Trigger { captures, trigger: wish.trigger, free });
             }
@@ -303,7 +317,14 @@ impl Budget {
     pub fn save(&self, now: Mono) -> Vec<Spending> {
         let recent = self.started.iter().filter(|s| now.since(s.at) < HOUR);
         recent
-            .map(|s| Spending { ago: now.since(s.at), target: s.target.clone(), slot: s.slot, trigger: s.trigger, purse: s.purse })
+            .map(|s| Spending {
+                ago: now.since(s.at),
+                target: s.target.clone(),
+                workload: s.workload.clone(),
+                slot: s.slot,
+                trigger: s.trigger,
+                purse: s.purse,
+            })
             .collect()
     }
 
@@ -311,7 +332,15 @@ impl Budget {
         let recent = spent.into_iter().filter_map(|s| {
             let ago = s.ago.checked_add(elapsed).filter(|ago| *ago < HOUR)?;
             // a saturated subtraction on a freshly booted host makes a capture look younger: the safe side
-            Some(Start { at: now - ago, purse: s.purse, target: s.target, slot: s.slot, trigger: s.trigger, running: false })
+            Some(Start {
+                at: now - ago,
+                purse: s.purse,
+                target: s.target,
+                workload: s.workload,
+                slot: s.slot,
+                trigger: s.trigger,
+                running: false,
+            })
         });
         self.started = recent.collect();
     }
@@ -337,7 +366,7 @@ mod tests {
     }
 
     fn by(trigger: Trigger, target: &str) -> Wish<'_> {
-        Wish { target, slot: 0, trigger, rules: 1, urgency: Urgency::Calm }
+        Wish { target, workload: None, slot: 0, trigger, rules: 1, urgency: Urgency::Calm }
     }
 
     fn wish(target: &str) -> Wish<'_> {
@@ -383,6 +412,19 @@ mod tests {
         assert_eq!(exhaust(&mut b, wish("a"), 5_000).0, 0);
         let again: Vec<Spending> = serde_json::from_str(&serde_json::to_string(&b.save(Mono::from_secs(5_000))).unwrap()).unwrap();
         assert_eq!(again, b.save(Mono::from_secs(5_000)));
+    }
+
+    #[test]
+    fn a_target_of_many_services_shares_out_between_them_though_it_is_the_only_one() {
+        let mut b = budget(2, 12, 1);
+        let of = |workload| Wish { workload: Some(workload), ..wish("host") };
+        let (n, why) = exhaust(&mut b, of("noisy"), 0);
+        assert_eq!((n, why.name()), (6, "target_share"));
+        assert_eq!(exhaust(&mut b, of("second"), 0).0, 2, "of the last third each newcomer has its first");
+        assert_eq!(exhaust(&mut b, of("third"), 0).0, 1);
+        let mut after = budget(2, 12, 1);
+        after.restore(b.save(Mono::from_secs(1)), Duration::ZERO, Mono::from_secs(1));
+        assert_eq!(exhaust(&mut after, of("third"), 1).0, 0, "and a restart knows whose they were");
     }
 
     #[test]

@@ -124,3 +124,67 @@ fn every_go_program_of_a_user_is_watched_and_a_cooldown_stays_with_the_program_t
     assert_eq!(instances.len(), 2, "{targets:#}");
     assert_eq!(memtrap.bundles().len(), 2);
 }
+
+/// A replica of a service, as Kubernetes names them.
+fn replica(namespace: &str, service: usize, replica: &str, args: &[&str]) -> Option<Container> {
+    let svc = go_program(GoVersion::Newest, "svc", Build::Stripped);
+    let annotations = json!({
+        "io.kubernetes.cri.container-name": "app",
+        "io.kubernetes.cri.sandbox-name": format!("svc{service}-7d9f8b6c5d-{replica}"),
+        "io.kubernetes.cri.sandbox-namespace": namespace,
+    });
+    Container::start(&format!("memtrap-{namespace}-{service}-{replica}"), &svc, &[args, &["-exit-after", "4m"]].concat(), annotations)
+}
+
+#[test]
+fn of_sixty_containers_those_that_leak_are_caught_once_each_and_no_service_pays_for_another() {
+    const LEAKS: [&str; 4] = ["-leak", "83886080", "-max", "167772160"];
+    let namespace = format!("ns{}", std::process::id());
+    let memtrap = Memtrap::start_with("listen = \"127.0.0.1:0\"", &target(&format!("container = \"^{namespace}/\"")));
+    let all: Vec<(usize, &str)> = (0..20).flat_map(|service| ["bcdfg", "h7jkl", "m9npq"].map(|replica| (service, replica))).collect();
+    // three services leak in all of their replicas; the others are well
+    let start = |(service, name): &(usize, &'static str)| {
+        let args: &[&str] = if *service < 3 { &LEAKS } else { &[] };
+        replica(&namespace, *service, name, args).map(|container| (*service, container))
+    };
+    let (first, second) = all.split_at(all.len() / 2);
+    let halves = std::thread::scope(|scope| {
+        let started = [first, second].map(|half| scope.spawn(move || half.iter().map(start).collect::<Option<Vec<_>>>()));
+        started.map(|half| half.join().unwrap())
+    });
+    let [Some(mut containers), Some(rest)] = halves else { return };
+    containers.extend(rest);
+    // another service crashes in a loop meanwhile, and one that leaks is scaled up and loses a replica
+    for _ in 0..3 {
+        drop(replica(&namespace, 3, "xxzz2", &[]));
+    }
+    let Some(fourth) = replica(&namespace, 0, "r4stv", &LEAKS) else { return };
+    let of = |bundle: &Path| {
+        let m = manifest(bundle);
+        (m["instance"]["workload"].as_str().unwrap().to_owned(), m["instance"]["pid"].as_u64().unwrap() as u32)
+    };
+    memtrap.wait_until(60, "eight are caught: of twelve an hour, a third is kept for services that had none", |m| m.bundles().len() >= 8);
+    let lost = containers.iter().position(|(service, _)| *service == 1).unwrap();
+    let was = containers.remove(lost).1;
+    drop(was);
+    let Some(next) = replica(&namespace, 1, "w5x6z", &LEAKS) else { return };
+    memtrap.wait_until(40, "all that leak are over their thresholds, and wait for what the rules allow", |memtrap| {
+        let targets: Value = serde_json::from_str(&common::http::get(&memtrap.address(), "/api/targets").text()).unwrap();
+        let instances = targets["instances"].as_array().unwrap();
+        let state = |pid: u32| instances.iter().find(|i| i["pid"] == pid).map(|i| i["state"].as_str().unwrap().to_owned());
+        let calm = ["armed", "warming", "waiting", "pending", "capturing"];
+        let leaking = containers.iter().filter(|(service, _)| *service < 3).map(|(_, c)| c.pid).chain([fourth.pid, next.pid]);
+        leaking.map(state).all(|state| state.is_some_and(|state| !calm.contains(&state.as_str())))
+    });
+    let caught: Vec<(String, u32)> = memtrap.bundles().iter().map(|bundle| of(bundle)).collect();
+    let mut once: Vec<u32> = caught.iter().map(|(_, pid)| *pid).collect();
+    once.sort_unstable();
+    once.dedup();
+    assert_eq!(once.len(), caught.len(), "one bundle for each incident: {caught:?}");
+    assert!((8..=9).contains(&caught.len()), "{caught:?}");
+    for service in 0..3 {
+        let name = format!("{namespace}/svc{service}/app");
+        assert!(caught.iter().any(|(workload, _)| *workload == name), "{name} is among them: {caught:?}");
+    }
+    assert!(caught.iter().all(|(workload, _)| (0..3).any(|n| *workload == format!("{namespace}/svc{n}/app"))), "{caught:?}");
+}

@@ -297,7 +297,7 @@ fn a_process_replaced_during_its_capture_is_a_new_story() {
 fn a_refused_order_comes_again_while_the_rule_holds() {
     let mut s = Story::at_once();
     let mut budget = Budget::new(Bounds { concurrent: 1, per_hour: 10, targets: 1 });
-    let wish = Wish { target: "a", slot: 0, trigger: Trigger::Threshold, rules: 1, urgency: Urgency::Calm };
+    let wish = Wish { target: "a", workload: None, slot: 0, trigger: Trigger::Threshold, rules: 1, urgency: Urgency::Calm };
     budget.admit(wish, s.now).unwrap();
     let order = s.slot.observe(Sample { at: s.now, rss: 150 * MIB }, s.age, &s.levels, &s.rules);
     assert!(order.is_some());

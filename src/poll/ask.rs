@@ -80,7 +80,9 @@ impl WatchedTarget {
         let order =
             slot.ask(ask.trigger, &ask.why, &live.levels, now).map_err(|why| NotGranted::Denied { instance: instance.clone(), why })?;
         let rules = config.rules.kinds();
-        let wish = Wish { target: &config.name, slot: number, trigger: ask.trigger, rules, urgency: Urgency::Calm };
+        let workload = live.workload.as_ref().map(|workload| workload.name.clone());
+        let wish =
+            Wish { target: &config.name, workload: workload.as_deref(), slot: number, trigger: ask.trigger, rules, urgency: Urgency::Calm };
         dispatch.budget.admit(wish, now).map_err(NotGranted::Budget)?;
         let part = order.part;
         let job = dispatch.begin(InstanceRef { target: config, number, slot, live }, order, now);

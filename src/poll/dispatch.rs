@@ -134,7 +134,8 @@ impl Dispatch {
             _ => Urgency::Calm,
         };
         let InstanceRef { target, number: slot, .. } = place;
-        let wish = Wish { target: &target.name, slot, trigger: order.fired.trigger, rules: target.rules.kinds(), urgency };
+        let workload = place.live.workload.as_ref().map(|workload| workload.name.as_str());
+        let wish = Wish { target: &target.name, workload, slot, trigger: order.fired.trigger, rules: target.rules.kinds(), urgency };
         let admitted = match self.kin.held_by(&place, &order) {
             Some(of) => Err(Refusal::Fork { of }),
             None => self.budget.admit(wish, now),
