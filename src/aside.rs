@@ -11,6 +11,7 @@
 //! | names that are looked up | [`Threads`] for captures and others for sources, uploads and notifications; one for each name at a time |
 //! | the state, the bundles that retention deletes, the baselines that are swept | one [`Lane`] each |
 //! | what the server lists, reads, and renders | [`Threads`] each |
+//! | connections into other network namespaces | [`Threads`]; each that enters one has a thread of its own, which ends with it |
 //! | what the kernel tells of cgroups by itself | one thread |
 //! | a cgroup that is held: the journal, the guard | one thread for each |
 //! | the configuration that is read again | a thread |

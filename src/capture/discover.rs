@@ -1,7 +1,7 @@
 //! `pprof = "auto"`: which of the sockets that the process itself listens on serves Go's pprof handlers.
 //!
 //! Only sockets of that process are asked, plain HTTP only: in memtrap's network namespace those on loopback or on any address, in another
-//! those that its own addresses lead to. No other process's port ever is.
+//! those that its own addresses lead to, and from within all. No other process's port ever is.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::fetch::{Bounds, Endpoint, get_small};
 use super::watch::Watch;
 use crate::error::chain;
-use crate::host::netns::{self, Way};
+use crate::host::netns::{self, ENTER, Way};
 use crate::host::sockets;
 use crate::host::{ProcError, ProcFs};
 use crate::identity::InstanceId;
@@ -43,36 +43,45 @@ impl Candidate {
     }
 }
 
-/// Where the process may be asked, the likeliest first, or why nowhere. Blocks on /proc.
-pub(super) fn candidates(procfs: &ProcFs, id: InstanceId) -> Result<Vec<Candidate>, String> {
+/// Where the process may be asked.
+pub(super) struct Candidates {
+    /// The likeliest first.
+    pub places: Vec<Candidate>,
+    /// Which further way there would be, and what closes it: a sentence with the cure.
+    pub closed: Option<String>,
+}
+
+/// Where the process may be asked, or why nowhere. Blocks on /proc.
+pub(super) fn candidates(procfs: &ProcFs, id: InstanceId) -> Result<Candidates, String> {
     let unseen = |e: ProcError| format!("`pprof = \"auto\"` cannot see the sockets of this process: {}", chain(&e));
     let dir = procfs.dir_of(id).map_err(unseen)?;
     let listening = sockets::listening(procfs, id.pid).map_err(unseen)?;
-    let mut found: Vec<Candidate> = if sockets::same_netns(procfs, id.pid) == Some(false) {
+    if listening.is_empty() {
+        return Err("`pprof = \"auto\"`: the process listens on no TCP port; set `pprof` to where it serves /debug/pprof".into());
+    }
+    let (mut places, mut closed) = (Vec::new(), None);
+    if sockets::same_netns(procfs, id.pid) == Some(false) {
         let own = netns::addresses(procfs, &dir).map_err(unseen)?;
-        listening.iter().flat_map(|socket| ways(socket.addr, &own)).map(Candidate::There).collect()
+        closed = netns::may_enter(procfs, id).err().map(|e| format!("{}: {ENTER}", chain(&e)));
+        let is_open = |way: &Way| closed.is_none() || matches!(way, Way::Outside(_));
+        places.extend(listening.iter().flat_map(|socket| ways(socket.addr, &own)).filter(is_open).map(Candidate::There));
     } else {
-        listening.iter().filter_map(|socket| reachable(socket.addr)).map(Candidate::Here).collect()
-    };
-    let key = |candidate: &Candidate| {
-        let addr = candidate.addr();
-        (addr.port() != 6060, addr.is_ipv6(), addr.port())
-    };
-    // of one port in the order in which they were found
-    found.sort_by_key(key);
-    found.dedup();
-    found.truncate(MAX_CANDIDATES);
-    match listening.first() {
-        _ if !found.is_empty() => Ok(found),
-        None => Err("`pprof = \"auto\"`: the process listens on no TCP port; set `pprof` to where it serves /debug/pprof".into()),
-        Some(first) if sockets::same_netns(procfs, id.pid) == Some(false) => Err(format!(
-            "`pprof = \"auto\"`: the process is in another network namespace (a container's), and what it listens on there ({}) is not reached \
-             from here",
-            first.addr
+        places.extend(listening.iter().filter_map(|socket| reachable(socket.addr)).map(Candidate::Here));
+    }
+    // the ways to one port stay in their order
+    let is_v6_here = |place: &Candidate| matches!(place, Candidate::Here(addr) if addr.is_ipv6());
+    places.sort_by_key(|place| (place.addr().port() != 6060, is_v6_here(place), place.addr().port()));
+    places.dedup();
+    places.truncate(MAX_CANDIDATES);
+    match closed {
+        _ if !places.is_empty() => Ok(Candidates { places, closed }),
+        Some(closed) => Err(format!(
+            "`pprof = \"auto\"`: the process is in another network namespace (a container's), and listens at no address that is reached from here; \
+             {closed}"
         )),
-        Some(_) => {
+        None => {
             Err("`pprof = \"auto\"`: the process listens on no TCP port on loopback or on any address; set `pprof` to where it serves \
-                        /debug/pprof"
+                     /debug/pprof"
                 .into())
         }
     }
@@ -80,12 +89,17 @@ pub(super) fn candidates(procfs: &ProcFs, id: InstanceId) -> Result<Vec<Candidat
 
 /// How to ask a socket of this address in another network namespace, which has these addresses.
 fn ways(addr: SocketAddr, own: &[IpAddr]) -> Vec<Way> {
-    let outside = |ip: &IpAddr| match addr.ip() {
-        // one on any IPv6 address serves IPv4 too, unless it was asked not to
-        any if any.is_unspecified() => any.is_ipv6() || ip.is_ipv4(),
-        one => one == *ip,
+    let (ip, port) = (addr.ip(), addr.port());
+    // one on any IPv6 address serves IPv4 too, unless it was asked not to
+    let is_served = |own: &IpAddr| if ip.is_unspecified() { ip.is_ipv6() || own.is_ipv4() } else { ip == *own };
+    let outside = own.iter().filter(|own| is_served(own)).map(|own| Way::Outside(SocketAddr::new(*own, port)));
+    let (v4, v6) = (IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST));
+    let inside: &[IpAddr] = match ip {
+        IpAddr::V4(any) if any.is_unspecified() => &[v4],
+        IpAddr::V6(any) if any.is_unspecified() => &[v4, v6],
+        one => &[one],
     };
-    own.iter().filter(|ip| outside(ip)).map(|ip| Way::Outside(SocketAddr::new(*ip, addr.port()))).collect()
+    outside.chain(inside.iter().map(|ip| Way::Inside(SocketAddr::new(*ip, port)))).collect()
 }
 
 /// How to ask a socket of this address from this host; `None` for one that is bound to another interface.
@@ -99,18 +113,25 @@ fn reachable(addr: SocketAddr) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, addr.port()))
 }
 
+/// Who is to be asked.
+pub(super) struct Sought {
+    pub endpoints: Vec<Endpoint>,
+    /// The arguments of the process, joined by NUL as pprof's `cmdline` does.
+    pub argv: Vec<u8>,
+    pub closed: Option<String>,
+}
+
 /// The first endpoint that answers as pprof, with its index page if it has one; or what each said instead.
-///
-/// `argv` are the arguments of the process, joined by NUL as pprof's `cmdline` does.
-pub(super) async fn first(endpoints: Vec<Endpoint>, argv: &[u8], watch: &mut Watch) -> Result<(Endpoint, Option<Vec<u8>>), String> {
+pub(super) async fn first(sought: Sought, watch: &mut Watch) -> Result<(Endpoint, Option<Vec<u8>>), String> {
     let deadline = Instant::now() + TOTAL;
+    let Sought { endpoints, argv, closed } = sought;
     let mut answers = Vec::new();
     for endpoint in endpoints {
         if Instant::now() > deadline {
             answers.push("no time for the others".to_owned());
             break;
         }
-        let host = endpoint.base.authority().to_owned();
+        let host = format!("{}{}", endpoint.base.authority(), endpoint.whence);
         match get_small(&endpoint, endpoint.url(""), INDEX, watch).await {
             Ok(body) if is_index(&body) => return Ok((endpoint, Some(body))),
             Ok(_) => answers.push(format!("{host}: another page")),
@@ -121,10 +142,8 @@ pub(super) async fn first(endpoints: Vec<Endpoint>, argv: &[u8], watch: &mut Wat
             return Ok((endpoint, None));
         }
     }
-    Err(format!(
-        "`pprof = \"auto\"`: no socket of this process answered as /debug/pprof/ ({}); set `pprof` to the address",
-        answers.join("; ")
-    ))
+    let cure = closed.unwrap_or_else(|| "set `pprof` to the address".into());
+    Err(format!("`pprof = \"auto\"`: no socket of this process answered as /debug/pprof/ ({}); {cure}", answers.join("; ")))
 }
 
 fn is_index(body: &[u8]) -> bool {
@@ -153,14 +172,18 @@ mod tests {
     }
 
     #[test]
-    fn another_namespace_is_asked_at_the_addresses_that_its_socket_serves() {
+    fn another_namespace_is_asked_at_the_addresses_that_its_socket_serves_and_then_from_within() {
         let own = ["10.9.9.1", "fd00::5"].map(|ip| ip.parse().unwrap());
-        let of = |addr: &str| ways(addr.parse().unwrap(), &own).iter().map(|way| way.addr().to_string()).collect::<Vec<_>>();
-        assert_eq!(of("0.0.0.0:80"), ["10.9.9.1:80"]);
-        assert_eq!(of("[::]:80"), ["10.9.9.1:80", "[fd00::5]:80"]);
-        assert_eq!(of("10.9.9.1:80"), ["10.9.9.1:80"]);
-        assert_eq!(of("10.9.9.2:80"), [""; 0], "an address that memtrap's namespace has too");
-        assert_eq!(of("127.0.0.1:80"), [""; 0]);
+        let shown = |way: &Way| match way {
+            Way::Outside(addr) => addr.to_string(),
+            Way::Inside(addr) => format!("in {addr}"),
+        };
+        let of = |addr: &str| ways(addr.parse().unwrap(), &own).iter().map(shown).collect::<Vec<_>>();
+        assert_eq!(of("0.0.0.0:80"), ["10.9.9.1:80", "in 127.0.0.1:80"]);
+        assert_eq!(of("[::]:80"), ["10.9.9.1:80", "[fd00::5]:80", "in 127.0.0.1:80", "in [::1]:80"]);
+        assert_eq!(of("10.9.9.1:80"), ["10.9.9.1:80", "in 10.9.9.1:80"]);
+        assert_eq!(of("10.9.9.2:80"), ["in 10.9.9.2:80"], "an address that memtrap's namespace has too");
+        assert_eq!(of("127.0.0.1:80"), ["in 127.0.0.1:80"]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use reqwest::Url;
 use tokio::task::JoinHandle;
 
 use super::collected::Unanswered;
-use super::discover::Candidate;
+use super::discover::{Candidate, Sought};
 use super::fetch::Endpoint;
 use super::reach::quick_connect;
 use super::watch::Watch;
@@ -17,7 +17,7 @@ use crate::aside::NoAnswer;
 use crate::bundle::Warning;
 use crate::client::{Asker, Clients, Credentials, Use};
 use crate::config::{self, Pprof, Source};
-use crate::host::netns::{Door, Way};
+use crate::host::netns::{Door, ENTER, Way};
 use crate::host::peer::Peer;
 use crate::host::sockets::{self, Ownership};
 use crate::host::trust::Trusted;
@@ -71,7 +71,8 @@ pub(super) fn prepare(target: &Arc<config::Target>, id: Option<InstanceId>, env:
                 let id = id.ok_or("`pprof = \"auto\"` needs a process on this host")?;
                 let mut endpoints = Vec::new();
                 let mut withheld = None;
-                for candidate in discover::candidates(&procfs, id)? {
+                let candidates = discover::candidates(&procfs, id)?;
+                for candidate in candidates.places {
                     let made = match candidate {
                         Candidate::Here(addr) => {
                             let (endpoint, peer) = make.http(&format!("http://{addr}/debug/pprof"))?;
@@ -87,7 +88,8 @@ pub(super) fn prepare(target: &Arc<config::Target>, id: Option<InstanceId>, env:
                 if let Some(why) = withheld.filter(|_| endpoints.is_empty()) {
                     return Err(Unusable::withheld(why));
                 }
-                Ok(Prepared::Candidates(endpoints, argv(&procfs, id, &unanswered).unwrap_or_default()))
+                let argv = argv(&procfs, id, &unanswered).unwrap_or_default();
+                Ok(Prepared::Candidates(Sought { endpoints, argv, closed: candidates.closed }))
             }
             Some(Pprof::Template(_)) => Err("`pprof` names labels, and no series to take them from is known".into()),
             Some(Pprof::Http(base)) => {
@@ -121,8 +123,8 @@ impl Preparing {
             .map_err(|why| format!("the files of `auth` could not be read, or the kernel not asked whose the pprof address is: {why}"))??
         {
             Prepared::Explicit(found) => Ok(found),
-            Prepared::Candidates(endpoints, argv) => {
-                let (endpoint, index) = discover::first(endpoints, &argv, watch).await?;
+            Prepared::Candidates(sought) => {
+                let (endpoint, index) = discover::first(sought, watch).await?;
                 Ok(Found { endpoint: Arc::new(endpoint), index, warnings: Vec::new() })
             }
         }
@@ -139,7 +141,7 @@ type Made = (Endpoint, Option<Arc<Peer>>);
 
 enum Prepared {
     Explicit(Found),
-    Candidates(Vec<Endpoint>, Vec<u8>),
+    Candidates(Sought),
 }
 
 /// The arguments of a process as pprof's `cmdline` reports them: joined by NUL.
@@ -184,25 +186,36 @@ impl Make<'_> {
         };
         let capture = &self.target.capture;
         let (normal, quick) = (client(capture.connect_timeout)?, client(quick_connect(capture))?);
-        Ok((Endpoint { client: normal, quick, base, shown, credentials: self.credentials.clone(), obstacle: None }, peer))
+        Ok((
+            Endpoint { client: normal, quick, base, shown, whence: String::new(), credentials: self.credentials.clone(), obstacle: None },
+            peer,
+        ))
     }
 
     /// In the network namespace of the process. The error says why credentials are not sent there.
     fn there(&self, id: InstanceId, way: Way) -> Result<Endpoint, String> {
-        let addr = way.addr();
-        if self.credentials.are_sent() {
-            return Err(format!(
-                "credentials are not sent to {addr}, which is in another network namespace: between here and there others may listen; write the \
-                 address in `pprof`, if it may be shown them"
-            ));
-        }
-        let shown = format!("http://{addr}/debug/pprof");
+        let peer = match way {
+            _ if !self.credentials.are_sent() => None,
+            Way::Inside(addr) => Some(Arc::new(Peer::within(self.procfs, id, addr, self.trusted()?))),
+            Way::Outside(addr) => {
+                return Err(format!(
+                    "credentials are not sent to {addr}, which is in another network namespace: between here and there others may listen; write \
+                     the address in `pprof` if it may be shown them, or let memtrap enter the namespace: {ENTER}"
+                ));
+            }
+        };
+        look(peer.clone())?;
+        let shown = format!("http://{}/debug/pprof", way.addr());
         let base = Url::parse(&shown).map_err(|e| e.to_string())?;
+        let whence = match way {
+            Way::Inside(_) => format!(" (in the network namespace of process {})", id.pid),
+            Way::Outside(_) => String::new(),
+        };
         let door = Arc::new(Door { procfs: self.procfs.clone(), id, way });
         let capture = &self.target.capture;
-        let client = |connect| self.clients.direct(door.clone(), connect);
+        let client = |connect| self.clients.direct(door.clone(), connect, peer.clone());
         let (normal, quick) = (client(capture.connect_timeout), client(quick_connect(capture)));
-        Ok(Endpoint { client: normal, quick, base, shown, credentials: self.credentials.clone(), obstacle: None })
+        Ok(Endpoint { client: normal, quick, base, shown, whence, credentials: self.credentials.clone(), obstacle: None })
     }
 
     /// Who must answer there, if credentials are sent and it is on this host.
@@ -210,15 +223,19 @@ impl Make<'_> {
         if !self.credentials.are_sent() {
             return Ok(None);
         }
-        let trusted = match &self.target.source {
-            Source::Process(process) => Trusted::of_process(self.procfs, process, self.id)?,
-            Source::Metrics(metrics) => Trusted::of_address(self.procfs, metrics.user.as_ref())?,
-            Source::Prometheus(prometheus) => Trusted::of_address(self.procfs, prometheus.user.as_ref())?,
-        };
+        let trusted = self.trusted()?;
         Ok(match socket {
             Some(socket) => Some(Peer::of_socket(self.procfs, socket, trusted)),
             None => Peer::of_url(self.procfs, base, trusted, self.id),
         })
+    }
+
+    fn trusted(&self) -> Result<Trusted, String> {
+        match &self.target.source {
+            Source::Process(process) => Trusted::of_process(self.procfs, process, self.id),
+            Source::Metrics(metrics) => Trusted::of_address(self.procfs, metrics.user.as_ref()),
+            Source::Prometheus(prometheus) => Trusted::of_address(self.procfs, prometheus.user.as_ref()),
+        }
     }
 }
 

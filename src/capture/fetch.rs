@@ -35,6 +35,8 @@ pub(super) struct Endpoint {
     pub base: Url,
     /// `base` for people: no credentials, no query; the socket for a unix one.
     pub shown: String,
+    /// Said behind it: what the URL does not tell.
+    pub whence: String,
     pub credentials: Credentials,
     /// What is known to keep a connection from this place, with the cure.
     pub obstacle: Option<String>,
@@ -51,7 +53,12 @@ impl Endpoint {
     }
 
     pub fn shown(&self, rest: &str) -> String {
-        one_line(&format!("{}/{rest}", self.shown), 400)
+        one_line(&format!("{}/{rest}{}", self.shown, self.whence), 400)
+    }
+
+    /// All of it, for people.
+    pub fn place(&self) -> String {
+        format!("{}{}", self.shown, self.whence)
     }
 }
 

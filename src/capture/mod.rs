@@ -180,7 +180,7 @@ pub async fn probe(target: &Arc<config::Target>, id: Option<InstanceId>, env: &E
     let asked = fetch::get_small(&endpoint, endpoint.url("cmdline"), discover::INDEX, &mut watch).await;
     asked.map_err(|e| format!("{}: {e}", endpoint.shown("cmdline")))?;
     match found.warnings.first() {
-        None => Ok(endpoint.shown.clone()),
+        None => Ok(endpoint.place()),
         Some(warning) => Err(warning.text.clone()),
     }
 }

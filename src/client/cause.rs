@@ -68,6 +68,11 @@ impl Cause {
         cause
     }
 
+    /// Nothing was tried, and nothing will help but this cure.
+    pub fn lasting(why: &dyn fmt::Display, cure: &'static str) -> Cause {
+        Cause { why: one_line(&why.to_string(), 200), cure: Some(cure), kind: Kind::Lasting }
+    }
+
     /// Of a request that took too long.
     pub fn passing(why: &str) -> Cause {
         Cause { why: why.into(), cure: None, kind: Kind::Passing }

@@ -2,6 +2,7 @@
 //!
 //! Plain HTTP/1.1, a connection for each request, no name to look up. Redirects are followed as the others' are.
 
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ use reqwest::{Body, Response, ResponseBuilderExt, Url};
 
 use super::{AGENT, Cause, MAX_REDIRECTS, Unsent};
 use crate::aside::Threads;
-use crate::host::netns::Door;
+use crate::host::netns::{Door, ENTER, NotReached};
+use crate::host::peer::Peer;
 
 /// A client of one process.
 #[derive(Clone, Debug)]
@@ -22,7 +24,12 @@ pub(crate) struct Direct {
     /// For each connection.
     pub connect: Duration,
     pub threads: Threads,
+    /// Who must answer there, where credentials are sent: looked at before and after each connection is made, as `gate` says.
+    pub peer: Option<Arc<Peer>>,
 }
+
+/// What looks and connections may take beyond the patience with one address.
+const LOOKS: Duration = Duration::from_secs(5);
 
 /// Where connections are made; each thread ends with its own.
 pub(super) fn threads() -> Threads {
@@ -45,10 +52,9 @@ impl Direct {
     }
 
     async fn once(&self, url: &Url, headers: &HeaderMap) -> Result<Response, Unsent> {
-        let (door, patience) = (self.door.clone(), self.connect);
-        let connecting = self.threads.run(patience * 2, move || door.connect(patience));
-        let stream = connecting.await.map_err(|why| Unsent::Connect(Cause::passing(&why.to_string())))?;
-        let stream = stream.map_err(|e| Unsent::Connect(Cause::of(&e)))?;
+        let (door, peer, patience) = (self.door.clone(), self.peer.clone(), self.connect);
+        let connecting = self.threads.run(patience + LOOKS, move || connect(&door, peer.as_deref(), patience));
+        let stream = connecting.await.map_err(|why| Unsent::Connect(Cause::passing(&why.to_string())))??;
         let ready = stream.set_nonblocking(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
         let stream = ready.map_err(|e| Unsent::Connect(Cause::of(&e)))?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| Unsent::Unanswered(Cause::of(&e)))?;
@@ -67,4 +73,20 @@ impl Direct {
         response.extensions_mut().extend(marked.into_parts().0.extensions);
         Ok(response.into())
     }
+}
+
+fn connect(door: &Door, peer: Option<&Peer>, patience: Duration) -> Result<TcpStream, Unsent> {
+    let look = || peer.map(|peer| peer.look().map_err(Unsent::Withheld)).transpose();
+    let before = look()?;
+    let stream = door.connect(patience).map_err(|e| {
+        Unsent::Connect(match e {
+            NotReached::Closed { .. } => Cause::lasting(&e, ENTER),
+            e => Cause::of(&e),
+        })
+    })?;
+    let after = look()?;
+    if after != before || after.is_some_and(|look| look.is_empty()) {
+        return Err(Unsent::Withheld(super::gate::CHANGED.into()));
+    }
+    Ok(stream)
 }

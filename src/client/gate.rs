@@ -25,6 +25,9 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 #[error("{0}")]
 pub(crate) struct Withheld(pub String);
 
+/// Two looks did not see the same.
+pub(super) const CHANGED: &str = "credentials are not sent there: who listens on the address changed in this very moment, or is not seen";
+
 /// Where the kernel's tables are looked at; a look takes milliseconds.
 pub(super) fn threads() -> Threads {
     Threads::new("peer", 16)
@@ -76,8 +79,7 @@ where
             let connection = inner.call(request).await?;
             let after = gate.look().await?;
             if after != before || after.is_empty() {
-                let why = "credentials are not sent there: who listens on the address changed in this very moment, or is not seen";
-                return Err(Withheld(why.into()).into());
+                return Err(Withheld(CHANGED.into()).into());
             }
             Ok(connection)
         })

@@ -305,9 +305,9 @@ impl Clients {
         over(builder, socket).connector_layer(Gate { peer, threads: self.looks.clone() }).build().map_err(failed)
     }
 
-    /// One for a process in another network namespace.
-    pub(crate) fn direct(&self, door: Arc<Door>, connect: Duration) -> Asker {
-        Asker::Direct(Direct { door, connect, threads: self.connects.clone() })
+    /// One for a process in another network namespace; with `peer` as for [`Clients::guarded`].
+    pub(crate) fn direct(&self, door: Arc<Door>, connect: Duration, peer: Option<Arc<Peer>>) -> Asker {
+        Asker::Direct(Direct { door, connect, threads: self.connects.clone(), peer })
     }
 
     fn names(&self, purpose: Use) -> &Names {

@@ -7,8 +7,12 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::thread::LinkNameSpaceType;
 
 use super::sockets;
 use super::{ProcDir, ProcError, ProcFs};
@@ -28,12 +32,14 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 pub enum Way {
     /// From here, at an address of that namespace. Takes no right at all.
     Outside(SocketAddr),
+    /// From within, where its loopback is. Takes CAP_SYS_ADMIN, and CAP_SYS_PTRACE for another user's process.
+    Inside(SocketAddr),
 }
 
 impl Way {
     pub fn addr(self) -> SocketAddr {
         match self {
-            Way::Outside(addr) => addr,
+            Way::Outside(addr) | Way::Inside(addr) => addr,
         }
     }
 }
@@ -48,7 +54,13 @@ pub enum NotReached {
     /// A sentence.
     #[error("{0}")]
     Elsewhere(String),
+    /// A right is missing; [`ENTER`] is the cure.
+    #[error("memtrap may not enter the network namespace of process {pid}")]
+    Closed { pid: u32 },
 }
+
+/// What opens a namespace.
+pub const ENTER: &str = "that takes CAP_SYS_ADMIN and CAP_SYS_PTRACE (systemd/drop-ins/network-namespaces.conf)";
 
 /// A way to one process.
 #[derive(Clone, Debug)]
@@ -68,6 +80,7 @@ impl Door {
                 self.check(addr, stream.local_addr()?)?;
                 Ok(stream)
             }
+            Way::Inside(addr) => within(&self.procfs, self.id, || TcpStream::connect_timeout(&addr, patience))?.map_err(NotReached::Io),
         }
     }
 
@@ -84,6 +97,32 @@ impl Door {
         let pid = self.id.pid;
         Err(NotReached::Elsewhere(format!("what answers at {addr} is not in the network namespace of process {pid}, and was sent nothing")))
     }
+}
+
+/// Whether the network namespace of a process may be entered.
+pub fn may_enter(procfs: &ProcFs, id: InstanceId) -> Result<(), NotReached> {
+    within(procfs, id, || ())
+}
+
+/// Does something in the network namespace of a process, on a thread of its own that ends with it: what it makes stays of that namespace,
+/// and nobody stays in it.
+fn within<T: Send>(procfs: &ProcFs, id: InstanceId, job: impl FnOnce() -> T + Send) -> Result<T, NotReached> {
+    may_block();
+    let closed = NotReached::Closed { pid: id.pid };
+    // of that very process: its directory is looked at by start time, and stays its own
+    let namespace = match procfs.dir_of(id)?.open("ns/net") {
+        Err(ProcError::Denied { .. }) => return Err(closed),
+        opened => opened?,
+    };
+    std::thread::scope(|scope| {
+        let enter = || match rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)) {
+            Ok(()) => Ok(job()),
+            Err(Errno::PERM | Errno::ACCESS) => Err(closed),
+            Err(e) => Err(NotReached::Io(e.into())),
+        };
+        let thread = std::thread::Builder::new().name("enter".into()).spawn_scoped(scope, enter)?;
+        thread.join().unwrap_or_else(|_| Err(NotReached::Io(io::Error::other("the thread that entered the namespace failed"))))
+    })
 }
 
 /// The addresses at which the network namespace of a process may be reached from memtrap's, IPv4 first. Those that memtrap's namespace has

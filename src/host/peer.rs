@@ -15,7 +15,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 
 use super::sockets::{self, Listening};
 use super::trust::{CURE, Trusted};
-use super::{ProcFs, obstacle, users};
+use super::{ProcError, ProcFs, obstacle, users};
 use crate::identity::InstanceId;
 
 /// An address of this host that credentials would be sent to.
@@ -32,6 +32,8 @@ pub struct Peer {
 enum Place {
     /// A name may mean several: all that someone listens on must be trusted.
     Tcp(Vec<SocketAddr>),
+    /// In the network namespace of that process.
+    Within(InstanceId, SocketAddr),
     Unix(PathBuf),
 }
 
@@ -61,6 +63,11 @@ impl Peer {
         Some(Peer { procfs: procfs.clone(), place, trusted, id: Arc::new(Mutex::new(id)) })
     }
 
+    /// At an address in the network namespace of a process.
+    pub fn within(procfs: &ProcFs, id: InstanceId, addr: SocketAddr, trusted: Trusted) -> Peer {
+        Peer { procfs: procfs.clone(), place: Place::Within(id, addr), trusted, id: Arc::new(Mutex::new(Some(id))) }
+    }
+
     pub fn of_socket(procfs: &ProcFs, socket: &Path, trusted: Trusted) -> Peer {
         Peer { procfs: procfs.clone(), place: Place::Unix(socket.to_owned()), trusted, id: Arc::default() }
     }
@@ -68,16 +75,21 @@ impl Peer {
     /// Looks who would answer now. The error is a sentence that names the cure. Blocks on /proc for milliseconds.
     pub fn look(&self) -> Result<Look, String> {
         let seen = match &self.place {
-            Place::Tcp(addrs) => self.look_at_listeners(addrs),
+            Place::Tcp(addrs) => self.look_at_listeners(addrs, |addr| sockets::listeners_at(&self.procfs, addr)),
+            Place::Within(id, addr) => self.look_at_listeners(&[*addr], |addr| sockets::listeners_within(&self.procfs.dir_of(*id)?, addr)),
             Place::Unix(path) => self.look_at_socket(path),
         };
         seen.map(Look).map_err(|why| format!("credentials are not sent there: {why}; {CURE}"))
     }
 
-    fn look_at_listeners(&self, addrs: &[SocketAddr]) -> Result<Vec<u64>, String> {
+    fn look_at_listeners(
+        &self,
+        addrs: &[SocketAddr],
+        listeners: impl Fn(SocketAddr) -> Result<Vec<Listening>, ProcError>,
+    ) -> Result<Vec<u64>, String> {
         let mut all = Vec::new();
         for addr in addrs {
-            let rows = sockets::listeners_at(&self.procfs, *addr).map_err(|e| crate::error::chain(&e))?;
+            let rows = listeners(*addr).map_err(|e| crate::error::chain(&e))?;
             if let Some(row) = rows.iter().find(|row| !self.trusted.may(row.uid)) {
                 return Err(format!("the socket at {addr} is of user {}", users::shown(&self.procfs, row.uid)));
             }

@@ -136,11 +136,19 @@ pub(crate) fn serving(procfs: &ProcFs, addr: SocketAddr) -> Result<BTreeSet<u64>
 /// The same with their owners, sorted.
 pub(super) fn listeners_at(procfs: &ProcFs, addr: SocketAddr) -> Result<Vec<Listening>, ProcError> {
     let open = |name: &str| File::open(procfs.path(name)).map_err(|e| ProcError::from_io(procfs.path(name), e));
-    let mut rows = tables(open, &procfs.path("net"))?;
+    Ok(best_for(addr, tables(open, &procfs.path("net"))?))
+}
+
+/// The same in the network namespace of a process.
+pub(super) fn listeners_within(dir: &ProcDir, addr: SocketAddr) -> Result<Vec<Listening>, ProcError> {
+    Ok(best_for(addr, tables(|name| dir.open(name), &dir.path().join("net"))?))
+}
+
+fn best_for(addr: SocketAddr, mut rows: Vec<Listening>) -> Vec<Listening> {
     let best = rows.iter().filter_map(|row| rank(row.addr, addr)).min();
     rows.retain(|row| best.is_some() && rank(row.addr, addr) == best);
     rows.sort_unstable();
-    Ok(rows)
+    rows
 }
 
 /// Everyone who may be seen to hold one of these sockets, by pid, as far as permission goes. One walk over all descriptors.
