@@ -2,14 +2,17 @@
 
 mod common;
 
-use std::fs;
-use std::io::{ErrorKind, Read};
-use std::net::TcpListener;
-use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use common::{Memtrap, Space, Svc, bundles_in, entry, run};
+use common::{GoVersion, Memtrap, Space, Svc, bundles_in, entry, go_svc, not_checked, run};
+use rustix::process::Uid;
 use tempfile::TempDir;
 
 const WHAT: &str = "pprof in another network namespace";
@@ -54,6 +57,20 @@ impl Place {
         (done.status.success(), String::from_utf8_lossy(&said).into_owned())
     }
 
+    /// What is said by a memtrap of another user, with these capabilities (`+sys_ptrace`).
+    fn probed_by_nobody(&self, capabilities: &str, keys: &str) -> String {
+        let (dir, config) = (self.dir.path(), self.config(keys));
+        fs::set_permissions(dir, Permissions::from_mode(0o777)).unwrap();
+        common::copy_program(env!("CARGO_BIN_EXE_memtrap"), dir.join("memtrap"));
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        if !capabilities.is_empty() {
+            command.arg(format!("--inh-caps={capabilities}")).arg(format!("--ambient-caps={capabilities}"));
+        }
+        let done = command.arg(dir.join("memtrap")).args(["check", "--probe", "-c"]).arg(config).output().unwrap();
+        String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned()
+    }
+
     /// A bundle of the process, with pprof as it is found.
     fn capture(&self) -> PathBuf {
         let (pid, out) = (self.pid.to_string(), self.dir.path().join("captured"));
@@ -61,6 +78,31 @@ impl Place {
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
         bundles_in(&out).pop().unwrap()
     }
+}
+
+/// What the unit grants.
+const UNIT: &str = "+sys_ptrace,+dac_read_search";
+/// Neither root nor memtrap's.
+const SHOP: u32 = 65_533;
+
+/// What runs the test service as the user of a shop: what `enter` does, then that.
+fn shops(dir: &TempDir, enter: Command) -> Command {
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
+    let program = dir.path().join("svc");
+    if !program.exists() {
+        common::copy_program(go_svc(GoVersion::Newest), &program);
+    }
+    let mut command = enter;
+    command.args([&format!("--reuid={SHOP}"), &format!("--regid={SHOP}"), "--clear-groups"]).arg(program);
+    command
+}
+
+fn is_root() -> bool {
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root {
+        not_checked("pprof of another user's process: this is not root");
+    }
+    is_root
 }
 
 fn port(svc: &Svc) -> &str {
@@ -146,6 +188,92 @@ fn a_namespace_that_may_not_be_entered_is_said_with_what_it_takes_and_what_is_re
     let (done, said) = Place::of(&open).probed_with(without, "");
     let url = format!("http://{}:{}/debug/pprof", space.address(), port(&open));
     assert!(done && said.contains(&url), "{said}");
+}
+
+#[test]
+fn a_unix_socket_is_found_below_the_root_of_the_process_that_listens_on_it() {
+    let can = Command::new("unshare").args(["--mount", "true"]).stderr(Stdio::null()).status().is_ok_and(|status| status.success());
+    if !can {
+        return not_checked("a unix socket below another root: no mount namespace can be made here");
+    }
+    // with /proc/PID/root before it, it is too long for a socket's address
+    let path = format!("/mnt/{}/svc.sock", "d".repeat(92));
+    let mut command = Command::new("unshare");
+    let script = "mount -t tmpfs tmpfs /mnt && mkdir \"$(dirname \"${2#unix:}\")\" && exec \"$0\" \"$@\"";
+    command.args(["--mount", "sh", "-c", script]).arg(go_svc(GoVersion::Newest)).args(["-addr", &format!("unix:{path}")]);
+    let svc = Svc::start_in(command, &[]);
+    assert!(!Path::new(&path).exists(), "it is in the process's own mount namespace");
+    let url = format!("unix://{path}:/debug/pprof");
+    let place = Place::of(&svc);
+    assert!(place.answers("").contains(&url), "{}", place.answers(""));
+    let bundle = place.capture();
+    for file in ["heap.pb.gz", "memstats.txt", "goroutine.txt"] {
+        let entry = entry(&bundle, file);
+        let source = entry["source"].as_str().unwrap();
+        assert!(
+            entry["status"] == "ok" && source.starts_with(&url) && source.ends_with(&format!("(below the root of process {})", svc.pid())),
+            "{entry:#}"
+        );
+    }
+}
+
+#[test]
+fn a_unix_socket_that_memtraps_user_may_not_write_to_is_said_with_the_cure() {
+    if !is_root() {
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    let socket = dir.path().join("svc.sock");
+    let svc = Svc::start(GoVersion::Newest, &["-addr", &format!("unix:{}", socket.display())]);
+    let place = Place::of(&svc);
+    assert!(place.answers("").contains(&format!("unix://{}:/debug/pprof", socket.display())), "{}", place.answers(""));
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(&socket, Permissions::from_mode(0o700)).unwrap();
+    let said = place.probed_by_nobody(UNIT, "read_memory = \"off\"");
+    assert!(said.contains("memtrap's user may not connect to the socket") && said.contains("SupplementaryGroups="), "{said}");
+}
+
+#[test]
+fn without_any_right_the_process_is_found_among_its_users_sockets_by_what_it_says_of_itself() {
+    if !is_root() {
+        return;
+    }
+    let Some(space) = Space::with_address(WHAT) else { return };
+    let dir = TempDir::new().unwrap();
+    // of the same user in the same namespace, where it is asked first
+    let other = space.inside(|| {
+        rustix::thread::set_thread_res_uid(Uid::from_raw(SHOP), Uid::from_raw(SHOP), Uid::from_raw(SHOP)).unwrap();
+        TcpListener::bind("0.0.0.0:6060").unwrap()
+    });
+    let (tell, told) = channel();
+    let asked = std::thread::spawn(move || {
+        for connection in other.incoming().take_while(|_| told.try_recv().is_err()).map(Result::unwrap) {
+            let mut reader = BufReader::new(&connection);
+            let mut line = String::new();
+            reader.read_line(&mut line).unwrap();
+            assert_eq!(line, "GET /debug/pprof/cmdline HTTP/1.1\r\n");
+            write!(&connection, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nother").unwrap();
+        }
+    });
+    let here = Svc::start_in(shops(&dir, Command::new("setpriv")), &[]);
+    let there = Svc::start_in(shops(&dir, space.command("setpriv")), &["-addr", "0.0.0.0:0"]);
+    let said = Place::of(&here).probed_by_nobody("", "read_memory = \"off\"");
+    assert!(said.contains(&here.pprof()), "{said}");
+    let said = Place::of(&there).probed_by_nobody("", "read_memory = \"off\"");
+    assert!(said.contains(&format!("http://{}:{}/debug/pprof", space.address(), port(&there))), "{said}");
+    tell.send(()).unwrap();
+    space.inside(|| TcpStream::connect("127.0.0.1:6060").map(drop)).unwrap();
+    asked.join().unwrap();
+}
+
+#[test]
+fn roots_ports_on_this_host_are_not_asked_on_suspicion() {
+    if !is_root() {
+        return;
+    }
+    let svc = Svc::start(GoVersion::Newest, &[]);
+    let said = Place::of(&svc).probed_by_nobody("", "read_memory = \"off\"");
+    assert!(said.contains("cannot see the sockets of this process") && said.contains("CAP_SYS_PTRACE"), "{said}");
 }
 
 #[test]

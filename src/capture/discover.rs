@@ -1,18 +1,19 @@
 //! `pprof = "auto"`: which of the sockets that the process itself listens on serves Go's pprof handlers.
 //!
 //! Only sockets of that process are asked, plain HTTP only: in memtrap's network namespace those on loopback or on any address, in another
-//! those that its own addresses lead to, and from within all. No other process's port ever is.
+//! those that its own addresses lead to, and from within all; then its unix sockets. Where memtrap may not see whose a socket is, those that the
+//! process's user made are asked for their arguments, and for nothing more unless they are the process's.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::fetch::{Bounds, Endpoint, get_small};
+use super::fetch::{Bounds, Endpoint, Failure, get_small};
 use super::watch::Watch;
 use crate::error::chain;
 use crate::host::netns::{self, ENTER, Way};
-use crate::host::sockets;
+use crate::host::sockets::{self, Listeners, Listening};
 use crate::host::{ProcError, ProcFs};
 use crate::identity::InstanceId;
 
@@ -26,27 +27,20 @@ const MAX_CANDIDATES: usize = 32;
 pub(super) const INDEX: Bounds = Bounds { timeout: TIMEOUT, max_bytes: MAX_BODY };
 
 /// Where a process may be asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Candidate {
     /// In memtrap's own network namespace.
     Here(SocketAddr),
-    /// In that of the process.
-    There(Way),
-}
-
-impl Candidate {
-    pub fn addr(self) -> SocketAddr {
-        match self {
-            Candidate::Here(addr) => addr,
-            Candidate::There(way) => way.addr(),
-        }
-    }
+    /// Where no address of this host leads.
+    By(Way),
 }
 
 /// Where the process may be asked.
 pub(super) struct Candidates {
     /// The likeliest first.
     pub places: Vec<Candidate>,
+    /// The sockets may be other processes': who answers must have the very arguments of this one.
+    pub by_user: bool,
     /// Which further way there would be, and what closes it: a sentence with the cure.
     pub closed: Option<String>,
 }
@@ -55,36 +49,56 @@ pub(super) struct Candidates {
 pub(super) fn candidates(procfs: &ProcFs, id: InstanceId) -> Result<Candidates, String> {
     let unseen = |e: ProcError| format!("`pprof = \"auto\"` cannot see the sockets of this process: {}", chain(&e));
     let dir = procfs.dir_of(id).map_err(unseen)?;
-    let listening = sockets::listening(procfs, id.pid).map_err(unseen)?;
-    if listening.is_empty() {
-        return Err("`pprof = \"auto\"`: the process listens on no TCP port; set `pprof` to where it serves /debug/pprof".into());
+    let is_elsewhere = sockets::same_netns(procfs, id.pid) == Some(false);
+    let (listeners, by_user) = match sockets::of_process(&dir) {
+        Err(denied @ ProcError::Denied { .. }) => {
+            let mut tcp = sockets::of_its_user(&dir).map_err(unseen)?;
+            // root's on this host are everybody's
+            tcp.retain(|socket| is_elsewhere || socket.uid != 0);
+            if tcp.is_empty() {
+                return Err(unseen(denied));
+            }
+            (Listeners { tcp, unix: Vec::new() }, true)
+        }
+        seen => (seen.map_err(unseen)?, false),
+    };
+    if listeners == Listeners::default() {
+        return Err(
+            "`pprof = \"auto\"`: the process listens on no TCP port and on no unix socket; set `pprof` to where it serves /debug/pprof"
+                .into(),
+        );
     }
     let (mut places, mut closed) = (Vec::new(), None);
-    if sockets::same_netns(procfs, id.pid) == Some(false) {
+    let tcp = likeliest_first(&listeners.tcp);
+    if is_elsewhere {
         let own = netns::addresses(procfs, &dir).map_err(unseen)?;
         closed = netns::may_enter(procfs, id).err().map(|e| format!("{}: {ENTER}", chain(&e)));
         let is_open = |way: &Way| closed.is_none() || matches!(way, Way::Outside(_));
-        places.extend(listening.iter().flat_map(|socket| ways(socket.addr, &own)).filter(is_open).map(Candidate::There));
+        places.extend(tcp.iter().flat_map(|addr| ways(*addr, &own)).filter(is_open).map(Candidate::By));
     } else {
-        places.extend(listening.iter().filter_map(|socket| reachable(socket.addr)).map(Candidate::Here));
+        places.extend(tcp.iter().filter_map(|addr| reachable(*addr)).map(Candidate::Here));
     }
-    // the ways to one port stay in their order
-    let is_v6_here = |place: &Candidate| matches!(place, Candidate::Here(addr) if addr.is_ipv6());
-    places.sort_by_key(|place| (place.addr().port() != 6060, is_v6_here(place), place.addr().port()));
     places.dedup();
     places.truncate(MAX_CANDIDATES);
+    places.extend(listeners.unix.into_iter().take(MAX_CANDIDATES).map(|path| Candidate::By(Way::Socket(path))));
     match closed {
-        _ if !places.is_empty() => Ok(Candidates { places, closed }),
+        _ if !places.is_empty() => Ok(Candidates { places, by_user, closed }),
         Some(closed) => Err(format!(
             "`pprof = \"auto\"`: the process is in another network namespace (a container's), and listens at no address that is reached from here; \
              {closed}"
         )),
-        None => {
-            Err("`pprof = \"auto\"`: the process listens on no TCP port on loopback or on any address; set `pprof` to where it serves \
-                     /debug/pprof"
-                .into())
-        }
+        None => Err(
+            "`pprof = \"auto\"`: the process listens on no TCP port on loopback or on any address, and on no unix socket; set `pprof` to \
+                     where it serves /debug/pprof"
+                .into(),
+        ),
     }
+}
+
+fn likeliest_first(listening: &[Listening]) -> Vec<SocketAddr> {
+    let mut addrs: Vec<SocketAddr> = listening.iter().map(|socket| socket.addr).collect();
+    addrs.sort_by_key(|addr| (addr.port() != 6060, addr.is_ipv6(), addr.port()));
+    addrs
 }
 
 /// How to ask a socket of this address in another network namespace, which has these addresses.
@@ -131,14 +145,31 @@ pub(super) async fn first(sought: Sought, watch: &mut Watch) -> Result<(Endpoint
             answers.push("no time for the others".to_owned());
             break;
         }
-        let host = format!("{}{}", endpoint.base.authority(), endpoint.whence);
+        let host = endpoint.place();
+        let is_own = async |endpoint: &Endpoint, watch: &mut Watch| {
+            let said = get_small(endpoint, endpoint.url("cmdline"), INDEX, watch).await?;
+            // some answer with a NUL at the end, as the kernel has it
+            Ok::<bool, Failure>(!argv.is_empty() && said.strip_suffix(b"\0").unwrap_or(&said) == argv)
+        };
+        if !endpoint.is_its_own {
+            // nothing else is asked of what may be another's
+            match is_own(&endpoint, watch).await {
+                Ok(false) => answers.push(format!("{host}: another process, or another page")),
+                Err(e) => answers.push(format!("{host}: {e}")),
+                Ok(true) => {
+                    let index = get_small(&endpoint, endpoint.url(""), INDEX, watch).await.ok().filter(|body| is_index(body));
+                    return Ok((endpoint, index));
+                }
+            }
+            continue;
+        }
         match get_small(&endpoint, endpoint.url(""), INDEX, watch).await {
             Ok(body) if is_index(&body) => return Ok((endpoint, Some(body))),
             Ok(_) => answers.push(format!("{host}: another page")),
             Err(e) => answers.push(format!("{host}: {e}")),
         }
         // a service may serve the profiles without the index; what it says of itself must then be exact
-        if get_small(&endpoint, endpoint.url("cmdline"), INDEX, watch).await.is_ok_and(|body| !argv.is_empty() && body == argv) {
+        if is_own(&endpoint, watch).await.unwrap_or(false) {
             return Ok((endpoint, None));
         }
     }
@@ -177,6 +208,7 @@ mod tests {
         let shown = |way: &Way| match way {
             Way::Outside(addr) => addr.to_string(),
             Way::Inside(addr) => format!("in {addr}"),
+            Way::Socket(path) => path.display().to_string(),
         };
         let of = |addr: &str| ways(addr.parse().unwrap(), &own).iter().map(shown).collect::<Vec<_>>();
         assert_eq!(of("0.0.0.0:80"), ["10.9.9.1:80", "in 127.0.0.1:80"]);

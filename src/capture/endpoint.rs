@@ -78,10 +78,10 @@ pub(super) fn prepare(target: &Arc<config::Target>, id: Option<InstanceId>, env:
                             let (endpoint, peer) = make.http(&format!("http://{addr}/debug/pprof"))?;
                             look(peer).map(|()| endpoint)
                         }
-                        Candidate::There(way) => make.there(id, way),
+                        Candidate::By(way) => make.by(id, way),
                     };
                     match made {
-                        Ok(endpoint) => endpoints.push(endpoint),
+                        Ok(endpoint) => endpoints.push(Endpoint { is_its_own: endpoint.is_its_own && !candidates.by_user, ..endpoint }),
                         Err(why) => withheld = withheld.or(Some(why)),
                     }
                 }
@@ -187,35 +187,56 @@ impl Make<'_> {
         let capture = &self.target.capture;
         let (normal, quick) = (client(capture.connect_timeout)?, client(quick_connect(capture))?);
         Ok((
-            Endpoint { client: normal, quick, base, shown, whence: String::new(), credentials: self.credentials.clone(), obstacle: None },
+            Endpoint {
+                client: normal,
+                quick,
+                base,
+                shown,
+                whence: String::new(),
+                is_its_own: true,
+                credentials: self.credentials.clone(),
+                obstacle: None,
+            },
             peer,
         ))
     }
 
-    /// In the network namespace of the process. The error says why credentials are not sent there.
-    fn there(&self, id: InstanceId, way: Way) -> Result<Endpoint, String> {
-        let peer = match way {
-            _ if !self.credentials.are_sent() => None,
-            Way::Inside(addr) => Some(Arc::new(Peer::within(self.procfs, id, addr, self.trusted()?))),
+    /// In the network namespace of the process, or below its root. The error says why credentials are not sent there.
+    fn by(&self, id: InstanceId, way: Way) -> Result<Endpoint, String> {
+        let are_sent = self.credentials.are_sent();
+        let peer = match &way {
+            _ if !are_sent => None,
+            Way::Inside(addr) => Some(Arc::new(Peer::within(self.procfs, id, *addr, self.trusted()?))),
             Way::Outside(addr) => {
                 return Err(format!(
                     "credentials are not sent to {addr}, which is in another network namespace: between here and there others may listen; write \
                      the address in `pprof` if it may be shown them, or let memtrap enter the namespace: {ENTER}"
                 ));
             }
+            Way::Socket(path) => {
+                return Err(format!(
+                    "credentials are not sent to the socket {}, which memtrap found by itself: write it in `pprof`",
+                    crate::text::one_line(&path.to_string_lossy(), 200)
+                ));
+            }
         };
         look(peer.clone())?;
-        let shown = format!("http://{}/debug/pprof", way.addr());
-        let base = Url::parse(&shown).map_err(|e| e.to_string())?;
-        let whence = match way {
-            Way::Inside(_) => format!(" (in the network namespace of process {})", id.pid),
-            Way::Outside(_) => String::new(),
+        let (base, shown) = match &way {
+            Way::Outside(addr) | Way::Inside(addr) => (format!("http://{addr}/debug/pprof"), format!("http://{addr}/debug/pprof")),
+            Way::Socket(path) => ("http://localhost/debug/pprof".to_owned(), format!("unix://{}:/debug/pprof", path.display())),
         };
+        let base = Url::parse(&base).map_err(|e| e.to_string())?;
+        let whence = match &way {
+            Way::Inside(_) => format!(" (in the network namespace of process {})", id.pid),
+            Way::Socket(_) if !has_same_root(self.procfs, id) => format!(" (below the root of process {})", id.pid),
+            Way::Outside(_) | Way::Socket(_) => String::new(),
+        };
+        let is_its_own = !matches!(way, Way::Socket(_));
         let door = Arc::new(Door { procfs: self.procfs.clone(), id, way });
         let capture = &self.target.capture;
         let client = |connect| self.clients.direct(door.clone(), connect, peer.clone());
-        let (normal, quick) = (client(capture.connect_timeout), client(quick_connect(capture)));
-        Ok(Endpoint { client: normal, quick, base, shown, whence, credentials: self.credentials.clone(), obstacle: None })
+        let (client, quick) = (client(capture.connect_timeout), client(quick_connect(capture)));
+        Ok(Endpoint { client, quick, base, shown, whence, is_its_own, credentials: self.credentials.clone(), obstacle: None })
     }
 
     /// Who must answer there, if credentials are sent and it is on this host.
@@ -237,6 +258,13 @@ impl Make<'_> {
             Source::Prometheus(prometheus) => Trusted::of_address(self.procfs, prometheus.user.as_ref()),
         }
     }
+}
+
+/// Whether a path means to the process what it means to memtrap.
+fn has_same_root(procfs: &ProcFs, id: InstanceId) -> bool {
+    let own = std::fs::read_link(procfs.path("self/ns/mnt"));
+    let Ok(dir) = procfs.dir_of(id) else { return false };
+    dir.link("ns/mnt").is_ok_and(|theirs| own.is_ok_and(|own| own == theirs)) && dir.link("root").is_ok_and(|root| root == "/")
 }
 
 /// Where on memtrap's loopback this leads; `None`: elsewhere.

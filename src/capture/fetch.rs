@@ -37,6 +37,8 @@ pub(super) struct Endpoint {
     pub shown: String,
     /// Said behind it: what the URL does not tell.
     pub whence: String,
+    /// Known to be the watched process's, or what the configuration names.
+    pub is_its_own: bool,
     pub credentials: Credentials,
     /// What is known to keep a connection from this place, with the cure.
     pub obstacle: Option<String>,

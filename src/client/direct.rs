@@ -1,20 +1,21 @@
-//! Requests over connections that memtrap makes itself, for what the HTTP client cannot connect to: services in other network namespaces.
+//! Requests over connections that memtrap makes itself, for what the HTTP client cannot connect to: services in other network namespaces,
+//! or below another root.
 //!
 //! Plain HTTP/1.1, a connection for each request, no name to look up. Redirects are followed as the others' are.
 
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::Request;
 use hyper::client::conn::http1;
+use hyper::rt::{Read, Write};
 use hyper_util::rt::TokioIo;
 use reqwest::header::{ACCEPT, HOST, HeaderMap, LOCATION, USER_AGENT};
 use reqwest::{Body, Response, ResponseBuilderExt, Url};
 
 use super::{AGENT, Cause, MAX_REDIRECTS, Unsent};
 use crate::aside::Threads;
-use crate::host::netns::{Door, ENTER, NotReached};
+use crate::host::netns::{Door, ENTER, NotReached, Stream, WRITE};
 use crate::host::peer::Peer;
 
 /// A client of one process.
@@ -55,9 +56,22 @@ impl Direct {
         let (door, peer, patience) = (self.door.clone(), self.peer.clone(), self.connect);
         let connecting = self.threads.run(patience + LOOKS, move || connect(&door, peer.as_deref(), patience));
         let stream = connecting.await.map_err(|why| Unsent::Connect(Cause::passing(&why.to_string())))??;
-        let ready = stream.set_nonblocking(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
-        let stream = ready.map_err(|e| Unsent::Connect(Cause::of(&e)))?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| Unsent::Unanswered(Cause::of(&e)))?;
+        let unready = |e: std::io::Error| Unsent::Connect(Cause::of(&e));
+        match stream {
+            Stream::Tcp(stream) => {
+                let ready = stream.set_nonblocking(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
+                self.exchange(TokioIo::new(ready.map_err(unready)?), url, headers).await
+            }
+            Stream::Unix(stream) => {
+                let ready = stream.set_nonblocking(true).and_then(|()| tokio::net::UnixStream::from_std(stream));
+                self.exchange(TokioIo::new(ready.map_err(unready)?), url, headers).await
+            }
+        }
+    }
+
+    /// One request and its answer's head, over a connection that ends with it.
+    async fn exchange(&self, io: impl Read + Write + Unpin + Send + 'static, url: &Url, headers: &HeaderMap) -> Result<Response, Unsent> {
+        let (mut sender, connection) = http1::handshake(io).await.map_err(|e| Unsent::Unanswered(Cause::of(&e)))?;
         // ends with the response, or with whoever waits for it
         tokio::spawn(connection);
         let path = url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()));
@@ -75,12 +89,13 @@ impl Direct {
     }
 }
 
-fn connect(door: &Door, peer: Option<&Peer>, patience: Duration) -> Result<TcpStream, Unsent> {
+fn connect(door: &Door, peer: Option<&Peer>, patience: Duration) -> Result<Stream, Unsent> {
     let look = || peer.map(|peer| peer.look().map_err(Unsent::Withheld)).transpose();
     let before = look()?;
     let stream = door.connect(patience).map_err(|e| {
         Unsent::Connect(match e {
             NotReached::Closed { .. } => Cause::lasting(&e, ENTER),
+            NotReached::Forbidden => Cause::lasting(&e, WRITE),
             e => Cause::of(&e),
         })
     })?;

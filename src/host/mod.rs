@@ -16,6 +16,7 @@ pub mod sight;
 pub mod slowing;
 pub mod sockets;
 pub mod trust;
+mod unix;
 pub mod users;
 pub mod workload;
 

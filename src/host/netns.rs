@@ -1,4 +1,4 @@
-//! Ways to a service in another network namespace than memtrap's, and the proof that a connection ended there.
+//! Ways to a service in another network namespace than memtrap's or below another root, and the proof that a connection ended there.
 //!
 //! An address proves nothing: the same one may be in use in another network that this host has a route to. What the kernel lists of the
 //! process's own namespace does: a connection that is not in its table went elsewhere, and is closed before anything is sent.
@@ -8,14 +8,15 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::thread::LinkNameSpaceType;
 
-use super::sockets;
 use super::{ProcDir, ProcError, ProcFs};
+use super::{sockets, unix};
 use crate::aside::may_block;
 use crate::identity::InstanceId;
 
@@ -27,21 +28,22 @@ const MAX_ADDRESSES: usize = 3;
 const LOOKS: u32 = 5;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
-/// How a process in another network namespace is connected to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How a process is connected to that is in another network namespace, or has another root.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Way {
     /// From here, at an address of that namespace. Takes no right at all.
     Outside(SocketAddr),
     /// From within, where its loopback is. Takes CAP_SYS_ADMIN, and CAP_SYS_PTRACE for another user's process.
     Inside(SocketAddr),
+    /// By the path that a unix socket has for the process. Takes the right to see its root, and to write to the socket.
+    Socket(PathBuf),
 }
 
-impl Way {
-    pub fn addr(self) -> SocketAddr {
-        match self {
-            Way::Outside(addr) | Way::Inside(addr) => addr,
-        }
-    }
+/// What a connection is over.
+#[derive(Debug)]
+pub enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
 }
 
 /// Why there is no connection.
@@ -57,7 +59,14 @@ pub enum NotReached {
     /// A right is missing; [`ENTER`] is the cure.
     #[error("memtrap may not enter the network namespace of process {pid}")]
     Closed { pid: u32 },
+    /// [`WRITE`] is the cure.
+    #[error("memtrap's user may not connect to the socket")]
+    Forbidden,
 }
+
+/// What opens a socket.
+pub const WRITE: &str =
+    "that takes the right to write to it, and to pass its directories: add memtrap's user to its group (`SupplementaryGroups=`)";
 
 /// What opens a namespace.
 pub const ENTER: &str = "that takes CAP_SYS_ADMIN and CAP_SYS_PTRACE (systemd/drop-ins/network-namespaces.conf)";
@@ -72,15 +81,22 @@ pub struct Door {
 
 impl Door {
     /// Connects, and sees that it is that namespace which took the connection. Blocks for `patience`, and on /proc for milliseconds.
-    pub fn connect(&self, patience: Duration) -> Result<TcpStream, NotReached> {
+    pub fn connect(&self, patience: Duration) -> Result<Stream, NotReached> {
         may_block();
-        match self.way {
+        match &self.way {
             Way::Outside(addr) => {
-                let stream = TcpStream::connect_timeout(&addr, patience)?;
-                self.check(addr, stream.local_addr()?)?;
-                Ok(stream)
+                let stream = TcpStream::connect_timeout(addr, patience)?;
+                self.check(*addr, stream.local_addr()?)?;
+                Ok(Stream::Tcp(stream))
             }
-            Way::Inside(addr) => within(&self.procfs, self.id, || TcpStream::connect_timeout(&addr, patience))?.map_err(NotReached::Io),
+            Way::Inside(addr) => {
+                let stream = within(&self.procfs, self.id, || TcpStream::connect_timeout(addr, patience))??;
+                Ok(Stream::Tcp(stream))
+            }
+            Way::Socket(path) => match unix::connect_to(&self.procfs.dir_of(self.id)?, path) {
+                Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Err(NotReached::Forbidden),
+                made => Ok(Stream::Unix(made?)),
+            },
         }
     }
 

@@ -300,6 +300,11 @@ impl ProcDir {
         rustix::fs::openat(&self.fd, name, flags, Mode::empty()).map(File::from).map_err(|e| self.error(name, e.into()))
     }
 
+    /// What a link of this process leads to, for instance its `root`; nothing is read of it.
+    pub(super) fn place(&self, name: &str) -> rustix::io::Result<OwnedFd> {
+        rustix::fs::openat(&self.fd, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+    }
+
     /// The first `cap` bytes of a file of this process.
     pub fn read(&self, name: &str, cap: usize) -> Result<Vec<u8>, ProcError> {
         let mut bytes = Vec::with_capacity(cap.min(PAGE));

@@ -8,8 +8,9 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 
-use super::{ProcDir, ProcError, ProcFs};
+use super::{ProcDir, ProcError, ProcFs, unix};
 use crate::identity::InstanceId;
 
 /// A socket table is read up to here: about 400,000 rows.
@@ -45,6 +46,32 @@ pub fn listening(procfs: &ProcFs, pid: u32) -> Result<Vec<Listening>, ProcError>
     let mut inodes = BTreeSet::new();
     dir.fds(MAX_FDS, |link| inodes.extend(socket_inode(link)))?;
     listening_among(&dir, &inodes)
+}
+
+/// Where a process may be asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listeners {
+    pub tcp: Vec<Listening>,
+    /// Paths as the process has them.
+    pub unix: Vec<PathBuf>,
+}
+
+/// The sockets that this process listens on, sorted. `Denied` where its descriptors may not be read.
+pub fn of_process(dir: &ProcDir) -> Result<Listeners, ProcError> {
+    let mut inodes = BTreeSet::new();
+    dir.fds(MAX_FDS, |link| inodes.extend(socket_inode(link)))?;
+    let unix = if inodes.is_empty() { Vec::new() } else { unix::listening(dir, &inodes)? };
+    Ok(Listeners { tcp: listening_among(dir, &inodes)?, unix })
+}
+
+/// The TCP sockets in the network namespace of a process that one of its users made, sorted: what can be known without a right. They may be
+/// other processes'.
+pub fn of_its_user(dir: &ProcDir) -> Result<Vec<Listening>, ProcError> {
+    let uids = dir.status()?.uids.unwrap_or_default();
+    let mut rows = tables(|name| dir.open(name), &dir.path().join("net"))?;
+    rows.retain(|row| uids.contains(&row.uid));
+    rows.sort_unstable();
+    Ok(rows)
 }
 
 /// Those of these socket inodes that listen, in the network namespace of the process.
