@@ -1,5 +1,5 @@
 # Each target sets up by itself what it needs. Go is taken from PATH, or installed below target/go by scripts/go-toolchain; an S3 API
-# for the tests of uploads likewise, by scripts/s3-server.
+# for the tests of uploads likewise, by scripts/python-program.
 CARGO ?= cargo
 # Most tests wait for what they started: for seconds to pass, for a capture, for an answer that never comes.
 export RUST_TEST_THREADS ?= 8

@@ -68,6 +68,11 @@ pub fn debian_program(package: &str, path: &str, what: &str) -> Option<PathBuf> 
     fetched("debian-program", &[package, path], what).map(PathBuf::from)
 }
 
+/// A program out of Python's package index, or from PATH. `None`, said aloud, as above.
+pub fn python_program(program: &str, package: &str, version: &str, what: &str) -> Option<PathBuf> {
+    fetched("python-program", &[program, package, version], what).map(PathBuf::from)
+}
+
 /// The paths that a script of `scripts/` prints, a line each. `None`, said aloud: it says that this machine has them not and cannot get them; then
 /// `what` is not checked.
 pub fn fetched(script: &str, args: &[&str], what: &str) -> Option<String> {

@@ -12,7 +12,7 @@ use futures_util::TryStreamExt;
 use object_store::path::Path as Key;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
-use super::{not_checked, repo, wait_until};
+use super::{python_program, wait_until};
 
 pub const BUCKET: &str = "evidence";
 /// Requests that moto takes unsigned, before it checks the signature of each: the four that make the bucket and its user.
@@ -31,14 +31,10 @@ pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// Where `moto_server` is; `None`, said loudly, if there is none and none can be had.
+/// Where moto's `moto_server` is, an S3 API for tests on loopback; `None`, said loudly, if there is none and none can be had.
 pub fn server(what: &str) -> Option<PathBuf> {
-    let output = Command::new(repo().join("scripts/s3-server")).stdin(Stdio::null()).output().unwrap();
-    if output.status.success() {
-        return Some(PathBuf::from(String::from_utf8(output.stdout).unwrap().trim()));
-    }
-    not_checked(&format!("{what}: {}", String::from_utf8_lossy(&output.stderr).trim().lines().last().unwrap_or_default()));
-    None
+    // keeps objects in memory and checks no signature unless it is told to: it stands in for a store, not for its security
+    python_program("moto_server", "moto[server]", "5.2.5", what)
 }
 
 impl S3 {
