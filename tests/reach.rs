@@ -277,6 +277,31 @@ fn roots_ports_on_this_host_are_not_asked_on_suspicion() {
 }
 
 #[test]
+fn a_place_for_the_address_is_filled_with_the_processs_own() {
+    let Some(space) = Space::with_address(WHAT) else { return };
+    let there = space.svc(&["-addr", "0.0.0.0:0"]);
+    let keys = |port: &str| format!("pprof = \"http://{{address}}:{port}/debug/pprof\"\nread_memory = \"off\"");
+    let url = |svc: &Svc| format!("http://{}:{}/debug/pprof", space.address(), port(svc));
+    let said = Place::of(&there).answers(&keys(port(&there)));
+    assert!(said.contains(&url(&there)), "{said}");
+    let here = Svc::start(GoVersion::Newest, &[]);
+    let said = Place::of(&here).answers(&keys(port(&here)));
+    assert!(said.contains(&here.pprof()), "{said}");
+
+    // another of that namespace
+    let other = space.svc(&["-addr", "0.0.0.0:0"]);
+    let done = Place::of(&there).probe(&keys(port(&other)));
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(!done.status.success() && said.contains("is not served by process"), "{said}");
+    // a namespace without an address
+    let lonely = Space::lonely(WHAT).unwrap();
+    let svc = lonely.svc(&["-addr", "0.0.0.0:0"]);
+    let done = Place::of(&svc).probe(&keys(port(&svc)));
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(!done.status.success() && said.contains("has no address that is not this host's too"), "{said}");
+}
+
+#[test]
 fn credentials_go_to_the_process_within_and_over_no_network() {
     let Some(space) = Space::with_address(WHAT) else { return };
     let svc = space.svc(&["-addr", "0.0.0.0:0", "-bearer", "s3cr3t-t0ken"]);

@@ -16,8 +16,9 @@ use super::{Env, collected, discover};
 use crate::aside::NoAnswer;
 use crate::bundle::Warning;
 use crate::client::{Asker, Clients, Credentials, Use};
-use crate::config::{self, Pprof, Source};
-use crate::host::netns::{Door, ENTER, Way};
+use crate::config::{self, ADDRESS, Pprof, Source, Template};
+use crate::error::chain;
+use crate::host::netns::{self, Door, ENTER, Way};
 use crate::host::peer::Peer;
 use crate::host::sockets::{self, Ownership};
 use crate::host::trust::Trusted;
@@ -91,16 +92,8 @@ pub(super) fn prepare(target: &Arc<config::Target>, id: Option<InstanceId>, env:
                 let argv = argv(&procfs, id, &unanswered).unwrap_or_default();
                 Ok(Prepared::Candidates(Sought { endpoints, argv, closed: candidates.closed }))
             }
-            Some(Pprof::Template(_)) => Err("`pprof` names labels, and no series to take them from is known".into()),
-            Some(Pprof::Http(base)) => {
-                let (mut endpoint, peer) = make.http(base)?;
-                look(peer).map_err(Unusable::withheld)?;
-                let addrs = loopbacks(&endpoint.base).unwrap_or_default();
-                let local = id.filter(|_| !addrs.is_empty());
-                endpoint.obstacle = local.and_then(|id| obstacle::of_loopback(&procfs, &addrs, id));
-                let warning = local.and_then(|id| foreign(&procfs, &addrs, id));
-                Ok(Prepared::Explicit(Found { endpoint: Arc::new(endpoint), index: None, warnings: warning.into_iter().collect() }))
-            }
+            Some(Pprof::Template(template)) => make.filled(template),
+            Some(Pprof::Http(base)) => make.named(base),
             Some(Pprof::Unix { socket, path }) => {
                 let base = Url::parse(&format!("http://localhost/{}", path.trim_start_matches('/')));
                 let base = base.map_err(|e| format!("the path in `pprof` is not usable: {e}"))?;
@@ -201,6 +194,65 @@ impl Make<'_> {
         ))
     }
 
+    /// At the address that the configuration names.
+    fn named(&self, base: &str) -> Result<Prepared, Unusable> {
+        let (mut endpoint, peer) = self.http(base)?;
+        look(peer).map_err(Unusable::withheld)?;
+        let addrs = loopbacks(&endpoint.base).unwrap_or_default();
+        let local = self.id.filter(|_| !addrs.is_empty());
+        endpoint.obstacle = local.and_then(|id| obstacle::of_loopback(self.procfs, &addrs, id));
+        let warning = local.and_then(|id| foreign(self.procfs, &addrs, id));
+        Ok(Prepared::Explicit(Found { endpoint: Arc::new(endpoint), index: None, warnings: warning.into_iter().collect() }))
+    }
+
+    /// At the process's own address, in the place that the configuration has for it.
+    fn filled(&self, template: &Template) -> Result<Prepared, Unusable> {
+        let id = self.id.ok_or("`pprof` has a place for the address of a process on this host, and none is known")?;
+        let pid = id.pid;
+        let address =
+            netns::address_of(self.procfs, id).map_err(|e| format!("the address of process {pid} cannot be read: {}", chain(&e)))?;
+        let ip = address.ok_or_else(|| {
+            format!(
+                "process {pid} is in another network namespace, which has no address that is not this host's too: set `pprof` to \"auto\""
+            )
+        })?;
+        let host = if ip.is_ipv6() { format!("[{ip}]") } else { ip.to_string() };
+        let base = template.fill(|name| (name == ADDRESS).then_some(host.as_str())).map_err(|e| e.to_string())?;
+        // TLS vouches for itself
+        if ip.is_loopback() || template.is_tls() {
+            return self.named(&base);
+        }
+        let base = Url::parse(&base).map_err(|e| format!("the address in `pprof` is not usable: {e}"))?;
+        let port = base.port_or_known_default().unwrap_or(80);
+        let shown = base.as_str().trim_end_matches('/').to_owned();
+        let way = Way::Outside(SocketAddr::new(ip, port));
+        let endpoint = self.through(id, way, None, base, shown);
+        let listens = self.procfs.dir_of(id).and_then(|dir| sockets::of_process(&dir));
+        let is_anothers = listens.is_ok_and(|listeners| listeners.tcp.iter().all(|socket| socket.addr.port() != port));
+        let mut warnings = Vec::new();
+        if is_anothers {
+            warnings.push(Warning::mistaken(&format!(
+                "`pprof` at {ip} port {port} is not served by process {pid}, which does not listen there"
+            )));
+        }
+        Ok(Prepared::Explicit(Found { endpoint: Arc::new(endpoint), index: None, warnings }))
+    }
+
+    /// Over connections to the process that are known to end there.
+    fn through(&self, id: InstanceId, way: Way, peer: Option<Arc<Peer>>, base: Url, shown: String) -> Endpoint {
+        let whence = match &way {
+            Way::Inside(_) => format!(" (in the network namespace of process {})", id.pid),
+            Way::Socket(_) if !has_same_root(self.procfs, id) => format!(" (below the root of process {})", id.pid),
+            Way::Outside(_) | Way::Socket(_) => String::new(),
+        };
+        let is_its_own = !matches!(way, Way::Socket(_));
+        let door = Arc::new(Door { procfs: self.procfs.clone(), id, way });
+        let capture = &self.target.capture;
+        let client = |connect| self.clients.direct(door.clone(), connect, peer.clone());
+        let (client, quick) = (client(capture.connect_timeout), client(quick_connect(capture)));
+        Endpoint { client, quick, base, shown, whence, is_its_own, credentials: self.credentials.clone(), obstacle: None }
+    }
+
     /// In the network namespace of the process, or below its root. The error says why credentials are not sent there.
     fn by(&self, id: InstanceId, way: Way) -> Result<Endpoint, String> {
         let are_sent = self.credentials.are_sent();
@@ -226,17 +278,7 @@ impl Make<'_> {
             Way::Socket(path) => ("http://localhost/debug/pprof".to_owned(), format!("unix://{}:/debug/pprof", path.display())),
         };
         let base = Url::parse(&base).map_err(|e| e.to_string())?;
-        let whence = match &way {
-            Way::Inside(_) => format!(" (in the network namespace of process {})", id.pid),
-            Way::Socket(_) if !has_same_root(self.procfs, id) => format!(" (below the root of process {})", id.pid),
-            Way::Outside(_) | Way::Socket(_) => String::new(),
-        };
-        let is_its_own = !matches!(way, Way::Socket(_));
-        let door = Arc::new(Door { procfs: self.procfs.clone(), id, way });
-        let capture = &self.target.capture;
-        let client = |connect| self.clients.direct(door.clone(), connect, peer.clone());
-        let (client, quick) = (client(capture.connect_timeout), client(quick_connect(capture)));
-        Ok(Endpoint { client, quick, base, shown, whence, is_its_own, credentials: self.credentials.clone(), obstacle: None })
+        Ok(self.through(id, way, peer, base, shown))
     }
 
     /// Who must answer there, if credentials are sent and it is on this host.

@@ -31,7 +31,7 @@ pub use listen::Listen;
 pub use notify::{Channel, Message, Notify, OWN_LABELS, Receiver, ReceiverUrl, UPLOAD, parse_url};
 pub use problem::{Errors, Place, Problem, Warning};
 pub use source::{MetricLimit, Metrics, Prometheus, QueryLimit, Source};
-pub use template::{Template, Unfilled};
+pub use template::{ADDRESS, Template, Unfilled};
 pub use upload::{Destination, StoreSecrets, Upload};
 pub use user::User;
 

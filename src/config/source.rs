@@ -4,7 +4,7 @@ use toml::de::DeValue;
 
 use super::endpoint::Invalid;
 use super::reader::{Read, Table, Value, checked, fault, list, or_off, parsed, text};
-use super::{Auth, Pprof, Process, Rules, User, auth};
+use super::{ADDRESS, Auth, Pprof, Process, Rules, User, auth};
 use crate::metrics::{self, Pick};
 use crate::units::{ByteSize, SizeOrPercent};
 
@@ -123,7 +123,13 @@ pub(super) fn user(value: &Value<'_>) -> Read<User> {
 pub(super) fn check_pprof(t: &mut Table<'_, '_>, pprof: Option<&Pprof>, source: Option<&Source>) {
     let (Some(at), Some(pprof), Some(source)) = (t.place_of("pprof"), pprof, source) else { return };
     match (pprof, source) {
-        (Pprof::Template(_), Source::Process(_) | Source::Metrics(_)) => {
+        (Pprof::Template(template), Source::Process(_)) => {
+            if let Some(label) = template.labels().find(|label| *label != ADDRESS) {
+                let why = "of a process only {address} is known, its own; labels are those of series, which only `prometheus` gives";
+                t.error(at, format_args!("pprof: {{{label}}}: {why}"));
+            }
+        }
+        (Pprof::Template(_), Source::Metrics(_)) => {
             t.error(at, "pprof: {label} is filled in from the labels of series, which only `prometheus` gives; write the address");
         }
         (Pprof::Auto, Source::Metrics(_) | Source::Prometheus(_)) => {

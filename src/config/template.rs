@@ -14,6 +14,9 @@ const HELP: &str = "write for example http://{instance}/debug/pprof";
 const MAX_SHOWN: usize = 80;
 const MAX_URL: usize = 2_048;
 
+/// What a process on this host has in the place of labels: its own address.
+pub const ADDRESS: &str = "address";
+
 /// An address with places for labels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template {
@@ -88,6 +91,13 @@ fn pieces(text: &str) -> Result<Vec<Piece>, Invalid> {
 impl Template {
     pub fn is_tls(&self) -> bool {
         self.scheme == "https"
+    }
+
+    pub fn labels(&self) -> impl Iterator<Item = &str> {
+        self.authority.iter().chain(&self.path).filter_map(|piece| match piece {
+            Piece::Label(name) => Some(name.as_str()),
+            Piece::Literal(_) => None,
+        })
     }
 
     /// The URL for one series; `label` gives the value of a label.

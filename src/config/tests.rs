@@ -675,6 +675,8 @@ fn a_fleet_has_a_query_start_times_and_an_address_for_each() {
     assert_eq!(warnings, [""; 0]);
     let t = &config.targets[0];
     assert!(matches!(&t.pprof, Some(Pprof::Template(_))));
+    let own = target(&format!("{TARGET}pprof = \"http://{{address}}:6060/debug/pprof\"\n"));
+    assert!(matches!(&own.pprof, Some(Pprof::Template(template)) if template.labels().eq([ADDRESS])));
     assert_eq!(t.auth, Auth::default(), "the server's token is not for the instances");
     let Source::Prometheus(p) = &t.source else { panic!("{:?}", t.source) };
     assert_eq!((p.url.as_str(), p.query.as_str()), ("https://h/prom", r#"process_resident_memory_bytes{job="a"}"#));
@@ -702,6 +704,10 @@ fn what_does_not_fit_a_source_is_told() {
         (
             format!("{METRICS}pprof = \"http://{{instance}}/p\""),
             "5:9: target \"m\": pprof: {label} is filled in from the labels of series, which only `prometheus` gives; write the address",
+        ),
+        (
+            format!("{TARGET}pprof = \"http://{{address}}:6060/{{pod}}\""),
+            "5:9: target \"t\": pprof: {pod}: of a process only {address} is known, its own; labels are those of series, which only `prometheus` gives",
         ),
         (
             format!("{FLEET}pprof = \"http://{{instance/p\""),

@@ -151,6 +151,14 @@ pub fn addresses(procfs: &ProcFs, dir: &ProcDir) -> Result<Vec<IpAddr>, ProcErro
     Ok(v4.into_iter().take(MAX_ADDRESSES).chain(v6.into_iter().take(MAX_ADDRESSES)).collect())
 }
 
+/// The address at which memtrap finds a process: loopback in memtrap's own network namespace; `None` in another that has none.
+pub fn address_of(procfs: &ProcFs, id: InstanceId) -> Result<Option<IpAddr>, ProcError> {
+    match sockets::same_netns(procfs, id.pid) {
+        Some(false) => Ok(addresses(procfs, &procfs.dir_of(id)?)?.into_iter().next()),
+        _ => Ok(Some(Ipv4Addr::LOCALHOST.into())),
+    }
+}
+
 /// Of both families; of one where the kernel has no IPv6.
 fn all(open: impl Fn(&str) -> Result<File, ProcError>, place: &Path) -> Result<Vec<IpAddr>, ProcError> {
     let unread = |name: &str, e| ProcError::from_io(place.join(name), e);
@@ -295,5 +303,11 @@ fe80000000000000602181fffe8e067b 02 40 20 c0      mt1
         let of = |pid| addresses(&procfs, &procfs.dir(pid).unwrap()).unwrap();
         assert_eq!(of(7), ["10.9.9.1".parse::<IpAddr>().unwrap()], "fd00::5 is here as well");
         assert_eq!(of(8), [] as [IpAddr; 0]);
+
+        let address = |pid| address_of(&procfs, procfs.identity(pid).unwrap()).unwrap().map(|ip| ip.to_string());
+        for (pid, namespace) in [(3, "net:[1]"), (7, "net:[2]"), (8, "net:[3]")] {
+            host.link(&format!("proc/{pid}/ns/net"), namespace);
+        }
+        assert_eq!([3, 7, 8].map(address), [Some("127.0.0.1".into()), Some("10.9.9.1".into()), None]);
     }
 }

@@ -19,8 +19,8 @@ pub fn of_loopback(procfs: &ProcFs, addrs: &[SocketAddr], id: InstanceId) -> Opt
     let pid = id.pid;
     if sockets::same_netns(procfs, pid) == Some(false) {
         return Some(format!(
-            "process {pid} is in another network namespace (a container's), whose loopback is not memtrap's: set `pprof` to \"auto\", to an \
-             address of that namespace at which the service listens, or to a port that is published from it"
+            "process {pid} is in another network namespace (a container's), whose loopback is not memtrap's: set `pprof` to \"auto\", to \
+             \"http://{{address}}:PORT/debug/pprof\", which is filled with an address of that namespace, or to a port that is published from it"
         ));
     }
     if addrs.iter().any(|addr| !sockets::serving(procfs, *addr).is_ok_and(|serving| serving.is_empty())) {
