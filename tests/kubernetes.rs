@@ -1,4 +1,4 @@
-//! The manifests that are shipped: Kubernetes takes them, and memtrap the configuration in them.
+//! The manifests that are shipped, and the page about them: Kubernetes takes them, and memtrap the configuration in them.
 
 mod common;
 
@@ -52,6 +52,17 @@ fn memtrap_takes_the_configuration_of_each_manifest_and_it_fits_the_volume() {
         assert!(kept + 2 * a_file < volume, "{name}: the kubelet would evict the pod: {kept} MiB and two captures in {volume} MiB");
         assert!(configuration.contains("state_dir = \"/var/lib/memtrap/") && text.contains("mountPath: /var/lib/memtrap\n"), "{name}");
     }
+}
+
+#[test]
+fn memtrap_takes_the_configuration_that_the_page_about_containers_gives() {
+    let page = fs::read_to_string(repo().join("docs/containers.md")).unwrap();
+    let configuration = page.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a configuration");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("memtrap.toml");
+    fs::write(&file, configuration).unwrap();
+    let checked = run(&["check", "-c", file.to_str().unwrap()]);
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
 }
 
 /// A line as it is once its setting is switched on, as `config/memtrap.toml` has it: `#` and no blank.

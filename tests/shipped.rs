@@ -81,7 +81,7 @@ fn the_archive_has_the_same_bytes_each_time_and_in_it_what_its_pages_name() {
     for file in ["LICENSE", "systemd/memtrap.service", "config/memtrap.toml", "config/host.toml", "memtrap.cdx.json"] {
         assert!(root.join(file).is_file(), "{file}");
     }
-    for page in ["README.md", "README.zh-CN.md", "CHANGELOG.md", "SECURITY.md", "docs/operations.md"] {
+    for page in ["README.md", "README.zh-CN.md", "CHANGELOG.md", "SECURITY.md", "docs/operations.md", "docs/containers.md"] {
         let page = root.join(page);
         let links = fs::read_to_string(&page).unwrap();
         for link in links.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0)) {
