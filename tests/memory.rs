@@ -284,3 +284,22 @@ fn ten_thousand_secrets_of_a_process_are_in_no_bundle_and_no_log() {
         assert!(!bytes.windows(SECRET.len()).any(|w| w == SECRET.as_bytes()), "{}", path.display());
     }
 }
+
+#[test]
+fn what_reads_the_memory_of_a_service_makes_nothing_resident_in_it() {
+    for build in [Build::Stripped, Build::Pie] {
+        let svc = Svc::start_in(Command::new(go_program(GoVersion::Newest, "svc", build)), &["-grow", "20971520"]);
+        let resident = || {
+            let status = fs::read_to_string(format!("/proc/{}/status", svc.pid())).unwrap();
+            let kib = status.lines().find_map(|line| line.strip_prefix("RssFile:")?.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+            kib.unwrap() << 10
+        };
+        let before = resident();
+        let dir = tempfile::tempdir().unwrap();
+        let (bundle, _) = captured(&svc, dir.path(), &["--pprof", "off"]);
+        assert_from_memory(&bundle);
+        let grown = resident().saturating_sub(before);
+        // its own code that it has not run before, and few pages that the linker has to change
+        assert!(grown < MIB, "{build:?}: {grown} bytes of files came into its RSS");
+    }
+}

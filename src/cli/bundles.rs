@@ -128,6 +128,7 @@ fn summary(b: &Bundle) -> serde_json::Value {
         "id": b.id,
         "path": b.path,
         "target": m.target,
+        "workload": m.instance.workload,
         "instance": m.instance.label,
         "reason": m.trigger.reason,
         "incident_id": m.incident_id,

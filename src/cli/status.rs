@@ -309,9 +309,14 @@ fn row(i: &Instance) -> Vec<String> {
     let dash = || "-".to_owned();
     let size = |bytes: Option<u64>| bytes.map_or_else(dash, |b| ByteSize(b).to_string());
     let s = &i.status;
+    // of many services, which one it is comes first; the rest stands below
+    let (name, who) = match (&s.workload, s.pid) {
+        (Some(workload), Some(pid)) => (workload, Some(format!("pid {pid}"))),
+        _ => (&s.target, s.instance.clone()),
+    };
     vec![
-        one_line(&s.target, TARGET - 1),
-        s.instance.as_ref().map_or_else(dash, |label| one_line(label, INSTANCE - 1)),
+        one_line(name, TARGET - 1),
+        who.map_or_else(dash, |label| one_line(&label, INSTANCE - 1)),
         s.state.name().into(),
         size(s.rss_bytes),
         size(s.limit_bytes),
@@ -324,6 +329,9 @@ fn details(i: &Instance) -> Vec<String> {
     let s = &i.status;
     let source = s.limit_source.as_ref().map_or(String::new(), |source| format!("; limit: {}", one_line(source, 200)));
     let mut said = vec![one_line(&s.reason, 600), format!("next capture: {}{source}", one_line(&s.next_capture, 100))];
+    if let Some((_, label)) = s.workload.as_ref().zip(s.instance.as_ref()) {
+        said.insert(0, format!("{}: {}", s.target, one_line(label, 300)));
+    }
     if let Some(why) = s.lacks_evidence() {
         said.insert(1, format!("evidence: {}", one_line(why, 600)));
     }

@@ -20,6 +20,9 @@ pub struct Segment {
     pub start: u64,
     /// Bytes that come from the file; the rest is zeroed at the start.
     pub in_file: u64,
+    /// Where they are in the file.
+    pub at: u64,
+    pub writable: bool,
     pub executable: bool,
 }
 
@@ -88,6 +91,8 @@ impl Image {
             .map(|h| Segment {
                 start: h.p_vaddr.get(LittleEndian).wrapping_add(bias),
                 in_file: h.p_filesz.get(LittleEndian),
+                at: h.p_offset.get(LittleEndian),
+                writable: h.p_flags.get(LittleEndian).0 & elf::PF_W.0 != 0,
                 executable: h.p_flags.get(LittleEndian).0 & elf::PF_X.0 != 0,
             })
             .collect();

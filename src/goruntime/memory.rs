@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::rc::Rc;
 
 use super::Refused;
+use super::constants::Constants;
 use crate::units::ByteSize;
 
 /// The words that bytes are.
@@ -23,19 +24,30 @@ pub trait Memory {
     fn read(&self, address: u64, buf: &mut [u8]) -> bool;
 }
 
-/// `/proc/PID/mem` of a process. The descriptor belongs to its address space: after its end, and after an exec, nothing can be read.
+/// `/proc/PID/mem` of a process. The descriptor belongs to its address space: after its end, and after an exec, nothing can be read. Code and
+/// constants come from the file of its executable, where that is at hand.
 #[derive(Debug)]
-pub struct LiveMemory(File);
+pub struct LiveMemory {
+    mem: File,
+    constants: Option<Constants>,
+}
 
 impl LiveMemory {
     pub fn new(mem: File) -> LiveMemory {
-        LiveMemory(mem)
+        LiveMemory { mem, constants: None }
+    }
+
+    /// With the file of its own executable.
+    pub(super) fn with(self, constants: Constants) -> LiveMemory {
+        LiveMemory { constants: Some(constants), ..self }
     }
 }
 
 impl Memory for LiveMemory {
     fn read(&self, address: u64, buf: &mut [u8]) -> bool {
-        self.0.read_exact_at(buf, address).is_ok()
+        let is_whole = |constants: &&Constants| constants.room(address).is_some_and(|room| room >= buf.len() as u64);
+        let constants = self.constants.as_ref().filter(is_whole);
+        constants.is_some_and(|constants| constants.read(address, buf)) || self.mem.read_exact_at(buf, address).is_ok()
     }
 }
 

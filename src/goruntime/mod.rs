@@ -22,6 +22,7 @@
 //! [`evidence`] reads all but the objects. Deliberately not here: what is done with it, and contents: only names, addresses, counts and sizes leave this room.
 
 pub mod collector;
+mod constants;
 pub mod corefile;
 pub mod dominators;
 pub mod evidence;
@@ -57,6 +58,7 @@ use std::time::SystemTime;
 
 use crate::holders::Holders;
 use crate::host::ProcDir;
+use constants::Constants;
 use corefile::CoreFile;
 use evidence::Evidence;
 use functions::Functions;
@@ -180,16 +182,17 @@ pub struct Program<M> {
 impl Program<LiveMemory> {
     /// Of a process. Needs its uid, or CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH.
     pub fn of_process(process: &ProcDir) -> Result<Program<LiveMemory>, Refused> {
-        let memory = memory_of(process)?;
-        let exe = process.open("exe").map_err(|e| Refused::new(format!("its executable cannot be read: {e}")))?;
-        Ok(Program { memory, image: Image::of(process)?, exe: Some(exe) })
+        let exe = || process.open("exe").map_err(|e| Refused::new(format!("its executable cannot be read: {e}")));
+        let image = Image::of(process)?;
+        let memory = memory_of(process)?.with(Constants::of(exe()?, &image));
+        Ok(Program { memory, image, exe: Some(exe()?) })
     }
 }
 
 impl Program<CoreFile> {
     /// Of a core file, with the executable if it was completed with one.
     pub fn of_core(core: CoreFile, image: Image) -> Result<Program<CoreFile>, Refused> {
-        let exe = core.program().map(|exe| exe.file.try_clone()).transpose();
+        let exe = core.program().map(|(_, file)| file.try_clone()).transpose();
         let exe = exe.map_err(|e| Refused::new(format!("its executable cannot be opened twice: {e}")))?;
         Ok(Program { memory: core, image, exe })
     }

@@ -35,6 +35,8 @@ use crate::aside::Threads;
 use crate::config::Listen;
 use crate::writable;
 
+/// The service manager makes it; where there is none, memtrap does.
+const RUNTIME_DIR: &str = "/run/memtrap";
 /// At a time; more are turned away at once, so that those who come after are not kept waiting behind slow ones.
 const MAX_CONNECTIONS: usize = 64;
 /// Of them for one address elsewhere, or one user of a unix socket. Loopback is everybody's.
@@ -79,9 +81,8 @@ impl Listener {
                 let path = path.clone();
                 let bound = threads.run(PATIENCE, move || {
                     remove_stale(&path)?;
-                    // /run/memtrap, where no service manager has made it
-                    if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {
-                        std::fs::DirBuilder::new().mode(0o750).create(parent)?;
+                    if path.parent() == Some(Path::new(RUNTIME_DIR)) && !Path::new(RUNTIME_DIR).exists() {
+                        std::fs::DirBuilder::new().mode(0o750).create(RUNTIME_DIR)?;
                     }
                     let listener = std::os::unix::net::UnixListener::bind(&path)?;
                     let file = SocketFile(path.clone());

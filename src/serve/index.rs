@@ -31,6 +31,9 @@ pub struct Caught {
     /// `TARGET/NAME`; its files are at `/bundles/TARGET/NAME/FILE`.
     pub id: String,
     pub target: String,
+    /// Of a target that means many services: which of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<String>,
     /// For people: `pid 4821`.
     pub instance: String,
     pub incident_id: String,
@@ -122,6 +125,7 @@ impl Caught {
         Caught {
             id: bundle.id.clone(),
             target: m.target.clone(),
+            workload: m.instance.workload.as_deref().map(|name| one_line(name, 200)),
             instance: one_line(&m.instance.label, 200),
             incident_id: m.incident_id.clone(),
             part: m.part,

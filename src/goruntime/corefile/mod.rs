@@ -8,7 +8,6 @@ mod headers;
 mod notes;
 
 use std::fs::File;
-use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +17,7 @@ use object::pod::{from_bytes, slice_from_all_bytes};
 use rustix::fs::{SeekFrom, seek};
 
 use super::Refused;
+use super::constants::Constants;
 use super::image::{Image, PAGE, loaded, lowest};
 use super::memory::Memory;
 use crate::host::buildinfo::{self, BuildInfo, BuildInfoError};
@@ -128,15 +128,7 @@ pub struct CoreFile {
     files: Vec<Mapped>,
     auxiliary: Auxiliary,
     threads: u64,
-    program: Option<(Executable, Vec<FilePart>)>,
-}
-
-/// A part of the executable that no one can have written to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct FilePart {
-    start: u64,
-    end: u64,
-    at: u64,
+    program: Option<(PathBuf, Constants)>,
 }
 
 /// Does a file begin as an ELF file does?
@@ -305,24 +297,16 @@ impl CoreFile {
                 "{named} is another program than the core is of, or another build of it: their headers or build ids differ. Name the one that ran with --exe"
             )));
         }
-        let read_only = loaded(&headers.programs).filter(|p| p.p_flags.get(E).0 & elf::PF_W.0 == 0);
-        let parts = read_only.map(|p| {
-            let start = p.p_vaddr.get(E).wrapping_add(bias);
-            let end = start.saturating_add(p.p_filesz.get(E)).checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
-            // the kernel maps whole pages
-            let before = start % PAGE;
-            FilePart { start: start - before, end, at: p.p_offset.get(E).saturating_sub(before) }
-        });
-        let parts = parts.collect();
         let reopened = file.try_clone().map_err(|e| refused(&e))?;
         let image = Image::at(reopened, build, bias).map_err(|e| refused(&e))?;
-        self.program = Some((exe, parts));
+        let Executable { file, path } = exe;
+        self.program = Some((path, Constants::of(file, &image)));
         Ok(image)
     }
 
     /// The executable that it was completed with.
-    pub fn program(&self) -> Option<&Executable> {
-        self.program.as_ref().map(|(exe, _)| exe)
+    pub fn program(&self) -> Option<(&Path, &File)> {
+        self.program.as_ref().map(|(path, constants)| (path.as_path(), constants.file()))
     }
 
     /// The program as its core alone has it: where the file is not at hand, and the core has code and constants.
@@ -489,13 +473,11 @@ impl Memory for CoreFile {
                 let within = at - segment.start;
                 let piece = part_of(rest, segment.stored - within);
                 (piece.len(), self.bytes.read_at(piece, segment.at + within))
-            } else if let Some((exe, part)) =
-                self.program.as_ref().and_then(|(exe, parts)| Some((exe, parts.iter().find(|part| (part.start..part.end).contains(&at))?)))
-            {
+            } else if let Some((constants, room)) = self.program.as_ref().and_then(|(_, c)| Some((c, c.room(at)?))) {
                 let next = self.segments.partition_point(|segment| segment.start <= at);
                 let next = self.segments.get(next).map_or(u64::MAX, |segment| segment.start);
-                let piece = part_of(rest, (part.end.min(next)) - at);
-                (piece.len(), read_mapped(&exe.file, piece, part.at.saturating_add(at - part.start)))
+                let piece = part_of(rest, room.min(next - at));
+                (piece.len(), constants.read(at, piece))
             } else {
                 return false;
             };
@@ -506,24 +488,6 @@ impl Memory for CoreFile {
         }
         true
     }
-}
-
-/// As a mapping shows a file: zeros follow its end.
-fn read_mapped(file: &File, buf: &mut [u8], at: u64) -> bool {
-    let mut read = 0;
-    while let Some(rest) = buf.get_mut(read..).filter(|rest| !rest.is_empty()) {
-        match FileExt::read_at(file, rest, at.saturating_add(read as u64)) {
-            Ok(0) if read == 0 => return false,
-            Ok(0) => {
-                rest.fill(0);
-                break;
-            }
-            Ok(n) => read += n,
-            Err(e) if e.kind() == ErrorKind::Interrupted => {}
-            Err(_) => return false,
-        }
-    }
-    true
 }
 
 fn part_of(buf: &mut [u8], most: u64) -> &mut [u8] {

@@ -9,7 +9,8 @@ use crate::units::ByteSize;
 pub(super) struct Row {
     pub id: String,
     pub when: String,
-    pub target: String,
+    /// The target; of one that means many services, which of them.
+    pub title: String,
     pub instance: String,
     pub trigger: &'static str,
     pub rss: String,
@@ -39,8 +40,8 @@ pub(super) fn row(b: &Caught, lang: Lang) -> Row {
     Row {
         id: b.id.clone(),
         when,
-        target: b.target.clone(),
-        instance: b.instance.clone(),
+        title: b.workload.clone().unwrap_or_else(|| b.target.clone()),
+        instance: if b.workload.is_some() { format!("{}, {}", b.target, b.instance) } else { b.instance.clone() },
         trigger: b.trigger.name(),
         rss: ByteSize(b.rss_bytes).to_string(),
         verdict: b.verdict.as_ref().map_or_else(

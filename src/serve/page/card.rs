@@ -19,7 +19,8 @@ pub(super) struct Card {
     pub words: &'static str,
     /// Stays the same while the page lives.
     pub key: String,
-    pub target: String,
+    /// The target; of one that means many services, which of them.
+    pub title: String,
     pub target_link: String,
     pub instance: String,
     pub state: &'static str,
@@ -135,8 +136,8 @@ pub(super) fn card(
         words: state_words(i.state, lang),
         key: format!("i-{}-{}", i.target, i.slot),
         target_link: Wanted::default().link(Some(&i.target), None, 1),
-        target: i.target.clone(),
-        instance: label,
+        title: i.workload.as_ref().map_or_else(|| i.target.clone(), |workload| one_line(workload, 120)),
+        instance: if i.workload.is_some() { format!("{}, {label}", i.target) } else { label },
         state: i.state.name(),
         reason: one_line(&i.reason, MAX_WORDS),
         lacks: i.lacks_evidence().map(|why| one_line(why, MAX_WORDS)),
