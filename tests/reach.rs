@@ -97,6 +97,12 @@ fn shops(dir: &TempDir, enter: Command) -> Command {
     command
 }
 
+/// A probe that may have found other things wrong says that pprof answers there.
+#[track_caller]
+fn assert_found(said: &str, url: &str) {
+    assert!(said.contains(url) && !said.contains("pprof:") && !said.contains("answered as"), "{said}");
+}
+
 fn is_root() -> bool {
     let is_root = rustix::process::geteuid().is_root();
     if !is_root {
@@ -188,6 +194,52 @@ fn a_namespace_that_may_not_be_entered_is_said_with_what_it_takes_and_what_is_re
     let (done, said) = Place::of(&open).probed_with(without, "");
     let url = format!("http://{}:{}/debug/pprof", space.address(), port(&open));
     assert!(done && said.contains(&url), "{said}");
+
+    // the drop-in's, of a user who is not root
+    let said = Place::of(&lonely).probed_by_nobody(&format!("{UNIT},+sys_admin"), "read_memory = \"off\"");
+    assert_found(&said, &format!("http://{}/debug/pprof (in the network namespace of process {})", lonely.address(), lonely.pid()));
+    let said = Place::of(&lonely).probed_by_nobody(UNIT, "read_memory = \"off\"");
+    assert!(said.contains("memtrap may not enter the network namespace"), "{said}");
+}
+
+#[test]
+fn where_no_way_is_open_the_memory_of_the_process_has_the_evidence() {
+    let Some(space) = Space::lonely(WHAT) else { return };
+    let svc = space.svc(&["-addr", "127.0.0.1:0"]);
+    let (place, pid) = (Place::of(&svc), svc.pid().to_string());
+    let out = place.dir.path().join("captured");
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set=-sys_admin", "--inh-caps=-sys_admin", env!("CARGO_BIN_EXE_memtrap")]);
+    let done = command.args(["capture", "--pid", &pid, "--cpu-seconds", "0", "-o"]).arg(&out).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let bundle = bundles_in(&out).pop().unwrap();
+    for file in ["heap.pb.gz", "memstats.txt", "goroutine.pb.gz"] {
+        let entry = entry(&bundle, file);
+        assert!(entry["status"] == "ok" && entry["source"] == "memory", "{entry:#}");
+        assert!(entry["reason"].as_str().unwrap().contains("may not enter the network namespace"), "{entry:#}");
+    }
+}
+
+/// A pod whose containers share their processes: of another user, without a right, in its pid and network namespaces.
+#[test]
+fn beside_a_service_of_roots_in_one_pod_it_is_found_without_any_right() {
+    let namespaces = ["--pid", "--net", "--fork", "--mount-proc", "--kill-child=KILL"];
+    if !Command::new("unshare").args(namespaces).arg("true").stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
+        return not_checked("a sidecar's pprof: no pid and network namespaces can be made here");
+    }
+    let dir = TempDir::new().unwrap();
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
+    common::copy_program(go_svc(GoVersion::Newest), dir.path().join("shop-svc"));
+    common::copy_program(env!("CARGO_BIN_EXE_memtrap"), dir.path().join("memtrap"));
+    let at = dir.path().display();
+    let daemon = format!("[daemon]\nstate_dir = \"{at}/state\"\nbundle_dir = \"{at}/bundles\"\n");
+    let target = "[[target]]\nname = \"svc\"\nprocess = { name = \"shop-svc\" }\nthreshold = \"1TiB\"\nread_memory = \"off\"\n";
+    fs::write(dir.path().join("m.toml"), daemon + target).unwrap();
+    let script = "ip link set lo up; ./shop-svc -addr 127.0.0.1:6060 -exit-after 2m > ready & until [ -s ready ]; do sleep 0.05; done; \
+                  setpriv --reuid=65534 --regid=65534 --clear-groups ./memtrap check --probe -c m.toml";
+    let done = Command::new("unshare").args(namespaces).args(["sh", "-c", script]).current_dir(dir.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned();
+    assert_found(&said, "http://127.0.0.1:6060/debug/pprof");
 }
 
 #[test]
@@ -258,9 +310,9 @@ fn without_any_right_the_process_is_found_among_its_users_sockets_by_what_it_say
     let here = Svc::start_in(shops(&dir, Command::new("setpriv")), &[]);
     let there = Svc::start_in(shops(&dir, space.command("setpriv")), &["-addr", "0.0.0.0:0"]);
     let said = Place::of(&here).probed_by_nobody("", "read_memory = \"off\"");
-    assert!(said.contains(&here.pprof()), "{said}");
+    assert_found(&said, &here.pprof());
     let said = Place::of(&there).probed_by_nobody("", "read_memory = \"off\"");
-    assert!(said.contains(&format!("http://{}:{}/debug/pprof", space.address(), port(&there))), "{said}");
+    assert_found(&said, &format!("http://{}:{}/debug/pprof", space.address(), port(&there)));
     tell.send(()).unwrap();
     space.inside(|| TcpStream::connect("127.0.0.1:6060").map(drop)).unwrap();
     asked.join().unwrap();
@@ -270,6 +322,9 @@ fn without_any_right_the_process_is_found_among_its_users_sockets_by_what_it_say
 fn roots_ports_on_this_host_are_not_asked_on_suspicion() {
     if !is_root() {
         return;
+    }
+    if fs::read_link("/proc/self/ns/pid").unwrap().as_os_str() != "pid:[4026531836]" {
+        return not_checked("that root's ports on a host are not asked on suspicion: this is a container");
     }
     let svc = Svc::start(GoVersion::Newest, &[]);
     let said = Place::of(&svc).probed_by_nobody("", "read_memory = \"off\"");

@@ -14,7 +14,7 @@ use super::watch::Watch;
 use crate::error::chain;
 use crate::host::netns::{self, ENTER, Way};
 use crate::host::sockets::{self, Listeners, Listening};
-use crate::host::{ProcError, ProcFs};
+use crate::host::{ProcError, ProcFs, sight};
 use crate::identity::InstanceId;
 
 /// For each request.
@@ -53,8 +53,9 @@ pub(super) fn candidates(procfs: &ProcFs, id: InstanceId) -> Result<Candidates, 
     let (listeners, by_user) = match sockets::of_process(&dir) {
         Err(denied @ ProcError::Denied { .. }) => {
             let mut tcp = sockets::of_its_user(&dir).map_err(unseen)?;
-            // root's on this host are everybody's
-            tcp.retain(|socket| is_elsewhere || socket.uid != 0);
+            // a host's root has all sorts of them; a pod's has the pod's
+            let may_be_roots = is_elsewhere || !sight::is_on_host(procfs);
+            tcp.retain(|socket| may_be_roots || socket.uid != 0);
             if tcp.is_empty() {
                 return Err(unseen(denied));
             }

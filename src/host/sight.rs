@@ -29,6 +29,11 @@ const FORWARDERS: [&str; 10] = [
     "containers-root",
 ];
 
+/// Whether memtrap is in the host's own pid namespace, and not in a container with some of its processes.
+pub fn is_on_host(procfs: &ProcFs) -> bool {
+    fs::read_link(procfs.path("self/ns/pid")).is_ok_and(|own| own.as_os_str() == HOSTS_PIDS)
+}
+
 /// Why processes that there are may not be seen here, and what to do about it. `None`: nothing hides any.
 pub fn hidden(procfs: &ProcFs) -> Option<String> {
     let said: Vec<String> = [hidepid(procfs), own_namespace(procfs)].into_iter().flatten().collect();
@@ -101,7 +106,7 @@ pub enum Named {
 /// Whether the process that a pid file names on this host can be the one that was meant: a container's file holds the number that the process
 /// has in there.
 pub fn pid_file(procfs: &ProcFs, path: &Path, id: InstanceId) -> Named {
-    let is_host = fs::read_link(procfs.path("self/ns/pid")).is_ok_and(|own| own.as_os_str() == HOSTS_PIDS);
+    let is_host = is_on_host(procfs);
     let (pid, shown) = (id.pid, path.display());
     if pid == 1 && is_host {
         let cure = meant(procfs, pid);
