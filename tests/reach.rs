@@ -11,7 +11,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use common::{GoVersion, Memtrap, Space, Svc, bundles_in, entry, go_svc, not_checked, run};
+use common::{Container, GoVersion, Memtrap, Space, Svc, bundles_in, entry, go_svc, not_checked, run, wait_until};
 use rustix::process::Uid;
 use tempfile::TempDir;
 
@@ -217,6 +217,28 @@ fn where_no_way_is_open_the_memory_of_the_process_has_the_evidence() {
         let entry = entry(&bundle, file);
         assert!(entry["status"] == "ok" && entry["source"] == "memory", "{entry:#}");
         assert!(entry["reason"].as_str().unwrap().contains("may not enter the network namespace"), "{entry:#}");
+    }
+}
+
+#[test]
+fn a_service_in_a_real_container_is_reached_on_its_loopback_and_on_its_unix_socket() {
+    let (program, pid) = (go_svc(GoVersion::Newest), std::process::id());
+    for (number, addr, shown) in
+        [(1, "127.0.0.1:6060", "http://127.0.0.1:6060/debug/pprof"), (2, "unix:/dev/shm/svc.sock", "unix:///dev/shm/svc.sock:/debug/pprof")]
+    {
+        let id = format!("memtrap-reach-{pid}-{number}");
+        let args = ["-addr", addr, "-exit-after", "5m"];
+        let Some(container) = Container::start(&id, &program, &args, serde_json::json!({})) else { return };
+        let place = Place { dir: TempDir::new().unwrap(), pid: container.pid };
+        // it says nothing when it listens
+        wait_until(Duration::from_secs(10), "it answers", || place.probe("read_memory = \"off\"").status.success());
+        let said = place.answers("read_memory = \"off\"");
+        assert!(said.contains(&format!("{shown} (")), "{said}");
+        let bundle = place.capture();
+        for file in ["heap.pb.gz", "memstats.txt", "goroutine.txt"] {
+            let entry = entry(&bundle, file);
+            assert!(entry["status"] == "ok" && entry["source"].as_str().unwrap().starts_with(shown), "{entry:#}");
+        }
     }
 }
 
