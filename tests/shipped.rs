@@ -26,8 +26,10 @@ fn binary() -> (&'static Path, bool) {
         Some(path) => (fs::canonicalize(path).unwrap(), false),
         None => {
             // what a debugger reads is most of it, and it is packed four times
-            let stripped = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("memtrap-stripped-{}", std::process::id()));
-            done(Command::new("strip").arg("-o").arg(&stripped).arg(env!("CARGO_BIN_EXE_memtrap")));
+            let stripped = Path::new(env!("CARGO_TARGET_TMPDIR")).join("memtrap-stripped");
+            let unfinished = stripped.with_extension(std::process::id().to_string());
+            done(Command::new("strip").arg("-o").arg(&unfinished).arg(env!("CARGO_BIN_EXE_memtrap")));
+            fs::rename(&unfinished, &stripped).unwrap();
             (stripped, true)
         }
     });
