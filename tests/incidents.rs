@@ -378,3 +378,12 @@ fn a_crash_loop_of_pending_processes_is_one_bundle() {
     let end: serde_json::Value = serde_json::from_slice(&fs::read(bundles[0].join("end.json")).unwrap()).unwrap();
     assert_eq!(end["gone"], true);
 }
+
+#[test]
+fn a_limit_that_is_written_counts_where_no_cgroup_has_a_lower_one() {
+    let svc = Svc::start(GoVersion::Newest, &["-grow", "104857600"]);
+    let memtrap = Memtrap::start(&target(&svc, "limit = \"120MiB\"\nthreshold = \"80%\"\nwarmup = \"0s\""));
+    let m = manifest(&memtrap.wait_for_bundles(40, 1)[0]);
+    assert_eq!((&m["trigger"]["limit_bytes"], &m["trigger"]["level_bytes"]), (&(120 * MIB).into(), &(96 * MIB).into()), "{m:#}");
+    assert!(memtrap.log().contains("120MiB (limit of the configuration)"), "{}", memtrap.log());
+}

@@ -110,7 +110,7 @@ impl TargetArgs {
             Failure::usage("no process named: write one of --pid, --pid-file, --name, --exe, --cmdline, --unit, --listen")
         })?;
         let user = self.user.clone().or_else(|| self.which.user_of_pid());
-        Ok(self.with(config::Target::with_defaults(name, Process { which: selector, user, exclude: Vec::new() })))
+        Ok(self.with(config::Target::with_defaults(name, Process { which: selector, user, exclude: Vec::new(), limit: None })))
     }
 
     /// The target of an address alone, whoever serves there: where no process is named, and `--pprof` is a URL. Its RSS is what `/metrics` of the
@@ -134,7 +134,7 @@ impl TargetArgs {
             host => host.trim_matches(['[', ']']).parse().ok().filter(IpAddr::is_loopback)?,
         };
         let which = Selector::Listen(SocketAddr::new(ip, url.port_or_known_default()?));
-        Some(Process { which, user: self.user.clone(), exclude: Vec::new() })
+        Some(Process { which, user: self.user.clone(), exclude: Vec::new(), limit: None })
     }
 
     /// The same target with what else was written.

@@ -365,7 +365,7 @@ fn read_process(mut t: Table<'_, '_>) -> Option<Process> {
         t.error(at, "exclude: it takes out of what `go`, `container` or `cgroup` find; the others mean one service");
     }
     t.finish(&[]);
-    which.map(|which| Process { which, user, exclude: exclude.unwrap_or_default() })
+    which.map(|which| Process { which, user, exclude: exclude.unwrap_or_default(), limit: None })
 }
 
 fn only_true(value: &Value<'_>) -> Read<()> {

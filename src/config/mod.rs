@@ -194,11 +194,21 @@ pub struct Process {
     pub user: Option<User>,
     /// Regular expressions: who is called so, by any of its names, is left out. Only where the selector means many services.
     pub exclude: Vec<String>,
+    /// What it may use, where its cgroup cannot be seen; the least of this and what can be seen counts.
+    pub limit: Option<ProcessLimit>,
+}
+
+/// Of processes on this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProcessLimit {
+    Fixed(ByteSize),
+    /// In memtrap's own environment, in bytes or as a size: the downward API's `resourceFieldRef` puts it there.
+    Env(String),
 }
 
 impl From<Selector> for Process {
     fn from(which: Selector) -> Process {
-        Process { which, user: None, exclude: Vec::new() }
+        Process { which, user: None, exclude: Vec::new(), limit: None }
     }
 }
 

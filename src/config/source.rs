@@ -4,7 +4,7 @@ use toml::de::DeValue;
 
 use super::endpoint::Invalid;
 use super::reader::{Read, Table, Value, checked, fault, list, or_off, parsed, text};
-use super::{ADDRESS, Auth, Pprof, Process, Rules, User, auth};
+use super::{ADDRESS, Auth, Pprof, Process, ProcessLimit, Rules, User, auth};
 use crate::metrics::{self, Pick};
 use crate::units::{ByteSize, SizeOrPercent};
 
@@ -169,6 +169,7 @@ pub(super) enum Limit {
     Fixed(ByteSize),
     Metric(Pick),
     Query { query: String, by: Vec<String> },
+    Env(String),
 }
 
 /// Reads `limit` and puts it where it belongs, or says why it does not.
@@ -199,7 +200,18 @@ pub(super) fn read_limit(target: &mut Table<'_, '_>, source: Option<&mut Source>
             prometheus.limit = Some(QueryLimit::Query { query, by });
             None
         }
-        (Source::Process(_), _) => Some("a process's limit is read from its cgroups and the host; remove it, or write threshold as a size"),
+        (Source::Process(process), Limit::Fixed(size)) => {
+            process.limit = Some(ProcessLimit::Fixed(size));
+            None
+        }
+        (Source::Process(process), Limit::Env(name)) => {
+            process.limit = Some(ProcessLimit::Env(name));
+            None
+        }
+        (Source::Process(_), _) => {
+            Some("of a process, write a size or { env = \"MEMORY_LIMIT\" }; its cgroups' and the host's count besides")
+        }
+        (_, Limit::Env(_)) => Some("memtrap's environment tells the limit of a `process` beside it; here write a size"),
         (Source::Metrics(_), Limit::Query { .. }) => Some("a query needs `prometheus`; with `metrics` write a size or { metric = \"…\" }"),
         (Source::Prometheus(_), Limit::Metric(_)) => {
             Some("a metric is read from a page; with `prometheus` write a size or { query = '…', by = [\"instance\"] }")
@@ -217,6 +229,14 @@ fn at_least_one(size: &ByteSize) -> Result<(), String> {
 fn read_limit_table(mut t: Table<'_, '_>) -> Option<Limit> {
     let query = t.take("query", promql);
     let by = t.take("by", list("a list of labels such as [\"instance\"]", MAX_LABELS, label_name));
+    let env = t.take("env", env_name);
+    if t.has("env") {
+        if t.has("query") || t.has("metric") {
+            t.error_here("env and something else; write one of them");
+        }
+        t.finish(&["by", "labels", "metric"]);
+        return env.map(Limit::Env);
+    }
     let pick = pick(&mut t, None);
     let by_is_empty = by.as_ref().is_some_and(Vec::is_empty);
     match (t.has("query"), t.has("metric")) {
@@ -257,6 +277,14 @@ fn pick(t: &mut Table<'_, '_>, default: Option<&str>) -> Option<Pick> {
     }
     let metric = if t.has("metric") { metric? } else { default?.to_owned() };
     Some(Pick { metric, labels })
+}
+
+fn env_name(value: &Value<'_>) -> Read<String> {
+    let name = text(value, "the name of an environment variable such as \"MEMORY_LIMIT\"")?;
+    match name.is_empty() || name.len() > 256 || name.contains(['=', '\0']) {
+        true => fault(value, "not the name of an environment variable"),
+        false => Ok(name.to_owned()),
+    }
 }
 
 fn metric_name(value: &Value<'_>) -> Read<String> {

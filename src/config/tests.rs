@@ -295,7 +295,8 @@ fn a_store_that_cannot_be_meant_is_refused() {
 #[test]
 fn a_process_may_be_meant_only_as_a_users() {
     let t = target("[[target]]\nname = \"t\"\neta = \"5m\"\nprocess = { name = \"checkout\", user = \"shop\" }");
-    let process = Process { which: Selector::Name("checkout".into()), user: Some(User::Name("shop".into())), exclude: Vec::new() };
+    let process =
+        Process { which: Selector::Name("checkout".into()), user: Some(User::Name("shop".into())), exclude: Vec::new(), limit: None };
     assert_eq!(t.source, Source::Process(process));
 }
 
@@ -714,8 +715,8 @@ fn what_does_not_fit_a_source_is_told() {
             "5:9: target \"p\": pprof: a brace is not closed; write for example http://{instance}/debug/pprof",
         ),
         (
-            format!("{TARGET}limit = \"1GiB\""),
-            "5:9: target \"t\": limit: a process's limit is read from its cgroups and the host; remove it, or write threshold as a size",
+            format!("{TARGET}limit = {{ metric = \"x\" }}"),
+            "5:9: target \"t\": limit: of a process, write a size or { env = \"MEMORY_LIMIT\" }; its cgroups' and the host's count besides",
         ),
         (
             format!("{METRICS}limit = {{ query = 'x', by = [\"a\"] }}"),
@@ -932,8 +933,9 @@ fn an_unprepared_host_is_watched_by_the_memory_of_its_go_processes_and_nothing_i
 #[test]
 fn one_target_may_mean_many_services() {
     let process = |text: &str| target(&TARGET.replace("process = { pid = 1 }", &format!("process = {text}"))).source;
-    let many =
-        |which, exclude: &[&str]| Source::Process(Process { which, user: None, exclude: exclude.iter().map(|s| (*s).into()).collect() });
+    let many = |which, exclude: &[&str]| {
+        Source::Process(Process { which, user: None, exclude: exclude.iter().map(|s| (*s).into()).collect(), limit: None })
+    };
     assert_eq!(process("{ go = true }"), many(Selector::Go, &[]));
     assert_eq!(process(r#"{ go = true, exclude = ["^backup", "kube-system/"] }"#), many(Selector::Go, &["^backup", "kube-system/"]));
     assert_eq!(process(r#"{ container = "^shop/" }"#), many(Selector::Container("^shop/".into()), &[]));
@@ -1135,5 +1137,15 @@ proptest! {
             let places: Vec<_> = errors.iter().filter_map(|p| p.place.map(|p| (p.line, p.column))).collect();
             prop_assert!(places.is_sorted());
         }
+    }
+}
+
+#[test]
+fn a_process_whose_cgroup_cannot_be_seen_is_told_its_limit() {
+    let limit = |text: &str| target(&format!("{TARGET}limit = {text}")).source.process().unwrap().limit.clone();
+    assert_eq!(limit("\"2GiB\""), Some(ProcessLimit::Fixed(ByteSize::gib(2))));
+    assert_eq!(limit("{ env = \"MEMORY_LIMIT\" }"), Some(ProcessLimit::Env("MEMORY_LIMIT".into())));
+    for bad in ["{ env = \"\" }", "{ env = \"A=B\" }", "{ env = 5 }", "{ env = \"A\", metric = \"m\" }"] {
+        assert_eq!(target_mistakes(&format!("limit = {bad}")).len(), 1, "{bad}");
     }
 }

@@ -11,7 +11,7 @@ use super::remote::HeardInstance;
 use super::task::{RemoteFacts, Subject, Timeline};
 use crate::charge::Charge;
 use crate::clock::{self, Mono};
-use crate::config::{self, Pprof, ReadMemory};
+use crate::config::{self, Pprof, ProcessLimit, ReadMemory};
 use crate::error::chain;
 use crate::host::cgroup::{CgroupRef, Mounts};
 use crate::host::charge::{Question, Watch};
@@ -23,6 +23,7 @@ use crate::incident::{How, LastEnd, Slot, State};
 use crate::lang::Lang;
 use crate::series::Kept;
 use crate::trigger::Levels;
+use crate::units::ByteSize;
 
 /// What is looked at of a limit beside the files that are kept open: the host's memory, ancestors out of sight, another cgroup.
 pub(super) const LIMIT_REFRESH: Duration = Duration::from_secs(30);
@@ -129,6 +130,11 @@ impl LiveInstance {
             local.find_cgroup(procfs, mounts, pid, now);
         }
         let limit = limits.within(procfs, local.cgroup(), now);
+        let limit = match (limit, config.source.process().and_then(|process| process.limit.as_ref()).and_then(written)) {
+            (Ok(seen), Some(written)) if written.bytes >= seen.bytes => Ok(seen),
+            (_, Some(written)) => Ok(written),
+            (seen, None) => seen,
+        };
         let counts = config.rules.charge && (config.rules.slope.is_some() || config.rules.need_limit());
         // what hung before is not taken down in between
         let mut watch = local.cgroup().filter(|_| counts).map(|cgroup| limits.watch(cgroup)).unwrap_or_default();
@@ -335,6 +341,23 @@ impl LiveInstance {
     }
 }
 
+/// The limit that the configuration tells.
+fn written(limit: &ProcessLimit) -> Option<Limit> {
+    match limit {
+        ProcessLimit::Fixed(size) => Some(Limit { bytes: size.0, source: "limit of the configuration".into() }),
+        ProcessLimit::Env(name) => {
+            let bytes = of_environment(&std::env::var(name).ok()?)?;
+            Some(Limit { bytes, source: format!("${name}") })
+        }
+    }
+}
+
+/// Bytes, as the downward API writes them, or a size.
+fn of_environment(text: &str) -> Option<u64> {
+    let text = text.trim();
+    text.parse().ok().or_else(|| Some(text.parse::<ByteSize>().ok()?.0)).filter(|bytes| *bytes > 0)
+}
+
 impl LocalInstance {
     fn cgroup(&self) -> Option<&CgroupRef> {
         self.oom.as_ref().map(OomCounter::cgroup)
@@ -348,5 +371,17 @@ impl LocalInstance {
         {
             self.oom = found.map(OomCounter::new);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_of_the_environment_is_bytes_or_a_size_and_nothing_else() {
+        let read = of_environment;
+        assert_eq!((read("1073741824"), read(" 1GiB\n"), read("512MB")), (Some(1 << 30), Some(1 << 30), Some(512_000_000)));
+        assert_eq!((read(""), read("0"), read("-1"), read("lots")), (None, None, None, None));
     }
 }

@@ -726,13 +726,18 @@ mod tests {
         host.process(20, "checkout").file("status", status([1002; 3])).write();
         // what eve starts is not root's, though it has root's rights
         host.process(30, "checkout").file("status", status([1002, 0, 0])).write();
-        let of = |user: &str| Process { which: Selector::Name("checkout".into()), user: Some(user.parse().unwrap()), exclude: Vec::new() };
+        let of = |user: &str| Process {
+            which: Selector::Name("checkout".into()),
+            user: Some(user.parse().unwrap()),
+            exclude: Vec::new(),
+            limit: None,
+        };
         let found = |user: &str| all(&host.procfs(), &[&of(user)]).remove(0);
         assert_eq!(pids(&found("shop")), [10]);
         assert_eq!(pids(&found("1002")), [20]);
         assert_eq!(found("root").problem.unwrap(), "the processes that fit do not run as user root (0)");
         assert_eq!(found("nobody-here").problem.unwrap(), "user: /etc/passwd knows no user nobody-here: write the user's number");
-        let by_pid = Process { which: Selector::Pid(20), user: Some("shop".parse().unwrap()), exclude: Vec::new() };
+        let by_pid = Process { which: Selector::Pid(20), user: Some("shop".parse().unwrap()), exclude: Vec::new(), limit: None };
         assert_eq!(all(&host.procfs(), &[&by_pid])[0].problem.as_deref(), Some("the process that fits does not run as user shop (1001)"));
     }
 

@@ -127,7 +127,8 @@ async fn the_user_that_the_configuration_names_is_shown_them() {
     let Some(listener) = of_eve() else { return };
     let service = Service::on(listener, healthy);
     let mut trial = with_token(Trial::of(service.pprof()));
-    trial.target.source = Process { which: Selector::Pid(1), user: Some(EVE.to_string().parse().unwrap()), exclude: Vec::new() }.into();
+    trial.target.source =
+        Process { which: Selector::Pid(1), user: Some(EVE.to_string().parse().unwrap()), exclude: Vec::new(), limit: None }.into();
     let caught = trial.run().await;
     assert_eq!(caught.status("heap"), Status::Ok);
     assert!(service.seen().iter().all(|head| head.contains(TOKEN)));
@@ -155,7 +156,8 @@ async fn another_users_unix_socket_is_shown_no_credentials() {
     assert_eq!(*seen.lock().unwrap(), [] as [&str; 0]);
     assert!(caught.reason("heap").contains(&format!("is of user {EVE}")), "{}", caught.reason("heap"));
     let mut trial = with_token(Trial::of(pprof()));
-    trial.target.source = Process { which: Selector::Pid(1), user: Some(EVE.to_string().parse().unwrap()), exclude: Vec::new() }.into();
+    trial.target.source =
+        Process { which: Selector::Pid(1), user: Some(EVE.to_string().parse().unwrap()), exclude: Vec::new(), limit: None }.into();
     assert_eq!(trial.run().await.status("heap"), Status::Ok);
     assert!(seen.lock().unwrap().iter().all(|head| head.contains(TOKEN)));
 }
