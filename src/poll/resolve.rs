@@ -383,15 +383,15 @@ impl Pick {
         let fits = match &self.of {
             PickOf::Go => workload.is_go,
             PickOf::Container(pattern) => workload.is_in_container(pattern),
-            PickOf::Cgroup(pattern) => pattern.is_match(&workload.cgroup),
+            PickOf::Cgroup(pattern) => workload.is_in_cgroup(pattern),
         };
         if fits && !self.exclude.iter().any(|pattern| workload.is_called(pattern)) { Match::Yes } else { Match::No }
     }
 
     /// Where a container or a cgroup has a Go program, the shells and helpers beside it are not meant.
     fn keep_services(&self, found: &mut Vec<InstanceId>, workloads: &mut BTreeMap<InstanceId, Arc<Workload>>) {
-        let with_go: BTreeSet<String> = workloads.values().filter(|w| w.is_go).map(|w| w.cgroup.clone()).collect();
-        let is_helper = |w: &Workload| !w.is_go && with_go.contains(&w.cgroup);
+        let with_go: BTreeSet<Vec<String>> = workloads.values().filter(|w| w.is_go).map(|w| w.cgroups.clone()).collect();
+        let is_helper = |w: &Workload| !w.is_go && with_go.contains(&w.cgroups);
         found.retain(|id| workloads.get(id).is_some_and(|workload| !is_helper(workload)));
         workloads.retain(|_, workload| !is_helper(workload));
     }

@@ -34,8 +34,8 @@ pub struct Workload {
     /// The main package's import path, where the program is written in Go.
     pub go_package: Option<String>,
     pub is_go: bool,
-    /// The path of the memory cgroup, or of the one that systemd uses.
-    pub cgroup: String,
+    /// The paths of its cgroups, each once; what the others tell is by the first.
+    pub cgroups: Vec<String>,
 }
 
 /// A container as its runtime names it. What nobody on this host says is `None`.
@@ -87,7 +87,8 @@ impl Workload {
     /// What this process belongs to; `exe` is what it runs, if that may be seen.
     pub(crate) fn of(procfs: &ProcFs, dir: &ProcDir, exe: Option<&Path>, go: Option<&Go>) -> Workload {
         let text = String::from_utf8_lossy(&dir.read("cgroup", SMALL).unwrap_or_default()).into_owned();
-        let cgroup = path::of_process(&text).to_owned();
+        let cgroups: Vec<String> = path::of_process(&text).into_iter().map(str::to_owned).collect();
+        let cgroup = cgroups.first().cloned().unwrap_or_default();
         let found = path::container_of(&cgroup).or_else(|| names::by_plain_name(procfs, &cgroup));
         let container = found.as_ref().map(|found| names::gather(procfs, dir, found));
         let unit = path::unit_of(found.as_ref().map_or(&*cgroup, |found| found.below));
@@ -100,7 +101,7 @@ impl Workload {
             (Some(container), Some(unit)) => Some(format!("{}/{}", container.workload(), path::short_unit(unit))),
         };
         let name = name.unwrap_or_else(|| format!("pid-{}", dir.pid()));
-        Workload { name, container, unit, program, go_package, is_go: go.is_some(), cgroup }
+        Workload { name, container, unit, program, go_package, is_go: go.is_some(), cgroups }
     }
 
     /// The process among its replicas: with the pod's full name.
@@ -126,7 +127,12 @@ impl Workload {
 
     /// Whether any of its names fits, or the path of its container or cgroup.
     pub(crate) fn is_called(&self, pattern: &regex_lite::Regex) -> bool {
-        self.names().any(|name| pattern.is_match(name)) || self.is_in_container(pattern) || pattern.is_match(&self.cgroup)
+        self.names().any(|name| pattern.is_match(name)) || self.is_in_container(pattern) || self.is_in_cgroup(pattern)
+    }
+
+    /// Whether the path of any of its cgroups does: with version 1, each controller may have its own.
+    pub(crate) fn is_in_cgroup(&self, pattern: &regex_lite::Regex) -> bool {
+        self.cgroups.iter().any(|path| pattern.is_match(path))
     }
 
     /// Whether the container's name fits, its pod's, `namespace/pod/container`, or its id.

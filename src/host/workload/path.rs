@@ -16,13 +16,25 @@ pub(super) struct Found<'a> {
     pub below: &'a str,
 }
 
-/// The path that tells most: the unified one where it is more than a root, the memory controller's, or systemd's own.
-pub(super) fn of_process(text: &str) -> &str {
-    let find =
-        |wanted: &str| cgroup::memberships(text).find(|(controllers, _)| controllers.split(',').any(|c| c == wanted)).map(|(_, path)| path);
-    let paths = [find(""), find("memory"), find("name=systemd")];
-    let path = paths.into_iter().flatten().find(|path| *path != "/").unwrap_or("/");
-    path.strip_suffix(" (deleted)").unwrap_or(path)
+/// The paths of a process's cgroups, each once, the one that tells most first: of a container, of what is more than a root, of the memory
+/// controller, the unified one, systemd's own.
+pub(super) fn of_process(text: &str) -> Vec<&str> {
+    let rank = |controllers: &str| match controllers {
+        "" => 1,
+        "name=systemd" => 2,
+        controllers if controllers.split(',').any(|c| c == "memory") => 0,
+        _ => 3,
+    };
+    let listed = cgroup::memberships(text).map(|(controllers, path)| (path.strip_suffix(" (deleted)").unwrap_or(path), rank(controllers)));
+    let mut paths: Vec<(&str, u8)> = listed.collect();
+    paths.sort_by_key(|(path, rank)| (container_of(path).is_none(), *path == "/", *rank));
+    let mut seen = Vec::new();
+    for (path, _) in paths {
+        if !seen.contains(&path) {
+            seen.push(path);
+        }
+    }
+    seen
 }
 
 /// The innermost container of a path.

@@ -64,11 +64,14 @@ fn what_only_stands_beside_a_container_is_none() {
 
 #[test]
 fn the_path_is_that_of_the_hierarchy_that_tells_most() {
-    assert_eq!(of_process("0::/system.slice/a.service\n"), "/system.slice/a.service");
-    assert_eq!(of_process("9:memory:/docker/x\n1:name=systemd:/docker/y\n0::/\n"), "/docker/x");
-    assert_eq!(of_process("5:memory:/\n1:name=systemd:/system.slice/a.service\n"), "/system.slice/a.service");
-    assert_eq!(of_process("0::/a (deleted)\n"), "/a");
-    assert_eq!(of_process(""), "/");
+    let first = |text: &str| of_process(text).first().map(|path| path.to_string());
+    assert_eq!(first("0::/system.slice/a.service\n").as_deref(), Some("/system.slice/a.service"));
+    assert_eq!(first("9:memory:/docker/x\n1:name=systemd:/docker/y\n0::/\n").as_deref(), Some("/docker/x"));
+    assert_eq!(first("5:memory:/\n1:name=systemd:/system.slice/a.service\n").as_deref(), Some("/system.slice/a.service"));
+    assert_eq!(first(&format!("5:memory:/a\n1:name=systemd:/docker/{ID}\n")), Some(format!("/docker/{ID}")));
+    assert_eq!(first("0::/a (deleted)\n").as_deref(), Some("/a"));
+    assert_eq!(first(""), None);
+    assert_eq!(of_process("4:memory:/x/svc\n3:cpu:/svc\n2:pids:/svc\n"), ["/x/svc", "/svc"]);
 }
 
 #[test]
