@@ -106,7 +106,7 @@ fn a_spiral_is_seen(version: GoVersion, build: Build, more: &str) {
     let verdict: serde_json::Value = serde_json::from_slice(&fs::read(bundle.join("verdict.json")).unwrap()).unwrap();
     assert_eq!((verdict["cause"].as_str(), verdict["confidence"].as_str()), (Some("gc_thrash"), Some("high")), "{verdict:#}");
     assert!(verdict["summary"].as_str().unwrap().contains("under a memory limit of 110MiB; RSS "), "{verdict:#}");
-    assert_eq!(deviations(&bundle, &verdict), Vec::<String>::new());
+    assert_eq!(deviations(&bundle, &verdict), Vec::<String>::new(), "{:#}", verdict["evidence"]);
     let replayed = run(&["replay", bundle.to_str().unwrap()]);
     let replayed = String::from_utf8_lossy(&replayed.stdout).into_owned();
     assert!(replayed.contains("The bundle's own trigger, gc, cannot be tried again"), "{replayed}");
