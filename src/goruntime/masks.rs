@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::layout::Field;
-use super::memory::words;
+use super::memory::{words, words_at};
 use super::spans::{PAGE, Span};
 use super::{ARENA, Arenas, Refused, Runtime};
 
@@ -227,7 +227,7 @@ impl<'r> Masks<'r> {
 
     /// The part of an object at `from`, by the bitmap of its arena. False: no more pointers follow.
     fn by_bitmap(&mut self, object: u64, from: u64, bytes: &[u8], found: &mut impl FnMut(u64)) -> bool {
-        for (address, word) in (from..).step_by(8).zip(words(bytes)) {
+        for (address, word) in words_at(from, bytes) {
             if self.arena.as_ref().is_none_or(|(at, ..)| *at != address / ARENA) {
                 self.arena = Some(self.bitmap_of(address));
             }

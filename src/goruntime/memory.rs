@@ -18,6 +18,11 @@ pub(super) fn words(bytes: &[u8]) -> impl Iterator<Item = u64> + Clone {
     bytes.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word))
 }
 
+/// The same with their addresses, the first being `address`; a forged one may be the last that there is.
+pub(super) fn words_at(address: u64, bytes: &[u8]) -> impl Iterator<Item = (u64, u64)> {
+    words(bytes).zip(0u64..).map(move |(word, n)| (address.wrapping_add(n * 8), word))
+}
+
 /// An address space. Reads may be torn: the process goes on meanwhile.
 pub trait Memory {
     /// Fills `buf` from `address`; `false` if not all of it is mapped and readable.

@@ -20,8 +20,8 @@ use crate::units::ByteSize;
 
 /// A service that is well answers within this; it is not asked any less for it.
 const SOON: Duration = Duration::from_secs(2);
-/// While the kernel slows it down: what sleeps then sleeps longer than the process lives.
-const SOON_WHILE_SLOWED: Duration = Duration::from_secs(1);
+/// While the kernel slows it down: what does not answer at once sleeps, for longer than the process lives.
+const SOON_WHILE_SLOWED: Duration = Duration::from_millis(250);
 /// After so many steps in a row that were not answered soon, what memory has is taken from there at once.
 const PATIENCE: u32 = 2;
 /// Between two MemStats: over less, one request or one pause of the scheduler decides.

@@ -6,7 +6,7 @@ use super::{Kind, Reading, Root};
 use crate::goruntime::Refused;
 use crate::goruntime::frames::{FrameMaps, StackObject, Words};
 use crate::goruntime::goroutines::{self, At, G};
-use crate::goruntime::memory::words;
+use crate::goruntime::memory::words_at;
 use crate::goruntime::unwind::{self, Unwinder};
 use crate::pprof::own;
 
@@ -123,7 +123,7 @@ impl Reading<'_> {
         // it runs: what lies on its stack is or was in use
         let (low, top) = (g.low, g.place.top);
         let possible = match top.checked_sub(low).map(|len| memory.slice(low, len, MAX_STACK)) {
-            Some(Ok(stack)) => (low..).step_by(8).zip(words(&stack)).filter(|(_, word)| *word != 0).collect(),
+            Some(Ok(stack)) => words_at(low, &stack).filter(|(_, word)| *word != 0).collect(),
             _ => {
                 self.roots.unread += 1;
                 Vec::new()
